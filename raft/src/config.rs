@@ -1,0 +1,124 @@
+//! Every limit and time of a node, by name.
+
+use std::time::Duration;
+
+/// Times and limits. The defaults suit a cluster in one data centre.
+///
+/// Bytes are counted by [`Entry::cost`](crate::Entry::cost): the payload and a fixed overhead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How long a follower waits for its leader before it campaigns. Each wait is drawn anew from once to twice this
+    /// (paper §5.2). A leader that hears no quorum for this long steps down (thesis §6.2).
+    pub election_timeout: Duration,
+    /// How often an idle leader speaks. At most half of the election timeout; a fifth is good.
+    pub heartbeat_interval: Duration,
+    /// Whether to ask before raising the term (thesis §9.6), so that a node that comes back disturbs nobody.
+    pub pre_vote: bool,
+    /// Whether a leader that hears no quorum steps down, and followers of a live leader ignore campaigns (thesis §4.2.3).
+    pub check_quorum: bool,
+
+    /// The most that one append message carries. A single larger entry passes alone.
+    pub max_append_bytes: u64,
+    /// How many unacknowledged append messages may be under way to one follower.
+    pub max_inflight_appends: usize,
+    /// How many bytes of them.
+    pub max_inflight_bytes: u64,
+    /// What one write to the log store carries at most, before a single larger entry.
+    pub max_write_bytes: u64,
+    /// The most that may be handed to the state machine and not be applied yet.
+    pub max_applying_bytes: u64,
+    /// Recent entries kept in memory for followers and the state machine; older ones are read from the log store.
+    /// Entries that are not on disk yet are kept in addition.
+    pub max_tail_bytes: u64,
+    /// Proposals beyond this many uncommitted bytes get `Overloaded`.
+    pub max_uncommitted_bytes: u64,
+    /// The largest command. Beyond it, `TooLarge`.
+    pub max_command_bytes: u64,
+    /// Requests (writes and reads, in the runtime's queue and awaiting an answer) before `Overloaded`.
+    pub max_pending_requests: usize,
+
+    /// How long a write may take. Past it the answer is `OutcomeUnknown`, or `Unavailable` if it was never proposed.
+    pub write_timeout: Duration,
+    /// How long a read may take. Past it the answer is `Unavailable`.
+    pub read_timeout: Duration,
+    /// How long a disk write may take before the log warns of it.
+    pub slow_disk: Duration,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            election_timeout: Duration::from_millis(300),
+            heartbeat_interval: Duration::from_millis(50),
+            pre_vote: true,
+            check_quorum: true,
+            max_append_bytes: 1 << 20,
+            max_inflight_appends: 256,
+            max_inflight_bytes: 16 << 20,
+            max_write_bytes: 4 << 20,
+            max_applying_bytes: 16 << 20,
+            max_tail_bytes: 32 << 20,
+            max_uncommitted_bytes: 64 << 20,
+            max_command_bytes: 8 << 20,
+            max_pending_requests: 65_536,
+            write_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(5),
+            slow_disk: Duration::from_millis(200),
+        }
+    }
+}
+
+impl Config {
+    /// Why these values can't work together, if they can't.
+    ///
+    /// # Errors
+    /// The reason, naming the option and what to set it to.
+    pub fn validate(&self) -> Result<(), String> {
+        if self.heartbeat_interval.is_zero() {
+            return Err("heartbeat_interval is zero: set it to a fifth of election_timeout".into());
+        }
+        if self.heartbeat_interval * 2 > self.election_timeout {
+            return Err(format!(
+                "heartbeat_interval ({:?}) must be at most half of election_timeout ({:?}), or followers campaign against a live leader",
+                self.heartbeat_interval, self.election_timeout
+            ));
+        }
+        let limits = [
+            ("max_append_bytes", self.max_append_bytes),
+            ("max_inflight_appends", self.max_inflight_appends as u64),
+            ("max_inflight_bytes", self.max_inflight_bytes),
+            ("max_write_bytes", self.max_write_bytes),
+            ("max_applying_bytes", self.max_applying_bytes),
+            ("max_tail_bytes", self.max_tail_bytes),
+            ("max_uncommitted_bytes", self.max_uncommitted_bytes),
+            ("max_command_bytes", self.max_command_bytes),
+            ("max_pending_requests", self.max_pending_requests as u64),
+        ];
+        match limits.iter().find(|(_, value)| *value == 0) {
+            Some((name, _)) => Err(format!("{name} is 0: nothing could ever pass")),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        assert_eq!(Config::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn a_heartbeat_too_slow_for_the_election_timeout_is_refused() {
+        let config = Config { heartbeat_interval: Duration::from_millis(200), ..Config::default() };
+        assert!(config.validate().unwrap_err().contains("at most half"));
+    }
+
+    #[test]
+    fn a_limit_of_zero_is_refused_by_name() {
+        let config = Config { max_tail_bytes: 0, ..Config::default() };
+        assert!(config.validate().unwrap_err().contains("max_tail_bytes"));
+    }
+}

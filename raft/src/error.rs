@@ -1,0 +1,280 @@
+//! Errors say what happened and what the caller may do about it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::types::{ClusterId, GroupId, Index, NodeId, Peer};
+
+/// Why a write or a read was not answered.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// This node does not lead, and could not pass the request on. Nothing was proposed: safe to retry, at the leader if
+    /// it is named.
+    #[error("not proposed: this node is not the leader{}; retry{}", named(.leader), at(.leader))]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<Peer>,
+    },
+    /// No leader answered within the time allowed. Nothing was proposed: safe to retry.
+    #[error(
+        "not proposed: no leader was reachable in time (the cluster may have lost its quorum); retry later, or at another node"
+    )]
+    Unavailable,
+    /// A queue is at its limit. Nothing was proposed: safe to retry, after a pause.
+    #[error("not proposed: too much is in progress already; retry after a pause")]
+    Overloaded,
+    /// The command exceeds `Config::max_command_bytes`. Nothing was proposed, and a retry will not help.
+    #[error(
+        "not proposed: the command has {size} bytes, more than the {limit} of max_command_bytes; split it or raise the limit"
+    )]
+    TooLarge {
+        /// Its size.
+        size: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The command was proposed, and then proven overwritten by another leader's entries: it was not and will not be
+    /// applied. Safe to retry.
+    #[error("the command was overwritten after a change of leader, and will never be applied; retry")]
+    Lost,
+    /// The command was proposed and may still be applied, now or later. Retry only a command that may be applied twice.
+    #[error(
+        "the outcome is unknown: the command may have been applied or may still be; retry only if applying it twice is harmless"
+    )]
+    OutcomeUnknown,
+    /// The node is down.
+    #[error("this node has stopped: {0}")]
+    Stopped(Fatal),
+}
+
+fn named(leader: &Option<Peer>) -> String {
+    leader.as_ref().map_or_else(|| " and knows of none".into(), |peer| format!(" (that is {peer})"))
+}
+
+fn at(leader: &Option<Peer>) -> &'static str {
+    if leader.is_some() { " there" } else { " later" }
+}
+
+impl Error {
+    /// Whether the same request may be sent again without any risk that it takes effect twice.
+    #[must_use]
+    pub fn is_safe_to_retry(&self) -> bool {
+        match self {
+            Self::NotLeader { .. } | Self::Unavailable | Self::Overloaded | Self::Lost => true,
+            Self::TooLarge { .. } | Self::OutcomeUnknown | Self::Stopped(_) => false,
+        }
+    }
+}
+
+/// Why a node is down. Sticky: once there, every call gets it.
+#[derive(Clone, Debug)]
+pub struct Fatal(Arc<FatalKind>);
+
+/// The kinds of [`Fatal`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum FatalKind {
+    /// `shutdown` was called, or every handle was dropped.
+    Shutdown,
+    /// The log or snapshot store failed. It is never written to again: after a failed fsync nobody knows what is on disk.
+    Storage(StorageError),
+    /// The state machine failed or panicked, or broke its contract.
+    StateMachine(String),
+    /// The node can't be what it was told to be.
+    Config(String),
+    /// A bug in this crate, stopped before it could spread.
+    Bug(String),
+}
+
+impl Fatal {
+    /// A reason of any kind.
+    #[must_use]
+    pub fn new(kind: FatalKind) -> Self {
+        Self(Arc::new(kind))
+    }
+
+    /// A failure of the state machine.
+    pub fn state_machine(reason: impl Into<String>) -> Self {
+        Self::new(FatalKind::StateMachine(reason.into()))
+    }
+
+    /// An orderly end.
+    #[must_use]
+    pub fn shutdown() -> Self {
+        Self::new(FatalKind::Shutdown)
+    }
+
+    /// What kind it is.
+    #[must_use]
+    pub fn kind(&self) -> &FatalKind {
+        &self.0
+    }
+
+    /// Whether the node ended in good order.
+    #[must_use]
+    pub fn is_shutdown(&self) -> bool {
+        matches!(*self.0, FatalKind::Shutdown)
+    }
+}
+
+impl fmt::Display for Fatal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.0 {
+            FatalKind::Shutdown => write!(f, "it was shut down"),
+            FatalKind::Storage(e) => write!(f, "its storage failed: {e}"),
+            FatalKind::StateMachine(reason) => write!(f, "its state machine failed: {reason}"),
+            FatalKind::Config(reason) => write!(f, "it can't run as configured: {reason}"),
+            FatalKind::Bug(reason) => write!(f, "an internal check failed (please report this): {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Fatal {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match &*self.0 {
+            FatalKind::Storage(e) => Some(e),
+            FatalKind::Shutdown | FatalKind::StateMachine(_) | FatalKind::Config(_) | FatalKind::Bug(_) => None,
+        }
+    }
+}
+
+impl From<StorageError> for Fatal {
+    fn from(error: StorageError) -> Self {
+        Self::new(FatalKind::Storage(error))
+    }
+}
+
+/// A failure of a log or snapshot store. Always fatal to the node.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StorageError {
+    /// The operating system refused.
+    #[error("{op} {path}: {source}")]
+    Io {
+        /// What was tried, such as `write` or `fsync`.
+        op: &'static str,
+        /// On what.
+        path: String,
+        /// Why it failed.
+        source: std::io::Error,
+    },
+    /// No room. What was acknowledged is safe; make room and restart.
+    #[error("{op} {path}: no space left; nothing acknowledged is lost: make room, then restart the node")]
+    Full {
+        /// What was tried.
+        op: &'static str,
+        /// On what.
+        path: String,
+    },
+    /// Bytes that were known to be good are not. Nothing was changed: restore the file, or replace the node.
+    #[error("{path}: corrupt at offset {offset}{}: {reason}; the file is left as it is: restore it from a copy, or replace this node", entry(.index))]
+    Corrupt {
+        /// The file.
+        path: String,
+        /// Where the damage begins, in bytes.
+        offset: u64,
+        /// The log index concerned, where it is known.
+        index: Option<Index>,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The directory is another node's, or another cluster's, or in use.
+    #[error("{path}: {reason}")]
+    Refused {
+        /// The directory or file.
+        path: String,
+        /// Why, and what to do.
+        reason: String,
+    },
+    /// An earlier failure; the store takes no more writes.
+    #[error("the store stopped after an earlier failure: {0}")]
+    Sticky(String),
+    /// A caller broke the contract of the trait: a bug.
+    #[error("misuse of the store: {0}")]
+    Misuse(String),
+}
+
+fn entry(index: &Option<Index>) -> String {
+    index.map_or_else(String::new, |i| format!(" (entry {})", i.0))
+}
+
+/// Why a batch could not be handed to a peer. It is logged and counted, and never reaches a client.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// No connection, for now.
+    #[error("{peer} is unreachable: {reason}")]
+    Unreachable {
+        /// The peer.
+        peer: Peer,
+        /// Why.
+        reason: String,
+    },
+    /// The peer answered that it is not who was meant.
+    #[error("{peer} refused: {reason}")]
+    Refused {
+        /// The peer.
+        peer: Peer,
+        /// Its words.
+        reason: String,
+    },
+    /// A message exceeds the transport's limit, and was dropped.
+    #[error("a message of {size} bytes to {peer} exceeds the limit of {limit}")]
+    TooLarge {
+        /// The peer.
+        peer: Peer,
+        /// The message's size.
+        size: u64,
+        /// The transport's limit.
+        limit: u64,
+    },
+}
+
+/// Why a node would not take an envelope. Both sides should log it.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Refusal {
+    /// It comes from another cluster.
+    #[error("this is cluster {ours}, not {theirs}: check the addresses and the cluster name of both")]
+    WrongCluster {
+        /// The receiver's cluster.
+        ours: ClusterId,
+        /// The sender's.
+        theirs: ClusterId,
+    },
+    /// It is meant for another node.
+    #[error("this is node {ours}, not {wanted}: check which node has this address")]
+    WrongNode {
+        /// The receiver.
+        ours: NodeId,
+        /// Who was meant.
+        wanted: NodeId,
+    },
+    /// The process hosts no such group.
+    #[error("this process hosts no group {0}")]
+    UnknownGroup(GroupId),
+    /// The node is down.
+    #[error("this node has stopped")]
+    Stopped,
+}
+
+/// Why `initialize` did nothing.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum InitializeError {
+    /// The node already has a log or a vote, and not from these members.
+    #[error("this node already belongs to a cluster ({existing}); to start a new cluster use an empty directory")]
+    NotEmpty {
+        /// What it has.
+        existing: String,
+    },
+    /// These members can't form a cluster.
+    #[error("these members can't form a cluster: {0}")]
+    Invalid(String),
+    /// The node is down.
+    #[error("this node has stopped: {0}")]
+    Stopped(Fatal),
+}

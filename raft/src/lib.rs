@@ -1,0 +1,18 @@
+//! Raft as a framework.
+
+mod config;
+mod error;
+mod message;
+mod runtime;
+mod traits;
+mod types;
+
+pub use config::Config;
+pub use error::{Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransportError};
+pub use message::{AppendReply, Body, Envelope, Lane, Message, RequestId};
+pub use runtime::{Arrivals, Inbox};
+pub use traits::{
+    Chunks, HardState, LogState, LogStore, LogWrite, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StateMachine,
+    TermRun, Transport,
+};
+pub use types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, Membership, NodeId, Peer, Term};

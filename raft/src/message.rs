@@ -1,0 +1,213 @@
+//! What nodes say to each other. Each field says what it promises.
+//!
+//! Messages are complete values, built in one step by the pure core. A transport may lose, delay, duplicate or reorder
+//! them at will: no promise here depends on delivery.
+
+use bytes::Bytes;
+
+use crate::types::{ClusterId, Entry, GroupId, Index, LogId, NodeId, Term};
+
+/// A message with its way: what a [`Transport`](crate::Transport) carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Envelope {
+    /// The sender's cluster; a receiver of another cluster refuses it.
+    pub cluster: ClusterId,
+    /// The Raft group within the process.
+    pub group: GroupId,
+    /// Who says it.
+    pub from: NodeId,
+    /// Who is meant; any other node refuses it.
+    pub to: NodeId,
+    /// What is said.
+    pub message: Message,
+}
+
+/// Two ways to each peer, so that heartbeats, votes and replies never wait behind payloads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Lane {
+    /// Small messages that keep the cluster alive.
+    Control,
+    /// Messages that carry payloads.
+    Bulk,
+}
+
+impl Lane {
+    /// Both lanes.
+    pub const ALL: [Self; 2] = [Self::Control, Self::Bulk];
+}
+
+/// One statement of a node, valid in its term.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// The sender's current term when it was sent. A receiver that is behind moves to it (paper §5.1), unless the
+    /// message is a campaign and the receiver hears a live leader (thesis §4.2.3).
+    pub term: Term,
+    /// The statement.
+    pub body: Body,
+}
+
+/// The statements.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// "Would you vote for me?" asked before any term is raised (thesis §9.6). Promises nothing.
+    PreVote {
+        /// The term that the sender would campaign in: one beyond its own.
+        proposed: Term,
+        /// The id of its last entry.
+        last: LogId,
+    },
+    /// The answer. A grant promises nothing either.
+    PreVoteReply {
+        /// Echoes the question.
+        proposed: Term,
+        /// Whether the sender would vote for that candidate now.
+        granted: bool,
+    },
+    /// "Vote for me in this term." The candidate's vote for itself, and all of its log, are on its disk.
+    Vote {
+        /// The id of the candidate's last entry.
+        last: LogId,
+    },
+    /// The answer to a vote request of this term. A grant is on the sender's disk: it will vote for nobody else in the term.
+    VoteReply {
+        /// Whether the vote is given.
+        granted: bool,
+    },
+    /// The leader's entries. They need not be on the leader's own disk yet.
+    Append {
+        /// The id of the entry before the first of `entries`; the receiver must hold it.
+        prev: LogId,
+        /// Entries with contiguous indexes from `prev.index + 1`.
+        entries: Vec<Entry>,
+        /// Everything up to here is committed, as the leader knows; may exceed what this message covers.
+        commit: Index,
+    },
+    /// The answer to an append of this term.
+    AppendReply(AppendReply),
+    /// "I lead this term." Also carries the commit index when there is nothing to append, and confirms leadership for reads.
+    Heartbeat {
+        /// Committed, and known to match the receiver's log.
+        commit: Index,
+        /// Number of this round of heartbeats, counted up within the term.
+        round: u64,
+    },
+    /// The answer to a heartbeat: "you led this term when it came."
+    HeartbeatReply {
+        /// Echoes the round.
+        round: u64,
+        /// The sender's log equals the leader's up to here, though perhaps not on disk yet. Tells of lost appends.
+        matching: Index,
+        /// The part of it that is on the sender's disk. Counts as an acknowledgement, so that lost ones do no harm.
+        stored: Index,
+    },
+    /// A follower asks the leader for an index at which a read is linearizable (thesis §6.4).
+    ReadIndex {
+        /// The follower's name for the question.
+        request: RequestId,
+    },
+    /// The answer.
+    ReadIndexReply {
+        /// Echoes the question.
+        request: RequestId,
+        /// A commit index that covers every write acknowledged before the question came, confirmed by a quorum after
+        /// it came; none when this node could not confirm that it leads.
+        index: Option<Index>,
+    },
+    /// A follower passes on commands to the leader of this very term.
+    Forward {
+        /// The follower's name for this batch, never used twice, not even across its restarts.
+        request: RequestId,
+        /// The commands, in order.
+        commands: Vec<Bytes>,
+    },
+    /// The answer of the leader to a batch it saw for the first time.
+    ForwardReply {
+        /// Echoes the batch.
+        request: RequestId,
+        /// The id of the first command's entry, the others follow it; or none: nothing of the batch was or will be proposed.
+        first: Option<LogId>,
+    },
+}
+
+/// The two answers to an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendReply {
+    /// The sender's log equals the leader's up to `stored`, and that much is on its disk.
+    Accepted {
+        /// The last index of which both are true.
+        stored: Index,
+    },
+    /// The sender does not hold `prev`.
+    Rejected {
+        /// Echoes the append's `prev`, so that a delayed answer is known as such.
+        prev: LogId,
+        /// The sender's last entry at or before `prev.index` whose term is at most `prev.term`: the latest place where the
+        /// two logs can agree. Skips a whole term at a time (paper §5.3).
+        hint: LogId,
+    },
+}
+
+/// A local name for a client request or a batch of them.
+///
+/// A node must not use one twice, not even across its restarts: the runtime starts each run at a random number.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestId(pub u64);
+
+impl Message {
+    /// The lane for this message.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        match &self.body {
+            Body::Append { .. } | Body::Forward { .. } => Lane::Bulk,
+            Body::PreVote { .. }
+            | Body::PreVoteReply { .. }
+            | Body::Vote { .. }
+            | Body::VoteReply { .. }
+            | Body::AppendReply(_)
+            | Body::Heartbeat { .. }
+            | Body::HeartbeatReply { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::ForwardReply { .. } => Lane::Control,
+        }
+    }
+
+    /// What the message counts against byte limits.
+    #[must_use]
+    pub fn cost(&self) -> u64 {
+        Entry::OVERHEAD
+            + match &self.body {
+                Body::Append { entries, .. } => entries.iter().map(Entry::cost).sum(),
+                Body::Forward { commands, .. } => commands.iter().map(|c| Entry::OVERHEAD + c.len() as u64).sum(),
+                Body::PreVote { .. }
+                | Body::PreVoteReply { .. }
+                | Body::Vote { .. }
+                | Body::VoteReply { .. }
+                | Body::AppendReply(_)
+                | Body::Heartbeat { .. }
+                | Body::HeartbeatReply { .. }
+                | Body::ReadIndex { .. }
+                | Body::ReadIndexReply { .. }
+                | Body::ForwardReply { .. } => 0,
+            }
+    }
+
+    /// The statement's name, for logs.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        match &self.body {
+            Body::PreVote { .. } => "PreVote",
+            Body::PreVoteReply { .. } => "PreVoteReply",
+            Body::Vote { .. } => "Vote",
+            Body::VoteReply { .. } => "VoteReply",
+            Body::Append { .. } => "Append",
+            Body::AppendReply(_) => "AppendReply",
+            Body::Heartbeat { .. } => "Heartbeat",
+            Body::HeartbeatReply { .. } => "HeartbeatReply",
+            Body::ReadIndex { .. } => "ReadIndex",
+            Body::ReadIndexReply { .. } => "ReadIndexReply",
+            Body::Forward { .. } => "Forward",
+            Body::ForwardReply { .. } => "ForwardReply",
+        }
+    }
+}

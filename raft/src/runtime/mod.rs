@@ -1,0 +1,5 @@
+//! The only place that awaits a backend.
+
+mod inbox;
+
+pub use inbox::{Arrivals, Inbox};

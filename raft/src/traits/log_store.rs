@@ -1,0 +1,105 @@
+use std::ops::Range;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::error::StorageError;
+use crate::types::{Entry, Index, LogId, NodeId, Term};
+
+/// What a node must not forget about elections (paper, figure 2).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HardState {
+    /// The latest term the node has seen.
+    pub term: Term,
+    /// The candidate that has its vote in that term.
+    pub voted_for: Option<NodeId>,
+}
+
+/// A stretch of entries of one term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TermRun {
+    /// The term.
+    pub term: Term,
+    /// The index of its first entry.
+    pub first: Index,
+}
+
+/// What a log store holds, without the payloads.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogState {
+    /// The last hard state written.
+    pub hard_state: HardState,
+    /// The id of the entry before the first one held: zero, or the last one compacted away.
+    pub base: LogId,
+    /// The id of the last entry held; equals `base` when none is.
+    pub last: LogId,
+    /// The terms of all entries held: one run a term, in order. Empty when no entry is held.
+    pub runs: Vec<TermRun>,
+}
+
+/// One atomic, durable step: hard state first, then entries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LogWrite {
+    /// A new hard state, if it changed.
+    pub hard_state: Option<HardState>,
+    /// Contiguous entries. The first one's index is at most one past the last held and above the base; whatever the
+    /// store holds at that index and beyond is replaced.
+    pub entries: Vec<Entry>,
+}
+
+/// Keeps the log and the hard state.
+///
+/// The runtime calls [`LogStore::write`] and [`LogStore::compact`] one at a time; [`LogStore::read`] may run beside them.
+/// Any error stops the node, and the store must refuse every later write: after a failed fsync nobody knows
+/// what is on disk.
+#[async_trait]
+pub trait LogStore: Send + Sync + 'static {
+    /// Tells what is held. Called once, before everything else.
+    ///
+    /// # Errors
+    /// The log can't be read, or is damaged.
+    async fn load(&self) -> Result<LogState, StorageError>;
+
+    /// Reads entries of the range, from its start: as many as cost at most `max_bytes` together
+    /// ([`Entry::cost`]), but at least one.
+    ///
+    /// # Errors
+    /// The start of the range is not held ([`StorageError::Misuse`]), or the entries can't be read or are damaged.
+    async fn read(&self, range: Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError>;
+
+    /// Makes one step durable: when it returns, the whole step survives a loss of power; when power is lost before, either
+    /// the whole step is there, or the hard state and a prefix of its entries, or nothing of it.
+    ///
+    /// A partial step never leaves entries behind that the step replaces, once one of its own entries is there.
+    ///
+    /// # Errors
+    /// Sticky: every later write fails as well.
+    async fn write(&self, write: LogWrite) -> Result<(), StorageError>;
+
+    /// Forgets entries up to and including `upto`, which becomes the base. Where the log does not hold `upto` with this
+    /// very term, it becomes empty. An `upto` at or below the base changes nothing. May keep more than asked on disk, but not in
+    /// what [`LogStore::load`] tells.
+    ///
+    /// # Errors
+    /// Sticky, as for writes.
+    async fn compact(&self, upto: LogId) -> Result<(), StorageError>;
+}
+
+#[async_trait]
+impl<T: LogStore + ?Sized> LogStore for Arc<T> {
+    async fn load(&self) -> Result<LogState, StorageError> {
+        (**self).load().await
+    }
+
+    async fn read(&self, range: Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        (**self).read(range, max_bytes).await
+    }
+
+    async fn write(&self, write: LogWrite) -> Result<(), StorageError> {
+        (**self).write(write).await
+    }
+
+    async fn compact(&self, upto: LogId) -> Result<(), StorageError> {
+        (**self).compact(upto).await
+    }
+}

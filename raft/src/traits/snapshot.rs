@@ -1,0 +1,85 @@
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::error::StorageError;
+use crate::types::{LogId, Membership};
+
+/// Names an image: the same on every node that holds it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SnapshotId(pub u64);
+
+impl fmt::Display for SnapshotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// What an image holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotMeta {
+    /// Its name.
+    pub id: SnapshotId,
+    /// The last entry reflected in it.
+    pub last: LogId,
+    /// The configuration in force at that entry.
+    pub membership: Membership,
+}
+
+/// Where images of the state machine rest.
+#[async_trait]
+pub trait Snapshot: Send + Sync + 'static {
+    /// The newest complete image, verified when it was published.
+    ///
+    /// # Errors
+    /// The store can't be read, or is damaged.
+    async fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError>;
+
+    /// Up to `max` bytes of an image from `offset` on; empty at its end. What is returned has been verified.
+    ///
+    /// # Errors
+    /// There is no such image, or it can't be read or is damaged.
+    async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError>;
+
+    /// Starts to write an image, or resumes one with this very meta that was left unfinished.
+    ///
+    /// # Errors
+    /// The store can't be written to.
+    async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError>;
+}
+
+/// An image that is being written. Dropped unfinished, it can be resumed.
+#[async_trait]
+pub trait SnapshotWriter: Send + 'static {
+    /// How many bytes are durable: where to go on.
+    fn offset(&self) -> u64;
+
+    /// Adds bytes at the end.
+    ///
+    /// # Errors
+    /// The store can't be written to.
+    async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError>;
+
+    /// Makes the image durable, and then the latest, in one atomic step. Older images may go.
+    ///
+    /// # Errors
+    /// The store can't be written to; the latest image is then the one before.
+    async fn publish(self: Box<Self>) -> Result<(), StorageError>;
+}
+
+#[async_trait]
+impl<T: Snapshot + ?Sized> Snapshot for Arc<T> {
+    async fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError> {
+        (**self).latest().await
+    }
+
+    async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError> {
+        (**self).read(id, offset, max).await
+    }
+
+    async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+        (**self).begin(meta).await
+    }
+}
