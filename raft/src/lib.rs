@@ -1,8 +1,10 @@
 //! Raft as a framework.
 
 mod config;
+pub mod consensus;
 mod error;
 mod message;
+mod metrics;
 mod runtime;
 mod traits;
 mod types;
@@ -10,6 +12,7 @@ mod types;
 pub use config::Config;
 pub use error::{Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransportError};
 pub use message::{AppendReply, Body, Envelope, Lane, Message, RequestId};
+pub use metrics::{PeerStatus, ReplicationState, Status};
 pub use runtime::{Arrivals, Inbox};
 pub use traits::{
     Chunks, HardState, LogState, LogStore, LogWrite, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StateMachine,

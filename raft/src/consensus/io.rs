@@ -1,0 +1,283 @@
+//! What goes into the consensus core and what comes out: the whole of its contact with the world.
+
+use std::fmt;
+use std::ops::Range;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::role::RoleKind;
+use crate::message::{Message, RequestId};
+use crate::traits::{LogState, LogWrite};
+use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
+
+/// A moment on the node's monotonic clock: the time since an origin of its own, such as the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub Duration);
+
+impl Time {
+    /// The moment `duration` later.
+    #[must_use]
+    pub fn plus(self, duration: Duration) -> Self {
+        Self(self.0 + duration)
+    }
+
+    /// How long ago `earlier` was; zero when it lies ahead.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0.as_millis())
+    }
+}
+
+/// What a core starts from: what was durable, and nothing else.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The node.
+    pub id: NodeId,
+    /// What the log store holds.
+    pub log: LogState,
+    /// The configuration in force at the end of that log, and its index; none before the node learned of one.
+    pub membership: Option<(Index, Membership)>,
+    /// The last entry that the state machine reflects already.
+    pub applied: LogId,
+    /// Seeds the election timeouts. Give each node and each run its own.
+    pub seed: u64,
+}
+
+/// Something happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// Time went on, perhaps past `Consensus::next_wake`.
+    Tick,
+    /// A message came. It may be anything: what peers say is validated, not trusted.
+    Receive {
+        /// Who sent it.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// A local client wants these commands in the log, all or none, in this order. Answered by
+    /// [`Reply::Appended`], [`Reply::Refused`] or [`Reply::Unknown`].
+    Propose {
+        /// A name for the batch.
+        request: RequestId,
+        /// The commands; at least one.
+        commands: Vec<Bytes>,
+    },
+    /// A local client wants a linearizable read. Answered by [`Reply::Readable`] or [`Reply::Refused`].
+    Read {
+        /// A name for the read, or for a group of reads that came together.
+        request: RequestId,
+    },
+    /// The write with this number is durable. Writes complete in order.
+    Stored {
+        /// From [`Write::seq`].
+        seq: u64,
+    },
+    /// The state machine has applied everything up to here.
+    Applied {
+        /// The last index applied.
+        index: Index,
+    },
+    /// Entries that [`Effects::fetch`] asked for were read from the log store.
+    Fetched {
+        /// Whom they are for.
+        purpose: FetchPurpose,
+        /// From the start of the range asked for; perhaps fewer than asked.
+        entries: Vec<Entry>,
+    },
+    /// Start a cluster of these members. Answered by [`Reply::Initialized`].
+    Initialize {
+        /// A name for the request.
+        request: RequestId,
+        /// The first configuration.
+        membership: Membership,
+    },
+    /// An operator wants this node to campaign now rather than at its election timeout. A live leader is not disturbed.
+    Campaign,
+}
+
+/// Everything that is to be done, in any order and at once: what must wait for the disk stays inside the core until
+/// [`Input::Stored`] releases it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Effects {
+    /// Messages to send. May be lost.
+    pub send: Vec<(NodeId, Message)>,
+    /// The next write for the log store. There is never a second one before the first is answered by [`Input::Stored`].
+    pub write: Option<Write>,
+    /// Committed entries for the state machine: contiguous, each exactly once, in order.
+    pub apply: Vec<Entry>,
+    /// Entries to read from the log store.
+    pub fetch: Vec<Fetch>,
+    /// Answers to local requests.
+    pub replies: Vec<Reply>,
+    /// What an operator would like to know.
+    pub notes: Vec<Note>,
+}
+
+impl Effects {
+    /// Whether there is nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.send.is_empty()
+            && self.write.is_none()
+            && self.apply.is_empty()
+            && self.fetch.is_empty()
+            && self.replies.is_empty()
+            && self.notes.is_empty()
+    }
+}
+
+/// A write for the log store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Write {
+    /// Numbers the writes of this run from 1.
+    pub seq: u64,
+    /// What to write.
+    pub write: LogWrite,
+}
+
+/// A range to read from the log store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Whom the entries are for; to be given back with them. There is at most one fetch under way for each purpose.
+    pub purpose: FetchPurpose,
+    /// Which entries.
+    pub range: Range<Index>,
+    /// How much at most, before a single larger entry.
+    pub max_bytes: u64,
+}
+
+/// Whom fetched entries are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FetchPurpose {
+    /// A follower that lags behind the tail in memory.
+    Follower(NodeId),
+    /// The local state machine.
+    Apply,
+}
+
+/// An answer to a local request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// The batch is in the leader's log. It is committed once an entry with its id is applied here, and lost
+    /// once another entry is applied at its index.
+    Appended {
+        /// The batch.
+        request: RequestId,
+        /// The id of its first command; the others follow.
+        first: LogId,
+    },
+    /// Nothing was or will be proposed or read under this name.
+    Refused {
+        /// The request.
+        request: RequestId,
+        /// Why.
+        reason: RefusedReason,
+    },
+    /// The batch was passed on to a leader that is none any more, before it answered.
+    Unknown {
+        /// The batch.
+        request: RequestId,
+    },
+    /// A read is linearizable here once this index is applied.
+    Readable {
+        /// The read.
+        request: RequestId,
+        /// The index.
+        index: Index,
+    },
+    /// The outcome of [`Input::Initialize`].
+    Initialized {
+        /// The request.
+        request: RequestId,
+        /// Done (or the same was done before), or why not.
+        outcome: Result<(), InitializeRefused>,
+    },
+}
+
+/// Why a request was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedReason {
+    /// This node does not lead, and could not pass it on.
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// A limit is reached.
+    Overloaded,
+}
+
+/// Why a node would not start a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum InitializeRefused {
+    /// It has a log, a vote or a configuration already.
+    NotEmpty {
+        /// What it has, for a person.
+        existing: String,
+    },
+    /// The configuration makes no sense.
+    Invalid {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
+/// Something an operator would like to know. The runtime logs it and passes it on as an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// The node's role or term changed.
+    Role {
+        /// Its role from now on.
+        role: RoleKind,
+        /// Its term.
+        term: Term,
+        /// Why.
+        why: &'static str,
+    },
+    /// The node follows another leader, or none, from now on.
+    Leader {
+        /// Who leads.
+        leader: Option<NodeId>,
+        /// In which term.
+        term: Term,
+    },
+    /// Uncommitted entries of a former leader were proven to conflict with the present one's, and removed.
+    Truncated {
+        /// The first index removed.
+        from: Index,
+        /// The last one.
+        upto: Index,
+    },
+    /// A configuration is in force from now on.
+    Membership {
+        /// Its place in the log.
+        index: Index,
+        /// The configuration.
+        membership: Membership,
+    },
+    /// A message was of no use. Common and harmless, unless it happens all the time.
+    Ignored {
+        /// Who sent it.
+        from: NodeId,
+        /// What it was.
+        message: &'static str,
+        /// Why.
+        why: &'static str,
+    },
+    /// A peer said something that no correct node says. Its message was dropped.
+    Violation {
+        /// Who sent it.
+        from: NodeId,
+        /// What it was.
+        message: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+}

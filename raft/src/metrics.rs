@@ -1,0 +1,62 @@
+//! What a node knows of itself: [`Status`].
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::consensus::RoleKind;
+use crate::types::{Index, LogId, NodeId, Peer, Term};
+
+/// A node's view of itself and its group at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The node.
+    pub id: NodeId,
+    /// Its role.
+    pub role: RoleKind,
+    /// Its term.
+    pub term: Term,
+    /// The leader it follows; itself when it leads.
+    pub leader: Option<NodeId>,
+    /// The members of the configuration in force; empty before the node learned of one.
+    pub members: Vec<Peer>,
+    /// The id before its first log entry.
+    pub base: LogId,
+    /// The id of its last log entry.
+    pub last: LogId,
+    /// The last index that is on its disk.
+    pub stored: Index,
+    /// The last index that it knows to be committed.
+    pub commit: Index,
+    /// The last index that its state machine has applied.
+    pub applied: Index,
+    /// What a leader knows of the other members; empty on others.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// What a leader knows of another member.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// The member.
+    pub id: NodeId,
+    /// How entries are sent to it.
+    pub state: ReplicationState,
+    /// The last index known to be on its disk and equal to the leader's.
+    pub matched: Index,
+    /// The next index to be sent to it.
+    pub next: Index,
+    /// Append messages on their way.
+    pub inflight: usize,
+    /// How long ago it was last heard; none if not in this term.
+    pub silent_for: Option<Duration>,
+}
+
+/// How a leader sends entries to a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReplicationState {
+    /// Finds out where the logs agree, one message at a time.
+    Probe,
+    /// Sends ahead of the acknowledgements.
+    Replicate,
+}
