@@ -11,7 +11,7 @@ mod types;
 
 pub use config::Config;
 pub use error::{Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransportError};
-pub use message::{AppendReply, Body, Envelope, Lane, Message, RequestId};
+pub use message::{AppendReply, Body, Envelope, ForwardOutcome, Lane, Message, RequestId};
 pub use metrics::{PeerStatus, ReplicationState, Status};
 pub use runtime::{Arrivals, Inbox};
 pub use traits::{

@@ -84,7 +84,7 @@ pub enum Body {
     },
     /// The answer to an append of this term.
     AppendReply(AppendReply),
-    /// "I lead this term." Also carries the commit index when there is nothing to append, and confirms leadership for reads.
+    /// "I lead this term." Also carries the commit index, and confirms leadership for reads.
     Heartbeat {
         /// Committed, and known to match the receiver's log.
         commit: Index,
@@ -124,9 +124,28 @@ pub enum Body {
     ForwardReply {
         /// Echoes the batch.
         request: RequestId,
-        /// The id of the first command's entry, the others follow it; or none: nothing of the batch was or will be proposed.
-        first: Option<LogId>,
+        /// What became of it.
+        outcome: ForwardOutcome,
     },
+    /// The leader tells how far is committed, between heartbeats and when there is nothing to append. Wants no answer.
+    Commit {
+        /// Committed, and known to match the receiver's log.
+        index: Index,
+    },
+}
+
+/// What became of a forwarded batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardOutcome {
+    /// It is in the leader's log.
+    Appended {
+        /// The id of the first command's entry; the others follow it.
+        first: LogId,
+    },
+    /// Nothing of it was or will be proposed: a limit is reached.
+    Overloaded,
+    /// Nothing of it was or will be proposed: this node does not lead the term.
+    NotLeader,
 }
 
 /// The two answers to an append.
@@ -168,7 +187,8 @@ impl Message {
             | Body::HeartbeatReply { .. }
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
-            | Body::ForwardReply { .. } => Lane::Control,
+            | Body::ForwardReply { .. }
+            | Body::Commit { .. } => Lane::Control,
         }
     }
 
@@ -188,7 +208,8 @@ impl Message {
                 | Body::HeartbeatReply { .. }
                 | Body::ReadIndex { .. }
                 | Body::ReadIndexReply { .. }
-                | Body::ForwardReply { .. } => 0,
+                | Body::ForwardReply { .. }
+                | Body::Commit { .. } => 0,
             }
     }
 
@@ -208,6 +229,7 @@ impl Message {
             Body::ReadIndexReply { .. } => "ReadIndexReply",
             Body::Forward { .. } => "Forward",
             Body::ForwardReply { .. } => "ForwardReply",
+            Body::Commit { .. } => "Commit",
         }
     }
 }
