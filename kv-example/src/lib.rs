@@ -1,1 +1,3 @@
-//! Skeleton.
+//! A replicated key-value server that speaks the etcd v3 API.
+
+pub mod api;

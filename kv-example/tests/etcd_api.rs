@@ -1,0 +1,49 @@
+//! The committed code under `src/api` is what `proto/` gives.
+
+use std::fs;
+use std::path::Path;
+
+const ETCD: (&[&str], &[(&str, &str)]) =
+    (&["etcd/kv.proto", "etcd/rpc.proto"], &[("mvccpb.rs", "mvccpb.rs"), ("etcdserverpb.rs", "etcdserverpb.rs")]);
+const OURS: (&[&str], &[(&str, &str)]) = (
+    &["raftkv/node.proto", "raftkv/command.proto"],
+    &[("raftkv.kv.v1.rs", "node.rs"), ("raftkv.kv.internal.v1.rs", "command.rs")],
+);
+
+#[test]
+fn the_generated_code_is_up_to_date() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let write = std::env::var_os("RAFTKV_REGENERATE").is_some();
+    let mut stale = Vec::new();
+    for ((protos, files), own) in [(ETCD, false), (OURS, true)] {
+        let out = tempfile::tempdir().expect("a temporary directory");
+        generate(&root.join("proto"), protos, out.path(), own);
+        for (generated, committed) in files {
+            let wanted = fs::read_to_string(out.path().join(generated)).expect("generated code");
+            let path = root.join("src/api").join(committed);
+            if fs::read_to_string(&path).unwrap_or_default() == wanted {
+                continue;
+            }
+            if write {
+                fs::write(&path, wanted).expect("write the generated code");
+            } else {
+                stale.push(path);
+            }
+        }
+    }
+    assert!(
+        stale.is_empty(),
+        "{stale:?} differ from what proto/ gives: RAFTKV_REGENERATE=1 cargo test -p kv-example --test etcd_api"
+    );
+}
+
+fn generate(proto: &Path, protos: &[&str], out: &Path, own: bool) {
+    let files = protox::compile(protos, [proto]).expect("the protos compile");
+    let mut builder = tonic_prost_build::configure().out_dir(out).bytes(".").emit_rerun_if_changed(false);
+    if own {
+        builder = builder
+            .extern_path(".etcdserverpb", "crate::api::etcdserverpb")
+            .extern_path(".mvccpb", "crate::api::mvccpb");
+    }
+    builder.compile_fds(files).expect("the code is generated");
+}
