@@ -1,7 +1,395 @@
-//! The consensus core: a value and a function.
+//! The consensus core: a value and a function. No I/O, no clock, no thread, no global randomness, no error.
+//!
+//! The caller [`step`](Consensus::step)s it with each [`Input`], as many as are there, and then collects the
+//! [`Effects`] of all of them at once: that is where batches come from. Time is an argument of both; when to call next
+//! without any other input is [`next_wake`](Consensus::next_wake).
+//!
+//! | what happens | where |
+//! |---|---|
+//! | a message is let in, the term moves, a role changes | here |
+//! | an election | `election.rs` |
+//! | the leader's entries reach a follower | `replication.rs`, paced by `progress.rs` |
+//! | leadership is made known, and given up without a quorum | `heartbeat.rs` |
+//! | an entry is committed, and handed to the state machine | `commit.rs` |
+//! | a linearizable read is confirmed | `read.rs` |
+//! | a command enters the log, here or at the leader | `forward.rs` |
+//! | a promise waits for the disk | `durability.rs` |
+//! | a cluster begins, a configuration comes into force | `bootstrap.rs`, `membership.rs` |
 
+mod bootstrap;
+mod commit;
+mod durability;
+mod election;
+mod forward;
+mod heartbeat;
+mod invariants;
 mod io;
+mod log;
+mod membership;
+mod progress;
+mod quorum;
+mod random;
+mod read;
+mod replication;
 mod role;
 
 pub use io::{Boot, Effects, Fetch, FetchPurpose, InitializeRefused, Input, Note, RefusedReason, Reply, Time, Write};
 pub use role::RoleKind;
+
+use self::commit::Applying;
+use self::durability::Durability;
+use self::forward::Forwarded;
+use self::invariants::Past;
+use self::log::Log;
+use self::membership::Configurations;
+use self::random::Random;
+use self::read::Asked;
+use self::role::{Follower, Role};
+use crate::config::Config;
+use crate::message::{AppendReply, Body, Message};
+use crate::metrics::{PeerStatus, Status};
+use crate::traits::HardState;
+use crate::types::{Index, Membership, NodeId, Term};
+
+/// The greatest term and index that is believed. A thousand elections a second do not get there in a million years, so
+/// that arithmetic on what peers say never overflows.
+const MAX_TERM: Term = Term(1 << 62);
+const MAX_INDEX: Index = Index(1 << 62);
+
+/// One node's part in one Raft group.
+#[derive(Clone, Debug)]
+pub struct Consensus {
+    id: NodeId,
+    config: Config,
+    /// Term and vote. Changed by `set_hard_state` alone.
+    hard_state: HardState,
+    /// Changed by `transition` alone.
+    role: Role,
+    log: Log,
+    durability: Durability,
+    configurations: Configurations,
+    /// Everything up to here is committed, for ever.
+    commit: Index,
+    applying: Applying,
+    /// When to campaign, unless a leader or a worthy candidate is heard before.
+    election_due: Time,
+    random: Random,
+    /// Batches passed on to this term's leader that it has not answered.
+    forwarded: Forwarded,
+    /// Read indexes asked of this term's leader.
+    asked: Asked,
+    /// A request to start a cluster that waits for the disk.
+    initializing: Vec<crate::message::RequestId>,
+    /// What was last noted, to note changes only.
+    noted_leader: Option<NodeId>,
+    noted_term: Term,
+    /// Whether an acknowledgement or a write came that may commit something.
+    commit_due: bool,
+    /// Collected until the caller asks.
+    out: Effects,
+    past: Past,
+}
+
+impl Consensus {
+    /// A node as it comes up: a follower that has heard nothing.
+    ///
+    /// # Panics
+    /// When the state machine reflects more than the log holds: the log lost entries that were on disk.
+    #[must_use]
+    pub fn new(now: Time, config: &Config, boot: Boot) -> Self {
+        let log = Log::new(&boot.log);
+        let commit = log.base().index.max(boot.applied.index);
+        assert!(commit <= log.last().index, "a state machine is not ahead of its log");
+        let mut core = Self {
+            id: boot.id,
+            config: config.clone(),
+            hard_state: boot.log.hard_state,
+            role: Role::Follower(Follower { matching: commit, ..Follower::default() }),
+            durability: Durability::new(boot.log.last.index),
+            configurations: Configurations::new(boot.membership),
+            commit,
+            applying: Applying::new(commit),
+            election_due: now,
+            random: Random::new(boot.seed),
+            forwarded: Forwarded::default(),
+            asked: Asked::default(),
+            initializing: Vec::new(),
+            noted_leader: None,
+            noted_term: boot.log.hard_state.term,
+            commit_due: false,
+            out: Effects::default(),
+            past: Past::default(),
+            log,
+        };
+        core.reset_election_timer(now);
+        core.check_invariants();
+        core
+    }
+
+    /// Takes one input in. Cheap; what follows from it is collected by [`Consensus::effects`].
+    pub fn step(&mut self, now: Time, input: Input) {
+        match input {
+            Input::Tick => self.tick(now),
+            Input::Receive { from, message } => self.receive(now, from, message),
+            Input::Propose { request, commands } => self.propose(request, commands),
+            Input::Read { request } => self.read(now, request),
+            Input::Stored { seq } => self.on_stored(now, seq),
+            Input::Applied { index } => self.on_applied(index),
+            Input::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
+            Input::Initialize { request, membership } => self.initialize(now, request, membership),
+            Input::Campaign => self.campaign(now, "an operator asked for it"),
+        }
+        self.check_invariants();
+    }
+
+    /// Collects what is to be done after the steps so far. `out` is overwritten; pass the same one each time, and its buffers are reused.
+    pub fn effects(&mut self, now: Time, out: &mut Effects) {
+        self.advance_commit();
+        self.confirm_reads(now);
+        self.replicate();
+        self.tell_commit();
+        self.acknowledge();
+        self.write();
+        self.apply();
+        self.log.evict(self.config.max_tail_bytes, self.commit);
+        self.check_invariants();
+
+        out.send.clear();
+        out.write = None;
+        out.apply.clear();
+        out.fetch.clear();
+        out.replies.clear();
+        out.notes.clear();
+        std::mem::swap(&mut self.out, out);
+    }
+
+    /// When to step with [`Input::Tick`] at the latest. None while there is nothing to wait for.
+    #[must_use]
+    pub fn next_wake(&self) -> Option<Time> {
+        match &self.role {
+            Role::Leader(leader) => (!leader.peers.is_empty()).then_some(leader.heartbeat_due),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.may_campaign().then_some(self.election_due)
+            }
+        }
+    }
+
+    /// What this node knows of itself and its group.
+    #[must_use]
+    pub fn status(&self, now: Time) -> Status {
+        let peers = match &self.role {
+            Role::Leader(leader) => leader
+                .peers
+                .iter()
+                .map(|(id, progress)| PeerStatus {
+                    id: *id,
+                    state: progress.state(),
+                    matched: progress.matched,
+                    next: progress.next,
+                    inflight: progress.inflight(),
+                    silent_for: progress.heard.map(|heard| now.since(heard)),
+                })
+                .collect(),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => Vec::new(),
+        };
+        Status {
+            id: self.id,
+            role: self.role.kind(),
+            term: self.hard_state.term,
+            leader: self.leader(),
+            members: self.membership().map(|m| m.members().cloned().collect()).unwrap_or_default(),
+            base: self.log.base(),
+            last: self.log.last(),
+            stored: self.log.stored(),
+            commit: self.commit,
+            applied: self.applying.applied(),
+            peers,
+        }
+    }
+
+    /// The configuration in force, once there is one.
+    #[must_use]
+    pub fn membership(&self) -> Option<&Membership> {
+        self.configurations.current()
+    }
+
+    /// The leader of this term, as far as this node knows; itself when it leads.
+    #[must_use]
+    pub fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::Leader(_) => Some(self.id),
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    fn tick(&mut self, now: Time) {
+        match &self.role {
+            Role::Leader(leader) => {
+                if now >= leader.heartbeat_due {
+                    self.heartbeat(now);
+                }
+            }
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                if now >= self.election_due {
+                    self.campaign(now, "no leader was heard for an election timeout");
+                }
+            }
+        }
+    }
+
+    /// The one gate for messages: the rules on terms (paper §5.1), then one arm for each statement.
+    fn receive(&mut self, now: Time, from: NodeId, message: Message) {
+        let name = message.name();
+        if from == self.id {
+            return self.violation(from, name, "it carries this node's own id".into());
+        }
+        if message.term > MAX_TERM {
+            return self.violation(from, name, format!("no cluster ever reaches {}", message.term));
+        }
+        if message.term > self.hard_state.term {
+            if self.disturbs(now, &message.body) {
+                return self.ignored(from, name, "a live leader is heard");
+            }
+            self.enter_term(now, message.term, "a message of a later term came");
+        } else if message.term < self.hard_state.term {
+            return self.answer_earlier_term(from, message);
+        }
+        match message.body {
+            Body::PreVote { proposed, last } => self.on_pre_vote(now, from, proposed, last),
+            Body::PreVoteReply { proposed, granted } => self.on_pre_vote_reply(now, from, proposed, granted),
+            Body::Vote { last } => self.on_vote(now, from, last),
+            Body::VoteReply { granted } => self.on_vote_reply(now, from, granted),
+            Body::Append { prev, entries, commit } => self.on_append(now, from, prev, entries, commit),
+            Body::AppendReply(reply) => self.on_append_reply(now, from, reply),
+            Body::Heartbeat { commit, round } => self.on_heartbeat(now, from, commit, round),
+            Body::HeartbeatReply { round, matching, stored } => {
+                self.on_heartbeat_reply(now, from, round, matching, stored);
+            }
+            Body::Commit { index } => self.on_commit(now, from, index),
+            Body::ReadIndex { request } => self.on_read_index(from, request),
+            Body::ReadIndexReply { request, index } => self.on_read_index_reply(from, request, index),
+            Body::Forward { request, commands } => self.on_forward(from, request, commands),
+            Body::ForwardReply { request, outcome } => self.on_forward_reply(from, request, outcome),
+        }
+    }
+
+    /// Whether a message of a later term must not move this node there: a campaign against a live leader.
+    fn disturbs(&self, now: Time, body: &Body) -> bool {
+        match body {
+            Body::PreVote { .. } => self.hears_leader(now),
+            Body::Vote { .. } => self.config.check_quorum && self.hears_leader(now),
+            Body::PreVoteReply { .. }
+            | Body::VoteReply { .. }
+            | Body::Append { .. }
+            | Body::AppendReply(_)
+            | Body::Heartbeat { .. }
+            | Body::HeartbeatReply { .. }
+            | Body::Commit { .. }
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::Forward { .. }
+            | Body::ForwardReply { .. } => false,
+        }
+    }
+
+    /// Requests of an earlier term are refused in a message of this term, so that the sender learns of it. This also
+    /// frees a candidate that is ahead of a live leader: the leader hears of its term and makes way.
+    fn answer_earlier_term(&mut self, from: NodeId, message: Message) {
+        let name = message.name();
+        let answer = match message.body {
+            Body::PreVote { proposed, .. } => Body::PreVoteReply { proposed, granted: false },
+            Body::Vote { .. } => Body::VoteReply { granted: false },
+            Body::Append { prev, .. } => {
+                Body::AppendReply(AppendReply::Rejected { prev, hint: self.log.last_at_most(prev) })
+            }
+            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, matching: Index::ZERO, stored: Index::ZERO },
+            Body::ReadIndex { request } => Body::ReadIndexReply { request, index: None },
+            Body::Forward { request, .. } => {
+                Body::ForwardReply { request, outcome: crate::message::ForwardOutcome::NotLeader }
+            }
+            Body::PreVoteReply { .. }
+            | Body::VoteReply { .. }
+            | Body::AppendReply(_)
+            | Body::HeartbeatReply { .. }
+            | Body::Commit { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::ForwardReply { .. } => return self.ignored(from, name, "it is of an earlier term"),
+        };
+        self.ignored(from, name, "it is of an earlier term");
+        self.send(from, answer);
+    }
+
+    /// Moves to a later term, as a follower that knows no leader.
+    fn enter_term(&mut self, now: Time, term: Term, why: &'static str) {
+        assert!(term > self.hard_state.term, "terms go forward");
+        self.set_hard_state(HardState { term, voted_for: None });
+        self.transition(now, Role::Follower(self.fresh_follower()), why);
+    }
+
+    /// A follower of this term's leader, if it is known. All that is sure of its log is that it holds what is committed
+    /// (Leader Completeness, paper §5.4.3).
+    fn fresh_follower(&self) -> Follower {
+        Follower { matching: self.commit, ..Follower::default() }
+    }
+
+    /// Every change of role goes through here.
+    fn transition(&mut self, now: Time, role: Role, why: &'static str) {
+        let (old, new) = (self.role.kind(), role.kind());
+        let allowed = match new {
+            RoleKind::Follower => true,
+            RoleKind::PreCandidate => old != RoleKind::Leader,
+            RoleKind::Candidate => old != RoleKind::Leader && self.hard_state.voted_for == Some(self.id),
+            RoleKind::Leader => old == RoleKind::Candidate,
+        };
+        assert!(allowed, "{old} does not become {new}");
+        let former = std::mem::replace(&mut self.role, role);
+        if let Role::Leader(leader) = former {
+            self.refuse_reads_of(*leader);
+        }
+        self.refuse_asked();
+        let term = self.hard_state.term;
+        if old != new || self.noted_term != term {
+            self.out.notes.push(Note::Role { role: new, term, why });
+        }
+        if self.noted_term != term {
+            self.noted_term = term;
+            self.give_up_forwarded();
+        }
+        // A follower goes on waiting: what moved its term need not be a leader, or a worthy candidate (paper §5.2).
+        if old == RoleKind::Leader || new != RoleKind::Follower {
+            self.reset_election_timer(now);
+        }
+        self.note_leader();
+        self.check_invariants();
+    }
+
+    /// Notes a change of the leader.
+    fn note_leader(&mut self) {
+        let leader = self.leader();
+        if leader != self.noted_leader {
+            self.noted_leader = leader;
+            self.out.notes.push(Note::Leader { leader, term: self.hard_state.term });
+        }
+    }
+
+    fn send(&mut self, to: NodeId, body: Body) {
+        self.out.send.push((to, Message { term: self.hard_state.term, body }));
+    }
+
+    /// Sends to every other voter.
+    fn broadcast(&mut self, body: &Body) {
+        let Some(membership) = self.configurations.current() else { return };
+        for id in membership.voters.keys().filter(|id| **id != self.id) {
+            self.out.send.push((*id, Message { term: self.hard_state.term, body: body.clone() }));
+        }
+    }
+
+    fn ignored(&mut self, from: NodeId, message: &'static str, why: &'static str) {
+        self.out.notes.push(Note::Ignored { from, message, why });
+    }
+
+    fn violation(&mut self, from: NodeId, message: &'static str, why: String) {
+        self.out.notes.push(Note::Violation { from, message, why });
+    }
+}

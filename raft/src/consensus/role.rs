@@ -1,8 +1,69 @@
-//! What a node is at the moment.
+//! What a node is at the moment: the data of each role, and nothing of its behaviour.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use super::forward::SeenForwards;
+use super::io::Time;
+use super::progress::Progress;
+use super::read::Reads;
+use crate::types::{Index, NodeId};
+
+/// The roles of the paper (figure 4), with the pre-candidate of the thesis (§9.6).
+#[derive(Clone, Debug)]
+pub(crate) enum Role {
+    Follower(Follower),
+    PreCandidate(Campaign),
+    Candidate(Campaign),
+    Leader(Box<Leader>),
+}
+
+/// Passive: answers leaders and candidates.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Follower {
+    /// Who leads this term, once it was heard.
+    pub(crate) leader: Option<NodeId>,
+    /// When it was last heard. While that is recent, campaigns of others are ignored.
+    pub(crate) heard: Option<Time>,
+    /// The log equals the leader's of this term up to here; beyond it nothing is known.
+    pub(crate) matching: Index,
+    /// The last index acknowledged to the leader.
+    pub(crate) acked: Index,
+    /// Whether an append came that has not been answered.
+    pub(crate) ack_due: bool,
+}
+
+/// Collects votes, in earnest or as a poll.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Campaign {
+    /// Who said yes. A set: a duplicated answer counts once.
+    pub(crate) granted: BTreeSet<NodeId>,
+    /// Who said no.
+    pub(crate) refused: BTreeSet<NodeId>,
+}
+
+/// Decides what is in the log, and brings it to all.
+#[derive(Clone, Debug)]
+pub(crate) struct Leader {
+    /// What is known of each other member.
+    pub(crate) peers: BTreeMap<NodeId, Progress>,
+    /// The index of the entry that opened the term. Once it is committed, so is everything before it (paper §5.4.2).
+    pub(crate) opened: Index,
+    /// When the term was opened: nobody can have been heard for longer than since then.
+    pub(crate) since: Time,
+    /// What this leader's entries beyond the commit index cost.
+    pub(crate) uncommitted: u64,
+    /// The number of the last round of heartbeats.
+    pub(crate) round: u64,
+    /// When the next round is due.
+    pub(crate) heartbeat_due: Time,
+    /// Reads that wait for a round.
+    pub(crate) reads: Reads,
+    /// Batches forwarded by followers in this term.
+    pub(crate) seen: SeenForwards,
+}
 
 /// A role's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -26,5 +87,16 @@ impl fmt::Display for RoleKind {
             Self::Candidate => "candidate",
             Self::Leader => "leader",
         })
+    }
+}
+
+impl Role {
+    pub(crate) fn kind(&self) -> RoleKind {
+        match self {
+            Self::Follower(_) => RoleKind::Follower,
+            Self::PreCandidate(_) => RoleKind::PreCandidate,
+            Self::Candidate(_) => RoleKind::Candidate,
+            Self::Leader(_) => RoleKind::Leader,
+        }
     }
 }

@@ -1,0 +1,151 @@
+//! How an entry becomes committed (paper §5.3, §5.4.2), and then reaches the state machine.
+
+use std::collections::VecDeque;
+
+use super::Consensus;
+use super::io::{Fetch, FetchPurpose, Time};
+use super::quorum;
+use super::role::Role;
+use crate::message::Body;
+use crate::types::{Entry, Index, NodeId};
+
+/// What the state machine was given and what it has applied.
+#[derive(Clone, Debug)]
+pub(crate) struct Applying {
+    applied: Index,
+    /// The last index handed out.
+    pub(crate) handed: Index,
+    /// The last index and the cost of each batch handed out and not applied.
+    batches: VecDeque<(Index, u64)>,
+    bytes: u64,
+    /// Whether entries are being read from the log store for it.
+    fetching: bool,
+}
+
+impl Applying {
+    pub(crate) fn new(applied: Index) -> Self {
+        Self { applied, handed: applied, batches: VecDeque::new(), bytes: 0, fetching: false }
+    }
+
+    pub(crate) fn applied(&self) -> Index {
+        self.applied
+    }
+
+    /// What may still be handed out: nothing while the limit is reached, but one oversize entry passes alone.
+    fn room(&self, max_bytes: u64) -> Option<u64> {
+        (self.bytes == 0 || self.bytes < max_bytes).then(|| max_bytes.saturating_sub(self.bytes))
+    }
+}
+
+impl Consensus {
+    /// Commits what a majority has on disk, if it is of this leader's own term; everything before goes with it (paper
+    /// §5.4.2, figure 8). The leader counts itself by what is on its own disk.
+    pub(crate) fn advance_commit(&mut self) {
+        if !std::mem::take(&mut self.commit_due) {
+            return;
+        }
+        let Role::Leader(leader) = &self.role else { return };
+        let Some(membership) = self.membership() else { return };
+        let (own, stored) = (self.id, self.log.stored());
+        let matched = |id: NodeId| {
+            if id == own { stored } else { leader.peers.get(&id).map_or(Index::ZERO, |progress| progress.matched) }
+        };
+        let Some(reached) = quorum::reached(membership, matched) else { return };
+        if reached < leader.opened || reached <= self.commit {
+            return;
+        }
+        let cost = self.log.cost(self.commit.next().max(leader.opened), reached);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.uncommitted -= cost;
+        }
+        self.commit_to(reached);
+    }
+
+    /// Everything up to `index` is committed.
+    pub(crate) fn commit_to(&mut self, index: Index) {
+        if index > self.commit {
+            self.commit = index;
+            self.configurations.committed(index);
+        }
+    }
+
+    /// Brings a new commit index to the followers that no other message tells of it. They apply and answer without waiting
+    /// for the next heartbeat.
+    pub(crate) fn tell_commit(&mut self) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        for (id, progress) in &mut leader.peers {
+            let index = self.commit.min(progress.matched);
+            if index > progress.commit_told {
+                progress.commit_told = index;
+                let body = Body::Commit { index };
+                self.out.send.push((*id, crate::message::Message { term: self.hard_state.term, body }));
+            }
+        }
+    }
+
+    pub(crate) fn on_commit(&mut self, now: Time, from: NodeId, index: Index) {
+        if self.hear_leader(now, from, "Commit") {
+            self.follow_commit(index);
+        }
+    }
+
+    /// A follower takes over the leader's commit index as far as its log is known to be the leader's.
+    pub(crate) fn follow_commit(&mut self, leader_commit: Index) {
+        if let Role::Follower(follower) = &self.role {
+            self.commit_to(leader_commit.min(follower.matching));
+        }
+    }
+
+    /// Hands committed entries to the state machine, as far as they are on this node's disk: a durable state machine must never be
+    /// ahead of its own log.
+    pub(crate) fn apply(&mut self) {
+        let upto = self.commit.min(self.log.stored());
+        while self.applying.handed < upto && !self.applying.fetching {
+            let Some(max_bytes) = self.applying.room(self.config.max_applying_bytes) else { return };
+            let from = self.applying.handed.next();
+            match self.log.slice(from, upto, max_bytes) {
+                Some(entries) => self.hand_out(entries),
+                None => {
+                    let range = from..upto.next().min(self.log.tail_start());
+                    self.applying.fetching = true;
+                    self.out.fetch.push(Fetch { purpose: FetchPurpose::Apply, range, max_bytes });
+                }
+            }
+        }
+    }
+
+    fn hand_out(&mut self, entries: Vec<Entry>) {
+        let Some(last) = entries.last() else { return };
+        let cost = entries.iter().map(Entry::cost).sum();
+        self.applying.handed = last.id.index;
+        self.applying.batches.push_back((last.id.index, cost));
+        self.applying.bytes += cost;
+        if self.out.apply.is_empty() {
+            self.out.apply = entries;
+        } else {
+            self.out.apply.extend(entries);
+        }
+    }
+
+    /// Entries came back from the log store for the state machine.
+    pub(crate) fn on_fetched_to_apply(&mut self, entries: Vec<Entry>) {
+        self.applying.fetching = false;
+        let from = self.applying.handed.next();
+        let expected =
+            (from.0..).map(Index).zip(&entries).all(|(index, entry)| self.log.id_at(index) == Some(entry.id));
+        assert!(expected && !entries.is_empty(), "the log store returns the entries that it was given");
+        self.hand_out(entries);
+    }
+
+    /// The state machine has applied everything up to `index`.
+    pub(crate) fn on_applied(&mut self, index: Index) {
+        let applying = &mut self.applying;
+        assert!(index > applying.applied && index <= applying.handed, "what was handed out is applied in order");
+        applying.applied = index;
+        while applying.batches.front().is_some_and(|(last, _)| *last <= index) {
+            if let Some((_, bytes)) = applying.batches.pop_front() {
+                applying.bytes -= bytes;
+            }
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! An election, in the order in which it happens (paper §5.2, §5.4.1; thesis §9.6 for the poll before it).
+//!
+//! A follower hears no leader for its election timeout. It first asks whether it would be elected, without any harm
+//! done ([`Consensus::campaign`], `on_pre_vote`, `on_pre_vote_reply`). If a majority would, it opens a term, votes for itself and
+//! asks in earnest (`stand`, `on_vote`, `on_vote_reply`); with the votes of a majority it leads (`win_if_elected`).
+
+use super::Consensus;
+use super::io::Time;
+use super::progress::Progress;
+use super::quorum;
+use super::read::Reads;
+use super::role::{Campaign, Follower, Leader, Role, RoleKind};
+use crate::message::{Body, Message};
+use crate::traits::HardState;
+use crate::types::{EntryKind, LogId, NodeId, Term};
+
+impl Consensus {
+    /// Draws a new election timeout from now. Each draw is independent, so that split votes do not repeat (paper §5.2).
+    pub(crate) fn reset_election_timer(&mut self, now: Time) {
+        self.election_due = now.plus(self.random.once_to_twice(self.config.election_timeout));
+    }
+
+    /// Only a voter campaigns, and only when its vote counts.
+    pub(crate) fn may_campaign(&self) -> bool {
+        self.membership().is_some_and(|membership| membership.is_voter(self.id))
+    }
+
+    /// Whether a live leader is there, so that campaigns of others are only a disturbance (thesis §4.2.3, §6.2).
+    pub(crate) fn hears_leader(&self, now: Time) -> bool {
+        match &self.role {
+            Role::Leader(_) => true,
+            Role::Follower(follower) => {
+                follower.leader.is_some()
+                    && follower.heard.is_some_and(|heard| now.since(heard) < self.config.election_timeout)
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+        }
+    }
+
+    /// Begins to campaign, unless this node leads already or may not.
+    pub(crate) fn campaign(&mut self, now: Time, why: &'static str) {
+        if self.role.kind() == RoleKind::Leader || !self.may_campaign() {
+            return;
+        }
+        if !self.config.pre_vote || self.is_elected_by(&[self.id]) {
+            return self.stand(now, why);
+        }
+        let campaign = Campaign { granted: [self.id].into(), ..Campaign::default() };
+        self.transition(now, Role::PreCandidate(campaign), why);
+        self.broadcast(&Body::PreVote { proposed: self.hard_state.term.next(), last: self.log.last() });
+    }
+
+    /// Answers a poll. Nothing changes here, whatever the answer.
+    pub(crate) fn on_pre_vote(&mut self, now: Time, from: NodeId, proposed: Term, last: LogId) {
+        if self.hears_leader(now) {
+            return self.ignored(from, "PreVote", "a live leader is heard");
+        }
+        let granted = proposed > self.hard_state.term && last >= self.log.last();
+        self.send(from, Body::PreVoteReply { proposed, granted });
+    }
+
+    pub(crate) fn on_pre_vote_reply(&mut self, now: Time, from: NodeId, proposed: Term, granted: bool) {
+        let current = proposed == self.hard_state.term.next();
+        let Role::PreCandidate(campaign) = &mut self.role else {
+            return self.ignored(from, "PreVoteReply", "the poll is over");
+        };
+        if !current {
+            return self.ignored(from, "PreVoteReply", "it answers another poll");
+        }
+        campaign.record(from, granted);
+        let campaign = campaign.clone();
+        if self.is_elected_by(&campaign.granted) {
+            self.stand(now, "a majority would elect it");
+        } else if self.is_elected_by(&campaign.refused) {
+            self.transition(now, Role::Follower(self.fresh_follower()), "a majority would not elect it");
+        }
+    }
+
+    /// Opens a term and asks for votes. The requests leave when the vote for itself, and all of the log they speak of, are on
+    /// disk: otherwise votes given to a candidate that then crashed could be counted for one with a shorter log.
+    fn stand(&mut self, now: Time, why: &'static str) {
+        let term = self.hard_state.term.next();
+        self.set_hard_state(HardState { term, voted_for: Some(self.id) });
+        self.transition(now, Role::Candidate(Campaign::default()), why);
+        let last = self.log.last();
+        let others: Vec<_> =
+            self.membership().into_iter().flat_map(|m| m.voters.keys().copied()).filter(|id| *id != self.id).collect();
+        for id in others {
+            self.send_when_stored(id, last.index, Message { term, body: Body::Vote { last } });
+        }
+    }
+
+    /// Gives the vote of this term to the first candidate whose log is at least as up-to-date (paper §5.2, §5.4.1).
+    pub(crate) fn on_vote(&mut self, now: Time, from: NodeId, last: LogId) {
+        if self.role.kind() == RoleKind::Leader || self.leader().is_some() {
+            return self.ignored(from, "Vote", "the term has a leader");
+        }
+        let free = self.hard_state.voted_for.is_none_or(|id| id == from);
+        if !free || last < self.log.last() {
+            return self.send(from, Body::VoteReply { granted: false });
+        }
+        let term = self.hard_state.term;
+        if self.hard_state.voted_for.is_none() {
+            self.set_hard_state(HardState { term, voted_for: Some(from) });
+        }
+        if self.role.kind() == RoleKind::PreCandidate {
+            self.transition(now, Role::Follower(self.fresh_follower()), "it gave its vote");
+        }
+        self.reset_election_timer(now);
+        self.send_when_stored(
+            from,
+            crate::types::Index::ZERO,
+            Message { term, body: Body::VoteReply { granted: true } },
+        );
+    }
+
+    pub(crate) fn on_vote_reply(&mut self, now: Time, from: NodeId, granted: bool) {
+        let Role::Candidate(campaign) = &mut self.role else {
+            return self.ignored(from, "VoteReply", "the election is over");
+        };
+        campaign.record(from, granted);
+        let refused = campaign.refused.clone();
+        if self.is_elected_by(&refused) {
+            self.transition(now, Role::Follower(self.fresh_follower()), "a majority refused its vote");
+        } else {
+            self.win_if_elected(now);
+        }
+    }
+
+    /// A candidate's own vote counts once it is on disk, with all of its log.
+    pub(crate) fn on_own_vote_stored(&mut self, now: Time) {
+        let stored = self.durability.hard_state_is_stored() && self.log.stored() == self.log.last().index;
+        if let Role::Candidate(campaign) = &mut self.role
+            && stored
+        {
+            campaign.granted.insert(self.id);
+            self.win_if_elected(now);
+        }
+    }
+
+    /// Becomes leader with the votes of a majority: assumes that all logs agree, and opens the term with an entry of its own,
+    /// for only such an entry can be committed by counting (paper §5.4.2, §8).
+    fn win_if_elected(&mut self, now: Time) {
+        let Role::Candidate(campaign) = &self.role else { return };
+        if !campaign.granted.contains(&self.id) || !self.is_elected_by(&campaign.granted) {
+            return;
+        }
+        let last = self.log.last().index;
+        let peers = self.membership().into_iter().flat_map(|m| m.voters.keys().copied());
+        let peers = peers.filter(|id| *id != self.id).map(|id| (id, Progress::new(now, last))).collect();
+        let leader = Leader {
+            peers,
+            opened: last.next(),
+            since: now,
+            uncommitted: 0,
+            round: 0,
+            heartbeat_due: now.plus(self.config.heartbeat_interval),
+            reads: Reads::default(),
+            seen: super::forward::SeenForwards::default(),
+        };
+        self.transition(now, Role::Leader(Box::new(leader)), "a majority elected it");
+        self.append_own(EntryKind::Noop, bytes::Bytes::new());
+    }
+
+    /// Whether these nodes hold a majority.
+    fn is_elected_by<'a>(&self, ids: impl IntoIterator<Item = &'a NodeId>) -> bool {
+        self.membership().is_some_and(|membership| quorum::is_majority(membership, ids))
+    }
+
+    /// A leader of this term was heard: every other role gives way to it. Tells whether the message is to be taken.
+    pub(crate) fn hear_leader(&mut self, now: Time, from: NodeId, message: &'static str) -> bool {
+        match &self.role {
+            Role::Follower(Follower { leader: Some(leader), .. }) if *leader != from => {
+                let why = format!("{from} claims to lead {}, which {leader} leads", self.hard_state.term);
+                self.violation(from, message, why);
+                return false;
+            }
+            Role::Leader(_) => {
+                let why = format!("{from} claims to lead {}, which this node leads", self.hard_state.term);
+                self.violation(from, message, why);
+                return false;
+            }
+            Role::Follower(_) => {}
+            Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.transition(now, Role::Follower(self.fresh_follower()), "the term has a leader");
+            }
+        }
+        if let Role::Follower(follower) = &mut self.role {
+            follower.leader = Some(from);
+            follower.heard = Some(now);
+        }
+        self.reset_election_timer(now);
+        self.note_leader();
+        true
+    }
+}
+
+impl Campaign {
+    /// A yes stands, whatever arrives later.
+    fn record(&mut self, from: NodeId, granted: bool) {
+        if granted {
+            self.refused.remove(&from);
+            self.granted.insert(from);
+        } else if !self.granted.contains(&from) {
+            self.refused.insert(from);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! How a command gets into the log: here if this node leads, else at the leader, which tells where it put it.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use bytes::Bytes;
+
+use super::Consensus;
+use super::io::{RefusedReason, Reply};
+use super::role::Role;
+use crate::message::{Body, ForwardOutcome, RequestId};
+use crate::types::{Entry, EntryKind, LogId, NodeId};
+
+/// Batches passed on to this term's leader that wait for its answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Forwarded(BTreeSet<RequestId>);
+
+/// How many forwarded batches of each follower are remembered, to know repeated ones. Far more than can be under way.
+const REMEMBERED: usize = 4096;
+
+/// Batches that followers forwarded in this term, whatever their answer was. A network may deliver a message twice; a command must not
+/// enter the log twice for that.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SeenForwards(BTreeMap<NodeId, Seen>);
+
+#[derive(Clone, Debug, Default)]
+struct Seen {
+    known: BTreeSet<RequestId>,
+    order: VecDeque<RequestId>,
+}
+
+impl SeenForwards {
+    /// Remembers a batch. Tells whether it is new.
+    fn insert(&mut self, from: NodeId, request: RequestId) -> bool {
+        let seen = self.0.entry(from).or_default();
+        if !seen.known.insert(request) {
+            return false;
+        }
+        seen.order.push_back(request);
+        if seen.order.len() > REMEMBERED
+            && let Some(oldest) = seen.order.pop_front()
+        {
+            seen.known.remove(&oldest);
+        }
+        true
+    }
+}
+
+impl Consensus {
+    /// A local client's batch.
+    pub(crate) fn propose(&mut self, request: RequestId, commands: Vec<Bytes>) {
+        match &self.role {
+            Role::Leader(_) => {
+                let reply = match self.append_commands(commands) {
+                    Some(first) => Reply::Appended { request, first },
+                    None => Reply::Refused { request, reason: RefusedReason::Overloaded },
+                };
+                self.out.replies.push(reply);
+            }
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.leader() {
+                Some(leader) => {
+                    self.forwarded.0.insert(request);
+                    self.send(leader, Body::Forward { request, commands });
+                }
+                None => {
+                    let reason = RefusedReason::NotLeader { leader: None };
+                    self.out.replies.push(Reply::Refused { request, reason });
+                }
+            },
+        }
+    }
+
+    /// A follower's batch. One that came before is not answered: its first answer stands, or is lost.
+    pub(crate) fn on_forward(&mut self, from: NodeId, request: RequestId, commands: Vec<Bytes>) {
+        let Role::Leader(leader) = &mut self.role else {
+            return self.send(from, Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader });
+        };
+        if !leader.seen.insert(from, request) {
+            return self.ignored(from, "Forward", "it came before");
+        }
+        if commands.is_empty() {
+            return self.violation(from, "Forward", "it holds no command".into());
+        }
+        let outcome = match self.append_commands(commands) {
+            Some(first) => ForwardOutcome::Appended { first },
+            None => ForwardOutcome::Overloaded,
+        };
+        self.send(from, Body::ForwardReply { request, outcome });
+    }
+
+    pub(crate) fn on_forward_reply(&mut self, from: NodeId, request: RequestId, outcome: ForwardOutcome) {
+        if !self.forwarded.0.remove(&request) {
+            return self.ignored(from, "ForwardReply", "nothing waits for it");
+        }
+        let reply = match outcome {
+            ForwardOutcome::Appended { first } => Reply::Appended { request, first },
+            ForwardOutcome::Overloaded => Reply::Refused { request, reason: RefusedReason::Overloaded },
+            ForwardOutcome::NotLeader => Reply::Refused { request, reason: RefusedReason::NotLeader { leader: None } },
+        };
+        self.out.replies.push(reply);
+    }
+
+    /// The term moved on: whether its leader took the batches is not to be known any more.
+    pub(crate) fn give_up_forwarded(&mut self) {
+        let forwarded = std::mem::take(&mut self.forwarded.0);
+        self.out.replies.extend(forwarded.into_iter().map(|request| Reply::Unknown { request }));
+    }
+
+    /// Appends a batch to the leader's log, all or nothing, and tells the id of its first entry.
+    fn append_commands(&mut self, commands: Vec<Bytes>) -> Option<LogId> {
+        let Role::Leader(leader) = &self.role else { return None };
+        let cost: u64 = commands.iter().map(|command| Entry::OVERHEAD + command.len() as u64).sum();
+        // One batch may always be under way, however large.
+        if leader.uncommitted > 0 && leader.uncommitted + cost > self.config.max_uncommitted_bytes {
+            return None;
+        }
+        let first = LogId { term: self.hard_state.term, index: self.log.last().index.next() };
+        for command in commands {
+            self.append_own(EntryKind::Command, command);
+        }
+        Some(first)
+    }
+
+    /// Appends one entry of this leader's term.
+    pub(crate) fn append_own(&mut self, kind: EntryKind, data: Bytes) {
+        let id = LogId { term: self.hard_state.term, index: self.log.last().index.next() };
+        let entry = Entry { id, kind, data };
+        if let Role::Leader(leader) = &mut self.role {
+            leader.uncommitted += entry.cost();
+        }
+        self.log.append(entry);
+    }
+}

@@ -1,0 +1,83 @@
+//! How a leader makes itself known, confirms that it leads, and gives up when no quorum hears it (thesis §6.2).
+
+use super::Consensus;
+use super::io::Time;
+use super::quorum;
+use super::role::Role;
+use crate::message::{Body, Message};
+use crate::types::{Index, NodeId};
+
+impl Consensus {
+    /// The heartbeat interval is over.
+    pub(crate) fn heartbeat(&mut self, now: Time) {
+        if self.lost_quorum(now) {
+            let follower = Role::Follower(self.fresh_follower());
+            return self.transition(now, follower, "it heard no quorum for an election timeout");
+        }
+        self.heartbeat_round(now);
+    }
+
+    /// Begins a round of heartbeats to all.
+    pub(crate) fn heartbeat_round(&mut self, now: Time) {
+        let term = self.hard_state.term;
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.round += 1;
+        leader.heartbeat_due = now.plus(self.config.heartbeat_interval);
+        for (id, progress) in &mut leader.peers {
+            // Never beyond what is known to match: the follower's log may differ there.
+            let commit = self.commit.min(progress.matched);
+            progress.commit_told = progress.commit_told.max(commit);
+            self.out.send.push((*id, Message { term, body: Body::Heartbeat { commit, round: leader.round } }));
+        }
+    }
+
+    /// Whether no majority was heard within the last election timeout.
+    fn lost_quorum(&self, now: Time) -> bool {
+        let (Role::Leader(leader), Some(membership)) = (&self.role, self.membership()) else { return false };
+        if !self.config.check_quorum {
+            return false;
+        }
+        let heard = |id: NodeId| {
+            if id == self.id {
+                return now;
+            }
+            leader.peers.get(&id).and_then(|progress| progress.heard).unwrap_or(leader.since)
+        };
+        let quorum_heard = quorum::reached(membership, heard);
+        quorum_heard.is_some_and(|heard| now.since(heard) >= self.config.election_timeout)
+    }
+
+    pub(crate) fn on_heartbeat(&mut self, now: Time, from: NodeId, commit: Index, round: u64) {
+        if !self.hear_leader(now, from, "Heartbeat") {
+            return;
+        }
+        self.follow_commit(commit);
+        self.ask_again(now);
+        let Role::Follower(follower) = &self.role else { return };
+        let matching = follower.matching;
+        // Whoever has not this term on disk yet has nothing to acknowledge in it.
+        let stored = if self.durability.hard_state_is_stored() { matching.min(self.log.stored()) } else { Index::ZERO };
+        self.send(from, Body::HeartbeatReply { round, matching, stored });
+    }
+
+    pub(crate) fn on_heartbeat_reply(&mut self, now: Time, from: NodeId, round: u64, matching: Index, stored: Index) {
+        let last = self.log.last().index;
+        let Role::Leader(leader) = &mut self.role else {
+            return self.ignored(from, "HeartbeatReply", "this node does not lead");
+        };
+        if matching > last || stored > matching || round > leader.round {
+            let why = format!(
+                "it answers round {round} of {}, {matching} matches and {stored} is stored, and the log ends at {last}",
+                leader.round
+            );
+            return self.violation(from, "HeartbeatReply", why);
+        }
+        let Some(progress) = leader.peers.get_mut(&from) else {
+            return self.ignored(from, "HeartbeatReply", "it is not from a member");
+        };
+        progress.heard = Some(now);
+        progress.round = progress.round.max(round);
+        self.commit_due |= progress.is_stored(stored);
+        progress.notice_lost_appends(now, matching, self.config.election_timeout);
+    }
+}

@@ -1,0 +1,238 @@
+//! What a leader knows of one other member, and how it paces what it sends there.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use super::io::Time;
+use crate::config::Config;
+use crate::metrics::ReplicationState;
+use crate::types::Index;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Progress {
+    /// The member's disk holds the leader's log up to here.
+    pub(crate) matched: Index,
+    /// The next index to send. Beyond `matched + 1` only by what is under way.
+    pub(crate) next: Index,
+    pub(crate) pace: Pace,
+    /// Whether older entries are being read from the log store for it.
+    pub(crate) fetching: bool,
+    /// When it was last heard in this term.
+    pub(crate) heard: Option<Time>,
+    /// The latest round of heartbeats that it answered.
+    pub(crate) round: u64,
+    /// The greatest commit index it was told of.
+    pub(crate) commit_told: Index,
+    /// What it last said to match, and since when it says so. Tells lost appends from slow ones.
+    pub(crate) said: (Index, Time),
+}
+
+/// How entries are sent.
+#[derive(Clone, Debug)]
+pub(crate) enum Pace {
+    /// Finds out where the logs agree: one message, then wait for its answer.
+    Probe {
+        /// The last index in the message under way, if there is one.
+        sent: Option<Index>,
+    },
+    /// The logs agree: send ahead of the acknowledgements, within a window.
+    Replicate(Window),
+}
+
+/// Append messages under way.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Window {
+    /// The last index and the cost of each, in order.
+    messages: VecDeque<(Index, u64)>,
+    bytes: u64,
+}
+
+impl Window {
+    fn has_room(&self, config: &Config) -> bool {
+        self.messages.is_empty()
+            || (self.messages.len() < config.max_inflight_appends && self.bytes < config.max_inflight_bytes)
+    }
+
+    fn push(&mut self, last: Index, bytes: u64) {
+        self.messages.push_back((last, bytes));
+        self.bytes += bytes;
+    }
+
+    fn free(&mut self, upto: Index) {
+        while self.messages.front().is_some_and(|(last, _)| *last <= upto) {
+            if let Some((_, bytes)) = self.messages.pop_front() {
+                self.bytes -= bytes;
+            }
+        }
+    }
+}
+
+impl Progress {
+    /// Nothing is known yet of a member's log; it is assumed to end at `last`.
+    pub(crate) fn new(now: Time, last: Index) -> Self {
+        Self {
+            matched: Index::ZERO,
+            next: last.next(),
+            pace: Pace::Probe { sent: None },
+            fetching: false,
+            heard: None,
+            round: 0,
+            commit_told: Index::ZERO,
+            said: (Index::ZERO, now),
+        }
+    }
+
+    /// Whether another append may be sent now.
+    pub(crate) fn may_send(&self, config: &Config) -> bool {
+        !self.fetching
+            && match &self.pace {
+                Pace::Probe { sent } => sent.is_none(),
+                Pace::Replicate(window) => window.has_room(config),
+            }
+    }
+
+    /// Whether an append is owed although there may be nothing new to send: the first probe.
+    pub(crate) fn owes_probe(&self) -> bool {
+        matches!(self.pace, Pace::Probe { sent: None })
+    }
+
+    /// An append that ends at `last` is on its way.
+    pub(crate) fn sent(&mut self, last: Index, bytes: u64) {
+        match &mut self.pace {
+            Pace::Probe { sent } => *sent = Some(last),
+            Pace::Replicate(window) => {
+                window.push(last, bytes);
+                self.next = last.next();
+            }
+        }
+    }
+
+    /// The member has the leader's log on disk up to `stored`. Returns whether that is news.
+    pub(crate) fn is_stored(&mut self, stored: Index) -> bool {
+        let news = stored > self.matched;
+        self.matched = self.matched.max(stored);
+        self.next = self.next.max(self.matched.next());
+        if let Pace::Replicate(window) = &mut self.pace {
+            window.free(stored);
+        }
+        news
+    }
+
+    /// An append was accepted, and the log is on disk up to `stored`. Returns whether that is news.
+    pub(crate) fn accepted(&mut self, stored: Index) -> bool {
+        if let Pace::Probe { sent: Some(upto) } = self.pace
+            && stored >= self.next.prev()
+        {
+            self.next = upto.next();
+            self.pace = Pace::Replicate(Window::default());
+        }
+        self.is_stored(stored)
+    }
+
+    /// Whether a rejection of the append after `prev` can be news: it was sent and nothing later contradicts it.
+    pub(crate) fn expects_rejection(&self, prev: Index) -> bool {
+        match &self.pace {
+            Pace::Probe { sent } => sent.is_some() && prev == self.next.prev(),
+            Pace::Replicate(_) => prev > self.matched && prev < self.next,
+        }
+    }
+
+    /// Starts over: the logs agree at most up to before `next`.
+    pub(crate) fn probe(&mut self, next: Index) {
+        self.next = next.max(self.matched.next());
+        self.pace = Pace::Probe { sent: None };
+    }
+
+    /// Sends again what the member does not have although it was sent, when it has said so for `patience` without any change. An
+    /// append that is merely slow changes what it says; one that waits for its disk is said to match.
+    pub(crate) fn notice_lost_appends(&mut self, now: Time, matching: Index, patience: Duration) {
+        let outstanding = match &self.pace {
+            Pace::Probe { sent } => sent.is_some_and(|upto| matching < upto),
+            Pace::Replicate(_) => matching < self.next.prev(),
+        };
+        if !outstanding || self.said.0 != matching {
+            self.said = (matching, now);
+        } else if now.since(self.said.1) >= patience {
+            self.said.1 = now;
+            self.probe(matching.next());
+        }
+    }
+
+    pub(crate) fn state(&self) -> ReplicationState {
+        match self.pace {
+            Pace::Probe { .. } => ReplicationState::Probe,
+            Pace::Replicate(_) => ReplicationState::Replicate,
+        }
+    }
+
+    /// How many append messages are under way.
+    pub(crate) fn inflight(&self) -> usize {
+        match &self.pace {
+            Pace::Probe { sent } => usize::from(sent.is_some()),
+            Pace::Replicate(window) => window.messages.len(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn at(ms: u64) -> Time {
+        Time(Duration::from_millis(ms))
+    }
+
+    fn replicating() -> Progress {
+        let mut progress = Progress::new(at(0), Index(4));
+        progress.sent(Index(4), 0);
+        progress.accepted(Index(4));
+        progress
+    }
+
+    #[test]
+    fn a_full_window_is_reopened_by_acknowledgements() {
+        let config = Config { max_inflight_appends: 2, ..Config::default() };
+        let mut progress = replicating();
+        progress.sent(Index(5), 10);
+        assert!(progress.may_send(&config));
+        progress.sent(Index(6), 10);
+        assert!(!progress.may_send(&config));
+        progress.accepted(Index(5));
+        assert!(progress.may_send(&config));
+        assert_eq!((progress.matched, progress.next, progress.inflight()), (Index(5), Index(7), 1));
+    }
+
+    #[test]
+    fn one_oversize_message_passes_an_empty_window() {
+        let config = Config { max_inflight_bytes: 1, ..Config::default() };
+        let mut progress = replicating();
+        assert!(progress.may_send(&config));
+        progress.sent(Index(5), 1000);
+        assert!(!progress.may_send(&config));
+    }
+
+    #[test]
+    fn appends_are_sent_again_when_nothing_matched_for_long() {
+        let timeout = Duration::from_millis(100);
+        let mut progress = replicating();
+        progress.sent(Index(9), 10);
+        progress.notice_lost_appends(at(10), Index(4), timeout);
+        progress.notice_lost_appends(at(60), Index(6), timeout);
+        progress.notice_lost_appends(at(150), Index(6), timeout);
+        assert_eq!(progress.state(), ReplicationState::Replicate);
+        progress.notice_lost_appends(at(160), Index(6), timeout);
+        assert_eq!((progress.state(), progress.next), (ReplicationState::Probe, Index(7)));
+    }
+
+    #[test]
+    fn a_member_that_only_waits_for_its_disk_is_not_sent_anything_again() {
+        let timeout = Duration::from_millis(100);
+        let mut progress = replicating();
+        progress.sent(Index(9), 10);
+        progress.notice_lost_appends(at(10), Index(9), timeout);
+        progress.notice_lost_appends(at(900), Index(9), timeout);
+        assert_eq!(progress.state(), ReplicationState::Replicate);
+    }
+}

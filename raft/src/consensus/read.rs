@@ -1,0 +1,173 @@
+//! Linearizable reads without touching the log (ReadIndex, thesis §6.4), on any node.
+//!
+//! A leader notes its commit index, confirms with a round of heartbeats that it still leads, and may then answer from
+//! any state that has applied that index. All reads that wait share one round, and one round is under way at a
+//! time: what comes meanwhile goes with the next. A follower asks the leader for an index.
+
+use std::collections::BTreeMap;
+
+use super::Consensus;
+use super::io::{RefusedReason, Reply, Time};
+use super::quorum;
+use super::role::{Leader, Role};
+use crate::message::{Body, Message, RequestId};
+use crate::types::{Index, NodeId};
+
+/// A leader's reads.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reads {
+    /// Reads that no round confirms yet.
+    waiting: Vec<Read>,
+    /// The round under way.
+    round: Option<Round>,
+}
+
+/// Who reads: a local client, or one at a follower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Read {
+    follower: Option<NodeId>,
+    request: RequestId,
+}
+
+#[derive(Clone, Debug)]
+struct Round {
+    /// The round of heartbeats that confirms the reads.
+    number: u64,
+    /// The commit index when it began.
+    index: Index,
+    reads: Vec<Read>,
+}
+
+/// A follower's questions to this term's leader, and when each was last asked.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Asked(BTreeMap<RequestId, Time>);
+
+impl Reads {
+    /// Whether reads wait that no round confirms.
+    fn wait(&self) -> bool {
+        self.round.is_none() && !self.waiting.is_empty()
+    }
+
+    /// For the invariants.
+    pub(crate) fn round_number(&self) -> Option<u64> {
+        self.round.as_ref().map(|round| round.number)
+    }
+}
+
+impl Consensus {
+    /// A local client's read.
+    pub(crate) fn read(&mut self, now: Time, request: RequestId) {
+        match &mut self.role {
+            Role::Leader(leader) => leader.reads.waiting.push(Read { follower: None, request }),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.leader() {
+                Some(leader) => {
+                    self.asked.0.insert(request, now);
+                    self.send(leader, Body::ReadIndex { request });
+                }
+                None => self.refuse_read(request),
+            },
+        }
+    }
+
+    /// A follower's question. Repeated ones are harmless.
+    pub(crate) fn on_read_index(&mut self, from: NodeId, request: RequestId) {
+        match &mut self.role {
+            Role::Leader(leader) if leader.reads.waiting.len() < self.config.max_pending_requests => {
+                leader.reads.waiting.push(Read { follower: Some(from), request });
+            }
+            Role::Leader(_) | Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.send(from, Body::ReadIndexReply { request, index: None });
+            }
+        }
+    }
+
+    pub(crate) fn on_read_index_reply(&mut self, from: NodeId, request: RequestId, index: Option<Index>) {
+        if self.asked.0.remove(&request).is_none() {
+            return self.ignored(from, "ReadIndexReply", "nothing waits for it");
+        }
+        match index {
+            Some(index) => self.out.replies.push(Reply::Readable { request, index }),
+            None => self.refuse_read(request),
+        }
+    }
+
+    /// Asks again for what the leader has not answered for long: a message may have been lost.
+    pub(crate) fn ask_again(&mut self, now: Time) {
+        let Some(leader) = self.leader() else { return };
+        let term = self.hard_state.term;
+        for (request, asked) in &mut self.asked.0 {
+            if now.since(*asked) >= self.config.election_timeout {
+                *asked = now;
+                self.out.send.push((leader, Message { term, body: Body::ReadIndex { request: *request } }));
+            }
+        }
+    }
+
+    /// Answers the reads whose round a quorum has confirmed, and begins the next round.
+    ///
+    /// Before the leader has committed an entry of its own term it does not know what is committed, and reads wait
+    /// (thesis §6.4, step 1).
+    pub(crate) fn confirm_reads(&mut self, now: Time) {
+        self.answer_confirmed();
+        let Role::Leader(leader) = &self.role else { return };
+        if !leader.reads.wait() || self.commit < leader.opened {
+            return;
+        }
+        self.heartbeat_round(now);
+        if let Role::Leader(leader) = &mut self.role {
+            let reads = std::mem::take(&mut leader.reads.waiting);
+            leader.reads.round = Some(Round { number: leader.round, index: self.commit, reads });
+        }
+        // A leader that is a quorum by itself is confirmed at once.
+        self.answer_confirmed();
+    }
+
+    fn answer_confirmed(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let Some(membership) = self.membership() else { return };
+        let Some(number) = leader.reads.round_number() else { return };
+        let own = self.id;
+        let answered = |id: NodeId| {
+            if id == own { u64::MAX } else { leader.peers.get(&id).map_or(0, |progress| progress.round) }
+        };
+        if quorum::reached(membership, answered).is_none_or(|round| round < number) {
+            return;
+        }
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(round) = leader.reads.round.take()
+        {
+            for read in round.reads {
+                self.answer_read(read, Some(round.index));
+            }
+        }
+    }
+
+    fn answer_read(&mut self, read: Read, index: Option<Index>) {
+        let request = read.request;
+        match (read.follower, index) {
+            (Some(follower), index) => self.send(follower, Body::ReadIndexReply { request, index }),
+            (None, Some(index)) => self.out.replies.push(Reply::Readable { request, index }),
+            (None, None) => self.refuse_read(request),
+        }
+    }
+
+    /// Leadership is lost: its reads are refused at once, so that they can go elsewhere.
+    pub(crate) fn refuse_reads_of(&mut self, leader: Leader) {
+        let begun = leader.reads.round.into_iter().flat_map(|round| round.reads);
+        for read in begun.chain(leader.reads.waiting) {
+            self.answer_read(read, None);
+        }
+    }
+
+    /// The leader that was asked is none any more, or not heard any more.
+    pub(crate) fn refuse_asked(&mut self) {
+        for request in std::mem::take(&mut self.asked.0).into_keys() {
+            self.refuse_read(request);
+        }
+    }
+
+    fn refuse_read(&mut self, request: RequestId) {
+        let reason = RefusedReason::NotLeader { leader: self.leader() };
+        self.out.replies.push(Reply::Refused { request, reason });
+    }
+}
