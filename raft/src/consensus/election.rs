@@ -4,7 +4,10 @@
 //! done ([`Consensus::campaign`], `on_pre_vote`, `on_pre_vote_reply`). If a majority would, it opens a term, votes for itself and
 //! asks in earnest (`stand`, `on_vote`, `on_vote_reply`); with the votes of a majority it leads (`win_if_elected`).
 
+use bytes::Bytes;
+
 use super::Consensus;
+use super::forward::SeenForwards;
 use super::io::Time;
 use super::progress::Progress;
 use super::quorum;
@@ -12,7 +15,7 @@ use super::read::Reads;
 use super::role::{Campaign, Follower, Leader, Role, RoleKind};
 use crate::message::{Body, Message};
 use crate::traits::HardState;
-use crate::types::{EntryKind, LogId, NodeId, Term};
+use crate::types::{EntryKind, Index, LogId, NodeId, Term};
 
 impl Consensus {
     /// Draws a new election timeout from now. Each draw is independent, so that split votes do not repeat (paper §5.2).
@@ -107,11 +110,7 @@ impl Consensus {
             self.transition(now, Role::Follower(self.fresh_follower()), "it gave its vote");
         }
         self.reset_election_timer(now);
-        self.send_when_stored(
-            from,
-            crate::types::Index::ZERO,
-            Message { term, body: Body::VoteReply { granted: true } },
-        );
+        self.send_when_stored(from, Index::ZERO, Message { term, body: Body::VoteReply { granted: true } });
     }
 
     pub(crate) fn on_vote_reply(&mut self, now: Time, from: NodeId, granted: bool) {
@@ -156,10 +155,10 @@ impl Consensus {
             round: 0,
             heartbeat_due: now.plus(self.config.heartbeat_interval),
             reads: Reads::default(),
-            seen: super::forward::SeenForwards::default(),
+            seen: SeenForwards::default(),
         };
         self.transition(now, Role::Leader(Box::new(leader)), "a majority elected it");
-        self.append_own(EntryKind::Noop, bytes::Bytes::new());
+        self.append_own(EntryKind::Noop, Bytes::new());
     }
 
     /// Whether these nodes hold a majority.

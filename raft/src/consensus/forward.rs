@@ -59,6 +59,7 @@ impl Consensus {
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.leader() {
                 Some(leader) => {
                     self.forwarded.0.insert(request);
+                    self.forget_oldest_forwarded();
                     self.send(leader, Body::Forward { request, commands });
                 }
                 None => {
@@ -69,10 +70,21 @@ impl Consensus {
         }
     }
 
+    /// Answers of this term may be lost, so the oldest batches are given up when there are more than clients can wait for.
+    fn forget_oldest_forwarded(&mut self) {
+        while self.forwarded.0.len() > self.config.max_pending_requests {
+            let oldest = self.forwarded.0.pop_first();
+            self.out.replies.extend(oldest.map(|request| Reply::Unknown { request }));
+        }
+    }
+
     /// A follower's batch. One that came before is not answered: its first answer stands, or is lost.
     pub(crate) fn on_forward(&mut self, from: NodeId, request: RequestId, commands: Vec<Bytes>) {
-        let Role::Leader(leader) = &mut self.role else {
-            return self.send(from, Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader });
+        let leader = match &mut self.role {
+            Role::Leader(leader) if leader.peers.contains_key(&from) => leader,
+            Role::Leader(_) | Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                return self.send(from, Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader });
+            }
         };
         if !leader.seen.insert(from, request) {
             return self.ignored(from, "Forward", "it came before");

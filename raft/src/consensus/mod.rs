@@ -46,7 +46,7 @@ use self::random::Random;
 use self::read::Asked;
 use self::role::{Follower, Role};
 use crate::config::Config;
-use crate::message::{AppendReply, Body, Message};
+use crate::message::{AppendReply, Body, ForwardOutcome, Message, RequestId};
 use crate::metrics::{PeerStatus, Status};
 use crate::traits::HardState;
 use crate::types::{Index, Membership, NodeId, Term};
@@ -79,7 +79,7 @@ pub struct Consensus {
     /// Read indexes asked of this term's leader.
     asked: Asked,
     /// A request to start a cluster that waits for the disk.
-    initializing: Vec<crate::message::RequestId>,
+    initializing: Vec<RequestId>,
     /// What was last noted, to note changes only.
     noted_leader: Option<NodeId>,
     noted_term: Term,
@@ -305,9 +305,7 @@ impl Consensus {
             }
             Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, matching: Index::ZERO, stored: Index::ZERO },
             Body::ReadIndex { request } => Body::ReadIndexReply { request, index: None },
-            Body::Forward { request, .. } => {
-                Body::ForwardReply { request, outcome: crate::message::ForwardOutcome::NotLeader }
-            }
+            Body::Forward { request, .. } => Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendReply(_)

@@ -5,7 +5,7 @@
 
 use super::Consensus;
 use super::io::{Fetch, FetchPurpose, Time};
-use super::role::Role;
+use super::role::{Follower, Role};
 use crate::message::{AppendReply, Body, Message};
 use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
 
@@ -89,12 +89,13 @@ impl Consensus {
             let hint = self.log.last_at_most(prev);
             return self.send(from, Body::AppendReply(AppendReply::Rejected { prev, hint }));
         }
+        let Role::Follower(Follower { matching, .. }) = self.role else { return };
         let upto = Index(prev.index.0 + entries.len() as u64);
         let known = |entry: &Entry| entry.id.index <= self.log.base().index || self.log.holds(entry.id);
         let skip = entries.iter().take_while(|entry| known(entry)).count();
         if let Some(first) = entries.get(skip) {
-            if first.id.index <= self.commit {
-                let why = format!("{} conflicts with an entry that is committed (up to {})", first.id, self.commit);
+            if first.id.index <= matching {
+                let why = format!("{} conflicts with what matched this leader's log (up to {matching})", first.id);
                 return self.violation(from, "Append", why);
             }
             if first.id.index <= self.log.last().index {
