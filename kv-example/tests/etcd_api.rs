@@ -38,12 +38,12 @@ fn the_generated_code_is_up_to_date() {
 }
 
 fn generate(proto: &Path, protos: &[&str], out: &Path, own: bool) {
-    let files = protox::compile(protos, [proto]).expect("the protos compile");
+    let files = protox::compile(protos, [proto]).unwrap_or_else(|e| panic!("the protos compile: {e}"));
     let mut builder = tonic_prost_build::configure().out_dir(out).bytes(".").emit_rerun_if_changed(false);
     if own {
         builder = builder
             .extern_path(".etcdserverpb", "crate::api::etcdserverpb")
             .extern_path(".mvccpb", "crate::api::mvccpb");
     }
-    builder.compile_fds(files).expect("the code is generated");
+    builder.compile_fds(files).unwrap_or_else(|e| panic!("the code is generated: {e}"));
 }

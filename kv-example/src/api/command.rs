@@ -50,21 +50,40 @@ pub struct Refusal {
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
 }
-/// The first record of an image.
+/// One record of an image: a head, then keys in order, then an end.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImageRecord {
+    #[prost(oneof = "image_record::Body", tags = "1, 2, 3")]
+    pub body: ::core::option::Option<image_record::Body>,
+}
+/// Nested message and enum types in `ImageRecord`.
+pub mod image_record {
+    #[derive(Clone, PartialEq, ::prost::Oneof)]
+    pub enum Body {
+        #[prost(message, tag = "1")]
+        Head(super::ImageHead),
+        #[prost(message, tag = "2")]
+        Keys(super::ImageKeys),
+        #[prost(message, tag = "3")]
+        End(super::ImageEnd),
+    }
+}
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ImageHead {
+    /// The version of this format: 1.
     #[prost(uint32, tag = "1")]
     pub format: u32,
     #[prost(int64, tag = "2")]
     pub revision: i64,
     #[prost(int64, tag = "3")]
     pub compact_revision: i64,
-    #[prost(uint64, tag = "4")]
-    pub keys: u64,
-    #[prost(uint64, tag = "5")]
-    pub versions: u64,
 }
-/// A key with all its versions, oldest first.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImageKeys {
+    #[prost(message, repeated, tag = "1")]
+    pub keys: ::prost::alloc::vec::Vec<ImageKey>,
+}
+/// A key and its versions, oldest first. A key with many versions comes in several pieces, one after the other.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageKey {
     #[prost(bytes = "bytes", tag = "1")]
@@ -83,4 +102,10 @@ pub struct ImageVersion {
     pub version: i64,
     #[prost(bytes = "bytes", tag = "4")]
     pub value: ::prost::bytes::Bytes,
+}
+/// What came before, to notice what is missing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageEnd {
+    #[prost(uint64, tag = "1")]
+    pub versions: u64,
 }

@@ -1,0 +1,181 @@
+//! Reads.
+
+use std::cmp::Ordering;
+
+use super::key::Key;
+use super::version::{Meta, Version};
+use super::{Refusal, Span, Store};
+use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
+use crate::api::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
+use crate::api::mvccpb::KeyValue;
+
+impl Store {
+    /// Answers a read. The header holds the revision alone.
+    ///
+    /// # Errors
+    /// The revision is compacted, or in the future; or the sort option is unknown.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
+        self.range_at(request, self.revision)
+    }
+
+    /// Answers a read, where `newest` is the newest revision that the reader may see: inside of a transaction that has
+    /// changed something, its own.
+    pub(super) fn range_at(&self, request: &RangeRequest, newest: i64) -> Result<RangeResponse, Refusal> {
+        let revision = if request.revision <= 0 { newest } else { request.revision };
+        if revision > newest {
+            return Err(Refusal::FutureRevision);
+        }
+        if revision < self.compacted {
+            return Err(Refusal::Compacted);
+        }
+        let options = Options::new(request)?;
+        let mut found = self.find(Span::new(&request.key, &request.range_end), revision, &options);
+        options.sort(&mut found.items);
+        let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let more = found.items.len() > limit;
+        found.items.truncate(limit);
+        Ok(RangeResponse {
+            header: Some(ResponseHeader { revision: newest, ..Default::default() }),
+            kvs: found.items.iter().map(|item| item.to_kv(request.keys_only)).collect(),
+            more,
+            count: found.count,
+        })
+    }
+
+    /// What `span` held at `revision`, in the order of the keys.
+    fn find<'a>(&'a self, span: Span<'_>, revision: i64, options: &Options) -> Found<'a> {
+        let mut found = Found { items: Vec::new(), count: 0 };
+        self.each(span, revision, |key, version| {
+            found.count += 1;
+            if found.items.len() < options.fetch {
+                let item = Item { key, version, meta: version.meta() };
+                if options.wants(&item.meta) {
+                    found.items.push(item);
+                }
+            }
+        });
+        found
+    }
+
+    /// Calls `visit` with each key of `span` that existed at `revision`, in order.
+    pub(super) fn each<'a>(&'a self, span: Span<'_>, revision: i64, mut visit: impl FnMut(&'a Key, &'a Version)) {
+        let mut visit_alive = |key: &'a Key, version: Option<&'a Version>| {
+            if let Some(version) = version.filter(|version| !version.is_tombstone()) {
+                visit(key, version);
+            }
+        };
+        if let Span::One(key) = span {
+            if let Some((key, history)) = self.keys.get_key_value(key) {
+                visit_alive(key, history.at(revision));
+            }
+        } else if let Some(bounds) = span.bounds() {
+            for (key, history) in self.keys.range::<_, [u8]>(bounds) {
+                visit_alive(key, history.at(revision));
+            }
+        }
+    }
+
+    /// A key as it was at `revision`.
+    pub(super) fn get_at(&self, key: &[u8], revision: i64) -> Option<&Version> {
+        self.keys.get(key).and_then(|history| history.at(revision)).filter(|version| !version.is_tombstone())
+    }
+}
+
+struct Found<'a> {
+    items: Vec<Item<'a>>,
+    /// How many keys the span holds, whatever the filters and the limit say: as in etcd.
+    count: i64,
+}
+
+struct Item<'a> {
+    key: &'a Key,
+    version: &'a Version,
+    meta: Meta,
+}
+
+impl Item<'_> {
+    fn to_kv(&self, keys_only: bool) -> KeyValue {
+        let mut kv = kv(self.key.as_slice(), self.meta);
+        if !keys_only {
+            kv.value = self.version.value_bytes();
+        }
+        kv
+    }
+}
+
+/// A key and what its version says, without the value.
+fn kv(key: &[u8], meta: Meta) -> KeyValue {
+    KeyValue {
+        key: bytes::Bytes::copy_from_slice(key),
+        create_revision: meta.created,
+        mod_revision: meta.modified,
+        version: meta.version,
+        value: bytes::Bytes::new(),
+        lease: 0,
+    }
+}
+
+/// A key with its value, for an answer.
+pub(super) fn full_kv(key: &[u8], version: &Version) -> KeyValue {
+    KeyValue { value: version.value_bytes(), ..kv(key, version.meta()) }
+}
+
+/// How to choose and to order.
+struct Options {
+    /// How many to collect.
+    fetch: usize,
+    modified: (i64, i64),
+    created: (i64, i64),
+    sort: Option<(SortTarget, SortOrder)>,
+}
+
+impl Options {
+    fn new(request: &RangeRequest) -> Result<Self, Refusal> {
+        let order = SortOrder::try_from(request.sort_order).map_err(|_| Refusal::InvalidSort)?;
+        let target = SortTarget::try_from(request.sort_target).map_err(|_| Refusal::InvalidSort)?;
+        let sort = match (target, order) {
+            // The map's own order.
+            (SortTarget::Key, SortOrder::None | SortOrder::Ascend) => None,
+            // As in etcd: whoever names a property wants it sorted.
+            (target, SortOrder::None) => Some((target, SortOrder::Ascend)),
+            both => Some(both),
+        };
+        // As in etcd: 0 means no filter, on either side.
+        let upper = |max: i64| if max == 0 { i64::MAX } else { max };
+        let lower = |min: i64| if min == 0 { i64::MIN } else { min };
+        let fetch = match usize::try_from(request.limit) {
+            _ if request.count_only => 0,
+            // One more tells whether there is more.
+            Ok(limit) if limit > 0 && sort.is_none() => limit.saturating_add(1),
+            _ => usize::MAX,
+        };
+        Ok(Self {
+            fetch,
+            modified: (lower(request.min_mod_revision), upper(request.max_mod_revision)),
+            created: (lower(request.min_create_revision), upper(request.max_create_revision)),
+            sort,
+        })
+    }
+
+    fn wants(&self, meta: &Meta) -> bool {
+        let within = |(low, high): (i64, i64), revision: i64| low <= revision && revision <= high;
+        within(self.modified, meta.modified) && within(self.created, meta.created)
+    }
+
+    /// Sorts. Equals stay in the order of their keys.
+    fn sort(&self, items: &mut [Item<'_>]) {
+        let Some((target, order)) = self.sort else { return };
+        let compare = |a: &Item<'_>, b: &Item<'_>| match target {
+            SortTarget::Key => a.key.cmp(b.key),
+            SortTarget::Version => a.meta.version.cmp(&b.meta.version),
+            SortTarget::Create => a.meta.created.cmp(&b.meta.created),
+            SortTarget::Mod => a.meta.modified.cmp(&b.meta.modified),
+            SortTarget::Value => a.version.value().cmp(b.version.value()),
+        };
+        let directed = |a: &Item<'_>, b: &Item<'_>| match order {
+            SortOrder::Descend => compare(b, a),
+            SortOrder::None | SortOrder::Ascend => compare(a, b),
+        };
+        items.sort_by(|a, b| -> Ordering { directed(a, b) });
+    }
+}

@@ -1,0 +1,162 @@
+//! Transactions.
+
+use std::cmp::Ordering;
+
+use super::version::{Meta, Version};
+use super::{Refusal, Span, Store, Writer, check_range};
+use crate::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use crate::api::etcdserverpb::request_op::Request;
+use crate::api::etcdserverpb::response_op::Response;
+use crate::api::etcdserverpb::{Compare, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+
+impl Store {
+    /// Answers a transaction that only reads.
+    ///
+    /// # Errors
+    /// A read wants a revision that is compacted, or in the future.
+    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+        debug_assert!(super::is_read_only(request), "a transaction that writes goes through the log");
+        // A frozen copy, so that even a request that lied about itself would change nothing.
+        Writer::new(&mut self.freeze()).txn(request)
+    }
+}
+
+impl Writer<'_> {
+    /// Runs a transaction, or refuses it as a whole.
+    ///
+    /// As in etcd, all comparisons, nested ones too, see the store as it was before the transaction, while reads among
+    /// the operations see the changes before them.
+    pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+        let plan = self.plan(request);
+        self.check_puts(&plan)?;
+        self.check_ranges(&plan)?;
+        let mut response = self.run(&plan)?;
+        // Only the outermost answer says at which revision it took effect: as in etcd.
+        response.header = self.header();
+        Ok(response)
+    }
+
+    /// Decides which branches run, before anything is changed.
+    fn plan<'r>(&self, request: &'r TxnRequest) -> Plan<'r> {
+        let succeeded = request.compare.iter().all(|compare| self.holds(compare));
+        let branch = if succeeded { &request.success } else { &request.failure };
+        let step = |op: &'r RequestOp| match &op.request {
+            Some(Request::RequestTxn(nested)) => Step::Nested(self.plan(nested)),
+            Some(request) => Step::Single(request),
+            None => Step::Nothing,
+        };
+        Plan { succeeded, steps: branch.iter().map(step).collect() }
+    }
+
+    fn check_puts(&self, plan: &Plan<'_>) -> Result<(), Refusal> {
+        plan.each(&mut |request| match request {
+            Request::RequestPut(put) => self.check_put(put),
+            _ => Ok(()),
+        })
+    }
+
+    fn check_ranges(&self, plan: &Plan<'_>) -> Result<(), Refusal> {
+        plan.each(&mut |request| match request {
+            Request::RequestRange(range) => check_range(range).and(self.check_revision(range.revision)),
+            _ => Ok(()),
+        })
+    }
+
+    fn check_revision(&self, revision: i64) -> Result<(), Refusal> {
+        // Revisions below 0 are not "the newest" here: as in etcd.
+        if revision > self.store.revision {
+            return Err(Refusal::FutureRevision);
+        }
+        if revision != 0 && revision < self.store.compacted {
+            return Err(Refusal::Compacted);
+        }
+        Ok(())
+    }
+
+    /// Runs what the checks found good. They leave no way to fail, or else changes made until then would stay.
+    fn run(&mut self, plan: &Plan<'_>) -> Result<TxnResponse, Refusal> {
+        let mut responses = Vec::with_capacity(plan.steps.len());
+        for step in &plan.steps {
+            let response = match step {
+                Step::Nested(nested) => Some(Response::ResponseTxn(self.run(nested)?)),
+                Step::Single(request) => self.run_one(request)?,
+                Step::Nothing => None,
+            };
+            responses.push(ResponseOp { response });
+        }
+        Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded: plan.succeeded, responses })
+    }
+
+    fn run_one(&mut self, request: &Request) -> Result<Option<Response>, Refusal> {
+        Ok(Some(match request {
+            Request::RequestRange(range) => Response::ResponseRange(self.store.range_at(range, self.revision())?),
+            Request::RequestPut(put) => Response::ResponsePut(self.put_checked(put)),
+            Request::RequestDeleteRange(delete) => Response::ResponseDeleteRange(self.delete_range(delete)),
+            Request::RequestTxn(_) => return Ok(None),
+        }))
+    }
+
+    /// Whether a comparison holds for every key that it names; a missing key counts as one with zeros all over, and has no
+    /// value that could compare.
+    fn holds(&self, compare: &Compare) -> bool {
+        let (mut seen, mut holds) = (false, true);
+        self.store.each(Span::new(&compare.key, &compare.range_end), i64::MAX, |_, version| {
+            seen = true;
+            holds = holds && holds_for(compare, Some(version));
+        });
+        if seen { holds } else { compare.target != CompareTarget::Value as i32 && holds_for(compare, None) }
+    }
+}
+
+/// A transaction whose comparisons are decided.
+struct Plan<'r> {
+    succeeded: bool,
+    steps: Vec<Step<'r>>,
+}
+
+enum Step<'r> {
+    Single(&'r Request),
+    Nested(Plan<'r>),
+    Nothing,
+}
+
+impl<'r> Plan<'r> {
+    fn each(&self, check: &mut impl FnMut(&'r Request) -> Result<(), Refusal>) -> Result<(), Refusal> {
+        for step in &self.steps {
+            match step {
+                Step::Single(request) => check(request)?,
+                Step::Nested(nested) => nested.each(check)?,
+                Step::Nothing => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compares one key's version. A given side of another kind than the target counts as zero, or as empty: as in etcd.
+fn holds_for(compare: &Compare, version: Option<&Version>) -> bool {
+    let meta = version.map_or(Meta { modified: 0, created: 0, version: 0 }, Version::meta);
+    let ordering = match (CompareTarget::try_from(compare.target), &compare.target_union) {
+        (Ok(CompareTarget::Version), Some(TargetUnion::Version(given))) => meta.version.cmp(given),
+        (Ok(CompareTarget::Version), _) => meta.version.cmp(&0),
+        (Ok(CompareTarget::Create), Some(TargetUnion::CreateRevision(given))) => meta.created.cmp(given),
+        (Ok(CompareTarget::Create), _) => meta.created.cmp(&0),
+        (Ok(CompareTarget::Mod), Some(TargetUnion::ModRevision(given))) => meta.modified.cmp(given),
+        (Ok(CompareTarget::Mod), _) => meta.modified.cmp(&0),
+        (Ok(CompareTarget::Value), given) => {
+            let given = if let Some(TargetUnion::Value(given)) = given { &given[..] } else { &[] };
+            version.map_or(&[][..], Version::value).cmp(given)
+        }
+        // No key has a lease.
+        (Ok(CompareTarget::Lease), Some(TargetUnion::Lease(given))) => 0.cmp(given),
+        (Ok(CompareTarget::Lease), _) | (Err(_), _) => Ordering::Equal,
+    };
+    match CompareResult::try_from(compare.result) {
+        Ok(CompareResult::Equal) => ordering.is_eq(),
+        Ok(CompareResult::NotEqual) => ordering.is_ne(),
+        Ok(CompareResult::Greater) => ordering.is_gt(),
+        Ok(CompareResult::Less) => ordering.is_lt(),
+        // As in etcd.
+        Err(_) => true,
+    }
+}

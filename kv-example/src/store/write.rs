@@ -1,0 +1,102 @@
+//! Changes: puts and deletions, alone or in a transaction.
+
+use super::key::Key;
+use super::range::full_kv;
+use super::version::{Meta, Version};
+use super::{Refusal, Span, Store};
+use crate::api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    ResponseHeader,
+};
+
+/// One step of the store: all changes made through it share one new revision. Dropped, the step is complete.
+pub(crate) struct Writer<'a> {
+    pub(super) store: &'a mut Store,
+    changed: bool,
+}
+
+impl<'a> Writer<'a> {
+    pub(crate) fn new(store: &'a mut Store) -> Self {
+        Self { store, changed: false }
+    }
+
+    /// The newest revision that this step sees: its own once it has changed something.
+    pub(super) fn revision(&self) -> i64 {
+        self.store.revision + i64::from(self.changed)
+    }
+
+    pub(super) fn header(&self) -> Option<ResponseHeader> {
+        Some(ResponseHeader { revision: self.revision(), ..Default::default() })
+    }
+
+    /// Puts one key.
+    pub(crate) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, Refusal> {
+        self.check_put(request)?;
+        Ok(self.put_checked(request))
+    }
+
+    /// Refuses a put that depends on what is not there.
+    pub(super) fn check_put(&self, request: &PutRequest) -> Result<(), Refusal> {
+        if request.lease != 0 {
+            return Err(Refusal::LeasesUnsupported);
+        }
+        let needs_key = request.ignore_value || request.ignore_lease;
+        if needs_key && self.store.get_at(&request.key, i64::MAX).is_none() {
+            return Err(Refusal::KeyNotFound);
+        }
+        Ok(())
+    }
+
+    pub(super) fn put_checked(&mut self, request: &PutRequest) -> PutResponse {
+        let modified = self.store.revision + 1;
+        let before = self.store.get_at(&request.key, modified);
+        let prev_kv = before.filter(|_| request.prev_kv).map(|version| full_kv(&request.key, version));
+        let meta = match before.map(Version::meta) {
+            Some(meta) => Meta { modified, created: meta.created, version: meta.version + 1 },
+            None => Meta { modified, created: modified, version: 1 },
+        };
+        let value = match before {
+            Some(version) if request.ignore_value => version.value(),
+            _ => &request.value,
+        };
+        let version = Version::new(meta, value);
+        self.store.push(&request.key, version);
+        self.changed = true;
+        PutResponse { header: self.header(), prev_kv }
+    }
+
+    /// Deletes what exists of a range.
+    pub(crate) fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteRangeResponse {
+        let (mut keys, mut prev_kvs) = (Vec::<Key>::new(), Vec::new());
+        self.store.each(Span::new(&request.key, &request.range_end), i64::MAX, |key, version| {
+            if request.prev_kv {
+                prev_kvs.push(full_kv(key.as_slice(), version));
+            }
+            keys.push(key.clone());
+        });
+        let modified = self.store.revision + 1;
+        for key in &keys {
+            self.store.push(key.as_slice(), Version::tombstone(modified));
+        }
+        self.changed |= !keys.is_empty();
+        DeleteRangeResponse { header: self.header(), deleted: keys.len() as i64, prev_kvs }
+    }
+
+    /// Moves the compaction forward. What it makes unreachable is dropped later, by [`Store::sweep`].
+    pub(crate) fn compact(&mut self, request: &CompactionRequest) -> Result<CompactionResponse, Refusal> {
+        if request.revision <= self.store.compacted {
+            return Err(Refusal::Compacted);
+        }
+        if request.revision > self.store.revision {
+            return Err(Refusal::FutureRevision);
+        }
+        self.store.compacted = request.revision;
+        Ok(CompactionResponse { header: self.header() })
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        self.store.revision += i64::from(self.changed);
+    }
+}
