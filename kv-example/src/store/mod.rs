@@ -156,6 +156,8 @@ impl Store {
 /// As in etcd: revision 0 can be compacted, once, to no effect.
 const NEVER_COMPACTED: i64 = -1;
 
+type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// The keys that a request means, by etcd's rules: an empty end means the key alone, and a single zero byte means all keys
 /// from the first on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +180,7 @@ impl<'a> Span<'a> {
     }
 
     /// The bounds for the map; none when no key can be meant.
-    fn bounds(self) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+    fn bounds(self) -> Option<Bounds<'a>> {
         match self {
             Self::One(key) => Some((Bound::Included(key), Bound::Included(key))),
             Self::Between(key, end) => (key < end).then_some((Bound::Included(key), Bound::Excluded(end))),

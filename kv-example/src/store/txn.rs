@@ -7,7 +7,7 @@ use super::{Refusal, Span, Store, Writer, check_range};
 use crate::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::api::etcdserverpb::request_op::Request;
 use crate::api::etcdserverpb::response_op::Response;
-use crate::api::etcdserverpb::{Compare, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+use crate::api::etcdserverpb::{Compare, RangeRequest, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
 
 impl Store {
     /// Answers a transaction that only reads.
@@ -51,18 +51,20 @@ impl Writer<'_> {
     fn check_puts(&self, plan: &Plan<'_>) -> Result<(), Refusal> {
         plan.each(&mut |request| match request {
             Request::RequestPut(put) => self.check_put(put),
-            _ => Ok(()),
+            Request::RequestRange(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_) => Ok(()),
         })
     }
 
     fn check_ranges(&self, plan: &Plan<'_>) -> Result<(), Refusal> {
         plan.each(&mut |request| match request {
-            Request::RequestRange(range) => check_range(range).and(self.check_revision(range.revision)),
-            _ => Ok(()),
+            Request::RequestRange(range) => self.check_range(range),
+            Request::RequestPut(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_) => Ok(()),
         })
     }
 
-    fn check_revision(&self, revision: i64) -> Result<(), Refusal> {
+    fn check_range(&self, range: &RangeRequest) -> Result<(), Refusal> {
+        check_range(range)?;
+        let revision = range.revision;
         // Revisions below 0 are not "the newest" here: as in etcd.
         if revision > self.store.revision {
             return Err(Refusal::FutureRevision);
