@@ -1,41 +1,81 @@
 //! Where a transport delivers what it received.
 
-use tokio::sync::mpsc;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
+use tokio::sync::Semaphore;
+
+use super::mailbox::Mailbox;
 use crate::error::Refusal;
 use crate::message::Envelope;
 use crate::types::{ClusterId, GroupId, NodeId, Peer};
 
-/// How many batches wait for the driver before [`Inbox::deliver`] does.
-const MAX_BATCHES: usize = 1024;
+/// How many bytes ([`Message::cost`](crate::Message::cost)) wait for the driver before [`Inbox::deliver`] does. The fixed part of each
+/// message's cost bounds their number as well.
+const MAX_BYTES: u32 = 32 << 20;
 
-/// A node's letter box. Cheap to clone.
+/// A node's letter box. Cheap to clone. It does not keep the node running: once that has stopped, everything is refused.
 #[derive(Clone, Debug)]
 pub struct Inbox {
     cluster: ClusterId,
     group: GroupId,
     node: NodeId,
-    queue: mpsc::Sender<(Peer, Vec<Envelope>)>,
+    senders: Arc<Senders>,
 }
 
 /// The other end of an [`Inbox`]. The runtime empties it; a transport's tests may as well.
 #[derive(Debug)]
 pub struct Arrivals {
-    queue: mpsc::Receiver<(Peer, Vec<Envelope>)>,
+    queue: Arc<Queue>,
+    /// Taken from the queue, and not yet given out by [`Arrivals::next`].
+    taken: VecDeque<Arrival>,
+}
+
+/// A batch with its sender.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) sender: Peer,
+    pub(crate) batch: Vec<Envelope>,
+    /// What it occupies of the queue's bytes.
+    pub(crate) cost: u32,
+}
+
+#[derive(Debug)]
+struct Queue {
+    mailbox: Mailbox<Arrival>,
+    room: Semaphore,
+}
+
+/// Shared by all clones of an inbox; the last one ends the stream.
+#[derive(Debug)]
+struct Senders(Arc<Queue>);
+
+impl Drop for Senders {
+    fn drop(&mut self) {
+        self.0.mailbox.close();
+    }
 }
 
 impl Inbox {
     /// A letter box for this node, and its other end.
     #[must_use]
     pub fn channel(cluster: ClusterId, group: GroupId, node: NodeId) -> (Self, Arrivals) {
-        let (sender, receiver) = mpsc::channel(MAX_BATCHES);
-        (Self { cluster, group, node, queue: sender }, Arrivals { queue: receiver })
+        let queue = Arc::new(Queue { mailbox: Mailbox::new(), room: Semaphore::new(MAX_BYTES as usize) });
+        let senders = Arc::new(Senders(queue.clone()));
+        (Self { cluster, group, node, senders }, Arrivals { queue, taken: VecDeque::new() })
     }
 
     /// The cluster that is served here.
     #[must_use]
     pub fn cluster(&self) -> ClusterId {
         self.cluster
+    }
+
+    /// The group that is served here.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        self.group
     }
 
     /// The node that is served here.
@@ -52,10 +92,20 @@ impl Inbox {
     /// # Errors
     /// The whole batch is refused at the first envelope that is not for this node. Tell the sender, and log it.
     pub async fn deliver(&self, sender: &Peer, batch: Vec<Envelope>) -> Result<(), Refusal> {
+        let mut cost = 0;
         for envelope in &batch {
             self.check(envelope)?;
+            cost += envelope.message.cost();
         }
-        self.queue.send((sender.clone(), batch)).await.map_err(|_| Refusal::Stopped)
+        if batch.is_empty() {
+            return Ok(());
+        }
+        // A batch larger than the whole queue passes alone.
+        let cost = u32::try_from(cost).unwrap_or(MAX_BYTES).min(MAX_BYTES);
+        let queue = &self.senders.0;
+        queue.room.acquire_many(cost).await.map_err(|_| Refusal::Stopped)?.forget();
+        let arrival = Arrival { sender: sender.clone(), batch, cost };
+        queue.mailbox.push(arrival).map_err(|_| Refusal::Stopped)
     }
 
     fn check(&self, envelope: &Envelope) -> Result<(), Refusal> {
@@ -75,6 +125,83 @@ impl Inbox {
 impl Arrivals {
     /// The next batch, with the sender's address; none when every [`Inbox`] is gone.
     pub async fn next(&mut self) -> Option<(Peer, Vec<Envelope>)> {
-        self.queue.recv().await
+        if self.taken.is_empty() {
+            let mut arrivals = Vec::new();
+            self.queue.mailbox.take(&mut arrivals).await;
+            self.taken.extend(arrivals);
+        }
+        let arrival = self.taken.pop_front()?;
+        self.make_room(arrival.cost);
+        Some((arrival.sender, arrival.batch))
+    }
+
+    /// Takes all batches that are there; waits while there are none, and for ever when every [`Inbox`] is gone.
+    /// The caller owes a [`Arrivals::make_room`] for each.
+    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>, into: &mut Vec<Arrival>) -> Poll<()> {
+        match self.queue.mailbox.poll_take(cx, into) {
+            Poll::Ready(true) => Poll::Ready(()),
+            Poll::Ready(false) | Poll::Pending => Poll::Pending,
+        }
+    }
+
+    /// A batch was dealt with: another may come in its place.
+    pub(crate) fn make_room(&self, cost: u32) {
+        self.queue.room.add_permits(cost as usize);
+    }
+}
+
+impl Drop for Arrivals {
+    fn drop(&mut self) {
+        self.queue.room.close();
+        drop(self.queue.mailbox.close_and_drain());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::message::{Body, Message, RequestId};
+    use crate::types::Term;
+
+    const CLUSTER: ClusterId = ClusterId(7);
+
+    fn envelope(to: u64, bytes: usize) -> Envelope {
+        let body = Body::Forward { request: RequestId(1), commands: vec![Bytes::from(vec![0; bytes])] };
+        let message = Message { term: Term(1), body };
+        Envelope { cluster: CLUSTER, group: GroupId(0), from: NodeId(2), to: NodeId(to), message }
+    }
+
+    #[tokio::test]
+    async fn a_batch_for_another_node_is_refused_as_a_whole() {
+        let (inbox, mut arrivals) = Inbox::channel(CLUSTER, GroupId(0), NodeId(1));
+        let refused = inbox.deliver(&Peer::new(2, "b"), vec![envelope(1, 0), envelope(3, 0)]).await;
+        assert_eq!(refused, Err(Refusal::WrongNode { ours: NodeId(1), wanted: NodeId(3) }));
+        drop(inbox);
+        assert!(arrivals.next().await.is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_full_inbox_makes_the_sender_wait_and_goes_on_when_it_is_read() {
+        let (inbox, mut arrivals) = Inbox::channel(CLUSTER, GroupId(0), NodeId(1));
+        let sender = Peer::new(2, "b");
+        // Larger than everything: passes alone.
+        inbox.deliver(&sender, vec![envelope(1, MAX_BYTES as usize + 1)]).await.unwrap();
+        let second = inbox.deliver(&sender, vec![envelope(1, 10)]);
+        tokio::pin!(second);
+        assert!(tokio::time::timeout(Duration::from_secs(1), &mut second).await.is_err());
+        assert!(arrivals.next().await.is_some());
+        second.await.unwrap();
+        assert!(arrivals.next().await.is_some());
+    }
+
+    #[tokio::test]
+    async fn nothing_is_taken_once_the_node_has_stopped() {
+        let (inbox, arrivals) = Inbox::channel(CLUSTER, GroupId(0), NodeId(1));
+        drop(arrivals);
+        assert_eq!(inbox.deliver(&Peer::new(2, "b"), vec![envelope(1, 0)]).await, Err(Refusal::Stopped));
     }
 }

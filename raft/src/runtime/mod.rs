@@ -1,5 +1,41 @@
 //! The only place that awaits a backend.
+//!
+//! | what happens | where |
+//! |---|---|
+//! | a node comes up | `boot.rs` |
+//! | receive → step → dispatch | `driver.rs` |
+//! | a client's request is admitted | `intake.rs` |
+//! | … and waits for its answer | `pending.rs` |
+//! | a peer's message comes | `inbox.rs` |
+//! | a message leaves | `outbox.rs` |
+//! | the log is written, and read back | `log_writer.rs`, `fetcher.rs` |
+//! | committed entries reach the state machine | `applier.rs` |
 
+mod applier;
+mod boot;
+mod clock;
+mod driver;
+mod events;
+mod fetcher;
 mod inbox;
+mod intake;
+mod log_writer;
+mod mailbox;
+mod outbox;
+mod pending;
+mod random;
+mod shared;
 
+use std::any::Any;
+
+pub(crate) use boot::{Parts, start};
+pub use events::{Event, Events};
 pub use inbox::{Arrivals, Inbox};
+pub(crate) use intake::{NotAdmitted, Request};
+pub(crate) use shared::{Control, Shared};
+
+/// What a panic said.
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&'static str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("a panic without a text")
+}

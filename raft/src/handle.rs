@@ -1,0 +1,280 @@
+//! [`Raft`]: the handle to a running node, and how to start one.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::error::{Error, Fatal, InitializeError};
+use crate::metrics::Status;
+use crate::runtime::{self, Control, Events, Inbox, NotAdmitted, Parts, Request, Shared};
+use crate::traits::{LogStore, Snapshot, StateMachine, Transport};
+use crate::types::{ClusterId, Entry, GroupId, Membership, NodeId};
+
+/// A running node. Cheap to clone; it has no type parameters.
+///
+/// The node runs until [`Raft::shutdown`] is called, its last handle is dropped (an [`Inbox`] does not count), or it
+/// fails. From then on every call answers at once with the reason ([`Error::Stopped`]).
+///
+/// Every call ends: a write or read that gets no answer from the cluster is answered at its deadline. A dropped future
+/// leaves nothing behind, but does not take back a write that was sent.
+#[derive(Clone, Debug)]
+pub struct Raft {
+    shared: Arc<Shared>,
+    inbox: Inbox,
+    /// Dropped with the last handle.
+    _owner: Arc<Owner>,
+}
+
+/// Stops the node when nobody owns it any more.
+#[derive(Debug)]
+struct Owner(Arc<Shared>);
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _ = self.0.control(Control::Stop);
+    }
+}
+
+/// How fresh a read must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consistency {
+    /// Reflects every write that was answered anywhere before the read began. Costs a round trip to a quorum, shared by all
+    /// reads that wait.
+    Linearizable,
+    /// Whatever this node has applied. Costs nothing, and may be old.
+    Stale,
+}
+
+impl Raft {
+    /// Describes a node of a cluster; give it its four backends, then [`Builder::start`] it.
+    pub fn builder(id: NodeId, cluster: ClusterId) -> Builder {
+        Builder {
+            id,
+            cluster,
+            group: GroupId::default(),
+            config: Config::default(),
+            seed: None,
+            transport: (),
+            log: (),
+            snapshots: (),
+            machine: (),
+        }
+    }
+
+    /// Replicates a command and applies it; returns the state machine's answer. Works on any node: others than the leader
+    /// pass the command on, and answer from their own state machine.
+    ///
+    /// # Errors
+    /// See [`Error`]; [`Error::is_safe_to_retry`] tells whether nothing has happened.
+    pub async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
+        self.check_size(command.len() as u64)?;
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::Write { command, answer }, answered).await
+    }
+
+    /// As [`Raft::write`] for several commands that are proposed together, all or none, and applied in this order without
+    /// any other between them; returns one answer each. Their sizes together, with a fixed overhead for each but the first, must not exceed
+    /// `Config::max_command_bytes`.
+    ///
+    /// # Errors
+    /// As for [`Raft::write`]. A change of leader may cut a batch in two: where only a part of it was applied, the
+    /// answer is [`Error::OutcomeUnknown`].
+    pub async fn write_many(&self, commands: Vec<Bytes>) -> Result<Vec<Bytes>, Error> {
+        if commands.is_empty() {
+            return self.shared.fatal().map_or(Ok(Vec::new()), |fatal| Err(Error::Stopped(fatal.clone())));
+        }
+        let payload: u64 = commands.iter().map(|command| command.len() as u64).sum();
+        self.check_size(payload + Entry::OVERHEAD * (commands.len() as u64 - 1))?;
+        let (answer, answered) = oneshot::channel();
+        self.ask(Request::WriteMany { commands, answer }, answered).await
+    }
+
+    /// Returns when the local state machine is fresh enough to be read, on any node.
+    ///
+    /// # Errors
+    /// Reads may always be retried, except when the node has stopped. See [`Error`].
+    pub async fn read(&self, consistency: Consistency) -> Result<(), Error> {
+        match consistency {
+            Consistency::Linearizable => {
+                let (answer, answered) = oneshot::channel();
+                self.ask(Request::Read { answer }, answered).await
+            }
+            Consistency::Stale => self.shared.fatal().map_or(Ok(()), |fatal| Err(Error::Stopped(fatal.clone()))),
+        }
+    }
+
+    /// What this node knows of itself and its group, now.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn status(&self) -> Result<Status, Error> {
+        let (answer, answered) = oneshot::channel();
+        self.shared.control(Control::Status { answer }).map_err(Error::Stopped)?;
+        match answered.await {
+            Ok(status) => Ok(status),
+            Err(_) => Err(Error::Stopped(self.reason().await)),
+        }
+    }
+
+    /// What happens to this node from now on. A listener that lags far behind misses events, and is told so.
+    #[must_use]
+    pub fn events(&self) -> Events {
+        self.shared.listen()
+    }
+
+    /// Starts a cluster of these members, this node among them. Tell one member, or each of them the same; repeating
+    /// it does nothing. Returns when it is on this node's disk; then the members elect a leader.
+    ///
+    /// # Errors
+    /// The node has other state already, the members make no sense, or the node has stopped.
+    pub async fn initialize(&self, members: Membership) -> Result<(), InitializeError> {
+        let (answer, answered) = oneshot::channel();
+        let control = Control::Initialize { membership: members, answer };
+        self.shared.control(control).map_err(InitializeError::Stopped)?;
+        match answered.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(InitializeError::Stopped(self.reason().await)),
+        }
+    }
+
+    /// Makes this node campaign now rather than at its election timeout. It need not win, and a live leader is
+    /// not disturbed.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn campaign(&self) -> Result<(), Error> {
+        self.shared.control(Control::Campaign).map_err(Error::Stopped)
+    }
+
+    /// Stops the node: requests in progress are answered with [`Error::Stopped`]; what a backend is doing is let to its
+    /// end. Returns when all tasks have ended and the backends are released. May be called more than once, and by several
+    /// at once; returns the reason of the first stop.
+    pub async fn shutdown(&self) -> Fatal {
+        let _ = self.shared.control(Control::Stop);
+        self.shared.ended().await
+    }
+
+    /// Waits until the node has stopped, for whatever reason, and tells it.
+    pub async fn stopped(&self) -> Fatal {
+        self.shared.ended().await
+    }
+
+    /// Where a transport delivers what it receives for this node.
+    #[must_use]
+    pub fn inbox(&self) -> Inbox {
+        self.inbox.clone()
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.shared.id
+    }
+
+    fn check_size(&self, size: u64) -> Result<(), Error> {
+        let limit = self.shared.max_command_bytes;
+        if size > limit { Err(Error::TooLarge { size, limit }) } else { Ok(()) }
+    }
+
+    async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
+        match self.shared.intake.push(request) {
+            Ok(()) => {}
+            Err(NotAdmitted::Overloaded) => return Err(Error::Overloaded),
+            Err(NotAdmitted::Stopped) => return Err(Error::Stopped(self.reason().await)),
+        }
+        match answered.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Error::Stopped(self.reason().await)),
+        }
+    }
+
+    /// Why the node stops. Whoever asks has seen it drop a request: then there is a reason, or will be in a moment.
+    async fn reason(&self) -> Fatal {
+        match self.shared.fatal() {
+            Some(fatal) => fatal.clone(),
+            None => self.shared.ended().await,
+        }
+    }
+}
+
+/// A node that is not started yet. The four backends must all be given before [`Builder::start`] exists.
+#[derive(Clone, Debug)]
+#[must_use = "a node does nothing before `start`"]
+pub struct Builder<T = (), L = (), S = (), M = ()> {
+    id: NodeId,
+    cluster: ClusterId,
+    group: GroupId,
+    config: Config,
+    seed: Option<u64>,
+    transport: T,
+    log: L,
+    snapshots: S,
+    machine: M,
+}
+
+impl<T, L, S, M> Builder<T, L, S, M> {
+    /// The group within the process; 0 if not given.
+    pub fn group(self, group: GroupId) -> Self {
+        Self { group, ..self }
+    }
+
+    /// Times and limits; the defaults suit a cluster in one data centre.
+    pub fn config(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
+    /// Makes the node's random choices repeatable, for simulations: each run of each node needs a seed of its own.
+    /// Without one they differ from run to run, as they should.
+    pub fn seed(self, seed: u64) -> Self {
+        Self { seed: Some(seed), ..self }
+    }
+
+    /// Carries messages to the other nodes.
+    pub fn transport<T2: Transport>(self, transport: T2) -> Builder<T2, L, S, M> {
+        let Self { id, cluster, group, config, seed, log, snapshots, machine, .. } = self;
+        Builder { id, cluster, group, config, seed, transport, log, snapshots, machine }
+    }
+
+    /// Keeps the log. It must be this node's own, from run to run.
+    pub fn log<L2: LogStore>(self, log: L2) -> Builder<T, L2, S, M> {
+        let Self { id, cluster, group, config, seed, transport, snapshots, machine, .. } = self;
+        Builder { id, cluster, group, config, seed, transport, log, snapshots, machine }
+    }
+
+    /// Keeps images of the state machine.
+    pub fn snapshots<S2: Snapshot>(self, snapshots: S2) -> Builder<T, L, S2, M> {
+        let Self { id, cluster, group, config, seed, transport, log, machine, .. } = self;
+        Builder { id, cluster, group, config, seed, transport, log, snapshots, machine }
+    }
+
+    /// What is replicated.
+    pub fn state_machine<M2: StateMachine>(self, machine: M2) -> Builder<T, L, S, M2> {
+        let Self { id, cluster, group, config, seed, transport, log, snapshots, .. } = self;
+        Builder { id, cluster, group, config, seed, transport, log, snapshots, machine }
+    }
+}
+
+impl<T: Transport, L: LogStore, S: Snapshot, M: StateMachine> Builder<T, L, S, M> {
+    /// Reads what is durable, and starts the node's tasks on the current tokio runtime. A node without a log then waits for
+    /// [`Raft::initialize`], here or at another member.
+    ///
+    /// # Errors
+    /// The configuration makes no sense, a backend failed, or what the backends hold does not fit together.
+    pub async fn start(self) -> Result<Raft, Fatal> {
+        let parts = Parts {
+            id: self.id,
+            cluster: self.cluster,
+            group: self.group,
+            config: self.config,
+            seed: self.seed,
+            transport: Arc::new(self.transport),
+            log: Arc::new(self.log),
+            snapshots: Arc::new(self.snapshots),
+            machine: Box::new(self.machine),
+        };
+        let (shared, inbox) = runtime::start(parts).await?;
+        Ok(Raft { _owner: Arc::new(Owner(shared.clone())), shared, inbox })
+    }
+}

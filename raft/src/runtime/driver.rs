@@ -1,0 +1,263 @@
+//! The loop around the core: receive → step → dispatch.
+//!
+//! Whatever has come since the last round goes through the core together, and its effects are collected once: that is
+//! where batches come from. Nothing here waits for anything but the next thing to happen.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures_util::FutureExt;
+use tokio::task::JoinHandle;
+
+use super::applier::{Job, Outcome};
+use super::clock::Clock;
+use super::events::Event;
+use super::fetcher::{Fetched, Fetcher};
+use super::inbox::{Arrival, Arrivals};
+use super::intake::Request;
+use super::log_writer::LogWriter;
+use super::mailbox::Mailbox;
+use super::outbox::Outbox;
+use super::panic_text;
+use super::pending::Pending;
+use super::shared::{Control, Shared};
+use crate::consensus::{Consensus, Effects, Input, Note, RefusedReason, Reply, Time};
+use crate::error::{Fatal, FatalKind};
+use crate::types::Peer;
+
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) core: Consensus,
+    pub(crate) pending: Pending,
+    pub(crate) clock: Clock,
+    pub(crate) writer: LogWriter,
+    pub(crate) fetcher: Fetcher,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) outbox: Outbox,
+    pub(crate) jobs: Arc<Mailbox<Job>>,
+    pub(crate) applied: Arc<Mailbox<Outcome>>,
+}
+
+/// What came since the last round. Its buffers are reused.
+#[derive(Debug, Default)]
+struct Received {
+    stored: Option<u64>,
+    fetched: Vec<Fetched>,
+    applied: Vec<Outcome>,
+    control: Vec<Control>,
+    arrivals: Vec<Arrival>,
+    requests: Vec<Request>,
+}
+
+impl Driver {
+    /// Runs until the node stops, and then ends everything.
+    pub(crate) async fn drive(mut self, applier: JoinHandle<()>) {
+        let mut received = Received::default();
+        let stopped = AssertUnwindSafe(self.run(&mut received)).catch_unwind().await;
+        let fatal = match stopped {
+            Ok(Ok(never)) => match never {},
+            Ok(Err(fatal)) => fatal,
+            Err(panic) => Fatal::new(FatalKind::Bug(panic_text(&*panic).to_owned())),
+        };
+        self.finish(fatal, received, applier).await;
+    }
+
+    async fn run(&mut self, received: &mut Received) -> Result<Infallible, Fatal> {
+        let mut effects = Effects::default();
+        loop {
+            let now = self.receive(received).await?;
+            self.step(now, received)?;
+            self.core.effects(now, &mut effects);
+            self.dispatch(now, &mut effects);
+        }
+    }
+
+    /// Waits until something happens, then takes all that is there.
+    async fn receive(&mut self, received: &mut Received) -> Result<Time, Fatal> {
+        let wake = [self.core.next_wake(), self.pending.next_wake(), self.writer.next_wake()];
+        self.clock.wake_at(wake.into_iter().flatten().min());
+        let mut yielded = false;
+        std::future::poll_fn(|cx| {
+            match self.poll_sources(cx, received) {
+                Ok(false) => Poll::Pending,
+                Ok(true) if !yielded => {
+                    // Lets the other tasks of this thread run first: they take what was dispatched, and what they send
+                    // comes with this batch.
+                    yielded = true;
+                    cx.waker().wake_by_ref();
+                    Poll::Pending
+                }
+                Ok(true) => Poll::Ready(Ok(())),
+                Err(fatal) => Poll::Ready(Err(fatal)),
+            }
+        })
+        .await?;
+        Ok(self.clock.now())
+    }
+
+    /// Takes what is there from each source, in a fixed order. True once there was something.
+    fn poll_sources(&mut self, cx: &mut Context<'_>, received: &mut Received) -> Result<bool, Fatal> {
+        if received.stored.is_none()
+            && let Poll::Ready(stored) = self.writer.poll(cx)
+        {
+            received.stored = Some(stored?);
+        }
+        while let Poll::Ready(fetched) = self.fetcher.poll(cx) {
+            received.fetched.push(fetched);
+        }
+        let Received { stored, fetched, applied, control, arrivals, requests } = received;
+        let _ = self.applied.poll_take(cx, applied);
+        let _ = self.shared.control.poll_take(cx, control);
+        let _ = self.arrivals.poll_take(cx, arrivals);
+        let _ = self.shared.intake.poll_take(cx, &mut self.pending.answered, requests);
+        let due = self.clock.poll(cx).is_ready();
+        Ok(due
+            || stored.is_some()
+            || !fetched.is_empty()
+            || !applied.is_empty()
+            || !control.is_empty()
+            || !arrivals.is_empty()
+            || !requests.is_empty())
+    }
+
+    /// Takes everything through the core. What ended comes before what begins.
+    fn step(&mut self, now: Time, received: &mut Received) -> Result<(), Fatal> {
+        if let Some(seq) = received.stored.take() {
+            self.core.step(now, Input::Stored { seq });
+        }
+        for (purpose, entries) in received.fetched.drain(..) {
+            self.core.step(now, Input::Fetched { purpose, entries: entries? });
+        }
+        for results in received.applied.drain(..) {
+            let results = results?;
+            self.core.step(now, Input::Applied { index: results.upto() });
+            self.pending.on_applied(results);
+        }
+        for Arrival { sender, batch, cost } in received.arrivals.drain(..) {
+            self.outbox.learn(&sender);
+            for envelope in batch {
+                self.core.step(now, Input::Receive { from: envelope.from, message: envelope.message });
+            }
+            self.arrivals.make_room(cost);
+        }
+        if self.core.next_wake().is_some_and(|wake| wake <= now) {
+            self.core.step(now, Input::Tick);
+        }
+        self.writer.check(now);
+        let leader = self.core.leader();
+        let leads = leader == Some(self.shared.id);
+        self.pending.check(now, leader.is_some(), leads, |input| self.core.step(now, input));
+        self.pending.submit(now, leads, &mut received.requests, |input| self.core.step(now, input));
+        for control in received.control.drain(..) {
+            self.control(now, control)?;
+        }
+        Ok(())
+    }
+
+    fn control(&mut self, now: Time, control: Control) -> Result<(), Fatal> {
+        match control {
+            Control::Initialize { membership, answer } => {
+                let input = self.pending.initialize(membership, answer);
+                self.core.step(now, input);
+            }
+            Control::Campaign => self.core.step(now, Input::Campaign),
+            Control::Status { answer } => drop(answer.send(self.core.status(now))),
+            Control::Stop => return Err(Fatal::shutdown()),
+        }
+        Ok(())
+    }
+
+    /// Passes on what is to be done.
+    fn dispatch(&mut self, now: Time, effects: &mut Effects) {
+        for note in effects.notes.drain(..) {
+            self.note(now, note);
+        }
+        for reply in effects.replies.drain(..) {
+            let leader = self.named_leader(&reply);
+            self.pending.on_reply(now, reply, leader);
+        }
+        for (to, message) in effects.send.drain(..) {
+            self.outbox.send(to, message);
+        }
+        if let Some(write) = effects.write.take() {
+            self.writer.start(now, write);
+        }
+        for fetch in effects.fetch.drain(..) {
+            self.fetcher.start(fetch);
+        }
+        if !effects.apply.is_empty() {
+            let entries = std::mem::take(&mut effects.apply);
+            // The applier ends before the driver only with an outcome that stops the driver as well.
+            let _ = self.jobs.push(Job { entries, wants_results: self.pending.wants_results() });
+        }
+    }
+
+    /// The leader that a refusal names, with its address.
+    fn named_leader(&self, reply: &Reply) -> Option<Peer> {
+        match reply {
+            Reply::Refused { reason: RefusedReason::NotLeader { leader: Some(leader) }, .. } => {
+                self.core.membership()?.get(*leader).cloned()
+            }
+            Reply::Refused {
+                reason: RefusedReason::NotLeader { leader: None } | RefusedReason::Overloaded, ..
+            }
+            | Reply::Appended { .. }
+            | Reply::Unknown { .. }
+            | Reply::Readable { .. }
+            | Reply::Initialized { .. } => None,
+        }
+    }
+
+    /// Logs what an operator would like to know, and announces what the node's owner would.
+    fn note(&mut self, now: Time, note: Note) {
+        match note {
+            Note::Role { role, term, why } => {
+                tracing::info!(%role, term = term.0, why, "role");
+                self.shared.announcer.announce(Event::Role { role, term });
+            }
+            Note::Leader { leader, term } => {
+                tracing::info!(leader = leader.map(|id| id.0), term = term.0, "leader");
+                if leader.is_some() {
+                    self.pending.on_leader(now);
+                }
+                self.shared.announcer.announce(Event::Leader { leader, term });
+            }
+            Note::Truncated { from, upto } => {
+                tracing::warn!(from = from.0, upto = upto.0, "uncommitted entries of a former leader are replaced");
+                self.shared.announcer.announce(Event::Truncated { from, upto });
+            }
+            Note::Membership { index, membership } => {
+                tracing::info!(index = index.0, %membership, "configuration");
+                self.outbox.set_members(&membership);
+                self.shared.announcer.announce(Event::Membership { index, membership });
+            }
+            Note::Ignored { from, message, why } => tracing::debug!(from = from.0, message, why, "ignored"),
+            Note::Violation { from, message, why } => {
+                tracing::warn!(from = from.0, message, why, "a peer said what no correct node says");
+            }
+        }
+    }
+
+    /// Tells everyone who waits, then lets go of everything, without breaking off what a backend is doing.
+    async fn finish(mut self, fatal: Fatal, received: Received, applier: JoinHandle<()>) {
+        if fatal.is_shutdown() {
+            tracing::info!("stopping");
+        } else {
+            tracing::error!(reason = %fatal, "the node stops");
+        }
+        self.shared.close(fatal.clone());
+        self.pending.stop(&fatal);
+        // Clients whose requests are dropped unanswered learn the reason from their handle.
+        drop(received);
+        drop(self.arrivals);
+        self.jobs.close_and_drain();
+        self.outbox.finish().await;
+        self.writer.finish().await;
+        self.fetcher.finish().await;
+        let _ = applier.await;
+        tracing::info!("stopped");
+    }
+}

@@ -1,0 +1,87 @@
+//! The one write of the log that may be under way.
+//!
+//! Its future is polled by the driver itself, which spares a task's wake-up, and is always polled to its end.
+
+use std::fmt;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::consensus::{Time, Write};
+use crate::error::StorageError;
+use crate::traits::LogStore;
+
+pub(crate) struct LogWriter {
+    log: Arc<dyn LogStore>,
+    /// How long a write may take before the log warns of it.
+    slow: Duration,
+    current: Option<Current>,
+}
+
+struct Current {
+    seq: u64,
+    started: Time,
+    /// Whether the log was warned of it.
+    warned: bool,
+    future: BoxFuture<'static, Result<(), StorageError>>,
+}
+
+impl LogWriter {
+    pub(crate) fn new(log: Arc<dyn LogStore>, slow: Duration) -> Self {
+        Self { log, slow, current: None }
+    }
+
+    /// Begins a write. The one before is done: the core gives out no second one.
+    pub(crate) fn start(&mut self, now: Time, Write { seq, write }: Write) {
+        debug_assert!(self.current.is_none(), "one write at a time");
+        let log = self.log.clone();
+        let future = async move { log.write(write).await }.boxed();
+        self.current = Some(Current { seq, started: now, warned: false, future });
+    }
+
+    /// The number of the write that has become durable; waits while there is none.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<u64, StorageError>> {
+        let Some(current) = &mut self.current else { return Poll::Pending };
+        let outcome = ready!(current.future.poll_unpin(cx));
+        let seq = current.seq;
+        let warned = current.warned;
+        self.current = None;
+        if warned && outcome.is_ok() {
+            tracing::info!("the slow write of the log is done");
+        }
+        Poll::Ready(outcome.map(|()| seq))
+    }
+
+    /// When [`LogWriter::check`] has something to say, if the write lasts until then.
+    pub(crate) fn next_wake(&self) -> Option<Time> {
+        self.current.as_ref().filter(|current| !current.warned).map(|current| current.started.plus(self.slow))
+    }
+
+    /// Warns of a slow disk, once a write.
+    pub(crate) fn check(&mut self, now: Time) {
+        let Some(current) = &mut self.current else { return };
+        let taken = now.since(current.started);
+        if !current.warned && taken >= self.slow {
+            current.warned = true;
+            tracing::warn!(?taken, limit = ?self.slow, "slow disk: a write of the log is not done yet");
+        }
+    }
+
+    /// Waits for the write under way, if there is one: a write is never broken off.
+    pub(crate) async fn finish(mut self) {
+        if let Some(current) = self.current.take()
+            && let Err(error) = current.future.await
+        {
+            tracing::warn!(%error, "the last write of the log failed");
+        }
+    }
+}
+
+impl fmt::Debug for LogWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogWriter").field("writing", &self.current.as_ref().map(|c| c.seq)).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,229 @@
+//! Messages on their way out: for each peer and lane a bounded queue, and a task that hands what is queued to the
+//! transport in one batch.
+//!
+//! The driver never waits here: where a queue is full, the newest message is dropped and counted, and Raft repeats what
+//! matters. A slow or dead peer so costs the others nothing.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use futures_util::FutureExt;
+use tokio::task::JoinHandle;
+use tracing::Instrument;
+
+use super::mailbox::Mailbox;
+use super::panic_text;
+use crate::config::Config;
+use crate::message::{Envelope, Lane, Message};
+use crate::traits::Transport;
+use crate::types::{ClusterId, GroupId, Membership, NodeId, Peer};
+
+/// How many messages wait for one peer in one lane at most.
+const MAX_QUEUED: u64 = 4096;
+/// How many bytes of control messages.
+const MAX_CONTROL_BYTES: u64 = 4 << 20;
+/// How many peers that are in no configuration known here may be answered.
+const MAX_STRANGERS: usize = 16;
+
+/// Who sends: the fixed part of each envelope.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pub(crate) cluster: ClusterId,
+    pub(crate) group: GroupId,
+    pub(crate) node: NodeId,
+}
+
+pub(crate) struct Outbox {
+    sender: Sender,
+    transport: Arc<dyn Transport>,
+    max_bulk_bytes: u64,
+    ways: BTreeMap<NodeId, Way>,
+}
+
+/// The way to one peer.
+#[derive(Debug)]
+struct Way {
+    peer: Peer,
+    /// Whether the peer is in the configuration, and its address therefore certain.
+    member: bool,
+    control: Queue,
+    bulk: Queue,
+}
+
+#[derive(Debug)]
+struct Queue {
+    shared: Arc<Shared>,
+    max_bytes: u64,
+    task: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    mailbox: Mailbox<Envelope>,
+    /// What is queued or being sent. The driver adds, the task subtracts.
+    messages: AtomicU64,
+    bytes: AtomicU64,
+    /// Messages dropped since the queue was last empty.
+    dropped: AtomicU64,
+    overflowing: AtomicBool,
+}
+
+impl Outbox {
+    pub(crate) fn new(sender: Sender, transport: Arc<dyn Transport>, config: &Config) -> Self {
+        // What the core may have on its way to a follower, and as much again for what is forwarded.
+        let max_bulk_bytes = config.max_inflight_bytes * 2;
+        Self { sender, transport, max_bulk_bytes, ways: BTreeMap::new() }
+    }
+
+    /// A configuration came into force: its members are reached where it says, and others no more.
+    pub(crate) fn set_members(&mut self, membership: &Membership) {
+        let me = self.sender.node;
+        self.ways.retain(|_, way| {
+            let keep = membership.get(way.peer.id) == Some(&way.peer);
+            if !keep {
+                way.stop();
+            }
+            keep
+        });
+        for peer in membership.members().filter(|peer| peer.id != me) {
+            match self.ways.get_mut(&peer.id) {
+                Some(way) => way.member = true,
+                None => self.open(peer.clone(), true),
+            }
+        }
+    }
+
+    /// A batch came from this peer: remembers where to answer, unless the configuration says so.
+    pub(crate) fn learn(&mut self, peer: &Peer) {
+        match self.ways.get(&peer.id) {
+            Some(way) if way.member || way.peer == *peer => return,
+            Some(way) => {
+                way.stop();
+                self.ways.remove(&peer.id);
+            }
+            None if peer.id == self.sender.node => return,
+            None => {}
+        }
+        if self.ways.values().filter(|way| !way.member).count() < MAX_STRANGERS {
+            self.open(peer.clone(), false);
+        }
+    }
+
+    fn open(&mut self, peer: Peer, member: bool) {
+        let queue = |lane, max_bytes| Queue::open(&peer, lane, max_bytes, self.transport.clone());
+        let control = queue(Lane::Control, MAX_CONTROL_BYTES);
+        let bulk = queue(Lane::Bulk, self.max_bulk_bytes);
+        self.ways.insert(peer.id, Way { peer, member, control, bulk });
+    }
+
+    /// Queues a message, or drops it.
+    pub(crate) fn send(&self, to: NodeId, message: Message) {
+        let Some(way) = self.ways.get(&to) else {
+            tracing::debug!(%to, message = message.name(), "dropped a message to a node without a known address");
+            return;
+        };
+        let queue = match message.lane() {
+            Lane::Control => &way.control,
+            Lane::Bulk => &way.bulk,
+        };
+        let Sender { cluster, group, node } = self.sender;
+        queue.push(&way.peer, Envelope { cluster, group, from: node, to, message });
+    }
+
+    /// Breaks off what is being sent (a transport may lose messages anyway, and an unreachable peer must not hold up the end),
+    /// and waits until the tasks have let go of the transport.
+    pub(crate) async fn finish(self) {
+        for way in self.ways.values() {
+            way.stop();
+        }
+        for (_, way) in self.ways {
+            let _ = way.control.task.await;
+            let _ = way.bulk.task.await;
+        }
+    }
+}
+
+impl std::fmt::Debug for Outbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Outbox").field("ways", &self.ways).finish_non_exhaustive()
+    }
+}
+
+impl Way {
+    /// Ends the tasks.
+    fn stop(&self) {
+        self.control.task.abort();
+        self.bulk.task.abort();
+    }
+}
+
+impl Queue {
+    fn open(peer: &Peer, lane: Lane, max_bytes: u64, transport: Arc<dyn Transport>) -> Self {
+        let shared = Arc::new(Shared {
+            mailbox: Mailbox::new(),
+            messages: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+            dropped: AtomicU64::new(0),
+            overflowing: AtomicBool::new(false),
+        });
+        let span = tracing::info_span!("way", %peer, ?lane);
+        let task = tokio::spawn(carry(shared.clone(), peer.clone(), transport).instrument(span));
+        Self { shared, max_bytes, task }
+    }
+
+    fn push(&self, peer: &Peer, envelope: Envelope) {
+        let shared = &self.shared;
+        let cost = envelope.message.cost();
+        let messages = shared.messages.load(Ordering::Relaxed);
+        // A message larger than the limit passes alone.
+        let full = messages > 0 && shared.bytes.load(Ordering::Relaxed) + cost > self.max_bytes;
+        if full || messages >= MAX_QUEUED {
+            shared.dropped.fetch_add(1, Ordering::Relaxed);
+            if !shared.overflowing.swap(true, Ordering::Relaxed) {
+                tracing::warn!(%peer, messages, "the queue for a peer is full: it is slow or away; dropping messages");
+            }
+            return;
+        }
+        shared.messages.fetch_add(1, Ordering::Relaxed);
+        shared.bytes.fetch_add(cost, Ordering::Relaxed);
+        let _ = shared.mailbox.push(envelope);
+    }
+}
+
+/// Hands batch after batch to the transport. Logs when the peer is lost and when it is back, not each failure between.
+async fn carry(queue: Arc<Shared>, peer: Peer, transport: Arc<dyn Transport>) {
+    let mut failures: u64 = 0;
+    loop {
+        let mut batch = Vec::new();
+        if !queue.mailbox.take(&mut batch).await {
+            return;
+        }
+        let (messages, bytes) = (batch.len() as u64, batch.iter().map(|envelope| envelope.message.cost()).sum());
+        let sent = AssertUnwindSafe(async { transport.send(&peer, batch).await }).catch_unwind().await;
+        let outcome = match sent {
+            Ok(outcome) => outcome.map_err(|error| error.to_string()),
+            Err(panic) => Err(format!("the transport panicked: {}", panic_text(&*panic))),
+        };
+        match outcome {
+            Ok(()) if failures == 0 => {}
+            Ok(()) => {
+                tracing::info!(failures, "messages are taken for the peer again");
+                failures = 0;
+            }
+            Err(error) => {
+                if failures == 0 {
+                    tracing::warn!(error, "messages to the peer are dropped");
+                }
+                failures += 1;
+            }
+        }
+        let left = queue.messages.fetch_sub(messages, Ordering::Relaxed) - messages;
+        queue.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        if left == 0 && queue.overflowing.swap(false, Ordering::Relaxed) {
+            let dropped = queue.dropped.swap(0, Ordering::Relaxed);
+            tracing::info!(dropped, "the queue for the peer is empty again");
+        }
+    }
+}

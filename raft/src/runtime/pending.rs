@@ -1,0 +1,222 @@
+//! Clients' requests from their admission to their answer. Every one of them gets exactly one.
+//!
+//! | a request waits for | where | at its deadline |
+//! |---|---|---|
+//! | a leader | parked | `Unavailable` (or `NotLeader`): it was not proposed |
+//! | the core's answer to its proposal | `writes.submitted` | `OutcomeUnknown` |
+//! | the entry at its index to be applied | `writes.appended` | `OutcomeUnknown` |
+//! | a confirmed read index | `reads.asked` | `Unavailable` |
+//! | that index to be applied | `reads.confirmed` | `Unavailable` |
+
+mod reads;
+mod results;
+mod writes;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use self::reads::Reads;
+#[cfg(test)]
+pub(crate) use self::results::Fate;
+pub(crate) use self::results::Results;
+use self::writes::Writes;
+use super::intake::{Load, Request};
+use crate::config::Config;
+use crate::consensus::{InitializeRefused, Input, RefusedReason, Reply, Time};
+use crate::error::{Error, Fatal, InitializeError};
+use crate::message::RequestId;
+use crate::types::{Entry, Index, Membership, Peer};
+
+pub(crate) type InitializeAnswer = oneshot::Sender<Result<(), InitializeError>>;
+
+#[derive(Debug)]
+pub(crate) struct Pending {
+    config: Config,
+    writes: Writes,
+    reads: Reads,
+    initializing: VecDeque<(RequestId, InitializeAnswer)>,
+    next_request: u64,
+    /// Answered since the intake was last told.
+    pub(crate) answered: Load,
+    /// When to look for requests past their deadline; never later than the first deadline.
+    check_at: Option<Time>,
+}
+
+impl Pending {
+    /// `first_request` must differ from run to run of the node; see [`RequestId`]. `applied` is where the state machine stands.
+    pub(crate) fn new(config: &Config, first_request: u64, applied: Index) -> Self {
+        Self {
+            config: config.clone(),
+            writes: Writes::new(config.max_applying_bytes, applied),
+            reads: Reads::new(applied),
+            initializing: VecDeque::new(),
+            // Half of the range is left to count up.
+            next_request: first_request >> 1,
+            answered: Load::default(),
+            check_at: None,
+        }
+    }
+
+    fn request(&mut self) -> RequestId {
+        self.next_request += 1;
+        RequestId(self.next_request)
+    }
+
+    /// Turns clients' requests into few inputs: reads that came together share one, and so do writes, up to the size of
+    /// a message. `leads` tells whether this node leads: then the core needs no second chance at the commands.
+    pub(crate) fn submit(&mut self, now: Time, leads: bool, requests: &mut Vec<Request>, mut input: impl FnMut(Input)) {
+        let mut group = writes::Group::new(now.plus(self.config.write_timeout), requests.len());
+        let mut readers = Vec::new();
+        for request in requests.drain(..) {
+            let cost = request.cost();
+            if group.cost > 0 && group.cost + cost > self.config.max_append_bytes {
+                let full = std::mem::replace(&mut group, writes::Group::new(now.plus(self.config.write_timeout), 16));
+                self.propose(full, leads, &mut input);
+            }
+            match request {
+                Request::Write { command, answer } => group.add_one(command, answer, cost),
+                Request::WriteMany { commands, answer } => group.add_many(commands, answer, cost),
+                Request::Read { answer } => readers.push(answer),
+            }
+        }
+        if group.cost > 0 {
+            self.propose(group, leads, &mut input);
+        }
+        if !readers.is_empty() {
+            let deadline = now.plus(self.config.read_timeout);
+            self.ask(reads::Group { deadline, readers }, &mut input);
+        }
+    }
+
+    fn propose(&mut self, group: writes::Group, leads: bool, input: &mut impl FnMut(Input)) {
+        self.look_at(group.deadline);
+        let request = self.request();
+        let commands = self.writes.submit(request, group, leads);
+        input(Input::Propose { request, commands });
+    }
+
+    fn ask(&mut self, group: reads::Group, input: &mut impl FnMut(Input)) {
+        self.look_at(group.deadline);
+        let request = self.request();
+        self.reads.submit(request, group);
+        input(Input::Read { request });
+    }
+
+    pub(crate) fn initialize(&mut self, membership: Membership, answer: InitializeAnswer) -> Input {
+        let request = self.request();
+        self.initializing.push_back((request, answer));
+        Input::Initialize { request, membership }
+    }
+
+    /// Takes in an answer of the core. `leader` is the one named by a refusal, with its address.
+    pub(crate) fn on_reply(&mut self, now: Time, reply: Reply, leader: Option<Peer>) {
+        match reply {
+            Reply::Appended { request, first } => self.writes.on_appended(request, first, &mut self.answered),
+            Reply::Refused { request, reason } => match reason {
+                RefusedReason::Overloaded => {
+                    self.writes.fail(request, &Error::Overloaded, &mut self.answered);
+                    self.reads.fail(request, &Error::Overloaded, &mut self.answered);
+                }
+                RefusedReason::NotLeader { .. } => {
+                    self.look_at(now.plus(self.config.heartbeat_interval));
+                    self.writes.park(request, leader.as_ref(), &mut self.answered);
+                    self.reads.park(request, leader.as_ref());
+                }
+            },
+            Reply::Unknown { request } => self.writes.fail(request, &Error::OutcomeUnknown, &mut self.answered),
+            Reply::Readable { request, index } => self.reads.on_readable(request, index, &mut self.answered),
+            Reply::Initialized { request, outcome } => self.on_initialized(request, outcome),
+        }
+    }
+
+    fn on_initialized(&mut self, request: RequestId, outcome: Result<(), InitializeRefused>) {
+        let Some(at) = self.initializing.iter().position(|(id, _)| *id == request) else { return };
+        let Some((_, answer)) = self.initializing.remove(at) else { return };
+        let outcome = outcome.map_err(|refused| match refused {
+            InitializeRefused::NotEmpty { existing } => InitializeError::NotEmpty { existing },
+            InitializeRefused::Invalid { reason } => InitializeError::Invalid(reason),
+        });
+        let _ = answer.send(outcome);
+    }
+
+    /// Whether the results of the batch that is about to be applied may be asked for.
+    pub(crate) fn wants_results(&self) -> bool {
+        self.writes.wants_results()
+    }
+
+    /// The state machine has applied a batch.
+    pub(crate) fn on_applied(&mut self, results: Results) {
+        let upto = results.upto();
+        self.writes.on_applied(results, &mut self.answered);
+        self.reads.on_applied(upto, &mut self.answered);
+    }
+
+    /// A leader is known: parked requests get another chance at once.
+    pub(crate) fn on_leader(&mut self, now: Time) {
+        if self.writes.has_parked() || self.reads.has_parked() {
+            self.look_at(now);
+        }
+    }
+
+    fn resubmit(&mut self, leads: bool, mut input: impl FnMut(Input)) {
+        for group in self.writes.take_parked() {
+            self.propose(group, leads, &mut input);
+        }
+        for group in self.reads.take_parked() {
+            self.ask(group, &mut input);
+        }
+    }
+
+    fn look_at(&mut self, time: Time) {
+        self.check_at = Some(self.check_at.map_or(time, |at| at.min(time)));
+    }
+
+    /// When [`Pending::check`] has something to do at the latest.
+    pub(crate) fn next_wake(&self) -> Option<Time> {
+        self.check_at
+    }
+
+    /// Answers what is past its deadline, and proposes again what waited for a leader, if one is known.
+    pub(crate) fn check(&mut self, now: Time, leader_known: bool, leads: bool, input: impl FnMut(Input)) {
+        if self.check_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.check_at = None;
+        self.writes.expire(now, &mut self.answered);
+        self.reads.expire(now, &mut self.answered);
+        if leader_known {
+            self.resubmit(leads, input);
+        }
+        let parked = self.writes.has_parked() || self.reads.has_parked();
+        let retry = parked.then(|| now.plus(self.config.heartbeat_interval));
+        let next = [retry, self.writes.first_deadline(), self.reads.first_deadline()];
+        self.check_at = next.into_iter().chain([self.check_at]).flatten().min();
+    }
+
+    /// The node stops: everyone is told why.
+    pub(crate) fn stop(&mut self, fatal: &Fatal) {
+        let error = Error::Stopped(fatal.clone());
+        self.writes.fail_all(&error, &mut self.answered);
+        self.reads.fail_all(&error, &mut self.answered);
+        for (_, answer) in self.initializing.drain(..) {
+            let _ = answer.send(Err(InitializeError::Stopped(fatal.clone())));
+        }
+    }
+}
+
+/// What a result counts against the limit on results that are kept.
+fn cost_of(result: &Bytes) -> u64 {
+    Entry::OVERHEAD + result.len() as u64
+}
+
+/// Takes out what matches, in order.
+fn take_if<T>(queue: &mut VecDeque<T>, matches: impl Fn(&T) -> bool) -> Vec<T> {
+    if !queue.iter().any(&matches) {
+        return Vec::new();
+    }
+    let (taken, kept): (Vec<T>, Vec<T>) = queue.drain(..).partition(matches);
+    queue.extend(kept);
+    taken
+}

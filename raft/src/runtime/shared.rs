@@ -1,0 +1,115 @@
+//! What the handles and the driver share.
+
+use std::sync::OnceLock;
+
+use tokio::sync::{Semaphore, oneshot};
+
+use super::events::{Announcer, Event, Events};
+use super::intake::{Intake, Request};
+use super::mailbox::{Closed, Mailbox};
+use super::pending::InitializeAnswer;
+use crate::config::Config;
+use crate::error::{Error, Fatal, FatalKind, InitializeError};
+use crate::metrics::Status;
+use crate::types::{Membership, NodeId};
+
+/// Requests of the node's owner. Few, and never turned away for overload.
+#[derive(Debug)]
+pub(crate) enum Control {
+    Initialize { membership: Membership, answer: InitializeAnswer },
+    Campaign,
+    Status { answer: oneshot::Sender<Status> },
+    Stop,
+}
+
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) id: NodeId,
+    pub(crate) max_command_bytes: u64,
+    pub(crate) intake: Intake,
+    pub(crate) control: Mailbox<Control>,
+    pub(crate) announcer: Announcer,
+    /// Set once, when the node begins to stop.
+    fatal: OnceLock<Fatal>,
+    /// Closed when everything has ended: a gate that nobody enters before.
+    ended: Semaphore,
+}
+
+impl Shared {
+    pub(crate) fn new(id: NodeId, config: &Config) -> Self {
+        Self {
+            id,
+            max_command_bytes: config.max_command_bytes,
+            intake: Intake::new(config),
+            control: Mailbox::new(),
+            announcer: Announcer::new(),
+            fatal: OnceLock::new(),
+            ended: Semaphore::new(0),
+        }
+    }
+
+    /// Why the node stops or has stopped, if it does.
+    pub(crate) fn fatal(&self) -> Option<&Fatal> {
+        self.fatal.get()
+    }
+
+    /// Why a request was dropped without an answer. There is always a reason by then.
+    pub(crate) fn why(&self) -> Fatal {
+        let bug = || Fatal::new(FatalKind::Bug("a request was dropped without an answer".into()));
+        self.fatal().cloned().unwrap_or_else(bug)
+    }
+
+    /// The node begins to stop: nothing is taken in any more, and what was not taken yet is answered.
+    pub(crate) fn close(&self, fatal: Fatal) {
+        let fatal = self.fatal.get_or_init(|| fatal).clone();
+        for request in self.intake.close_and_drain() {
+            let error = Error::Stopped(fatal.clone());
+            match request {
+                Request::Write { answer, .. } => drop(answer.send(Err(error))),
+                Request::WriteMany { answer, .. } => drop(answer.send(Err(error))),
+                Request::Read { answer } => drop(answer.send(Err(error))),
+            }
+        }
+        for control in self.control.close_and_drain() {
+            match control {
+                Control::Initialize { answer, .. } => {
+                    let _ = answer.send(Err(InitializeError::Stopped(fatal.clone())));
+                }
+                Control::Campaign | Control::Status { .. } | Control::Stop => {}
+            }
+        }
+    }
+
+    pub(crate) fn control(&self, control: Control) -> Result<(), Fatal> {
+        self.control.push(control).map_err(|Closed(_)| self.why())
+    }
+
+    /// Everything has ended. The gate closes first, so that no listener misses the last event.
+    pub(crate) fn end(&self) {
+        self.ended.close();
+        self.announcer.announce(Event::Stopped(self.why()));
+    }
+
+    pub(crate) fn listen(&self) -> Events {
+        let events = self.announcer.listen();
+        if self.ended.is_closed() { Events::stopped(self.why()) } else { events }
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&self) -> Fatal {
+        // The gate has no places: this returns when it is closed.
+        let _ = self.ended.acquire().await;
+        self.why()
+    }
+}
+
+/// Ends the node in all cases, also when the runtime that runs it is dropped.
+#[derive(Debug)]
+pub(crate) struct EndGuard(pub(crate) std::sync::Arc<Shared>);
+
+impl Drop for EndGuard {
+    fn drop(&mut self) {
+        self.0.close(Fatal::shutdown());
+        self.0.end();
+    }
+}

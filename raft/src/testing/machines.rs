@@ -1,0 +1,144 @@
+//! Small state machines.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+
+use super::lock;
+use crate::error::Fatal;
+use crate::traits::{Chunks, StateMachine};
+use crate::types::LogId;
+
+/// Collects an image.
+async fn collect(mut image: Box<dyn Chunks>) -> Result<Bytes, Fatal> {
+    let mut bytes = BytesMut::new();
+    while let Some(chunk) = image.next().await? {
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes.freeze())
+}
+
+fn image(bytes: impl Into<Bytes>) -> Box<dyn Chunks> {
+    Box::new(vec![bytes.into()].into_iter())
+}
+
+/// Keeps nothing, and answers every command with itself: what remains is the framework alone.
+#[derive(Clone, Debug, Default)]
+pub struct Echo;
+
+#[async_trait]
+impl StateMachine for Echo {
+    async fn apply(&mut self, _at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        Ok(command)
+    }
+
+    async fn apply_batch(&mut self, batch: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
+        Ok(batch.into_iter().map(|(_, command)| command).collect())
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        Ok(image(Bytes::new()))
+    }
+
+    async fn restore(&mut self, _image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        Ok(())
+    }
+}
+
+/// A sum. A command is a number in decimal digits; the answer is the new sum in decimal digits. Clones share the sum: keep one to
+/// read it.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// The sum of what was applied here.
+    #[must_use]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn parse(text: &[u8]) -> Option<u64> {
+        std::str::from_utf8(text).ok()?.parse().ok()
+    }
+}
+
+#[async_trait]
+impl StateMachine for Counter {
+    async fn apply(&mut self, _at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        let Some(number) = Self::parse(&command) else { return Ok(Bytes::from_static(b"not a number")) };
+        let sum = self.value().wrapping_add(number);
+        self.0.store(sum, Ordering::Release);
+        Ok(sum.to_string().into())
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        Ok(image(self.value().to_string()))
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        let bytes = collect(image).await?;
+        let sum = Self::parse(&bytes).ok_or_else(|| Fatal::state_machine("the image holds no number"))?;
+        self.0.store(sum, Ordering::Release);
+        Ok(())
+    }
+}
+
+/// Remembers every command with its id, and answers with the command. Clones share the memory: keep one to look at it.
+#[derive(Clone, Debug, Default)]
+pub struct Recorder(Arc<Mutex<Vec<(LogId, Bytes)>>>);
+
+impl Recorder {
+    /// What was applied here, in order.
+    #[must_use]
+    pub fn commands(&self) -> Vec<(LogId, Bytes)> {
+        lock(&self.0).clone()
+    }
+}
+
+#[async_trait]
+impl StateMachine for Recorder {
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        lock(&self.0).push((at, command.clone()));
+        Ok(command)
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        let mut bytes = BytesMut::new();
+        for (id, command) in lock(&self.0).iter() {
+            for number in [id.term.0, id.index.0, command.len() as u64] {
+                bytes.extend_from_slice(&number.to_be_bytes());
+            }
+            bytes.extend_from_slice(command);
+        }
+        Ok(image(bytes))
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        let mut bytes = collect(image).await?;
+        let mut commands = Vec::new();
+        let short = || Fatal::state_machine("the image of a recorder is cut short");
+        while !bytes.is_empty() {
+            let mut number = || {
+                let eight = bytes.split_to_checked(8).and_then(|eight| eight[..].try_into().ok());
+                eight.map(u64::from_be_bytes).ok_or_else(short)
+            };
+            let (term, index, len) = (number()?, number()?, number()?);
+            let len = usize::try_from(len).map_err(|_| short())?;
+            commands.push((LogId::new(term, index), bytes.split_to_checked(len).ok_or_else(short)?));
+        }
+        *lock(&self.0) = commands;
+        Ok(())
+    }
+}
+
+trait Split {
+    fn split_to_checked(&mut self, at: usize) -> Option<Bytes>;
+}
+
+impl Split for Bytes {
+    fn split_to_checked(&mut self, at: usize) -> Option<Bytes> {
+        (at <= self.len()).then(|| self.split_to(at))
+    }
+}

@@ -1,0 +1,24 @@
+//! For tests and experiments (feature `testing`): backends in memory with hooks for faults, state machines, and whole
+//! clusters in one process.
+//!
+//! Nothing here looks at a clock but tokio's or at a random number without a seed: under a paused clock on one thread,
+//! the same test runs the same way each time.
+
+mod cluster;
+mod machines;
+mod memory_log;
+mod memory_network;
+mod memory_snapshots;
+
+pub use cluster::{Cluster, ClusterBuilder};
+pub use machines::{Counter, Echo, Recorder};
+pub use memory_log::{Crash, MemLog};
+pub use memory_network::{Link, MemNetwork, MemTransport};
+pub use memory_snapshots::MemSnapshots;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A test that panicked holding a lock must not hide behind the next one's panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
