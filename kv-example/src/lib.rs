@@ -1,5 +1,10 @@
 //! A replicated key-value server that speaks the etcd v3 API.
 
 pub mod api;
+mod bench;
+pub mod cli;
+pub mod client;
+pub mod config;
 pub mod machine;
 pub mod store;
+pub mod telemetry;

@@ -1,0 +1,349 @@
+//! The clients and their threads.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use indicatif::{ProgressBar, ProgressStyle};
+use prost::Message;
+use tokio::task::LocalSet;
+
+use super::pacer::Schedule;
+use super::requests::{FRAME_HEAD, Random, Template, frame, value};
+use super::stats::Stats;
+use super::wire::{CallError, Connection, Route, call};
+use super::{BenchArgs, Rate, Workload};
+use crate::api::etcdserverpb::{StatusRequest, StatusResponse};
+use crate::config::HostPort;
+
+const PUT: &str = "/etcdserverpb.KV/Put";
+const RANGE: &str = "/etcdserverpb.KV/Range";
+const STATUS: &str = "/etcdserverpb.Maintenance/Status";
+
+/// After an error a client waits this long, so that it does not spin.
+const PAUSE: Duration = Duration::from_millis(20);
+/// How many clients write the keys before they are read.
+const FILLERS: u64 = 64;
+
+/// Everything a thread needs to know.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    connections: Vec<HostPort>,
+    clients: usize,
+    threads: usize,
+    read_share: f64,
+    rate: Rate,
+    warmup: Duration,
+    duration: Duration,
+    timeout: Duration,
+    keys: u64,
+    value_size: usize,
+    put: Template,
+    get: Template,
+    seed: u64,
+}
+
+impl Plan {
+    pub(super) fn new(args: &BenchArgs, connections: Vec<HostPort>) -> Self {
+        let value_size = args.value_size as usize;
+        Self {
+            connections,
+            clients: args.clients as usize,
+            threads: args.threads as usize,
+            read_share: match args.workload {
+                Workload::Put => 0.0,
+                Workload::Get => 1.0,
+                Workload::Mixed => args.read_ratio,
+            },
+            rate: args.rate,
+            warmup: args.warmup,
+            duration: args.duration,
+            timeout: args.timeout,
+            keys: args.keys,
+            value_size,
+            put: Template::put(&args.prefix, args.keys, value(value_size, args.seed)),
+            get: Template::get(&args.prefix, args.keys, args.serializable),
+            seed: args.seed,
+        }
+    }
+}
+
+/// One client: a place in a connection, its own requests, its own luck.
+struct Client {
+    connection: Rc<Connection>,
+    sender: Option<(u64, h2::client::SendRequest<Bytes>)>,
+    put_route: Route,
+    get_route: Route,
+    put: Template,
+    get: Template,
+    /// The least that a found key's answer has.
+    answer_size: usize,
+    timeout: Duration,
+    random: Random,
+}
+
+impl Client {
+    fn new(plan: &Plan, connection: &Rc<Connection>, n: usize) -> Result<Self, String> {
+        Ok(Self {
+            connection: Rc::clone(connection),
+            sender: None,
+            put_route: Route::new(connection.address(), PUT)?,
+            get_route: Route::new(connection.address(), RANGE)?,
+            put: plan.put.clone(),
+            get: plan.get.clone(),
+            answer_size: plan.value_size + FRAME_HEAD,
+            timeout: plan.timeout,
+            random: Random::new(plan.seed ^ (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        })
+    }
+
+    async fn request(&mut self, read: bool, key: u64) -> Result<(), CallError> {
+        let (generation, mut sender) = match self.sender.take() {
+            Some(sender) => sender,
+            None => self.connection.sender(None).await?,
+        };
+        let (route, frame) =
+            if read { (&self.get_route, self.get.frame(key)) } else { (&self.put_route, self.put.frame(key)) };
+        let answer = match tokio::time::timeout(self.timeout, call(&mut sender, route, frame, None)).await {
+            Ok(answer) => answer,
+            Err(_) => Err(CallError::Timeout),
+        };
+        match answer {
+            Err(error @ CallError::Lost(_)) => {
+                // The next request gets a new connection, which only the first of the losers opens.
+                self.sender = self.connection.sender(Some(generation)).await.ok();
+                Err(error)
+            }
+            Ok(length) if read && length < self.answer_size => {
+                self.sender = Some((generation, sender));
+                Err(CallError::Answer("the key is missing, or its value is short".into()))
+            }
+            Ok(_) => {
+                self.sender = Some((generation, sender));
+                Ok(())
+            }
+            Err(
+                error @ (CallError::Connect(_) | CallError::Timeout | CallError::Status(..) | CallError::Answer(_)),
+            ) => {
+                self.sender = Some((generation, sender));
+                Err(error)
+            }
+        }
+    }
+}
+
+/// What the clients of one thread share.
+struct Shared {
+    stats: RefCell<Stats>,
+    schedule: Option<Schedule>,
+    done: Arc<AtomicU64>,
+    measure_from: Instant,
+    end: Instant,
+    /// When clients give up on requests that were due before the end.
+    give_up: Instant,
+}
+
+async fn client(mut client: Client, plan: Rc<Plan>, shared: Rc<Shared>) {
+    loop {
+        let due = match &shared.schedule {
+            Some(schedule) => match schedule.next().await {
+                Some(due) if Instant::now() < shared.give_up => due,
+                Some(_) | None => return,
+            },
+            None => Instant::now(),
+        };
+        if due >= shared.end {
+            return;
+        }
+        let read = client.random.chance(plan.read_share);
+        let key = client.random.below(plan.keys);
+        let answer = client.request(read, key).await;
+        let now = Instant::now();
+        shared.done.fetch_add(1, Ordering::Relaxed);
+        if due >= shared.measure_from {
+            let mut stats = shared.stats.borrow_mut();
+            match &answer {
+                Ok(()) => {
+                    let answered = (now < shared.end).then(|| now - shared.measure_from);
+                    stats.success(read, now - due, answered);
+                }
+                Err(error) => stats.failure(error),
+            }
+        }
+        if answer.is_err() {
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+}
+
+/// Runs the plan, and gives what all threads saw together.
+pub(super) fn run(plan: &Plan) -> Result<Stats, String> {
+    let done = Arc::new(AtomicU64::new(0));
+    // Time to open all connections, so that all threads begin together.
+    let start = Instant::now() + Duration::from_millis(200);
+    let threads: Vec<_> = (0..plan.threads)
+        .map(|n| {
+            let (plan, done) = (plan.clone(), Arc::clone(&done));
+            std::thread::spawn(move || thread(plan, n, start, done))
+        })
+        .collect();
+    show_progress(plan, start, &done, || threads.iter().all(std::thread::JoinHandle::is_finished));
+    let mut all = Stats::new(seconds(plan))?;
+    for thread in threads {
+        all.merge(&thread.join().map_err(|_| "a thread of the load generator panicked")??)?;
+    }
+    Ok(all)
+}
+
+fn seconds(plan: &Plan) -> usize {
+    plan.duration.as_secs_f64().ceil() as usize
+}
+
+fn thread(plan: Plan, thread: usize, start: Instant, done: Arc<AtomicU64>) -> Result<Stats, String> {
+    on_this_thread(async move {
+        let own = |n: &usize| n % plan.threads == thread;
+        let connections: Vec<_> =
+            (0..plan.connections.len()).filter(own).map(|n| Connection::new(plan.connections[n].clone())).collect();
+        let numbers: Vec<_> = (0..plan.clients).filter(own).collect();
+        let measure_from = start + plan.warmup;
+        let end = measure_from + plan.duration;
+        let schedule = match plan.rate {
+            Rate::Max => None,
+            Rate::PerSecond(rate) => {
+                let share = rate * numbers.len() as f64 / plan.clients as f64;
+                Some(Schedule::begin(start, share, plan.warmup + plan.duration, numbers.len()))
+            }
+        };
+        let shared = Rc::new(Shared {
+            stats: RefCell::new(Stats::new(seconds(&plan))?),
+            schedule,
+            done,
+            measure_from,
+            end,
+            give_up: end + plan.timeout,
+        });
+        for connection in &connections {
+            // A server that is down now may come up later; its clients count the errors.
+            let _ = connection.sender(None).await;
+        }
+        tokio::time::sleep_until(start.into()).await;
+        let plan = Rc::new(plan);
+        let mut tasks = Vec::new();
+        for (n, number) in numbers.iter().enumerate() {
+            let one = Client::new(&plan, &connections[n % connections.len()], *number)?;
+            tasks.push(tokio::task::spawn_local(client(one, Rc::clone(&plan), Rc::clone(&shared))));
+        }
+        for task in tasks {
+            task.await.map_err(|e| format!("a client of the load generator failed: {e}"))?;
+        }
+        let shared = Rc::into_inner(shared).ok_or("a client is still running")?;
+        let mut stats = shared.stats.into_inner();
+        stats.unsent = shared.schedule.as_ref().map_or(0, Schedule::left);
+        Ok(stats)
+    })
+}
+
+fn on_this_thread<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| format!("can't start the load generator: {e}"))?;
+    LocalSet::new().block_on(&runtime, work)
+}
+
+fn show_progress(plan: &Plan, start: Instant, done: &AtomicU64, finished: impl Fn() -> bool) {
+    let whole = plan.warmup + plan.duration;
+    let bar = ProgressBar::new(whole.as_millis() as u64);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} {msg}") {
+        bar.set_style(style);
+    }
+    let mut last = (Instant::now(), 0);
+    while !finished() {
+        std::thread::sleep(Duration::from_millis(100));
+        let passed = start.elapsed();
+        bar.set_position(passed.as_millis() as u64);
+        let since = last.0.elapsed();
+        if since >= Duration::from_secs(1) {
+            let now = done.load(Ordering::Relaxed);
+            let rate = (now - last.1) as f64 / since.as_secs_f64();
+            let phase = if passed < plan.warmup { "warming up" } else { "measuring" };
+            bar.set_message(format!("{phase}, {rate:.0} requests/s"));
+            last = (Instant::now(), now);
+        }
+    }
+    bar.finish_and_clear();
+}
+
+/// Writes every key once.
+pub(super) fn fill(plan: &Plan) -> Result<(), String> {
+    let bar = ProgressBar::new(plan.keys);
+    if let Ok(style) = ProgressStyle::with_template("{bar:40} writing the keys, {pos}/{len}") {
+        bar.set_style(style);
+    }
+    let plan = Rc::new(plan.clone());
+    let filled = on_this_thread(async {
+        let connections: Vec<_> = plan.connections.iter().cloned().map(Connection::new).collect();
+        let next = Rc::new(Cell::new(0));
+        let mut tasks = Vec::new();
+        for n in 0..FILLERS.min(plan.keys) as usize {
+            let one = Client::new(&plan, &connections[n % connections.len()], n)?;
+            tasks.push(tokio::task::spawn_local(fill_some(one, Rc::clone(&next), plan.keys, bar.clone())));
+        }
+        for task in tasks {
+            task.await.map_err(|e| e.to_string())??;
+        }
+        Ok(())
+    });
+    bar.finish_and_clear();
+    filled.map_err(|e| format!("writing the keys before the run failed: {e}"))
+}
+
+async fn fill_some(mut client: Client, next: Rc<Cell<u64>>, keys: u64, bar: ProgressBar) -> Result<(), String> {
+    const ATTEMPTS: u32 = 100;
+    loop {
+        let key = next.get();
+        if key >= keys {
+            return Ok(());
+        }
+        next.set(key + 1);
+        let mut attempt = 0;
+        // Writing the same value twice is harmless.
+        while let Err(error) = client.request(false, key).await {
+            attempt += 1;
+            if attempt == ATTEMPTS {
+                return Err(format!("{}: {error}", client.connection.address()));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        bar.inc(1);
+    }
+}
+
+/// The endpoint that leads.
+pub(super) fn find_leader(endpoints: &[HostPort], timeout: Duration) -> Result<HostPort, String> {
+    on_this_thread(async {
+        let mut reasons = Vec::new();
+        for address in endpoints {
+            match tokio::time::timeout(timeout, member_and_leader(address)).await {
+                Ok(Ok((member, leader))) if member == leader => return Ok(address.clone()),
+                Ok(Ok(_)) => reasons.push(format!("{address} follows")),
+                Ok(Err(error)) => reasons.push(format!("{address}: {error}")),
+                Err(_) => reasons.push(format!("{address}: no answer in time")),
+            }
+        }
+        Err(format!("--target leader: none of the endpoints leads ({})", reasons.join("; ")))
+    })
+}
+
+async fn member_and_leader(address: &HostPort) -> Result<(u64, u64), CallError> {
+    let (_, mut sender) = Connection::new(address.clone()).sender(None).await?;
+    let route = Route::new(address, STATUS).map_err(CallError::Connect)?;
+    let mut bytes = Vec::new();
+    call(&mut sender, &route, frame(&StatusRequest {}.encode_to_vec()).into(), Some(&mut bytes)).await?;
+    let status = StatusResponse::decode(bytes.get(FRAME_HEAD..).unwrap_or_default())
+        .map_err(|e| CallError::Answer(e.to_string()))?;
+    Ok((status.header.map_or(0, |header| header.member_id), status.leader))
+}

@@ -1,0 +1,206 @@
+//! The load generator: works against any etcd v3 server, and shares a machine with it as modestly as it can.
+//!
+//! Clients are tasks on one thread (or a few, with `--threads`), requests are prebuilt frames, and HTTP/2 is spoken without a
+//! client library in between. At a fixed rate a latency counts from the moment at which the request should have been sent,
+//! so that a stall of the server is not hidden by the requests that it kept from being sent (coordinated omission).
+
+mod load;
+mod pacer;
+mod report;
+mod requests;
+mod stats;
+mod wire;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+use crate::cli::{DEFAULT_ENDPOINTS, Failure, parse_seconds};
+use crate::config::HostPort;
+
+const HELP: &str = "\
+Examples:
+  kv-example bench put --clients 64                      as fast as 64 clients can
+  kv-example bench mixed --rate 2000 --duration 30       2000 requests a second, 90 % reads
+  kv-example bench get --target leader --json            only the leader, JSON for programs
+
+At --rate max each client sends its next request when the last one is answered. At a fixed rate, requests are due at even
+intervals, and a latency counts from when its request was due, even if no client was free to send it then; a rate far above
+what the servers can do therefore shows as latency. Requests of the warm-up are not counted, failed requests
+count as errors only.
+
+JSON: \"workload\", \"clients\", \"connections\", \"endpoints\", \"value_size\", \"keys\", \"rate\" (null for max), \
+\"duration_s\", \"operations\", \"throughput\" (a second), \"unsent\", \"errors\" (a count by kind), \"per_second\", and \
+\"latency_ms\" for \"all\", \"reads\" and \"writes\" with \"count\", \"mean\", \"p50\", \"p90\", \"p99\", \"p999\", \"max\".";
+
+/// Options of `kv-example bench`.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = HELP)]
+pub(crate) struct BenchArgs {
+    /// What to do
+    workload: Workload,
+    /// Servers; the connections are spread over them in turn
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        env = "RAFTKV_ENDPOINTS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        default_value = DEFAULT_ENDPOINTS
+    )]
+    endpoints: Vec<String>,
+    /// Which of them to load
+    #[arg(long, value_enum, default_value = "all")]
+    target: Target,
+    /// How many requests may be under way at a time
+    #[arg(long, value_name = "COUNT", default_value = "64", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    clients: u32,
+    /// How many TCP connections the clients share [default: one for each endpoint]
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    connections: Option<u32>,
+    /// Size of the values, in bytes
+    #[arg(long, value_name = "BYTES", default_value = "256", value_parser = clap::value_parser!(u32).range(0..=8 << 20))]
+    value_size: u32,
+    /// How many different keys, picked at random
+    #[arg(long, value_name = "COUNT", default_value = "10000", value_parser = clap::value_parser!(u64).range(1..))]
+    keys: u64,
+    /// What the keys begin with
+    #[arg(long, value_name = "TEXT", default_value = "bench/")]
+    prefix: String,
+    /// Requests a second, over all clients; `max` for as fast as they can
+    #[arg(long, value_name = "RATE|max", default_value = "max")]
+    rate: Rate,
+    /// How long to measure, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "10", value_parser = parse_seconds)]
+    duration: Duration,
+    /// How long to run before that, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = parse_warmup)]
+    warmup: Duration,
+    /// How long to wait for an answer, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    timeout: Duration,
+    /// For `mixed`: the share of reads, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value = "0.9", value_parser = parse_share)]
+    read_ratio: f64,
+    /// Read what the node has, possibly stale, instead of linearizably
+    #[arg(long)]
+    serializable: bool,
+    /// Don't write all keys once before reading them
+    #[arg(long)]
+    no_fill: bool,
+    /// Threads of the load generator
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
+    threads: u32,
+    /// Seed of the random choices
+    #[arg(long, value_name = "NUMBER", default_value = "1")]
+    seed: u64,
+    /// Print JSON, for programs
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the clients do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Workload {
+    /// Write random keys
+    Put,
+    /// Read random keys
+    Get,
+    /// Both: see --read-ratio
+    Mixed,
+}
+
+impl Workload {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Put => "put",
+            Self::Get => "get",
+            Self::Mixed => "mixed",
+        }
+    }
+}
+
+/// Which endpoints get load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Target {
+    /// All endpoints
+    All,
+    /// The one that leads when the run begins
+    Leader,
+}
+
+/// How fast.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Rate {
+    Max,
+    PerSecond(f64),
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "max" {
+            return Ok(Self::Max);
+        }
+        match text.parse::<f64>() {
+            Ok(rate) if rate > 0.0 && rate <= 10_000_000.0 => Ok(Self::PerSecond(rate)),
+            Ok(_) | Err(_) => Err("must be `max`, or requests a second, above 0 and up to 10000000".into()),
+        }
+    }
+}
+
+fn parse_warmup(text: &str) -> Result<Duration, String> {
+    if text == "0" { Ok(Duration::ZERO) } else { parse_seconds(text) }
+}
+
+fn parse_share(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|share| (0.0..=1.0).contains(share)).ok_or_else(|| "must be from 0 to 1".into())
+}
+
+/// Runs the benchmark and prints the report.
+pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
+    let endpoints = args
+        .endpoints
+        .iter()
+        .map(|text| text.trim().parse::<HostPort>())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|e| Failure::usage(format!("--endpoints: {e}")))?;
+    let targets = match args.target {
+        Target::All => endpoints,
+        Target::Leader => vec![load::find_leader(&endpoints, args.timeout).map_err(Failure::runtime)?],
+    };
+    let connections = args.connections.map_or(targets.len(), |n| n as usize);
+    if (args.threads as usize) > connections {
+        return Err(Failure::usage(format!(
+            "--threads {}: each thread needs a connection of its own, and there are {connections}; say --connections {}",
+            args.threads, args.threads
+        )));
+    }
+    let plan = load::Plan::new(args, targets.iter().cycle().take(connections).cloned().collect());
+    if args.workload != Workload::Put && !args.no_fill {
+        load::fill(&plan).map_err(Failure::runtime)?;
+    }
+    let result = load::run(&plan).map_err(Failure::runtime)?;
+    report::print(args, &targets, connections, &result)?;
+    if result.operations == 0 {
+        return Err(Failure::runtime("no request succeeded; the errors above say why"));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates() {
+        assert_eq!("max".parse(), Ok(Rate::Max));
+        assert_eq!("2.5".parse(), Ok(Rate::PerSecond(2.5)));
+        for text in ["0", "-1", "fast", "NaN", "inf"] {
+            assert!(text.parse::<Rate>().is_err(), "{text}");
+        }
+        assert!(parse_share("1.1").is_err() && parse_share("0").is_ok());
+    }
+}

@@ -1,0 +1,129 @@
+//! The command line: what can be said, and who does it.
+
+mod failure;
+mod kv;
+pub(crate) mod output;
+mod status;
+mod text;
+mod txn;
+mod txn_syntax;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::client::{Client, ClientOptions};
+
+pub(crate) use failure::Failure;
+
+const AFTER_HELP: &str = "\
+Try it:
+  kv-example put greeting hello
+  kv-example get greeting
+  kv-example status
+  etcdctl --endpoints 127.0.0.1:2379 get greeting     (any etcd v3 client works)
+
+Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 a write whose outcome is unknown.";
+
+/// A replicated key-value store that speaks the etcd v3 API: client and load generator.
+#[derive(Parser, Debug)]
+#[command(name = "kv-example", version, after_help = AFTER_HELP, max_term_width = 110)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Write a key
+    Put(kv::Put),
+    /// Read a key
+    Get(kv::Get),
+    /// Delete a key, or all keys of a prefix or a range
+    Del(kv::Del),
+    /// List keys, all of them or those of a prefix or a range
+    Range(kv::Range),
+    /// Compare and then write or read, in one atomic step
+    Txn(txn::Txn),
+    /// Forget revisions older than this one
+    Compact(kv::Compact),
+    /// Show every node: role, leader, term, log, and how far its peers are
+    Status(status::Status),
+    /// Show the members of the cluster
+    MemberList(status::MemberList),
+    /// Measure throughput and latency, of this or of any other etcd v3 server
+    Bench(crate::bench::BenchArgs),
+}
+
+/// Where the cluster is, and how to talk to it: options that all client commands share.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Connection {
+    /// Nodes to talk to, in this order; the next is tried when one can't answer
+    #[arg(
+        long,
+        value_name = "HOST:PORT,…",
+        env = "RAFTKV_ENDPOINTS",
+        hide_env_values = true,
+        value_delimiter = ',',
+        default_value = DEFAULT_ENDPOINTS
+    )]
+    pub(crate) endpoints: Vec<String>,
+
+    /// How long to try, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = parse_seconds)]
+    pub(crate) timeout: Duration,
+
+    /// Print JSON, for programs
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Those of `kv-example cluster`.
+pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:2379,127.0.0.1:22379,127.0.0.1:32379";
+
+impl Connection {
+    pub(crate) fn client(&self) -> Result<Client, Failure> {
+        let options = ClientOptions { timeout: self.timeout, ..ClientOptions::default() };
+        Client::new(&self.endpoints, options).map_err(|e| Failure::usage(format!("--endpoints: {e}")))
+    }
+}
+
+/// Reads a positive number of seconds, fractions allowed.
+pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
+    let number = text.strip_suffix('s').unwrap_or(text);
+    match number.parse::<f64>().ok().and_then(|n| Duration::try_from_secs_f64(n).ok()) {
+        Some(duration) if !duration.is_zero() => Ok(duration),
+        _ => Err("must be a positive number of seconds, such as 5 or 0.5".into()),
+    }
+}
+
+/// Runs the command line of this process, to its exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.command) {
+        Ok(code) => code,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Put(args) => block_on(kv::put(args)),
+        Command::Get(args) => block_on(kv::get(args)),
+        Command::Del(args) => block_on(kv::del(args)),
+        Command::Range(args) => block_on(kv::range(args)),
+        Command::Txn(args) => block_on(txn::run(args)),
+        Command::Compact(args) => block_on(kv::compact(args)),
+        Command::Status(args) => block_on(status::status(args)),
+        Command::MemberList(args) => block_on(status::member_list(args)),
+        Command::Bench(args) => crate::bench::run(&args),
+    }
+}
+
+fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(work)?;
+    Ok(ExitCode::SUCCESS)
+}

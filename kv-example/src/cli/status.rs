@@ -1,0 +1,230 @@
+//! `status` and `member-list`.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::{Connection, Failure, output};
+use crate::api::node::NodeStatusResponse;
+use crate::client::ClientError;
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+JSON: an array with one object a node: \"endpoint\", and either \"error\", or \"id\", \"cluster_id\", \"role\" (leader, \
+follower, candidate, pre-candidate or stopped), \"leader\" (0: none known), \"term\", \"log_first\", \"log_last\", \
+\"stored\", \"commit\", \"applied\", \"lag\", \"revision\", \"compact_revision\", \"keys\", \"db_size\", \"version\" and \
+\"peers\": an array of \"id\", \"address\", \"matched\", \"next\", \"lag\", \"state\", \"in_flight\", \"last_contact_ms\".")]
+pub(super) struct Status {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct MemberList {
+    #[command(flatten)]
+    connection: Connection,
+}
+
+type Answer = (String, Result<NodeStatusResponse, ClientError>);
+
+pub(super) async fn status(args: Status) -> Result<(), Failure> {
+    let answers = args.connection.client()?.status().await;
+    if args.connection.json {
+        output::print_json(&Value::Array(answers.iter().map(node_json).collect()))?;
+    } else {
+        output::print(node_table(&answers))?;
+        if let Some(table) = peer_table(&answers) {
+            output::print(table)?;
+        }
+        for (endpoint, error) in
+            answers.iter().filter_map(|(endpoint, answer)| Some((endpoint, answer.as_ref().err()?)))
+        {
+            output::print(format!("{endpoint}: {}", error.cause().message))?;
+        }
+    }
+    if answers.iter().all(|(_, answer)| answer.is_err()) {
+        return Err(Failure::runtime("no node answered; is the cluster running, and are these its --endpoints?"));
+    }
+    Ok(())
+}
+
+fn node_json((endpoint, answer): &Answer) -> Value {
+    match answer {
+        Err(error) => json!({ "endpoint": endpoint, "error": error.cause().message }),
+        Ok(node) => json!({
+            "endpoint": endpoint,
+            "id": node.id,
+            "cluster_id": format!("{:016x}", node.cluster_id),
+            "role": node.role,
+            "leader": node.leader,
+            "term": node.term,
+            "log_first": node.log_first,
+            "log_last": node.log_last,
+            "stored": node.stored,
+            "commit": node.commit,
+            "applied": node.applied,
+            "lag": node.lag,
+            "revision": node.revision,
+            "compact_revision": node.compact_revision,
+            "keys": node.keys,
+            "db_size": node.db_size,
+            "version": node.version,
+            "peers": node.peers.iter().map(|peer| json!({
+                "id": peer.id,
+                "address": peer.address,
+                "matched": peer.matched,
+                "next": peer.next,
+                "lag": peer.lag,
+                "state": peer.state,
+                "in_flight": peer.in_flight,
+                "last_contact_ms": peer.last_contact_ms,
+            })).collect::<Vec<_>>(),
+        }),
+    }
+}
+
+fn node_table(answers: &[Answer]) -> comfy_table::Table {
+    let mut table = output::table([
+        "endpoint", "node", "role", "leader", "term", "log", "stored", "commit", "applied", "revision", "keys", "size",
+    ]);
+    for (endpoint, answer) in answers {
+        table.add_row(match answer {
+            Err(error) => vec![endpoint.clone(), "?".into(), unreachable_role(error).into()],
+            Ok(node) => vec![
+                endpoint.clone(),
+                format!("n{}", node.id),
+                node.role.clone(),
+                if node.leader == 0 { "none known".into() } else { format!("n{}", node.leader) },
+                node.term.to_string(),
+                if node.log_last < node.log_first {
+                    "empty".into()
+                } else {
+                    format!("{}..{}", node.log_first, node.log_last)
+                },
+                node.stored.to_string(),
+                node.commit.to_string(),
+                node.applied.to_string(),
+                node.revision.to_string(),
+                node.keys.to_string(),
+                size(node.db_size),
+            ],
+        });
+    }
+    output::align_right(&mut table, 4..12);
+    table
+}
+
+/// No role, and why: the details follow below the table.
+fn unreachable_role(error: &ClientError) -> &'static str {
+    match error {
+        ClientError::Safe(_) | ClientError::Unknown(_) => "unreachable",
+        ClientError::Other(_) => "no status",
+    }
+}
+
+/// The leader's view of its followers.
+fn peer_table(answers: &[Answer]) -> Option<comfy_table::Table> {
+    let nodes = answers.iter().filter_map(|(_, answer)| answer.as_ref().ok());
+    // Two nodes may both believe that they lead for a moment; the later term is right.
+    let leader = nodes.filter(|node| node.role == "leader").max_by_key(|node| node.term)?;
+    if leader.peers.is_empty() {
+        return None;
+    }
+    let title = format!("peers of n{}", leader.id);
+    let mut table = output::table([&*title, "address", "state", "matched", "lag", "in flight", "last heard"]);
+    for peer in &leader.peers {
+        table.add_row(vec![
+            format!("n{}", peer.id),
+            peer.address.clone(),
+            peer.state.clone(),
+            peer.matched.to_string(),
+            peer.lag.to_string(),
+            peer.in_flight.to_string(),
+            peer.last_contact_ms.map_or_else(|| "never".into(), |ms| format!("{ms} ms ago")),
+        ]);
+    }
+    output::align_right(&mut table, 3..7);
+    Some(table)
+}
+
+/// Bytes with a unit that keeps the number short.
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = bytes as f64;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < UNITS.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} B") } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+pub(super) async fn member_list(args: MemberList) -> Result<(), Failure> {
+    let answer = args.connection.client()?.member_list().await?;
+    let cluster = format!("{:016x}", answer.header.as_ref().map_or(0, |header| header.cluster_id));
+    if args.connection.json {
+        return output::print_json(&json!({
+            "cluster_id": cluster,
+            "members": answer.members.iter().map(|member| json!({
+                "id": member.id,
+                "name": member.name,
+                "peer_urls": member.peer_urls,
+                "client_urls": member.client_urls,
+                "learner": member.is_learner,
+            })).collect::<Vec<_>>(),
+        }));
+    }
+    let mut table = output::table(["id", "name", "peer addresses", "client addresses"]);
+    for member in &answer.members {
+        table.add_row(vec![
+            member.id.to_string(),
+            member.name.clone(),
+            member.peer_urls.join(" "),
+            member.client_urls.join(" "),
+        ]);
+    }
+    output::print(format!("cluster {cluster}\n{table}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::node::PeerStatus;
+
+    fn leader() -> NodeStatusResponse {
+        NodeStatusResponse {
+            id: 1,
+            role: "leader".into(),
+            leader: 1,
+            term: 3,
+            log_first: 1,
+            log_last: 10,
+            peers: vec![PeerStatus { id: 2, address: "a:1".into(), lag: 4, ..PeerStatus::default() }],
+            ..NodeStatusResponse::default()
+        }
+    }
+
+    #[test]
+    fn a_node_as_json() {
+        let json = node_json(&("127.0.0.1:1".into(), Ok(leader())));
+        assert_eq!(json["id"], 1);
+        assert_eq!(json["role"], "leader");
+        assert_eq!(json["peers"][0]["lag"], 4);
+        assert_eq!(json["peers"][0]["last_contact_ms"], Value::Null);
+    }
+
+    #[test]
+    fn the_tables_show_the_leader_and_its_peers() {
+        let answers = [("127.0.0.1:1".into(), Ok(leader()))];
+        let text = node_table(&answers).to_string();
+        assert!(text.contains("n1") && text.contains("1..10"), "{text}");
+        let text = peer_table(&answers).unwrap().to_string();
+        assert!(text.contains("peers of n1") && text.contains("never"), "{text}");
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(size(1023), "1023 B");
+        assert_eq!(size(1536), "1.5 KiB");
+        assert_eq!(size(5 << 30), "5.0 GiB");
+    }
+}

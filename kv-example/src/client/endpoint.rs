@@ -1,0 +1,65 @@
+//! One server, and one attempt to ask it.
+
+use std::time::Duration;
+
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use super::error::{Cause, ClientError};
+use super::{ClientOptions, Kind};
+use crate::config::HostPort;
+
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    address: String,
+    channel: Channel,
+}
+
+impl Endpoint {
+    pub(super) fn new(text: &str, options: &ClientOptions) -> Result<Self, String> {
+        let address: HostPort = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/').parse()?;
+        let address = address.to_string();
+        let channel = Channel::from_shared(format!("http://{address}"))
+            .map_err(|e| format!("{address}: {e}"))?
+            .connect_timeout(options.connect_timeout)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(5))
+            .keep_alive_timeout(Duration::from_secs(5))
+            .initial_stream_window_size(4 << 20)
+            .initial_connection_window_size(16 << 20)
+            .connect_lazy();
+        Ok(Self { address, channel })
+    }
+
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    pub(super) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Asks once, and says what a failure means.
+    pub(super) async fn attempt<R>(
+        &self,
+        kind: Kind,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<R>, Status>>,
+    ) -> Result<R, ClientError> {
+        match tokio::time::timeout(limit, call).await {
+            Ok(Ok(answer)) => Ok(answer.into_inner()),
+            Ok(Err(status)) => Err(ClientError::from_status(kind, &self.address, &status)),
+            Err(_) => {
+                let cause = Cause::new(
+                    &self.address,
+                    tonic::Code::DeadlineExceeded,
+                    format!("no answer within {:.1} s", limit.as_secs_f64()),
+                );
+                Err(match kind {
+                    Kind::Read => ClientError::Safe(cause),
+                    Kind::Write => ClientError::Unknown(cause),
+                })
+            }
+        }
+    }
+}

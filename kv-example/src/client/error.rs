@@ -1,0 +1,173 @@
+//! What a failed call means for the caller.
+
+use std::error::Error;
+use std::fmt;
+
+use thiserror::Error;
+use tonic::{Code, Status};
+
+use super::Kind;
+
+/// The metadata with which the server says whether a failed request may be sent again: `safe` or `unknown`.
+const RETRY: &str = "raftkv-retry";
+
+/// Why a call failed, by what the caller may do about it.
+#[derive(Clone, Debug, Error)]
+pub enum ClientError {
+    /// Nothing took effect. The same call may be sent again.
+    #[error("not done, and safe to try again: {0}")]
+    Safe(Cause),
+    /// It was a write, and it may have taken effect, or may still do so. Look before sending it again.
+    #[error(
+        "the outcome is unknown: {0}; the write may have taken effect, or may still: read the key before trying again"
+    )]
+    Unknown(Cause),
+    /// The server refused the call as it is; sending it again will not help.
+    #[error("{0}")]
+    Other(Cause),
+}
+
+/// Who said what.
+#[derive(Clone, Debug)]
+pub struct Cause {
+    /// The gRPC status code.
+    pub code: Code,
+    /// The endpoint that failed, or was asked last.
+    pub endpoint: String,
+    /// Its words, or the connection's.
+    pub message: String,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.endpoint, self.message)
+    }
+}
+
+impl Cause {
+    pub(super) fn new(endpoint: &str, code: Code, message: String) -> Self {
+        Self { code, endpoint: endpoint.to_owned(), message }
+    }
+
+    /// The causes of several endpoints in one.
+    pub(super) fn merged(causes: impl Iterator<Item = Self>) -> Self {
+        causes
+            .reduce(|all, next| Self {
+                code: next.code,
+                message: format!("{}; {next}", all.message),
+                endpoint: all.endpoint,
+            })
+            .unwrap_or_else(|| Self::new("no endpoint", Code::Unavailable, "no time was left to try one".into()))
+    }
+}
+
+impl ClientError {
+    /// Who said what.
+    #[must_use]
+    pub fn cause(&self) -> &Cause {
+        match self {
+            Self::Safe(cause) | Self::Unknown(cause) | Self::Other(cause) => cause,
+        }
+    }
+
+    pub(super) fn from_status(kind: Kind, endpoint: &str, status: &Status) -> Self {
+        let cause = Cause::new(endpoint, status.code(), words(status));
+        if kind == Kind::Read && may_pass(status.code()) || never_sent(status) {
+            return Self::Safe(cause);
+        }
+        match status.metadata().get(RETRY).and_then(|value| value.to_str().ok()) {
+            Some("safe") => Self::Safe(cause),
+            Some("unknown") => Self::Unknown(cause),
+            Some(_) | None if may_pass(status.code()) => Self::Unknown(cause),
+            Some(_) | None => Self::Other(cause),
+        }
+    }
+}
+
+/// Whether a code speaks of the server's or the connection's state, and not of the request.
+fn may_pass(code: Code) -> bool {
+    match code {
+        Code::Ok
+        | Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::Aborted
+        | Code::Internal
+        | Code::Unavailable => true,
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss
+        | Code::Unauthenticated => false,
+    }
+}
+
+/// Whether the request never left: there was no connection, or the server refused the stream before looking at it.
+fn never_sent(status: &Status) -> bool {
+    sources(status).any(|error| {
+        error.is::<tonic::ConnectError>()
+            || error.downcast_ref::<h2::Error>().is_some_and(|e| e.reason() == Some(h2::Reason::REFUSED_STREAM))
+    })
+}
+
+/// The innermost cause is what a person can act on ("connection refused").
+fn words(status: &Status) -> String {
+    match sources(status).last() {
+        Some(cause) => match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            Some(std::io::ErrorKind::ConnectionRefused) => "connection refused (no server runs there)".into(),
+            Some(_) | None => cause.to_string(),
+        },
+        None => status.message().to_owned(),
+    }
+}
+
+fn sources(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    std::iter::successors(status.source(), |error| (*error).source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn marked(code: Code, retry: &'static str) -> Status {
+        let mut status = Status::new(code, "x");
+        status.metadata_mut().insert(RETRY, retry.parse().unwrap());
+        status
+    }
+
+    fn of(kind: Kind, status: &Status) -> ClientError {
+        ClientError::from_status(kind, "here", status)
+    }
+
+    #[test]
+    fn the_server_says_what_is_safe() {
+        assert!(matches!(of(Kind::Write, &marked(Code::Unavailable, "safe")), ClientError::Safe(_)));
+        assert!(matches!(of(Kind::Write, &marked(Code::ResourceExhausted, "safe")), ClientError::Safe(_)));
+        assert!(matches!(of(Kind::Write, &marked(Code::Unavailable, "unknown")), ClientError::Unknown(_)));
+    }
+
+    #[test]
+    fn without_its_word_a_write_is_unknown_and_a_read_is_safe() {
+        let status = Status::new(Code::Unavailable, "gone");
+        assert!(matches!(of(Kind::Write, &status), ClientError::Unknown(_)));
+        assert!(matches!(of(Kind::Read, &status), ClientError::Safe(_)));
+    }
+
+    #[test]
+    fn a_refused_request_is_neither() {
+        let status = Status::new(Code::InvalidArgument, "etcdserver: key is not provided");
+        assert!(matches!(of(Kind::Write, &status), ClientError::Other(_)));
+        assert!(matches!(of(Kind::Read, &status), ClientError::Other(_)));
+    }
+
+    #[test]
+    fn merged_causes_name_every_endpoint() {
+        let causes = ["a:1", "b:2"].map(|endpoint| Cause::new(endpoint, Code::Unavailable, "down".into()));
+        assert_eq!(Cause::merged(causes.into_iter()).to_string(), "a:1: down; b:2: down");
+    }
+}

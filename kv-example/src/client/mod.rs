@@ -1,0 +1,300 @@
+//! A client for this server, and for the same calls of any etcd v3 server.
+//!
+//! It keeps one connection to each endpoint, tries them in turn, and retries what is safe to retry until its timeout. A write
+//! whose outcome is unknown is never sent again: the caller gets [`ClientError::Unknown`] and decides.
+
+mod backoff;
+mod endpoint;
+mod error;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic::{Response, Status};
+
+use crate::api::etcdserverpb::cluster_client::ClusterClient;
+use crate::api::etcdserverpb::kv_client::KvClient;
+use crate::api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, MemberListRequest,
+    MemberListResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+};
+use crate::api::mvccpb::KeyValue;
+use crate::api::node::node_client::NodeClient;
+use crate::api::node::{NodeStatusRequest, NodeStatusResponse};
+
+use backoff::Backoff;
+use endpoint::Endpoint;
+pub use error::{Cause, ClientError};
+
+/// The largest answer that is accepted, in bytes.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// Times and limits of a [`Client`].
+#[derive(Clone, Debug)]
+pub struct ClientOptions {
+    /// How long a call may take, with all its retries. Default: 5 s.
+    pub timeout: Duration,
+    /// How long one endpoint may take to accept a connection before the next is tried. Default: 1 s.
+    pub connect_timeout: Duration,
+}
+
+impl Default for ClientOptions {
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(5), connect_timeout: Duration::from_secs(1) }
+    }
+}
+
+/// Talks to a cluster. Cheap to clone; clones share their connections.
+#[derive(Clone, Debug)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoints: Vec<Endpoint>,
+    /// The endpoint that answered last: the first to try.
+    preferred: AtomicUsize,
+    options: ClientOptions,
+}
+
+/// Whether a call may take effect twice if it is sent twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Read,
+    Write,
+}
+
+impl Client {
+    /// A client for these endpoints (`HOST:PORT`, with or without `http://`). Connects when it is first used; needs a tokio runtime.
+    ///
+    /// # Errors
+    /// There is no endpoint, or one is no address.
+    pub fn new<S: AsRef<str>>(endpoints: &[S], options: ClientOptions) -> Result<Self, String> {
+        let endpoints = endpoints
+            .iter()
+            .map(|text| text.as_ref().trim())
+            .filter(|text| !text.is_empty())
+            .map(|text| Endpoint::new(text, &options))
+            .collect::<Result<Vec<_>, _>>()?;
+        if endpoints.is_empty() {
+            return Err("there is no endpoint; name at least one HOST:PORT".into());
+        }
+        Ok(Self { inner: Arc::new(Inner { endpoints, preferred: AtomicUsize::new(0), options }) })
+    }
+
+    /// Writes a key.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<PutResponse, ClientError> {
+        self.put_request(PutRequest { key: key.into(), value: value.into(), ..PutRequest::default() }).await
+    }
+
+    /// Writes a key, with all of etcd's options.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn put_request(&self, request: PutRequest) -> Result<PutResponse, ClientError> {
+        self.call(Kind::Write, |channel| {
+            let request = request.clone();
+            async move { kv(channel).put(request).await }
+        })
+        .await
+    }
+
+    /// Reads a key, linearizably; none when there is no such key.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn get(&self, key: impl Into<Bytes>) -> Result<Option<KeyValue>, ClientError> {
+        let answer = self.range(RangeRequest { key: key.into(), ..RangeRequest::default() }).await?;
+        Ok(answer.kvs.into_iter().next())
+    }
+
+    /// Reads keys, with all of etcd's options.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, ClientError> {
+        self.call(Kind::Read, |channel| {
+            let request = request.clone();
+            async move { kv(channel).range(request).await }
+        })
+        .await
+    }
+
+    /// Deletes a key.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<DeleteRangeResponse, ClientError> {
+        self.delete_range(DeleteRangeRequest { key: key.into(), ..DeleteRangeRequest::default() }).await
+    }
+
+    /// Deletes keys, with all of etcd's options.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, ClientError> {
+        self.call(Kind::Write, |channel| {
+            let request = request.clone();
+            async move { kv(channel).delete_range(request).await }
+        })
+        .await
+    }
+
+    /// Compares, and then writes or reads, in one atomic step.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, ClientError> {
+        self.call(Kind::Write, |channel| {
+            let request = request.clone();
+            async move { kv(channel).txn(request).await }
+        })
+        .await
+    }
+
+    /// Forgets the revisions before this one.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn compact(&self, revision: i64) -> Result<CompactionResponse, ClientError> {
+        self.call(Kind::Write, |channel| async move {
+            kv(channel).compact(CompactionRequest { revision, ..CompactionRequest::default() }).await
+        })
+        .await
+    }
+
+    /// The members of the cluster.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn member_list(&self) -> Result<MemberListResponse, ClientError> {
+        self.call(Kind::Read, |channel| async move {
+            ClusterClient::new(channel).member_list(MemberListRequest { linearizable: false }).await
+        })
+        .await
+    }
+
+    /// What every endpoint says of itself, or why it says nothing. In the order of the endpoints; all are asked at the
+    /// same time, once.
+    pub async fn status(&self) -> Vec<(String, Result<NodeStatusResponse, ClientError>)> {
+        let limit = self.inner.options.timeout;
+        join_all(self.inner.endpoints.iter().map(|endpoint| async move {
+            let call = async { NodeClient::new(endpoint.channel()).status(NodeStatusRequest {}).await };
+            (endpoint.address().to_owned(), endpoint.attempt(Kind::Read, limit, call).await)
+        }))
+        .await
+    }
+
+    /// Tries the endpoints in turn, as long as that is safe and there is time.
+    async fn call<R, F, W>(&self, kind: Kind, work: F) -> Result<R, ClientError>
+    where
+        F: Fn(Channel) -> W,
+        W: Future<Output = Result<Response<R>, Status>>,
+    {
+        let inner = &*self.inner;
+        let deadline = Instant::now() + inner.options.timeout;
+        let first = inner.preferred.load(Ordering::Relaxed);
+        let mut backoff = Backoff::new();
+        let mut failures: Vec<Option<Cause>> = vec![None; inner.endpoints.len()];
+        loop {
+            for turn in 0..inner.endpoints.len() {
+                let n = (first + turn) % inner.endpoints.len();
+                let endpoint = &inner.endpoints[n];
+                let left = deadline.saturating_duration_since(Instant::now());
+                // A read may be asked elsewhere when one node is slow. A write has to wait for its answer.
+                let limit = match kind {
+                    Kind::Read => left.min((inner.options.timeout / 3).max(Duration::from_millis(500))),
+                    Kind::Write => left,
+                };
+                match endpoint.attempt(kind, limit, work(endpoint.channel())).await {
+                    Ok(answer) => {
+                        inner.preferred.store(n, Ordering::Relaxed);
+                        return Ok(answer);
+                    }
+                    Err(ClientError::Safe(cause)) => failures[n] = Some(cause),
+                    Err(error @ (ClientError::Unknown(_) | ClientError::Other(_))) => return Err(error),
+                }
+                if Instant::now() >= deadline {
+                    return Err(ClientError::Safe(Cause::merged(failures.into_iter().flatten())));
+                }
+            }
+            let pause = backoff.next_pause();
+            if Instant::now() + pause >= deadline {
+                return Err(ClientError::Safe(Cause::merged(failures.into_iter().flatten())));
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+fn kv(channel: Channel) -> KvClient<Channel> {
+    KvClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
+}
+
+/// The end of the range of all keys with this prefix, in etcd's form.
+#[must_use]
+pub fn prefix_end(prefix: &[u8]) -> Bytes {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < 0xff {
+            end.push(last + 1);
+            return end.into();
+        }
+    }
+    // Empty, or 0xff throughout: everything from the prefix on.
+    Bytes::from_static(&[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix() {
+        assert_eq!(&prefix_end(b"ab")[..], b"ac");
+        assert_eq!(&prefix_end(b"a\xff")[..], b"b");
+        assert_eq!(&prefix_end(b"\xff\xff")[..], b"\0");
+        assert_eq!(&prefix_end(b"")[..], b"\0");
+    }
+
+    #[tokio::test]
+    async fn endpoints_that_are_none_are_refused() {
+        assert!(Client::new::<&str>(&[], ClientOptions::default()).unwrap_err().contains("no endpoint"));
+        assert!(Client::new(&["nowhere"], ClientOptions::default()).unwrap_err().contains("no port"));
+    }
+
+    #[tokio::test]
+    async fn a_refused_connection_is_safe_and_every_endpoint_is_named() {
+        let options = ClientOptions { timeout: Duration::from_millis(200), ..ClientOptions::default() };
+        // Nothing listens on a port that was just given back.
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+        let (a, b) = (free(), free());
+        let client = Client::new(&[&a, &b], options).unwrap();
+        let error = client.put("k", "v").await.unwrap_err();
+        assert!(matches!(error, ClientError::Safe(_)), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains(&a) && text.contains(&b), "{text}");
+        assert!(text.to_lowercase().contains("refused"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_write_into_silence_has_an_unknown_outcome_and_a_read_is_safe() {
+        let options = ClientOptions { timeout: Duration::from_millis(600), ..ClientOptions::default() };
+        // Accepts connections, and never answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::new(&[silent.local_addr().unwrap().to_string()], options).unwrap();
+        let error = client.put("k", "v").await.unwrap_err();
+        assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
+        let error = client.get("k").await.unwrap_err();
+        assert!(matches!(error, ClientError::Safe(_)), "{error:?}");
+    }
+}

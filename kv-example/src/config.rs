@@ -1,0 +1,372 @@
+//! What a server is told, from four places: command line, environment, a TOML file, and defaults, in this order of precedence.
+//!
+//! Every mistake becomes one [`ConfigError`] that says what is wrong, where it was said, and what to do.
+
+mod address;
+mod file;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use raftkv::{ClusterId, Config, Membership, NodeId};
+use thiserror::Error;
+
+pub use address::HostPort;
+use file::FileConfig;
+
+/// A mistake in the configuration: what, where, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct ConfigError(String);
+
+impl ConfigError {
+    /// A mistake, in words.
+    pub fn new(what: impl Into<String>) -> Self {
+        Self(what.into())
+    }
+}
+
+/// The options of `kv-example server`, as they were typed.
+///
+/// Values are read in [`ServerConfig::load`], so that a mistake in the environment or in a file gets as good an answer as one
+/// on the command line.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ServerArgs {
+    /// TOML file with any of the options below; the key is the option without its dashes (`listen-client = "…"`),
+    /// and `peers` may be a table [env: RAFTKV_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// This node's number, one of those in --peers [env: RAFTKV_ID]
+    #[arg(long, value_name = "N")]
+    pub id: Option<String>,
+
+    /// Directory for this node's log; created when it is missing, and bound to this node of this cluster from then on
+    /// [env: RAFTKV_DATA]
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<String>,
+
+    /// All members, this one included, with the addresses at which they reach each other: the same list on every node
+    /// [env: RAFTKV_PEERS]
+    #[arg(long, value_name = "ID=HOST:PORT,…")]
+    pub peers: Option<String>,
+
+    /// Address for clients [env: RAFTKV_LISTEN_CLIENT]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen_client: Option<String>,
+
+    /// Address for the other members [default: this node's own entry in --peers] [env: RAFTKV_LISTEN_PEER]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen_peer: Option<String>,
+
+    /// Keeps clusters apart that meet by mistake; the same on every node [default: raftkv] [env: RAFTKV_CLUSTER_NAME]
+    #[arg(long, value_name = "NAME")]
+    pub cluster_name: Option<String>,
+
+    /// How long a follower waits for its leader before it campaigns, in milliseconds; each wait is drawn from once to
+    /// twice this [default: 300] [env: RAFTKV_ELECTION_TIMEOUT_MS]
+    #[arg(long, value_name = "MS", help_heading = "Raft")]
+    pub election_timeout_ms: Option<String>,
+
+    /// How often an idle leader speaks, in milliseconds; at most half of --election-timeout-ms [default: 50]
+    /// [env: RAFTKV_HEARTBEAT_MS]
+    #[arg(long, value_name = "MS", help_heading = "Raft")]
+    pub heartbeat_ms: Option<String>,
+
+    /// How long a request may wait for the cluster, in milliseconds [default: 5000] [env: RAFTKV_REQUEST_TIMEOUT_MS]
+    #[arg(long, value_name = "MS", help_heading = "Raft")]
+    pub request_timeout_ms: Option<String>,
+
+    /// The largest request, in bytes [default: 1572864] [env: RAFTKV_MAX_REQUEST_BYTES]
+    #[arg(long, value_name = "BYTES", help_heading = "Raft")]
+    pub max_request_bytes: Option<String>,
+
+    /// How many requests may be in progress before clients are told to slow down [default: 65536]
+    /// [env: RAFTKV_MAX_PENDING_REQUESTS]
+    #[arg(long, value_name = "COUNT", help_heading = "Raft")]
+    pub max_pending_requests: Option<String>,
+
+    /// How long a shutdown waits for requests in progress, in milliseconds [default: 5000]
+    /// [env: RAFTKV_SHUTDOWN_TIMEOUT_MS]
+    #[arg(long, value_name = "MS")]
+    pub shutdown_timeout_ms: Option<String>,
+
+    /// What to log to stderr: error, warn, info, debug, trace, or directives such as `info,raftkv=debug`
+    /// [default: RUST_LOG, else info] [env: RAFTKV_LOG_LEVEL]
+    #[arg(long, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+
+    /// Shut down when stdin ends: a watchdog for the process that started this one
+    #[arg(long, hide = true)]
+    pub exit_on_stdin_close: bool,
+}
+
+/// A complete, checked configuration of a server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// This node.
+    pub id: NodeId,
+    /// Where it keeps its log.
+    pub data: PathBuf,
+    /// All members, this one included.
+    pub membership: Membership,
+    /// The cluster's name.
+    pub cluster_name: String,
+    /// Where clients connect.
+    pub listen_client: HostPort,
+    /// Where members connect.
+    pub listen_peer: HostPort,
+    /// Raft's times and limits.
+    pub raft: Config,
+    /// How long a shutdown waits for requests in progress.
+    pub shutdown_timeout: Duration,
+    /// Log directives, when they were given.
+    pub log_level: Option<String>,
+    /// Whether to shut down when stdin ends.
+    pub exit_on_stdin_close: bool,
+}
+
+/// Where a value was said, for messages about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Origin {
+    Flag(&'static str),
+    Env(String),
+    File(&'static str, PathBuf),
+    Default(&'static str),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Flag(name) => write!(f, "--{name}"),
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::File(name, path) => write!(f, "`{name}` in {}", path.display()),
+            Self::Default(name) => write!(f, "the default of --{name}"),
+        }
+    }
+}
+
+/// A value, and where it was said.
+#[derive(Clone, Debug)]
+struct Given<T> {
+    value: T,
+    origin: Origin,
+}
+
+impl Given<String> {
+    fn parse<T: FromStr>(self, expected: &str) -> Result<Given<T>, ConfigError> {
+        match self.value.trim().parse() {
+            Ok(value) => Ok(Given { value, origin: self.origin }),
+            Err(_) => Err(ConfigError(format!("{}: {:?} is not {expected}", self.origin, self.value))),
+        }
+    }
+}
+
+/// The three layers above the defaults.
+struct Layers<'a> {
+    env: &'a dyn Fn(&str) -> Option<String>,
+    file: Option<(PathBuf, FileConfig)>,
+}
+
+impl Layers<'_> {
+    fn text(
+        &self,
+        name: &'static str,
+        flag: Option<&String>,
+        file: impl FnOnce(&FileConfig) -> Option<String>,
+    ) -> Option<Given<String>> {
+        if let Some(value) = flag {
+            return Some(Given { value: value.clone(), origin: Origin::Flag(name) });
+        }
+        let variable = env_name(name);
+        if let Some(value) = (self.env)(&variable) {
+            return Some(Given { value, origin: Origin::Env(variable) });
+        }
+        let (path, config) = self.file.as_ref()?;
+        Some(Given { value: file(config)?, origin: Origin::File(name, path.clone()) })
+    }
+
+    fn number(
+        &self,
+        name: &'static str,
+        flag: Option<&String>,
+        file: impl FnOnce(&FileConfig) -> Option<u64>,
+        default: u64,
+    ) -> Result<Given<u64>, ConfigError> {
+        let given = match self.text(name, flag, |config| file(config).map(|n| n.to_string())) {
+            Some(given) => given.parse("a whole number")?,
+            None => Given { value: default, origin: Origin::Default(name) },
+        };
+        if given.value == 0 {
+            return Err(ConfigError(format!("{}: must be at least 1", given.origin)));
+        }
+        Ok(given)
+    }
+}
+
+/// The environment variable for an option.
+fn env_name(option: &str) -> String {
+    format!("RAFTKV_{}", option.to_uppercase().replace('-', "_"))
+}
+
+impl ServerConfig {
+    /// Puts the layers together and checks the whole. `env` looks up an environment variable.
+    ///
+    /// # Errors
+    /// The first mistake found.
+    pub fn load(args: &ServerArgs, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let path = args.config.clone().or_else(|| env("RAFTKV_CONFIG").map(PathBuf::from));
+        let file = path.map(|path| FileConfig::read(&path).map(|config| (path, config))).transpose()?;
+        let layers = Layers { env, file };
+
+        let id = required(layers.text("id", args.id.as_ref(), |f| f.id.map(|n| n.to_string())), "id", "1")?
+            .parse::<u64>("a node number such as 1")?;
+        let peers = required(
+            layers.text("peers", args.peers.as_ref(), |f| f.peers.as_ref().map(file::FilePeers::joined)),
+            "peers",
+            "1=10.0.0.1:2380,2=10.0.0.2:2380,3=10.0.0.3:2380",
+        )?;
+        let membership = address::parse_peers(&peers.value, &peers.origin)?;
+        let own = own_address(&id, &membership, &peers.origin)?;
+        let data = required(layers.text("data", args.data.as_ref(), |f| f.data.clone()), "data", "/var/lib/raftkv")?;
+        if data.value.is_empty() {
+            return Err(ConfigError(format!(
+                "{}: the directory is empty; name one, such as ./kv-data/n1",
+                data.origin
+            )));
+        }
+        let listen_client = required(
+            layers.text("listen-client", args.listen_client.as_ref(), |f| f.listen_client.clone()),
+            "listen-client",
+            "127.0.0.1:2379",
+        )?;
+        let listen_client = address::parse(&listen_client)?;
+        let listen_peer = match layers.text("listen-peer", args.listen_peer.as_ref(), |f| f.listen_peer.clone()) {
+            Some(given) => address::parse(&given)?,
+            None => Given { value: own, origin: peers.origin.clone() },
+        };
+        if listen_client.value == listen_peer.value {
+            return Err(ConfigError(format!(
+                "{} and the address for members ({}) are both {}; clients and members need a port each",
+                listen_client.origin, listen_peer.origin, listen_client.value
+            )));
+        }
+        let name = layers.text("cluster-name", args.cluster_name.as_ref(), |f| f.cluster_name.clone());
+        let shutdown =
+            layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
+        let log_level = layers.text("log-level", args.log_level.as_ref(), |f| f.log_level.clone());
+        if let Some(given) = &log_level {
+            crate::telemetry::check_directives(&given.value)
+                .map_err(|e| ConfigError(format!("{}: {e}", given.origin)))?;
+        }
+        Ok(Self {
+            id: NodeId(id.value),
+            data: PathBuf::from(data.value),
+            membership,
+            cluster_name: name.map_or_else(|| "raftkv".to_owned(), |given| given.value),
+            listen_client: listen_client.value,
+            listen_peer: listen_peer.value,
+            raft: raft_config(args, &layers)?,
+            shutdown_timeout: Duration::from_millis(shutdown.value),
+            log_level: log_level.map(|given| given.value),
+            exit_on_stdin_close: args.exit_on_stdin_close,
+        })
+    }
+
+    /// The cluster's identity.
+    #[must_use]
+    pub fn cluster_id(&self) -> ClusterId {
+        ClusterId::derive(&self.cluster_name, &self.membership)
+    }
+}
+
+fn required(given: Option<Given<String>>, name: &'static str, example: &str) -> Result<Given<String>, ConfigError> {
+    given.ok_or_else(|| {
+        ConfigError(format!(
+            "--{name} is missing: say --{name} {example}, or {}={example}, or `{name}` in the file of --config",
+            env_name(name)
+        ))
+    })
+}
+
+fn own_address(id: &Given<u64>, membership: &Membership, peers: &Origin) -> Result<HostPort, ConfigError> {
+    let Some(peer) = membership.get(NodeId(id.value)) else {
+        let known: Vec<_> = membership.voters.keys().map(|id| id.0.to_string()).collect();
+        return Err(ConfigError(format!(
+            "{}: node {} is not in {peers}, which names {}; add {}=HOST:PORT there, or use one of these ids",
+            id.origin,
+            id.value,
+            known.join(", "),
+            id.value
+        )));
+    };
+    peer.address.parse().map_err(|e| ConfigError(format!("{peers}: {e}")))
+}
+
+fn raft_config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigError> {
+    let defaults = Config::default();
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let election = layers.number(
+        "election-timeout-ms",
+        args.election_timeout_ms.as_ref(),
+        |f| f.election_timeout_ms,
+        ms(defaults.election_timeout),
+    )?;
+    let heartbeat = layers.number(
+        "heartbeat-ms",
+        args.heartbeat_ms.as_ref(),
+        |f| f.heartbeat_ms,
+        ms(defaults.heartbeat_interval),
+    )?;
+    if heartbeat.value.saturating_mul(2) > election.value {
+        return Err(ConfigError(format!(
+            "{}: {} ms is more than half of the election timeout ({} ms, {}), so followers would campaign against a live leader; \
+             a fifth is good: {} ms",
+            heartbeat.origin,
+            heartbeat.value,
+            election.value,
+            election.origin,
+            (election.value / 5).max(1)
+        )));
+    }
+    let request =
+        layers.number("request-timeout-ms", args.request_timeout_ms.as_ref(), |f| f.request_timeout_ms, 5000)?;
+    let size =
+        layers.number("max-request-bytes", args.max_request_bytes.as_ref(), |f| f.max_request_bytes, 1_572_864)?;
+    let pending = layers.number(
+        "max-pending-requests",
+        args.max_pending_requests.as_ref(),
+        |f| f.max_pending_requests,
+        defaults.max_pending_requests as u64,
+    )?;
+    let config = Config {
+        election_timeout: Duration::from_millis(election.value),
+        heartbeat_interval: Duration::from_millis(heartbeat.value),
+        write_timeout: Duration::from_millis(request.value),
+        read_timeout: Duration::from_millis(request.value),
+        max_command_bytes: size.value,
+        max_pending_requests: usize::try_from(pending.value).unwrap_or(usize::MAX),
+        ..defaults
+    };
+    config.validate().map_err(ConfigError)?;
+    Ok(config)
+}
+
+/// Creates the data directory, so that a mistake in its path is told as such.
+///
+/// # Errors
+/// It can't be created, or is not a directory.
+pub fn prepare_data_dir(path: &Path) -> Result<(), ConfigError> {
+    std::fs::create_dir_all(path).map_err(|e| {
+        ConfigError(format!(
+            "--data {}: can't create the directory: {e}; choose a directory that this user may write to",
+            path.display()
+        ))
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,55 @@
+//! The TOML file.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::ConfigError;
+
+/// The file's keys: those of the command line.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct FileConfig {
+    pub(super) id: Option<u64>,
+    pub(super) data: Option<String>,
+    pub(super) peers: Option<FilePeers>,
+    pub(super) listen_client: Option<String>,
+    pub(super) listen_peer: Option<String>,
+    pub(super) cluster_name: Option<String>,
+    pub(super) election_timeout_ms: Option<u64>,
+    pub(super) heartbeat_ms: Option<u64>,
+    pub(super) request_timeout_ms: Option<u64>,
+    pub(super) max_request_bytes: Option<u64>,
+    pub(super) max_pending_requests: Option<u64>,
+    pub(super) shutdown_timeout_ms: Option<u64>,
+    pub(super) log_level: Option<String>,
+}
+
+/// Members: as on the command line, or a table of id and address.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged, expecting = "peers must be a table of ID = \"HOST:PORT\", or a string \"ID=HOST:PORT,…\"")]
+pub(super) enum FilePeers {
+    Line(String),
+    Table(BTreeMap<String, String>),
+}
+
+impl FilePeers {
+    /// In the command line's form.
+    pub(super) fn joined(&self) -> String {
+        match self {
+            Self::Line(line) => line.clone(),
+            Self::Table(table) => {
+                table.iter().map(|(id, address)| format!("{id}={address}")).collect::<Vec<_>>().join(",")
+            }
+        }
+    }
+}
+
+impl FileConfig {
+    pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| ConfigError(format!("--config {}: can't read the file: {e}", path.display())))?;
+        toml::from_str(&text).map_err(|e| ConfigError(format!("--config {}: {e}", path.display())))
+    }
+}

@@ -1,0 +1,214 @@
+use super::*;
+
+const PEERS: &str = "1=127.0.0.1:2380,2=127.0.0.1:22380,3=127.0.0.1:32380";
+
+fn args() -> ServerArgs {
+    ServerArgs {
+        id: Some("1".into()),
+        data: Some("./kv-data/n1".into()),
+        peers: Some(PEERS.into()),
+        listen_client: Some("127.0.0.1:2379".into()),
+        ..ServerArgs::default()
+    }
+}
+
+fn load(args: &ServerArgs) -> Result<ServerConfig, ConfigError> {
+    ServerConfig::load(args, &|_| None)
+}
+
+fn mistake(args: &ServerArgs) -> String {
+    load(args).expect_err("this is a mistake").to_string()
+}
+
+fn file(text: &str) -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    std::fs::write(&path, text).unwrap();
+    (dir, path)
+}
+
+#[test]
+fn the_least_that_a_server_needs() {
+    let config = load(&args()).unwrap();
+    assert_eq!(config.id, NodeId(1));
+    assert_eq!(config.membership.voters.len(), 3);
+    assert_eq!(config.listen_client.to_string(), "127.0.0.1:2379");
+    assert_eq!(config.listen_peer.to_string(), "127.0.0.1:2380", "its own entry in --peers");
+    assert_eq!(config.raft.election_timeout, Duration::from_millis(300));
+    assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(50));
+}
+
+#[test]
+fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
+    let (_dir, path) = file("cluster-name = \"from-file\"\nheartbeat-ms = 40\nelection-timeout-ms = 500\n");
+    let args = ServerArgs { config: Some(path), heartbeat_ms: Some("20".into()), ..args() };
+    let env = |name: &str| match name {
+        "RAFTKV_HEARTBEAT_MS" => Some("30".to_owned()),
+        "RAFTKV_CLUSTER_NAME" => Some("from-env".to_owned()),
+        _ => None,
+    };
+    let config = ServerConfig::load(&args, &env).unwrap();
+    assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(20), "flag");
+    assert_eq!(config.cluster_name, "from-env", "environment");
+    assert_eq!(config.raft.election_timeout, Duration::from_millis(500), "file");
+    assert_eq!(config.raft.write_timeout, Duration::from_secs(5), "default");
+}
+
+#[test]
+fn a_file_can_say_everything() {
+    let (_dir, path) = file(
+        "id = 2\ndata = \"/var/lib/raftkv\"\nlisten-client = \"0.0.0.0:2379\"\nlisten-peer = \"0.0.0.0:2380\"\n\
+         log-level = \"debug\"\nshutdown-timeout-ms = 100\nrequest-timeout-ms = 900\nmax-request-bytes = 1000\n\
+         max-pending-requests = 7\n[peers]\n1 = \"a:2380\"\n2 = \"b:2380\"\n",
+    );
+    let config = load(&ServerArgs { config: Some(path), ..ServerArgs::default() }).unwrap();
+    assert_eq!(config.id, NodeId(2));
+    assert_eq!(config.membership.to_string(), "1=a:2380,2=b:2380");
+    assert_eq!(config.listen_peer.to_string(), "0.0.0.0:2380");
+    assert_eq!(config.raft.max_command_bytes, 1000);
+    assert_eq!(config.raft.max_pending_requests, 7);
+    assert_eq!(config.raft.read_timeout, Duration::from_millis(900));
+    assert_eq!(config.shutdown_timeout, Duration::from_millis(100));
+}
+
+#[test]
+fn the_environment_can_say_everything_that_is_required() {
+    let env = |name: &str| {
+        Some(match name {
+            "RAFTKV_ID" => "3".to_owned(),
+            "RAFTKV_DATA" => "/tmp/x".to_owned(),
+            "RAFTKV_PEERS" => PEERS.to_owned(),
+            "RAFTKV_LISTEN_CLIENT" => "localhost:2379".to_owned(),
+            _ => return None,
+        })
+    };
+    assert_eq!(ServerConfig::load(&ServerArgs::default(), &env).unwrap().id, NodeId(3));
+}
+
+#[test]
+fn what_is_missing_is_named_with_the_three_ways_to_say_it() {
+    let text = mistake(&ServerArgs { id: None, ..args() });
+    for part in ["--id is missing", "--id 1", "RAFTKV_ID=1", "`id`"] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(mistake(&ServerArgs { data: None, ..args() }).contains("--data is missing"));
+    assert!(mistake(&ServerArgs { peers: None, ..args() }).contains("--peers is missing"));
+    assert!(mistake(&ServerArgs { listen_client: None, ..args() }).contains("--listen-client is missing"));
+}
+
+#[test]
+fn an_id_that_is_not_among_the_peers() {
+    let text = mistake(&ServerArgs { id: Some("7".into()), ..args() });
+    assert!(text.contains("--id: node 7 is not in --peers, which names 1, 2, 3"), "{text}");
+    assert!(text.contains("add 7=HOST:PORT"), "{text}");
+}
+
+#[test]
+fn duplicates_among_the_peers() {
+    let text = mistake(&ServerArgs { peers: Some("1=a:1,1=b:1".into()), ..args() });
+    assert!(text.contains("--peers: node 1 is named twice"), "{text}");
+    let text = mistake(&ServerArgs { peers: Some("1=a:1,2=a:1".into()), ..args() });
+    assert!(text.contains("nodes 1 and 2 have the same address, a:1"), "{text}");
+}
+
+#[test]
+fn addresses_that_are_none() {
+    for (address, reason) in [
+        ("localhost", "has no port"),
+        ("localhost:", "is not a port"),
+        ("localhost:0", "is not a port"),
+        ("localhost:70000", "is not a port"),
+        (":2379", "no valid host"),
+        ("a b:2379", "no valid host"),
+        ("::1:2379", "brackets"),
+        ("http://localhost:2379", "leave out the scheme"),
+    ] {
+        let text = mistake(&ServerArgs { listen_client: Some(address.into()), ..args() });
+        assert!(text.starts_with("--listen-client: ") && text.contains(reason), "{address}: {text}");
+    }
+    let text = mistake(&ServerArgs { peers: Some("1=a".into()), ..args() });
+    assert!(text.starts_with("--peers: node 1: \"a\" has no port"), "{text}");
+    let text = mistake(&ServerArgs { peers: Some("a:1,b:2".into()), ..args() });
+    assert!(text.contains("is not ID=HOST:PORT"), "{text}");
+    let text = mistake(&ServerArgs { peers: Some("0=a:1".into()), ..args() });
+    assert!(text.contains("whole numbers from 1"), "{text}");
+    let text = mistake(&ServerArgs { peers: Some(" , ".into()), ..args() });
+    assert!(text.contains("at least one voter"), "{text}");
+}
+
+#[test]
+fn ipv6_addresses_are_addresses() {
+    let config = load(&ServerArgs { listen_client: Some("[::1]:2379".into()), ..args() }).unwrap();
+    assert_eq!(config.listen_client.host(), "::1");
+    assert_eq!(config.listen_client.to_string(), "[::1]:2379");
+}
+
+#[test]
+fn clients_and_members_on_one_port() {
+    let text = mistake(&ServerArgs { listen_client: Some("127.0.0.1:2380".into()), ..args() });
+    assert!(text.contains("--listen-client") && text.contains("a port each"), "{text}");
+}
+
+#[test]
+fn a_heartbeat_slower_than_half_of_the_election_timeout() {
+    let text = mistake(&ServerArgs { heartbeat_ms: Some("200".into()), ..args() });
+    assert!(text.contains("--heartbeat-ms: 200 ms is more than half of the election timeout (300 ms"), "{text}");
+    assert!(text.contains("60 ms"), "what to do: {text}");
+}
+
+#[test]
+fn a_number_that_is_none_is_reported_where_it_was_said() {
+    let text = mistake(&ServerArgs { id: Some("one".into()), ..args() });
+    assert!(text.contains("--id: \"one\" is not a node number"), "{text}");
+    let env = |name: &str| (name == "RAFTKV_HEARTBEAT_MS").then(|| "fast".to_owned());
+    let text = ServerConfig::load(&args(), &env).unwrap_err().to_string();
+    assert!(text.contains("environment variable RAFTKV_HEARTBEAT_MS: \"fast\""), "{text}");
+    let text = mistake(&ServerArgs { max_pending_requests: Some("0".into()), ..args() });
+    assert!(text.contains("--max-pending-requests: must be at least 1"), "{text}");
+}
+
+#[test]
+fn an_unknown_key_in_the_file_is_shown_with_its_line_and_the_known_ones() {
+    let (_dir, path) = file("id = 1\nlisten-cleint = \"127.0.0.1:2379\"\n");
+    let text = mistake(&ServerArgs { config: Some(path.clone()), ..args() });
+    for part in [&*path.display().to_string(), "line 2", "listen-cleint", "`listen-client`"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}
+
+#[test]
+fn a_wrong_type_or_no_file_is_shown_with_its_place() {
+    let (_dir, path) = file("id = \"one\"\n");
+    let text = mistake(&ServerArgs { config: Some(path), ..args() });
+    assert!(text.contains("line 1") && text.contains("id = \"one\""), "{text}");
+    let (_dir, path) = file("peers = 3\n");
+    let text = mistake(&ServerArgs { config: Some(path), ..args() });
+    assert!(text.contains("peers must be a table"), "{text}");
+    let text = mistake(&ServerArgs { config: Some("/nonexistent/x.toml".into()), ..args() });
+    assert!(text.contains("--config /nonexistent/x.toml: can't read the file"), "{text}");
+}
+
+#[test]
+fn a_log_level_that_is_none() {
+    let text = mistake(&ServerArgs { log_level: Some("loud".into()), ..args() });
+    assert!(text.starts_with("--log-level: \"loud\" is no log level"), "{text}");
+    assert!(load(&ServerArgs { log_level: Some("info,raftkv=debug".into()), ..args() }).is_ok());
+}
+
+#[test]
+fn a_data_directory_below_a_file() {
+    let (_dir, path) = file("");
+    let text = prepare_data_dir(&path.join("n1")).unwrap_err().to_string();
+    assert!(text.contains("--data") && text.contains("can't create the directory"), "{text}");
+}
+
+#[test]
+fn every_option_documents_its_environment_variable() {
+    use clap::Args as _;
+    let command = ServerArgs::augment_args(clap::Command::new("server"));
+    for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+        let name = arg.get_long().unwrap_or_default();
+        let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+        assert!(help.contains(&format!("[env: {}]", env_name(name))), "--{name}: {help}");
+    }
+}
