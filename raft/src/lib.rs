@@ -1,4 +1,46 @@
-//! Raft as a framework.
+//! Raft as a framework: bring a state machine, pick a log store and a transport, get a linearizable, highly available
+//! service.
+//!
+//! # What Raft is here
+//!
+//! A group of nodes keeps one log. A command is *committed* once a majority has it on disk; from then on every
+//! node applies it, at the same place in the same order, and no failure of a minority takes it back. One node, the
+//! *leader* of the present *term*, decides what goes into the log. When it is not heard any more, the others elect another, and only
+//! a node whose log holds everything that is committed can win. This crate follows Diego Ongaro and John Ousterhout, "In
+//! Search of an Understandable Consensus Algorithm" (the *paper*), and Ongaro's dissertation "Consensus: Bridging Theory and Practice"
+//! (the *thesis*); comments name their sections.
+//!
+//! ```text
+//!  client ─ Raft handle ─┐                                   ┌─> log writer ── LogStore
+//!                        ▼                                   │        │ Stored(seq)
+//!  peer ─ Inbox ──> driver ── Input ──> Consensus::step ── Effects ──> outbox ── Transport ─> peer
+//!                        ▲                                   │
+//!                        └────────── Input ◄── applier ◄─────┘── StateMachine, Snapshot
+//! ```
+//!
+//! [`consensus`] is pure: a value and a function, without I/O, clock or thread. The runtime around it is the only place that awaits a
+//! backend. You meet four traits at the edge, [`StateMachine`], [`LogStore`], [`Transport`] and [`Snapshot`], and the
+//! handle, [`Raft`].
+//!
+//! # What it promises
+//!
+//! | property | where it is kept |
+//! |---|---|
+//! | A term has at most one leader (Election Safety, paper §5.2). | a vote is on disk before it is told: `durability.rs` |
+//! | A leader never overwrites its own log (Leader Append-Only, §5.3). | `Log::append` is all a leader calls |
+//! | Equal ids mean equal logs up to there (Log Matching, §5.3). | `on_append` takes entries only after the one before them |
+//! | A leader has all that is committed (Leader Completeness, §5.4). | `on_vote` refuses a log that is behind |
+//! | Nodes apply the same commands in the same order (State Machine Safety, §5.4.3). | `commit.rs` hands out what is committed, once, in order |
+//! | Only entries of its own term are committed by counting (§5.4.2). | `advance_commit` |
+//! | Nothing is acknowledged before it is on disk. | `durability.rs`; the runtime cannot get it wrong |
+//! | A read sees every write that was answered before it began (thesis §6.4). | `read.rs` |
+//! | A refused request was never proposed; [`Error::Lost`] was never applied. | `forward.rs`, the runtime's waiters |
+//!
+//! # What it does not promise
+//!
+//! A write whose answer is [`Error::OutcomeUnknown`] may be applied, now or later; repeating it may apply it twice. Nodes are assumed to fail
+//! by stopping, not by lying: messages are checked, but a member that forges them can do harm. Disks may lose what was not
+//! synced, but a disk that loses what it said is synced breaks the promises above.
 
 mod config;
 pub mod consensus;
