@@ -93,7 +93,7 @@ pub enum Body {
     },
     /// The answer to a heartbeat: "you led this term when it came."
     HeartbeatReply {
-        /// Echoes the round.
+        /// Echoes the round; 0, which is none, in the answer to a leader of an earlier term.
         round: u64,
         /// The sender's log equals the leader's up to here, though perhaps not on disk yet. Tells of lost appends.
         matching: Index,

@@ -6,7 +6,7 @@
 use super::Consensus;
 use super::io::{Time, Write};
 use super::role::Role;
-use crate::message::Message;
+use crate::message::{Body, Message};
 use crate::traits::{HardState, LogWrite};
 use crate::types::{Index, NodeId};
 
@@ -74,6 +74,11 @@ impl Consensus {
         }
         self.hard_state = hard_state;
         self.durability.changes += 1;
+    }
+
+    /// This node is no candidate any more: nobody need hear requests for votes that still wait, and its log may change.
+    pub(crate) fn withdraw_campaign(&mut self) {
+        self.durability.held.retain(|held| !matches!(held.message.body, Body::Vote { .. }));
     }
 
     /// Sends a message as soon as the present hard state and the log up to `index` are on disk.

@@ -82,6 +82,10 @@ impl Consensus {
     pub(crate) fn on_forward(&mut self, from: NodeId, request: RequestId, commands: Vec<Bytes>) {
         let leader = match &mut self.role {
             Role::Leader(leader) if leader.peers.contains_key(&from) => leader,
+            // Whoever voted for itself may have led this term, and have taken this very batch before it came again.
+            Role::Follower(_) | Role::PreCandidate(_) if self.hard_state.voted_for == Some(self.id) => {
+                return self.ignored(from, "Forward", "this node may have led the term, and leads no more");
+            }
             Role::Leader(_) | Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
                 return self.send(from, Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader });
             }

@@ -32,9 +32,13 @@ mod random;
 mod read;
 mod replication;
 mod role;
+#[cfg(test)]
+mod tests;
 
 pub use io::{Boot, Effects, Fetch, FetchPurpose, InitializeRefused, Input, Note, RefusedReason, Reply, Time, Write};
 pub use role::RoleKind;
+
+use std::collections::BTreeSet;
 
 use self::commit::Applying;
 use self::durability::Durability;
@@ -71,6 +75,8 @@ pub struct Consensus {
     /// Everything up to here is committed, for ever.
     commit: Index,
     applying: Applying,
+    /// The followers for whom older entries are being read from the log store; one read each, whoever leads meanwhile.
+    fetching: BTreeSet<NodeId>,
     /// When to campaign, unless a leader or a worthy candidate is heard before.
     election_due: Time,
     random: Random,
@@ -109,6 +115,7 @@ impl Consensus {
             configurations: Configurations::new(boot.membership),
             commit,
             applying: Applying::new(commit),
+            fetching: BTreeSet::new(),
             election_due: now,
             random: Random::new(boot.seed),
             forwarded: Forwarded::default(),
@@ -303,7 +310,8 @@ impl Consensus {
             Body::Append { prev, .. } => {
                 Body::AppendReply(AppendReply::Rejected { prev, hint: self.log.last_at_most(prev) })
             }
-            Body::Heartbeat { round, .. } => Body::HeartbeatReply { round, matching: Index::ZERO, stored: Index::ZERO },
+            // The answer is of this term, in which the rounds are counted anew: it must confirm none of them.
+            Body::Heartbeat { .. } => Body::HeartbeatReply { round: 0, matching: Index::ZERO, stored: Index::ZERO },
             Body::ReadIndex { request } => Body::ReadIndexReply { request, index: None },
             Body::Forward { request, .. } => Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },
             Body::PreVoteReply { .. }
@@ -342,8 +350,10 @@ impl Consensus {
         };
         assert!(allowed, "{old} does not become {new}");
         let former = std::mem::replace(&mut self.role, role);
-        if let Role::Leader(leader) = former {
-            self.refuse_reads_of(*leader);
+        match former {
+            Role::Leader(leader) => self.refuse_reads_of(*leader),
+            Role::Candidate(_) if new != RoleKind::Candidate => self.withdraw_campaign(),
+            Role::Candidate(_) | Role::PreCandidate(_) | Role::Follower(_) => {}
         }
         self.refuse_asked();
         let term = self.hard_state.term;

@@ -15,8 +15,6 @@ pub(crate) struct Progress {
     /// The next index to send. Beyond `matched + 1` only by what is under way.
     pub(crate) next: Index,
     pub(crate) pace: Pace,
-    /// Whether older entries are being read from the log store for it.
-    pub(crate) fetching: bool,
     /// When it was last heard in this term.
     pub(crate) heard: Option<Time>,
     /// The latest round of heartbeats that it answered.
@@ -74,7 +72,6 @@ impl Progress {
             matched: Index::ZERO,
             next: last.next(),
             pace: Pace::Probe { sent: None },
-            fetching: false,
             heard: None,
             round: 0,
             commit_told: Index::ZERO,
@@ -84,11 +81,10 @@ impl Progress {
 
     /// Whether another append may be sent now.
     pub(crate) fn may_send(&self, config: &Config) -> bool {
-        !self.fetching
-            && match &self.pace {
-                Pace::Probe { sent } => sent.is_none(),
-                Pace::Replicate(window) => window.has_room(config),
-            }
+        match &self.pace {
+            Pace::Probe { sent } => sent.is_none(),
+            Pace::Replicate(window) => window.has_room(config),
+        }
     }
 
     /// Whether an append is owed although there may be nothing new to send: the first probe.
@@ -107,8 +103,14 @@ impl Progress {
         }
     }
 
-    /// The member has the leader's log on disk up to `stored`. Returns whether that is news.
+    /// The member has the leader's log on disk up to `stored`, as the answer to a heartbeat says. Returns whether that is news.
     pub(crate) fn is_stored(&mut self, stored: Index) -> bool {
+        // A probe whose own answer was lost.
+        if let Pace::Probe { sent: Some(upto) } = self.pace
+            && stored >= upto
+        {
+            self.replicate_from(upto.next());
+        }
         let news = stored > self.matched;
         self.matched = self.matched.max(stored);
         self.next = self.next.max(self.matched.next());
@@ -123,10 +125,14 @@ impl Progress {
         if let Pace::Probe { sent: Some(upto) } = self.pace
             && stored >= self.next.prev()
         {
-            self.next = upto.next();
-            self.pace = Pace::Replicate(Window::default());
+            self.replicate_from(upto.next());
         }
         self.is_stored(stored)
+    }
+
+    fn replicate_from(&mut self, next: Index) {
+        self.next = next;
+        self.pace = Pace::Replicate(Window::default());
     }
 
     /// Whether a rejection of the append after `prev` can be news: it was sent and nothing later contradicts it.

@@ -22,6 +22,10 @@ impl Consensus {
         let Role::Leader(leader) = &mut self.role else { return };
         let (term, last) = (self.hard_state.term, self.log.last().index);
         for (id, progress) in &mut leader.peers {
+            // What is being read goes first. The read may have begun in an earlier term.
+            if self.fetching.contains(id) {
+                continue;
+            }
             while progress.may_send(&self.config) && (progress.next <= last || progress.owes_probe()) {
                 let Some(prev) = self.log.id_at(progress.next.prev()) else {
                     // Compacted away: only a snapshot can help.
@@ -34,7 +38,7 @@ impl Consensus {
                 } else {
                     let range = progress.next..self.log.tail_start();
                     let purpose = FetchPurpose::Follower(*id);
-                    progress.fetching = true;
+                    self.fetching.insert(*id);
                     self.out.fetch.push(Fetch { purpose, range, max_bytes: self.config.max_append_bytes });
                     break;
                 };
@@ -57,11 +61,11 @@ impl Consensus {
     }
 
     fn on_fetched_for_follower(&mut self, id: NodeId, entries: Vec<Entry>) {
-        let Role::Leader(leader) = &mut self.role else { return };
-        let Some(progress) = leader.peers.get_mut(&id) else { return };
-        if !std::mem::take(&mut progress.fetching) {
+        if !self.fetching.remove(&id) {
             return;
         }
+        let Role::Leader(leader) = &mut self.role else { return };
+        let Some(progress) = leader.peers.get_mut(&id) else { return };
         // Meanwhile the follower may have turned out to need others, and this node may have lost and won leadership.
         let wanted = (progress.next.0..).map(Index).zip(&entries).all(|(n, e)| self.log.id_at(n) == Some(e.id));
         let Some(prev) = self.log.id_at(progress.next.prev()) else { return };

@@ -1,0 +1,110 @@
+//! A disk that keeps exactly what it was told to keep, and checks the contract of `LogWrite` as it goes.
+
+use std::ops::Range;
+
+use crate::traits::{HardState, LogState, LogWrite, TermRun};
+use crate::types::{Entry, EntryKind, Index, LogId, Membership};
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Disk {
+    pub(super) hard_state: HardState,
+    /// The last entry compacted away, and the configuration in force there.
+    pub(super) base: LogId,
+    pub(super) base_membership: Option<(Index, Membership)>,
+    pub(super) entries: Vec<Entry>,
+}
+
+impl Disk {
+    pub(super) fn last(&self) -> LogId {
+        self.entries.last().map_or(self.base, |entry| entry.id)
+    }
+
+    pub(super) fn get(&self, index: Index) -> Option<&Entry> {
+        let offset = index.0.checked_sub(self.base.index.0 + 1)?;
+        self.entries.get(usize::try_from(offset).ok()?)
+    }
+
+    pub(super) fn holds(&self, id: LogId) -> bool {
+        id == LogId::ZERO || id == self.base || self.get(id.index).is_some_and(|entry| entry.id == id)
+    }
+
+    /// What a node finds here when it starts.
+    pub(super) fn state(&self) -> LogState {
+        let mut runs: Vec<TermRun> = Vec::new();
+        for entry in &self.entries {
+            if runs.last().is_none_or(|run| run.term != entry.id.term) {
+                runs.push(TermRun { term: entry.id.term, first: entry.id.index });
+            }
+        }
+        LogState { hard_state: self.hard_state, base: self.base, last: self.last(), runs }
+    }
+
+    /// The configuration in force at the end of the log.
+    pub(super) fn membership(&self) -> Option<(Index, Membership)> {
+        let last = self.entries.iter().rfind(|entry| entry.kind == EntryKind::Config);
+        match last {
+            Some(entry) => Membership::decode(&entry.data).ok().map(|found| (entry.id.index, found)),
+            None => self.base_membership.clone(),
+        }
+    }
+
+    /// Makes a whole step durable.
+    pub(super) fn write(&mut self, write: &LogWrite) -> Result<(), String> {
+        self.tear(write, write.entries.len())
+    }
+
+    /// Makes the hard state of a step durable, and its first `keep` entries: what a loss of power may leave.
+    pub(super) fn tear(&mut self, write: &LogWrite, keep: usize) -> Result<(), String> {
+        if let Some(next) = write.hard_state {
+            self.check_hard_state(next)?;
+            self.hard_state = next;
+        }
+        let Some(first) = write.entries.first() else { return Ok(()) };
+        if first.id.index <= self.base.index || first.id.index > self.last().index.next() {
+            return Err(format!("the write begins at {}, the log ends at {}", first.id, self.last()));
+        }
+        for (before, after) in write.entries.iter().zip(write.entries.iter().skip(1)) {
+            if after.id.index != before.id.index.next() || after.id.term < before.id.term {
+                return Err(format!("{} follows {} in one write", after.id, before.id));
+            }
+        }
+        if keep > 0 {
+            let kept = usize::try_from(first.id.index.since(self.base.index.next())).unwrap();
+            self.entries.truncate(kept);
+            if self.last().term > first.id.term {
+                return Err(format!("{} follows {} on the disk", first.id, self.last()));
+            }
+            self.entries.extend(write.entries.iter().take(keep).cloned());
+        }
+        Ok(())
+    }
+
+    /// A term never goes back, and a vote never changes within its term (paper §5.2).
+    fn check_hard_state(&self, next: HardState) -> Result<(), String> {
+        let now = self.hard_state;
+        if next.term < now.term {
+            return Err(format!("the term on the disk goes back from {} to {}", now.term, next.term));
+        }
+        if next.term == now.term && now.voted_for.is_some() && now.voted_for != next.voted_for {
+            return Err(format!("the vote in {} changes from {:?} to {:?}", now.term, now.voted_for, next.voted_for));
+        }
+        Ok(())
+    }
+
+    /// Entries of the range from its start, as `LogStore::read` gives them.
+    pub(super) fn read(&self, range: Range<Index>, max_bytes: u64) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut bytes = 0;
+        let mut index = range.start;
+        while index < range.end {
+            let Some(entry) = self.get(index) else { break };
+            bytes += entry.cost();
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry.clone());
+            index = index.next();
+        }
+        entries
+    }
+}

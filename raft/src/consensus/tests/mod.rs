@@ -1,0 +1,11 @@
+//! Tests of the core as a cluster: golden scripts (`raft/src/testscripts`), and random schedules.
+//!
+//! [`cluster`] holds cores, simulated [`disk`]s, links and clients, and moves one event at a time. [`checker`] looks at
+//! the whole cluster after each of them. [`script`] drives it from golden scripts, [`chaos`] from a seed.
+
+mod chaos;
+mod checker;
+mod cluster;
+mod disk;
+mod script;
+mod show;

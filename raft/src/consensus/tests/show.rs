@@ -1,0 +1,145 @@
+//! Short texts for transcripts: one line for everything that happens.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+
+use super::disk::Disk;
+use crate::consensus::{InitializeRefused, Note, RefusedReason, Reply};
+use crate::message::{AppendReply, Body, ForwardOutcome, Message};
+use crate::metrics::{ReplicationState, Status};
+use crate::traits::{HardState, LogWrite};
+use crate::types::{Entry, EntryKind, NodeId};
+
+/// Payloads longer than this are shown by their length.
+const MAX_SHOWN: usize = 24;
+
+pub(super) fn data(bytes: &Bytes) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.len() <= MAX_SHOWN => format!("{text:?}"),
+        _ => format!("<{} bytes>", bytes.len()),
+    }
+}
+
+pub(super) fn entry(entry: &Entry) -> String {
+    match entry.kind {
+        EntryKind::Noop => format!("{} noop", entry.id),
+        EntryKind::Config => format!("{} config", entry.id),
+        EntryKind::Command => format!("{} {}", entry.id, data(&entry.data)),
+    }
+}
+
+pub(super) fn entries(list: &[Entry]) -> String {
+    format!("[{}]", list.iter().map(entry).collect::<Vec<_>>().join(", "))
+}
+
+pub(super) fn hard_state(state: HardState) -> String {
+    state.voted_for.map_or_else(|| format!("{}", state.term), |vote| format!("{} vote={vote}", state.term))
+}
+
+pub(super) fn write(write: &LogWrite) -> String {
+    let state = write.hard_state.map(hard_state);
+    let list = (!write.entries.is_empty()).then(|| entries(&write.entries));
+    [state, list].into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+pub(super) fn message(message: &Message) -> String {
+    let granted = |granted: bool| if granted { "granted" } else { "refused" };
+    let text = match &message.body {
+        Body::PreVote { proposed, last } => format!("for={proposed} last={last}"),
+        Body::PreVoteReply { proposed, granted: yes } => format!("for={proposed} {}", granted(*yes)),
+        Body::Vote { last } => format!("last={last}"),
+        Body::VoteReply { granted: yes } => granted(*yes).into(),
+        Body::Append { prev, entries: list, commit } => format!("prev={prev} {} commit={}", entries(list), commit.0),
+        Body::AppendReply(AppendReply::Accepted { stored }) => format!("stored={}", stored.0),
+        Body::AppendReply(AppendReply::Rejected { prev, hint }) => format!("rejected prev={prev} hint={hint}"),
+        Body::Heartbeat { commit, round } => format!("round={round} commit={}", commit.0),
+        Body::HeartbeatReply { round, matching, stored } => {
+            format!("round={round} matching={} stored={}", matching.0, stored.0)
+        }
+        Body::ReadIndex { request } => format!("r{}", request.0),
+        Body::ReadIndexReply { request, index } => {
+            format!("r{} {}", request.0, index.map_or_else(|| "none".into(), |index| format!("index={}", index.0)))
+        }
+        Body::Forward { request, commands } => {
+            format!("r{} [{}]", request.0, commands.iter().map(data).collect::<Vec<_>>().join(", "))
+        }
+        Body::ForwardReply { request, outcome: ForwardOutcome::Appended { first } } => {
+            format!("r{} first={first}", request.0)
+        }
+        Body::ForwardReply { request, outcome: ForwardOutcome::Overloaded } => format!("r{} overloaded", request.0),
+        Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader } => format!("r{} not leader", request.0),
+        Body::Commit { index } => format!("commit={}", index.0),
+    };
+    format!("{} {text} ({})", message.name(), message.term)
+}
+
+fn leader(leader: Option<NodeId>) -> String {
+    leader.map_or_else(|| "nobody".into(), |id| id.to_string())
+}
+
+pub(super) fn note(note: &Note) -> String {
+    match note {
+        Note::Role { role, term, why } => format!("is {role} in {term}: {why}"),
+        Note::Leader { leader: who, term } => format!("follows {} in {term}", leader(*who)),
+        Note::Truncated { from, upto } => format!("truncates {}..={}", from.0, upto.0),
+        Note::Membership { index, membership } => format!("has the members {membership} of entry {}", index.0),
+        Note::Ignored { from, message, why } => format!("ignores {message} of {from}: {why}"),
+        Note::Violation { from, message, why } => format!("VIOLATION in {message} of {from}: {why}"),
+    }
+}
+
+pub(super) fn reply(reply: &Reply) -> String {
+    match reply {
+        Reply::Appended { request, first } => format!("r{} appended at {first}", request.0),
+        Reply::Refused { request, reason } => {
+            let reason = match reason {
+                RefusedReason::NotLeader { leader: who } => format!("not leader, that is {}", leader(*who)),
+                RefusedReason::Overloaded => "overloaded".into(),
+            };
+            format!("r{} refused: {reason}", request.0)
+        }
+        Reply::Unknown { request } => format!("r{} outcome unknown", request.0),
+        Reply::Readable { request, index } => format!("r{} readable at {}", request.0, index.0),
+        Reply::Initialized { request, outcome } => {
+            let outcome = match outcome {
+                Ok(()) => "initialized".into(),
+                Err(InitializeRefused::NotEmpty { existing }) => format!("not initialized, not empty: {existing}"),
+                Err(InitializeRefused::Invalid { reason }) => format!("not initialized, invalid: {reason}"),
+            };
+            format!("r{} {outcome}", request.0)
+        }
+    }
+}
+
+pub(super) fn status(status: &Status) -> String {
+    let mut text = format!(
+        "{} {} {} leader={} last={} stored={} commit={} applied={}",
+        status.id,
+        status.role,
+        status.term,
+        leader(status.leader),
+        status.last,
+        status.stored.0,
+        status.commit.0,
+        status.applied.0
+    );
+    for peer in &status.peers {
+        let state = match peer.state {
+            ReplicationState::Probe => "probe",
+            ReplicationState::Replicate => "replicate",
+        };
+        let silent = peer.silent_for.map_or_else(|| "unheard".into(), |time| format!("silent={}ms", time.as_millis()));
+        let _ = write!(
+            text,
+            "\n   {} {state} matched={} next={} inflight={} {silent}",
+            peer.id, peer.matched.0, peer.next.0, peer.inflight
+        );
+    }
+    text
+}
+
+pub(super) fn disk(disk: &Disk) -> String {
+    let base = if disk.base.index.0 == 0 { String::new() } else { format!(" base={}", disk.base) };
+    format!("{}{base} {}", hard_state(disk.hard_state), entries(&disk.entries))
+}
