@@ -1,0 +1,145 @@
+//! One connection with its stream: from the address to the peer's welcome, and on to its end.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use raftkv::{Lane as Kind, Peer};
+use tokio::task::AbortHandle;
+use tonic::transport::Endpoint;
+use tonic::{Code, Status, Streaming};
+
+use crate::lane::{Failure, explain, explain_status};
+use crate::options::{Options, PROTOCOL_VERSION};
+use crate::queue::{self, Feed, Outgoing};
+use crate::transport::Local;
+use crate::wire::pb;
+use crate::wire::pb::peers_client::PeersClient;
+
+/// Opens connections in the name of the local node.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    pub(crate) local: Arc<Local>,
+    pub(crate) options: Arc<Options>,
+}
+
+/// A stream that the peer has welcomed. Dropping it ends all that belongs to it, whatever the peer does.
+pub(crate) struct Connection {
+    replies: Streaming<pb::Welcome>,
+    _tasks: Tasks,
+}
+
+impl Dialer {
+    /// The queue for one attempt, with the handshake in front.
+    pub(crate) fn queue(&self, peer: &Peer, kind: Kind) -> (Feed, Outgoing) {
+        let lane = match kind {
+            Kind::Control => pb::Lane::Control,
+            Kind::Bulk => pb::Lane::Bulk,
+        };
+        let hello = pb::Hello {
+            version: PROTOCOL_VERSION,
+            cluster: self.local.cluster.0,
+            from: self.local.node.id.0,
+            from_address: self.local.node.address.as_ref().to_owned(),
+            to: peer.id.0,
+            lane: lane as i32,
+        };
+        queue::queue(self.options.max_queued_batches, self.options.max_queued_bytes, hello)
+    }
+
+    /// Connects, says hello, and waits for the welcome. The caller bounds the time.
+    pub(crate) async fn dial(&self, peer: &Peer, kind: Kind, outgoing: Outgoing) -> Result<Connection, Failure> {
+        let tasks = Tasks::new();
+        let endpoint = self.endpoint(peer, kind)?.executor(tasks.executor());
+        let channel = endpoint.connect().await.map_err(|e| Failure::unreachable(explain(&e)))?;
+        let mut client = PeersClient::new(channel);
+        let mut replies = client.open_lane(outgoing).await.map_err(|s| failure(&s))?.into_inner();
+        match replies.message().await {
+            Ok(Some(welcome)) if welcome.version == PROTOCOL_VERSION => Ok(Connection { replies, _tasks: tasks }),
+            Ok(Some(welcome)) => Err(Failure::refused(format!(
+                "it speaks version {} of the protocol, and this node version {PROTOCOL_VERSION}: upgrade the older one",
+                welcome.version
+            ))),
+            Ok(None) => Err(Failure::unreachable("it closed the stream without a welcome")),
+            Err(status) => Err(failure(&status)),
+        }
+    }
+
+    fn endpoint(&self, peer: &Peer, kind: Kind) -> Result<Endpoint, Failure> {
+        let options = &self.options;
+        let keep_alive_timeout = match kind {
+            Kind::Control => options.control_keep_alive_timeout,
+            Kind::Bulk => options.bulk_keep_alive_timeout,
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{}", peer.address))
+            .map_err(|e| Failure::unreachable(format!("{:?} is no host:port: {}", peer.address, explain(&e))))?;
+        Ok(endpoint
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(options.keep_alive_interval)
+            .keep_alive_timeout(keep_alive_timeout)
+            .keep_alive_while_idle(true))
+    }
+}
+
+impl Connection {
+    /// Waits for the end, and tells why.
+    pub(crate) async fn lost(&mut self) -> Failure {
+        loop {
+            match self.replies.message().await {
+                // A later version may have more to say; nothing that this one needs.
+                Ok(Some(_)) => {}
+                Ok(None) => return Failure::unreachable("it closed the stream"),
+                Err(status) => return failure(&status),
+            }
+        }
+    }
+}
+
+/// What the server answers when it does not want us: it is somebody else, or cannot make sense of what we say.
+const REFUSALS: [Code; 5] =
+    [Code::FailedPrecondition, Code::InvalidArgument, Code::OutOfRange, Code::PermissionDenied, Code::Unauthenticated];
+
+fn failure(status: &Status) -> Failure {
+    if status.code() == Code::Unimplemented {
+        let reason = "there is a gRPC server at this address, but it serves no raftkv peers: check the address";
+        return Failure::refused(reason);
+    }
+    if REFUSALS.contains(&status.code()) {
+        return Failure::refused(status.message());
+    }
+    Failure::unreachable(explain_status(status))
+}
+
+type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// The tasks behind a connection. With a peer that takes nothing they would last for ever; so they end with their owner.
+struct Tasks(Handles);
+
+/// Where the connection's parts start their tasks. Nothing starts any more once the owner is gone.
+#[derive(Clone)]
+struct Handles(Arc<Mutex<Option<Vec<AbortHandle>>>>);
+
+impl Tasks {
+    fn new() -> Self {
+        Self(Handles(Arc::new(Mutex::new(Some(Vec::new())))))
+    }
+
+    fn executor(&self) -> Handles {
+        self.0.clone()
+    }
+}
+
+impl hyper::rt::Executor<Task> for Handles {
+    fn execute(&self, task: Task) {
+        if let Some(handles) = self.0.lock().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            handles.push(tokio::spawn(task).abort_handle());
+        }
+    }
+}
+
+impl Drop for Tasks {
+    fn drop(&mut self) {
+        let handles = self.0.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        handles.into_iter().flatten().for_each(|task| task.abort());
+    }
+}

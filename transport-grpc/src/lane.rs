@@ -1,0 +1,335 @@
+//! One way to one peer: a task that keeps a stream open, and the door through which batches come in.
+
+use std::collections::hash_map::RandomState;
+use std::error::Error as StdError;
+use std::hash::{BuildHasher, Hasher};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use raftkv::{Lane as Kind, Peer, TransportError};
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use crate::connection::{Connection, Dialer};
+use crate::options::Options;
+use crate::queue::{Dropped, Feed, Outgoing, Parcel};
+
+/// A lane in the transport's table. Dropping it closes the connection.
+pub(crate) struct Lane {
+    shared: Arc<Shared>,
+    task: AbortHandle,
+}
+
+struct Shared {
+    peer: Peer,
+    state: Mutex<State>,
+    /// Whether anything was sent since the idle timer last looked.
+    used: AtomicBool,
+}
+
+enum State {
+    /// The first attempt, or the first after a good connection was lost: messages wait for it, as far as there is room.
+    Connecting(Feed),
+    Connected(Feed),
+    /// Between attempts, or in one that follows a failure: messages are dropped.
+    Down(Failure),
+    /// Idle for too long; the next message needs a new lane.
+    Closed,
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) refused: bool,
+    pub(crate) reason: Arc<str>,
+}
+
+impl Failure {
+    pub(crate) fn unreachable(reason: impl Into<Arc<str>>) -> Self {
+        Self { refused: false, reason: reason.into() }
+    }
+
+    pub(crate) fn refused(reason: impl Into<Arc<str>>) -> Self {
+        Self { refused: true, reason: reason.into() }
+    }
+
+    fn error(self, peer: &Peer) -> TransportError {
+        let (peer, reason) = (peer.clone(), self.reason.as_ref().to_owned());
+        if self.refused { TransportError::Refused { peer, reason } } else { TransportError::Unreachable { peer, reason } }
+    }
+}
+
+/// Why a parcel did not go in.
+pub(crate) enum Rejected {
+    /// The lane has ended; the parcel is handed back for another one.
+    Closed(Parcel),
+    Failed(TransportError),
+}
+
+impl Lane {
+    /// Starts a lane; its first attempt begins at once.
+    pub(crate) fn start(peer: Peer, kind: Kind, dialer: Dialer) -> Self {
+        let (feed, outgoing) = dialer.queue(&peer, kind);
+        let state = Mutex::new(State::Connecting(feed.clone()));
+        let shared = Arc::new(Shared { peer, state, used: AtomicBool::new(true) });
+        let keeper = Keeper {
+            shared: shared.clone(),
+            kind,
+            backoff: Backoff::new(&dialer.options),
+            idle_at: Instant::now() + dialer.options.idle_timeout,
+            dialer,
+            said: None,
+        };
+        let task = tokio::spawn(keeper.run(feed, outgoing)).abort_handle();
+        Self { shared, task }
+    }
+
+    pub(crate) fn leads_to(&self, peer: &Peer) -> bool {
+        let ours = &self.shared.peer.address;
+        Arc::ptr_eq(ours, &peer.address) || ours == &peer.address
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        matches!(*self.shared.state(), State::Closed)
+    }
+
+    /// Queues a parcel; waits for room only while the peer is connected.
+    pub(crate) async fn send(&self, parcel: Parcel) -> Result<(), Rejected> {
+        self.shared.used.store(true, Ordering::Relaxed);
+        let feed = match &*self.shared.state() {
+            State::Connected(feed) => feed.clone(),
+            State::Connecting(feed) => {
+                let full = "still connecting, and the queue is full";
+                return feed.try_push(parcel).map_err(|Dropped| self.shared.failed(Failure::unreachable(full)));
+            }
+            State::Down(failure) => return Err(self.shared.failed(failure.clone())),
+            State::Closed => return Err(Rejected::Closed(parcel)),
+        };
+        feed.push(parcel).await.map_err(|Dropped| self.shared.lost())
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, state: State) {
+        *self.state() = state;
+    }
+
+    fn failed(&self, failure: Failure) -> Rejected {
+        Rejected::Failed(failure.error(&self.peer))
+    }
+
+    /// The connection ended while a batch waited for room.
+    fn lost(&self) -> Rejected {
+        let failure = match &*self.state() {
+            State::Down(failure) => failure.clone(),
+            State::Connecting(_) | State::Connected(_) | State::Closed => Failure::unreachable("the connection was lost"),
+        };
+        self.failed(failure)
+    }
+}
+
+/// The task behind a lane.
+struct Keeper {
+    shared: Arc<Shared>,
+    kind: Kind,
+    dialer: Dialer,
+    backoff: Backoff,
+    idle_at: Instant,
+    said: Option<Said>,
+}
+
+/// What the log was told last, so that it is told once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Connected,
+    Unreachable,
+    Refused,
+}
+
+/// How a connection ended.
+enum End {
+    Idle,
+    Lost(Failure),
+}
+
+impl Keeper {
+    async fn run(mut self, feed: Feed, outgoing: Outgoing) {
+        let mut attempt = (feed, outgoing);
+        loop {
+            let (failure, survived) = match self.connect(attempt.1).await {
+                Ok(connection) => {
+                    self.shared.set(State::Connected(attempt.0));
+                    self.say_connected();
+                    let since = Instant::now();
+                    match self.stay(connection).await {
+                        End::Idle => break,
+                        End::Lost(failure) => (failure, since.elapsed() >= self.dialer.options.max_backoff),
+                    }
+                }
+                Err(failure) => (failure, false),
+            };
+            self.say_failed(&failure);
+            let refused = failure.refused;
+            attempt = self.dialer.queue(&self.shared.peer, self.kind);
+            if survived && !refused {
+                // The peer was well until now: try again at once, and let messages wait for that.
+                self.backoff.reset();
+                self.shared.set(State::Connecting(attempt.0.clone()));
+            } else {
+                self.shared.set(State::Down(failure));
+                sleep(self.backoff.next(refused)).await;
+                if Instant::now() >= self.idle_at && self.is_idle() {
+                    break;
+                }
+            }
+        }
+        self.shared.set(State::Closed);
+        debug!(peer = %self.shared.peer, lane = ?self.kind, "nothing was sent for a while: connection closed");
+    }
+
+    async fn connect(&self, outgoing: Outgoing) -> Result<Connection, Failure> {
+        let limit = self.dialer.options.connect_timeout;
+        match timeout(limit, self.dialer.dial(&self.shared.peer, self.kind, outgoing)).await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(Failure::unreachable(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    async fn stay(&mut self, mut connection: Connection) -> End {
+        loop {
+            tokio::select! {
+                biased;
+                failure = connection.lost() => return End::Lost(failure),
+                () = sleep_until(self.idle_at) => {
+                    if self.is_idle() {
+                        return End::Idle;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether nothing was sent since the timer was last set; sets it anew.
+    fn is_idle(&mut self) -> bool {
+        self.idle_at = Instant::now() + self.dialer.options.idle_timeout;
+        !self.shared.used.swap(false, Ordering::Relaxed)
+    }
+
+    fn say_connected(&mut self) {
+        if self.said.replace(Said::Connected) != Some(Said::Connected) {
+            info!(peer = %self.shared.peer, lane = ?self.kind, "connected");
+        }
+    }
+
+    fn say_failed(&mut self, failure: &Failure) {
+        let (peer, lane, reason) = (&self.shared.peer, self.kind, &failure.reason);
+        let now = if failure.refused { Said::Refused } else { Said::Unreachable };
+        let before = self.said.replace(now);
+        if before == Some(now) {
+            debug!(%peer, ?lane, %reason, "still no connection");
+        } else if failure.refused {
+            warn!(%peer, ?lane, %reason, "refused by the peer; trying again now and then");
+        } else if before == Some(Said::Connected) {
+            warn!(%peer, ?lane, %reason, "connection lost; trying to restore it");
+        } else {
+            warn!(%peer, ?lane, %reason, "unreachable; trying until it is");
+        }
+    }
+}
+
+/// The pauses between attempts: exponential, with jitter.
+struct Backoff {
+    min: Duration,
+    max: Duration,
+    refused: Duration,
+    current: Duration,
+    random: RandomState,
+    drawn: u64,
+}
+
+impl Backoff {
+    fn new(options: &Options) -> Self {
+        let (min, max) = (options.min_backoff, options.max_backoff.max(options.min_backoff));
+        Self { min, max, refused: options.refused_backoff, current: min, random: RandomState::new(), drawn: 0 }
+    }
+
+    fn reset(&mut self) {
+        self.current = self.min;
+    }
+
+    fn next(&mut self, refused: bool) -> Duration {
+        let full = if refused { self.refused } else { self.current };
+        self.current = (self.current * 2).min(self.max);
+        full.mul_f64(self.draw().mul_add(-0.5, 1.0))
+    }
+
+    /// A number in 0..1. Random keys that the standard library draws for its hash maps are random enough for a jitter.
+    fn draw(&mut self) -> f64 {
+        self.drawn += 1;
+        let mut hasher = self.random.build_hasher();
+        hasher.write_u64(self.drawn);
+        f64::from((hasher.finish() >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+/// An error with its causes, each said once.
+pub(crate) fn explain(error: &(dyn StdError + 'static)) -> String {
+    with_causes(error.to_string(), error)
+}
+
+/// A status with its causes, in words rather than codes where it has words.
+pub(crate) fn explain_status(status: &tonic::Status) -> String {
+    let words = match status.message() {
+        "" => status.code().description(),
+        message => message,
+    };
+    with_causes(words.to_owned(), status)
+}
+
+fn with_causes(mut text: String, error: &(dyn StdError + 'static)) -> String {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let words = cause.to_string();
+        if !text.contains(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_the_limit_and_never_fall_below_half_of_it() {
+        let options = Options::default();
+        let mut backoff = Backoff::new(&options);
+        let pauses: Vec<Duration> = (0..12).map(|_| backoff.next(false)).collect();
+        assert!(pauses[0] > options.min_backoff / 2 - Duration::from_nanos(1) && pauses[0] <= options.min_backoff);
+        assert!(pauses[11] >= options.max_backoff / 2 && pauses[11] <= options.max_backoff);
+        backoff.reset();
+        assert!(backoff.next(false) <= options.min_backoff);
+    }
+
+    #[test]
+    fn pauses_differ_from_lane_to_lane() {
+        let options = Options::default();
+        let draws: std::collections::BTreeSet<Duration> =
+            (0..16).map(|_| Backoff::new(&options).next(true)).collect();
+        assert!(draws.len() > 8, "{draws:?}");
+    }
+}

@@ -1,0 +1,181 @@
+//! From messages to protobuf and back.
+//!
+//! Encoding is total. Decoding trusts nothing: whatever a peer sends becomes a message or a reason, never a panic.
+//! Payloads move as shared [`Bytes`](bytes::Bytes) both ways.
+
+use raftkv::{AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, GroupId, Index, LogId, Message, NodeId};
+use raftkv::{RequestId, Term};
+
+/// The code generated from `proto/raft.proto`.
+#[allow(clippy::pedantic, clippy::nursery, missing_docs, unreachable_pub, clippy::wildcard_enum_match_arm)]
+pub(crate) mod pb {
+    include!("generated/raftkv.v1.rs");
+}
+
+use pb::append_reply::Outcome;
+use pb::envelope::Body as Wire;
+
+/// Terms, indexes and rounds from here on are refused, so that the receiver can count on from any of them.
+pub(crate) const ABSURD: u64 = 1 << 62;
+
+/// What an envelope takes at most beyond its message's cost: the numbers and tags of the largest fixed part.
+const ENVELOPE_OVERHEAD: u64 = 64;
+
+/// A bound on the encoded size of an envelope. Cheap: it looks at lengths alone.
+pub(crate) fn max_encoded_len(envelope: &Envelope) -> u64 {
+    envelope.message.cost() + ENVELOPE_OVERHEAD
+}
+
+/// Who speaks to whom on a stream, which its envelopes therefore need not say.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Way {
+    pub(crate) cluster: ClusterId,
+    pub(crate) from: NodeId,
+    pub(crate) to: NodeId,
+}
+
+pub(crate) fn encode(batch: Vec<Envelope>) -> pb::Frame {
+    pb::Frame { hello: None, envelopes: batch.into_iter().map(encode_envelope).collect() }
+}
+
+fn encode_envelope(envelope: Envelope) -> pb::Envelope {
+    let Envelope { cluster: _, group, from: _, to: _, message } = envelope;
+    pb::Envelope { group: group.0, term: message.term.0, body: Some(encode_body(message.body)) }
+}
+
+fn encode_body(body: Body) -> Wire {
+    match body {
+        Body::PreVote { proposed, last } => Wire::PreVote(pb::PreVote { proposed: proposed.0, last: log_id(last) }),
+        Body::PreVoteReply { proposed, granted } => {
+            Wire::PreVoteReply(pb::PreVoteReply { proposed: proposed.0, granted })
+        }
+        Body::Vote { last } => Wire::Vote(pb::Vote { last: log_id(last) }),
+        Body::VoteReply { granted } => Wire::VoteReply(pb::VoteReply { granted }),
+        Body::Append { prev, entries, commit } => Wire::Append(pb::Append {
+            prev: log_id(prev),
+            entries: entries.into_iter().map(encode_entry).collect(),
+            commit: commit.0,
+        }),
+        Body::AppendReply(reply) => Wire::AppendReply(pb::AppendReply { outcome: Some(encode_outcome(reply)) }),
+        Body::Heartbeat { commit, round } => Wire::Heartbeat(pb::Heartbeat { commit: commit.0, round }),
+        Body::HeartbeatReply { round, matching, stored } => {
+            Wire::HeartbeatReply(pb::HeartbeatReply { round, matching: matching.0, stored: stored.0 })
+        }
+        Body::ReadIndex { request } => Wire::ReadIndex(pb::ReadIndex { request: request.0 }),
+        Body::ReadIndexReply { request, index } => {
+            Wire::ReadIndexReply(pb::ReadIndexReply { request: request.0, index: index.map(|i| i.0) })
+        }
+        Body::Forward { request, commands } => Wire::Forward(pb::Forward { request: request.0, commands }),
+        Body::ForwardReply { request, first } => {
+            Wire::ForwardReply(pb::ForwardReply { request: request.0, first: first.and_then(log_id) })
+        }
+    }
+}
+
+fn encode_outcome(reply: AppendReply) -> Outcome {
+    match reply {
+        AppendReply::Accepted { stored } => Outcome::Accepted(pb::AppendAccepted { stored: stored.0 }),
+        AppendReply::Rejected { prev, hint } => {
+            Outcome::Rejected(pb::AppendRejected { prev: log_id(prev), hint: log_id(hint) })
+        }
+    }
+}
+
+fn encode_entry(entry: Entry) -> pb::Entry {
+    let kind = match entry.kind {
+        EntryKind::Noop => pb::EntryKind::Noop,
+        EntryKind::Command => pb::EntryKind::Command,
+        EntryKind::Config => pb::EntryKind::Config,
+    };
+    pb::Entry { term: entry.id.term.0, index: entry.id.index.0, kind: kind as i32, data: entry.data }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the fields of generated messages are optional")]
+fn log_id(id: LogId) -> Option<pb::LogId> {
+    Some(pb::LogId { term: id.term.0, index: id.index.0 })
+}
+
+/// The batch that a frame carries, or why it can't be one.
+pub(crate) fn decode(way: Way, frame: pb::Frame) -> Result<Vec<Envelope>, String> {
+    if frame.hello.is_some() {
+        return Err("a second hello on one stream".into());
+    }
+    frame.envelopes.into_iter().map(|envelope| decode_envelope(way, envelope)).collect()
+}
+
+fn decode_envelope(way: Way, envelope: pb::Envelope) -> Result<Envelope, String> {
+    let Way { cluster, from, to } = way;
+    let body = envelope.body.ok_or("a message of a kind that this version does not know, or of none")?;
+    let message = Message { term: term(envelope.term)?, body: decode_body(body)? };
+    Ok(Envelope { cluster, group: GroupId(envelope.group), from, to, message })
+}
+
+fn decode_body(body: Wire) -> Result<Body, String> {
+    Ok(match body {
+        Wire::PreVote(m) => Body::PreVote { proposed: term(m.proposed)?, last: id("last", m.last)? },
+        Wire::PreVoteReply(m) => Body::PreVoteReply { proposed: term(m.proposed)?, granted: m.granted },
+        Wire::Vote(m) => Body::Vote { last: id("last", m.last)? },
+        Wire::VoteReply(m) => Body::VoteReply { granted: m.granted },
+        Wire::Append(m) => Body::Append {
+            prev: id("prev", m.prev)?,
+            entries: m.entries.into_iter().map(decode_entry).collect::<Result<_, _>>()?,
+            commit: index(m.commit)?,
+        },
+        Wire::AppendReply(m) => Body::AppendReply(decode_outcome(m.outcome)?),
+        Wire::Heartbeat(m) => Body::Heartbeat { commit: index(m.commit)?, round: sane("round", m.round)? },
+        Wire::HeartbeatReply(m) => Body::HeartbeatReply {
+            round: sane("round", m.round)?,
+            matching: index(m.matching)?,
+            stored: index(m.stored)?,
+        },
+        Wire::ReadIndex(m) => Body::ReadIndex { request: RequestId(m.request) },
+        Wire::ReadIndexReply(m) => {
+            Body::ReadIndexReply { request: RequestId(m.request), index: m.index.map(index).transpose()? }
+        }
+        Wire::Forward(m) => Body::Forward { request: RequestId(m.request), commands: m.commands },
+        Wire::ForwardReply(m) => Body::ForwardReply {
+            request: RequestId(m.request),
+            first: m.first.map(|first| id("first", Some(first))).transpose()?,
+        },
+    })
+}
+
+fn decode_outcome(outcome: Option<Outcome>) -> Result<AppendReply, String> {
+    match outcome {
+        Some(Outcome::Accepted(m)) => Ok(AppendReply::Accepted { stored: index(m.stored)? }),
+        Some(Outcome::Rejected(m)) => {
+            Ok(AppendReply::Rejected { prev: id("prev", m.prev)?, hint: id("hint", m.hint)? })
+        }
+        None => Err("an append reply without an outcome".into()),
+    }
+}
+
+fn decode_entry(entry: pb::Entry) -> Result<Entry, String> {
+    let kind = match pb::EntryKind::try_from(entry.kind) {
+        Ok(pb::EntryKind::Noop) => EntryKind::Noop,
+        Ok(pb::EntryKind::Command) => EntryKind::Command,
+        Ok(pb::EntryKind::Config) => EntryKind::Config,
+        Ok(pb::EntryKind::Unspecified) | Err(_) => {
+            return Err(format!("entry {} is of kind {}, which this version does not know", entry.index, entry.kind));
+        }
+    };
+    let id = LogId { term: term(entry.term)?, index: index(entry.index)? };
+    Ok(Entry { id, kind, data: entry.data })
+}
+
+fn id(field: &str, wire: Option<pb::LogId>) -> Result<LogId, String> {
+    let wire = wire.ok_or_else(|| format!("a message without `{field}`"))?;
+    Ok(LogId { term: term(wire.term)?, index: index(wire.index)? })
+}
+
+fn term(n: u64) -> Result<Term, String> {
+    sane("term", n).map(Term)
+}
+
+fn index(n: u64) -> Result<Index, String> {
+    sane("index", n).map(Index)
+}
+
+fn sane(what: &str, n: u64) -> Result<u64, String> {
+    if n < ABSURD { Ok(n) } else { Err(format!("an absurd {what}: {n}")) }
+}
