@@ -3,8 +3,10 @@
 //! Encoding is total. Decoding trusts nothing: whatever a peer sends becomes a message or a reason, never a panic.
 //! Payloads move as shared [`Bytes`](bytes::Bytes) both ways.
 
-use raftkv::{AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, GroupId, Index, LogId, Message, NodeId};
-use raftkv::{RequestId, Term};
+use raftkv::{
+    AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, ForwardOutcome, GroupId, Index, LogId, Message, NodeId,
+    RequestId, Term,
+};
 
 /// The code generated from `proto/raft.proto`.
 #[allow(clippy::pedantic, clippy::nursery, missing_docs, unreachable_pub, clippy::wildcard_enum_match_arm)]
@@ -14,6 +16,7 @@ pub(crate) mod pb {
 
 use pb::append_reply::Outcome;
 use pb::envelope::Body as Wire;
+use pb::forward_reply::Outcome as Forwarded;
 
 /// Terms, indexes and rounds from here on are refused, so that the receiver can count on from any of them.
 pub(crate) const ABSURD: u64 = 1 << 62;
@@ -66,9 +69,10 @@ fn encode_body(body: Body) -> Wire {
             Wire::ReadIndexReply(pb::ReadIndexReply { request: request.0, index: index.map(|i| i.0) })
         }
         Body::Forward { request, commands } => Wire::Forward(pb::Forward { request: request.0, commands }),
-        Body::ForwardReply { request, first } => {
-            Wire::ForwardReply(pb::ForwardReply { request: request.0, first: first.and_then(log_id) })
+        Body::ForwardReply { request, outcome } => {
+            Wire::ForwardReply(pb::ForwardReply { request: request.0, outcome: Some(encode_forwarded(outcome)) })
         }
+        Body::Commit { index } => Wire::Commit(pb::Commit { index: index.0 }),
     }
 }
 
@@ -78,6 +82,16 @@ fn encode_outcome(reply: AppendReply) -> Outcome {
         AppendReply::Rejected { prev, hint } => {
             Outcome::Rejected(pb::AppendRejected { prev: log_id(prev), hint: log_id(hint) })
         }
+    }
+}
+
+fn encode_forwarded(outcome: ForwardOutcome) -> Forwarded {
+    match outcome {
+        ForwardOutcome::Appended { first } => {
+            Forwarded::Appended(pb::LogId { term: first.term.0, index: first.index.0 })
+        }
+        ForwardOutcome::Overloaded => Forwarded::Refused(pb::ForwardRefusal::Overloaded as i32),
+        ForwardOutcome::NotLeader => Forwarded::Refused(pb::ForwardRefusal::NotLeader as i32),
     }
 }
 
@@ -135,8 +149,9 @@ fn decode_body(body: Wire) -> Result<Body, String> {
         Wire::Forward(m) => Body::Forward { request: RequestId(m.request), commands: m.commands },
         Wire::ForwardReply(m) => Body::ForwardReply {
             request: RequestId(m.request),
-            first: m.first.map(|first| id("first", Some(first))).transpose()?,
+            outcome: decode_forwarded(m.outcome)?,
         },
+        Wire::Commit(m) => Body::Commit { index: index(m.index)? },
     })
 }
 
@@ -147,6 +162,19 @@ fn decode_outcome(outcome: Option<Outcome>) -> Result<AppendReply, String> {
             Ok(AppendReply::Rejected { prev: id("prev", m.prev)?, hint: id("hint", m.hint)? })
         }
         None => Err("an append reply without an outcome".into()),
+    }
+}
+
+fn decode_forwarded(outcome: Option<Forwarded>) -> Result<ForwardOutcome, String> {
+    let refusal = match outcome {
+        Some(Forwarded::Appended(first)) => return Ok(ForwardOutcome::Appended { first: id("first", Some(first))? }),
+        Some(Forwarded::Refused(refusal)) => refusal,
+        None => return Err("a forward reply without an outcome".into()),
+    };
+    match pb::ForwardRefusal::try_from(refusal) {
+        Ok(pb::ForwardRefusal::Overloaded) => Ok(ForwardOutcome::Overloaded),
+        Ok(pb::ForwardRefusal::NotLeader) => Ok(ForwardOutcome::NotLeader),
+        Ok(pb::ForwardRefusal::Unspecified) | Err(_) => Err(format!("an unknown reason to refuse a forward: {refusal}")),
     }
 }
 

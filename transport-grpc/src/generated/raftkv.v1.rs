@@ -37,7 +37,10 @@ pub struct Envelope {
     pub group: u64,
     #[prost(uint64, tag = "2")]
     pub term: u64,
-    #[prost(oneof = "envelope::Body", tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(
+        oneof = "envelope::Body",
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+    )]
     pub body: ::core::option::Option<envelope::Body>,
 }
 /// Nested message and enum types in `Envelope`.
@@ -68,6 +71,8 @@ pub mod envelope {
         Vote(super::Vote),
         #[prost(message, tag = "14")]
         VoteReply(super::VoteReply),
+        #[prost(message, tag = "15")]
+        Commit(super::Commit),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -187,9 +192,24 @@ pub struct Forward {
 pub struct ForwardReply {
     #[prost(uint64, tag = "1")]
     pub request: u64,
-    /// Absent: nothing of the batch was or will be proposed.
-    #[prost(message, optional, tag = "2")]
-    pub first: ::core::option::Option<LogId>,
+    #[prost(oneof = "forward_reply::Outcome", tags = "2, 3")]
+    pub outcome: ::core::option::Option<forward_reply::Outcome>,
+}
+/// Nested message and enum types in `ForwardReply`.
+pub mod forward_reply {
+    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        /// The id of the first command's entry.
+        #[prost(message, tag = "2")]
+        Appended(super::LogId),
+        #[prost(enumeration = "super::ForwardRefusal", tag = "3")]
+        Refused(i32),
+    }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Commit {
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -248,6 +268,35 @@ impl EntryKind {
             "ENTRY_KIND_NOOP" => Some(Self::Noop),
             "ENTRY_KIND_COMMAND" => Some(Self::Command),
             "ENTRY_KIND_CONFIG" => Some(Self::Config),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ForwardRefusal {
+    Unspecified = 0,
+    Overloaded = 1,
+    NotLeader = 2,
+}
+impl ForwardRefusal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "FORWARD_REFUSAL_UNSPECIFIED",
+            Self::Overloaded => "FORWARD_REFUSAL_OVERLOADED",
+            Self::NotLeader => "FORWARD_REFUSAL_NOT_LEADER",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "FORWARD_REFUSAL_UNSPECIFIED" => Some(Self::Unspecified),
+            "FORWARD_REFUSAL_OVERLOADED" => Some(Self::Overloaded),
+            "FORWARD_REFUSAL_NOT_LEADER" => Some(Self::NotLeader),
             _ => None,
         }
     }
