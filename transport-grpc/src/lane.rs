@@ -30,9 +30,8 @@ struct Shared {
 }
 
 enum State {
-    /// The first attempt, or the first after a good connection was lost: messages wait for it, as far as there is room.
-    Connecting(Feed),
-    Connected(Feed),
+    /// Connected; or in the first attempt, or the first after a good connection was lost, which messages wait for.
+    Open(Feed),
     /// Between attempts, or in one that follows a failure: messages are dropped.
     Down(Failure),
     /// Idle for too long; the next message needs a new lane.
@@ -57,7 +56,11 @@ impl Failure {
 
     fn error(self, peer: &Peer) -> TransportError {
         let (peer, reason) = (peer.clone(), self.reason.as_ref().to_owned());
-        if self.refused { TransportError::Refused { peer, reason } } else { TransportError::Unreachable { peer, reason } }
+        if self.refused {
+            TransportError::Refused { peer, reason }
+        } else {
+            TransportError::Unreachable { peer, reason }
+        }
     }
 }
 
@@ -72,7 +75,7 @@ impl Lane {
     /// Starts a lane; its first attempt begins at once.
     pub(crate) fn start(peer: Peer, kind: Kind, dialer: Dialer) -> Self {
         let (feed, outgoing) = dialer.queue(&peer, kind);
-        let state = Mutex::new(State::Connecting(feed.clone()));
+        let state = Mutex::new(State::Open(feed.clone()));
         let shared = Arc::new(Shared { peer, state, used: AtomicBool::new(true) });
         let keeper = Keeper {
             shared: shared.clone(),
@@ -95,15 +98,11 @@ impl Lane {
         matches!(*self.shared.state(), State::Closed)
     }
 
-    /// Queues a parcel; waits for room only while the peer is connected.
+    /// Queues a parcel, and waits for room if need be: at most until the connection, or the first attempt at it, fails.
     pub(crate) async fn send(&self, parcel: Parcel) -> Result<(), Rejected> {
         self.shared.used.store(true, Ordering::Relaxed);
         let feed = match &*self.shared.state() {
-            State::Connected(feed) => feed.clone(),
-            State::Connecting(feed) => {
-                let full = "still connecting, and the queue is full";
-                return feed.try_push(parcel).map_err(|Dropped| self.shared.failed(Failure::unreachable(full)));
-            }
+            State::Open(feed) => feed.clone(),
             State::Down(failure) => return Err(self.shared.failed(failure.clone())),
             State::Closed => return Err(Rejected::Closed(parcel)),
         };
@@ -134,7 +133,7 @@ impl Shared {
     fn lost(&self) -> Rejected {
         let failure = match &*self.state() {
             State::Down(failure) => failure.clone(),
-            State::Connecting(_) | State::Connected(_) | State::Closed => Failure::unreachable("the connection was lost"),
+            State::Open(_) | State::Closed => Failure::unreachable("the connection was lost"),
         };
         self.failed(failure)
     }
@@ -170,7 +169,7 @@ impl Keeper {
         loop {
             let (failure, survived) = match self.connect(attempt.1).await {
                 Ok(connection) => {
-                    self.shared.set(State::Connected(attempt.0));
+                    self.shared.set(State::Open(attempt.0));
                     self.say_connected();
                     let since = Instant::now();
                     match self.stay(connection).await {
@@ -186,7 +185,7 @@ impl Keeper {
             if survived && !refused {
                 // The peer was well until now: try again at once, and let messages wait for that.
                 self.backoff.reset();
-                self.shared.set(State::Connecting(attempt.0.clone()));
+                self.shared.set(State::Open(attempt.0.clone()));
             } else {
                 self.shared.set(State::Down(failure));
                 sleep(self.backoff.next(refused)).await;
@@ -328,8 +327,7 @@ mod tests {
     #[test]
     fn pauses_differ_from_lane_to_lane() {
         let options = Options::default();
-        let draws: std::collections::BTreeSet<Duration> =
-            (0..16).map(|_| Backoff::new(&options).next(true)).collect();
+        let draws: std::collections::BTreeSet<Duration> = (0..16).map(|_| Backoff::new(&options).next(true)).collect();
         assert!(draws.len() > 8, "{draws:?}");
     }
 }

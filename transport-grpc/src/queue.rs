@@ -31,7 +31,7 @@ pub(crate) struct Outgoing {
     room: Arc<Semaphore>,
 }
 
-/// The connection is gone, or, for [`Feed::try_push`], there is no room.
+/// The connection is gone, and the parcel with it.
 pub(crate) struct Dropped;
 
 pub(crate) fn queue(max_batches: usize, max_bytes: usize, hello: pb::Hello) -> (Feed, Outgoing) {
@@ -48,15 +48,6 @@ impl Feed {
         let bytes = self.charge(&parcel);
         let slot = self.parcels.reserve().await.map_err(|_| Dropped)?;
         self.room.acquire_many(bytes).await.map_err(|_| Dropped)?.forget();
-        slot.send((parcel.batch, bytes));
-        Ok(())
-    }
-
-    /// Queues a parcel if there is room for it now.
-    pub(crate) fn try_push(&self, parcel: Parcel) -> Result<(), Dropped> {
-        let bytes = self.charge(&parcel);
-        let slot = self.parcels.try_reserve().map_err(|_| Dropped)?;
-        self.room.try_acquire_many(bytes).map_err(|_| Dropped)?.forget();
         slot.send((parcel.batch, bytes));
         Ok(())
     }

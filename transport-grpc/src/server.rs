@@ -150,10 +150,15 @@ impl Peers for GrpcServer {
 
 impl Shared {
     /// Waits for the hello, and checks it.
-    async fn admit(self: &Arc<Self>, mut frames: Streaming<pb::Frame>, remote: Option<SocketAddr>) -> Result<Session, Status> {
+    async fn admit(
+        self: &Arc<Self>,
+        mut frames: Streaming<pb::Frame>,
+        remote: Option<SocketAddr>,
+    ) -> Result<Session, Status> {
         let limit = self.options.max_streams;
         let permit = self.streams.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| Status::resource_exhausted(format!("{limit} streams are open here already")))?;
+        let permit =
+            permit.map_err(|_| Status::resource_exhausted(format!("{limit} streams are open here already")))?;
         let first = timeout(self.options.handshake_timeout, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello in time"))??;
         let hello = first

@@ -147,10 +147,9 @@ fn decode_body(body: Wire) -> Result<Body, String> {
             Body::ReadIndexReply { request: RequestId(m.request), index: m.index.map(index).transpose()? }
         }
         Wire::Forward(m) => Body::Forward { request: RequestId(m.request), commands: m.commands },
-        Wire::ForwardReply(m) => Body::ForwardReply {
-            request: RequestId(m.request),
-            outcome: decode_forwarded(m.outcome)?,
-        },
+        Wire::ForwardReply(m) => {
+            Body::ForwardReply { request: RequestId(m.request), outcome: decode_forwarded(m.outcome)? }
+        }
         Wire::Commit(m) => Body::Commit { index: index(m.index)? },
     })
 }
@@ -174,7 +173,9 @@ fn decode_forwarded(outcome: Option<Forwarded>) -> Result<ForwardOutcome, String
     match pb::ForwardRefusal::try_from(refusal) {
         Ok(pb::ForwardRefusal::Overloaded) => Ok(ForwardOutcome::Overloaded),
         Ok(pb::ForwardRefusal::NotLeader) => Ok(ForwardOutcome::NotLeader),
-        Ok(pb::ForwardRefusal::Unspecified) | Err(_) => Err(format!("an unknown reason to refuse a forward: {refusal}")),
+        Ok(pb::ForwardRefusal::Unspecified) | Err(_) => {
+            Err(format!("an unknown reason to refuse a forward: {refusal}"))
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! The committed code for `proto/raft.proto` is what the generator makes of it today.
 
+#![allow(clippy::expect_used, reason = "a test reports by panicking")]
+
 use std::path::Path;
 
 /// Regenerates into a scratch directory and compares; with `REGENERATE=1` it replaces the committed file instead.

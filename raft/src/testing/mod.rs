@@ -5,6 +5,7 @@
 //! the same test runs the same way each time.
 
 mod cluster;
+pub mod conformance;
 mod machines;
 mod memory_log;
 mod memory_network;
