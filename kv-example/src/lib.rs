@@ -6,5 +6,6 @@ pub mod cli;
 pub mod client;
 pub mod config;
 pub mod machine;
+pub mod service;
 pub mod store;
 pub mod telemetry;

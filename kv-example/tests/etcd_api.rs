@@ -1,5 +1,7 @@
 //! The committed code under `src/api` is what `proto/` gives.
 
+#![allow(clippy::expect_used, reason = "a test says what went wrong by panicking")]
+
 use std::fs;
 use std::path::Path;
 
@@ -38,12 +40,12 @@ fn the_generated_code_is_up_to_date() {
 }
 
 fn generate(proto: &Path, protos: &[&str], out: &Path, own: bool) {
-    let files = protox::compile(protos, [proto]).unwrap_or_else(|e| panic!("the protos compile: {e}"));
+    let files = protox::compile(protos, [proto]).expect("the protos compile");
     let mut builder = tonic_prost_build::configure().out_dir(out).bytes(".").emit_rerun_if_changed(false);
     if own {
         builder = builder
             .extern_path(".etcdserverpb", "crate::api::etcdserverpb")
             .extern_path(".mvccpb", "crate::api::mvccpb");
     }
-    builder.compile_fds(files).unwrap_or_else(|e| panic!("the code is generated: {e}"));
+    builder.compile_fds(files).expect("the code is generated");
 }

@@ -105,6 +105,15 @@ impl Model {
             .filter(|_| !request.count_only)
             .cloned()
             .collect();
+        let filters = [
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        ];
+        if request.sort_order() == SortOrder::None && filters == [0; 4] && request.limit > 0 {
+            kvs.truncate(request.limit as usize + 1);
+        }
         match request.sort_target() {
             SortTarget::Key => {}
             SortTarget::Version => kvs.sort_by_key(|kv| kv.version),

@@ -143,10 +143,19 @@ impl Options {
         // As in etcd: 0 means no filter, on either side.
         let upper = |max: i64| if max == 0 { i64::MAX } else { max };
         let lower = |min: i64| if min == 0 { i64::MIN } else { min };
+        let filters = [
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        ];
+        let filtered = filters.iter().any(|revision| *revision != 0);
         let fetch = match usize::try_from(request.limit) {
             _ if request.count_only => 0,
-            // One more tells whether there is more.
-            Ok(limit) if limit > 0 && sort.is_none() => limit.saturating_add(1),
+            // One more tells whether there is more. As in etcd, a property without an order sorts only these.
+            Ok(limit) if limit > 0 && (sort.is_none() || (order == SortOrder::None && !filtered)) => {
+                limit.saturating_add(1)
+            }
             _ => usize::MAX,
         };
         Ok(Self {

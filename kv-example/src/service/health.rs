@@ -1,0 +1,71 @@
+//! The standard health service (`grpc.health.v1.Health`).
+//!
+//! A node serves when it knows a leader, and has caught up with the cluster once since its start. The check names are the
+//! empty one, for the whole node, and those of etcd's services.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use raftkv::Error;
+use tonic_health::ServingStatus;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_health::server::{HealthReporter, HealthService};
+
+use super::{Context, Replica};
+
+/// How often the node is looked at.
+const PERIOD: Duration = Duration::from_millis(100);
+const NAMES: [&str; 4] = ["", "etcdserverpb.KV", "etcdserverpb.Maintenance", "etcdserverpb.Cluster"];
+
+#[derive(Clone, Debug)]
+pub(super) struct Health(HealthReporter);
+
+impl Health {
+    pub(super) fn new() -> (Self, HealthServer<HealthService>) {
+        let reporter = HealthReporter::new();
+        let service = HealthService::from_health_reporter(reporter.clone());
+        (Self(reporter), HealthServer::new(service))
+    }
+
+    pub(super) async fn set(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for name in NAMES {
+            self.0.set_service_status(name, status).await;
+        }
+    }
+}
+
+/// Keeps the health service, the term and the readiness up to date until the node stops.
+pub(super) async fn watch<R: Replica>(context: Arc<Context<R>>, health: Health) {
+    let mut serving = None;
+    loop {
+        let now = match context.replica.status().await {
+            Ok(status) => {
+                context.saw(&status);
+                status.leader.is_some() && is_ready(&context).await
+            }
+            Err(Error::Stopped(reason)) => {
+                tracing::info!(%reason, "the node has stopped: health checks say so from now on");
+                health.set(false).await;
+                return;
+            }
+            // It is busy, not broken: the next look will tell.
+            Err(_) => serving.unwrap_or(false),
+        };
+        if serving != Some(now) {
+            tracing::info!(serving = now, "health");
+            health.set(now).await;
+            serving = Some(now);
+        }
+        tokio::time::sleep(PERIOD).await;
+    }
+}
+
+/// Whether the node has caught up once; finds out by a read barrier, if it is not known.
+async fn is_ready<R: Replica>(context: &Context<R>) -> bool {
+    if !context.ready.load(Ordering::Relaxed) && context.replica.read_barrier().await.is_ok() {
+        context.ready.store(true, Ordering::Relaxed);
+    }
+    context.ready.load(Ordering::Relaxed)
+}

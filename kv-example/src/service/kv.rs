@@ -1,0 +1,102 @@
+//! etcd's `KV` service.
+
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::refused::{Intent, to_status};
+use super::{Context, Replica};
+use crate::api::command::{Outcome, command, outcome};
+use crate::api::etcdserverpb::kv_server::Kv;
+use crate::api::etcdserverpb::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, TxnRequest, TxnResponse,
+};
+use crate::machine::encode_command;
+use crate::store::{Refusal, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
+
+impl<R: Replica> Context<R> {
+    /// Proposes a checked request, and gives the machine's answer to it.
+    async fn propose(&self, body: command::Body) -> Result<outcome::Body, Status> {
+        let command = encode_command(body);
+        if command.len() > self.options.limits.request_bytes {
+            return Err(Refusal::TooLarge.into());
+        }
+        let answer = self.replica.write(command).await.map_err(|error| to_status(&error, Intent::Write))?;
+        match Outcome::decode(answer) {
+            Ok(Outcome { body: Some(outcome::Body::Refusal(refusal)) }) => Err(refusal.into()),
+            Ok(Outcome { body: Some(body) }) => Ok(body),
+            Ok(Outcome { body: None }) | Err(_) => Err(unexpected()),
+        }
+    }
+
+    async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
+        self.prepare_read(is_serializable(&request)).await?;
+        Ok(self.view.read_txn(request).await?)
+    }
+}
+
+/// The state machine answers each kind of command in kind.
+fn unexpected() -> Status {
+    Status::internal("etcdserver: the state machine gave an answer of another kind (please report this)")
+}
+
+#[tonic::async_trait]
+impl<R: Replica> Kv for Context<R> {
+    async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let request = request.into_inner();
+        check_range(&request)?;
+        self.prepare_read(request.serializable).await?;
+        let mut response = self.view.range(request).await?;
+        response.header = self.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let request = request.into_inner();
+        check_put(&request)?;
+        let outcome::Body::Put(mut response) = self.propose(command::Body::Put(request)).await? else {
+            return Err(unexpected());
+        };
+        response.header = self.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        check_delete(&request)?;
+        let outcome::Body::DeleteRange(mut response) = self.propose(command::Body::DeleteRange(request)).await? else {
+            return Err(unexpected());
+        };
+        response.header = self.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let request = request.into_inner();
+        check_txn(&request, self.options.limits)?;
+        let mut response = if is_read_only(&request) {
+            self.read_txn(request).await?
+        } else if let outcome::Body::Txn(response) = self.propose(command::Body::Txn(request)).await? {
+            response
+        } else {
+            return Err(unexpected());
+        };
+        response.header = self.complete(response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        let request = request.into_inner();
+        let outcome::Body::Compact(mut response) = self.propose(command::Body::Compact(request)).await? else {
+            return Err(unexpected());
+        };
+        if request.physical {
+            self.view.swept(request.revision).await;
+        }
+        response.header = self.complete(response.header);
+        Ok(Response::new(response))
+    }
+}

@@ -1,0 +1,74 @@
+//! etcd's `Maintenance` service, as far as it means something here.
+
+use tonic::codegen::BoxStream;
+use tonic::{Request, Response, Status};
+
+use super::{Context, Replica, unsupported};
+use crate::api::etcdserverpb::alarm_request::AlarmAction;
+use crate::api::etcdserverpb::maintenance_server::Maintenance;
+use crate::api::etcdserverpb::{
+    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, HashKvRequest, HashKvResponse, HashRequest,
+    HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest, SnapshotResponse, StatusRequest,
+    StatusResponse,
+};
+
+#[tonic::async_trait]
+impl<R: Replica> Maintenance for Context<R> {
+    type SnapshotStream = BoxStream<SnapshotResponse>;
+
+    /// This server raises no alarms, so the list is empty. `etcdctl endpoint health` asks for it.
+    async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        match request.into_inner().action() {
+            AlarmAction::Get => {
+                let header = self.header(self.view.revision());
+                Ok(Response::new(AlarmResponse { header, alarms: Vec::new() }))
+            }
+            AlarmAction::Activate | AlarmAction::Deactivate => Err(unsupported("changing alarms")),
+        }
+    }
+
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        let status = Context::status(self).await?;
+        let bytes = i64::try_from(self.view.stats().bytes).unwrap_or(i64::MAX);
+        let errors = if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+        Ok(Response::new(StatusResponse {
+            header: self.header(self.view.revision()),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            db_size: bytes,
+            leader: status.leader.map_or(0, |leader| leader.0),
+            raft_index: status.commit.0,
+            raft_term: status.term.0,
+            raft_applied_index: status.applied.0,
+            errors,
+            db_size_in_use: bytes,
+            is_learner: false,
+        }))
+    }
+
+    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        Err(unsupported("defragmentation (the store has no file that could fragment)"))
+    }
+
+    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        Err(unsupported("Hash (use HashKV)"))
+    }
+
+    async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        let newest = self.view.revision();
+        let checksum = self.view.checksum(request.into_inner().revision).await?;
+        Ok(Response::new(HashKvResponse {
+            header: self.header(newest.max(checksum.revision)),
+            hash: checksum.crc,
+            compact_revision: checksum.compacted,
+            hash_revision: checksum.revision,
+        }))
+    }
+
+    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(unsupported("Snapshot"))
+    }
+
+    async fn move_leader(&self, _: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        Err(unsupported("MoveLeader"))
+    }
+}

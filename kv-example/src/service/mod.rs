@@ -1,0 +1,146 @@
+//! The gRPC services: etcd's `KV`, `Maintenance` and `Cluster`, our own `Node`, and the standard health service.
+//!
+//! A request is checked before it is proposed, so that nothing malformed enters the log. Reads wait for a read barrier and
+//! then look at the local store; serializable reads skip the barrier, but not before the node has caught up with the
+//! cluster once: a node that has just started would otherwise answer from a state that lacks most of its past.
+
+mod cluster;
+mod health;
+mod kv;
+mod maintenance;
+mod node;
+mod refused;
+mod replica;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use raftkv::{ClusterId, NodeId};
+use tokio::task::AbortHandle;
+use tonic::Status;
+use tonic::service::Routes;
+
+use crate::api::etcdserverpb::ResponseHeader;
+use crate::api::etcdserverpb::cluster_server::ClusterServer;
+use crate::api::etcdserverpb::kv_server::KvServer;
+use crate::api::etcdserverpb::maintenance_server::MaintenanceServer;
+use crate::api::node::node_server::NodeServer;
+use crate::machine::KvView;
+use crate::store::Limits;
+
+pub use refused::{DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
+pub use replica::Replica;
+
+/// What the services are told of the node that they serve.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// The cluster's id, in every answer's header.
+    pub cluster: ClusterId,
+    /// This node's id, in every answer's header: etcd's member id.
+    pub node: NodeId,
+    /// Where this node serves clients, as `host:port`.
+    pub client_address: String,
+    /// Where the other nodes serve clients, as far as it is known: for `MemberList`.
+    pub client_addresses: BTreeMap<NodeId, String>,
+    /// What a request may hold.
+    pub limits: Limits,
+}
+
+/// The services of one node, running. Dropped, they stop watching the node.
+#[derive(Debug)]
+pub struct Services {
+    routes: Routes,
+    health: health::Health,
+    watcher: AbortHandle,
+}
+
+impl Services {
+    /// Makes the services, and starts to watch the node for the health service. Must be called within a tokio runtime.
+    pub fn start<R: Replica>(replica: R, view: KvView, options: Options) -> Self {
+        // A request that is just too large should reach us, and be refused in etcd's words.
+        let decode = options.limits.request_bytes + (512 << 10);
+        let context =
+            Arc::new(Context { replica, view, options, term: AtomicU64::new(0), ready: AtomicBool::new(false) });
+        let (health, health_server) = health::Health::new();
+        let watcher = tokio::spawn(health::watch(Arc::clone(&context), health.clone())).abort_handle();
+        let routes = Routes::new(health_server)
+            .add_service(KvServer::from_arc(Arc::clone(&context)).max_decoding_message_size(decode))
+            .add_service(MaintenanceServer::from_arc(Arc::clone(&context)))
+            .add_service(ClusterServer::from_arc(Arc::clone(&context)))
+            .add_service(NodeServer::from_arc(context))
+            .prepare();
+        Self { routes, health, watcher }
+    }
+
+    /// The services, for [`tonic::transport::Server::add_routes`].
+    #[must_use]
+    pub fn routes(&self) -> Routes {
+        self.routes.clone()
+    }
+
+    /// Tells health checks that this node is going down. The first step of a graceful shutdown.
+    pub async fn not_serving(&self) {
+        self.watcher.abort();
+        self.health.set(false).await;
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        self.watcher.abort();
+    }
+}
+
+/// What all services share.
+#[derive(Debug)]
+struct Context<R> {
+    replica: R,
+    view: KvView,
+    options: Options,
+    /// The newest term that the node was seen in.
+    term: AtomicU64,
+    /// Whether the node has caught up with the cluster since its start.
+    ready: AtomicBool,
+}
+
+impl<R: Replica> Context<R> {
+    /// A header with this revision.
+    fn header(&self, revision: i64) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.options.cluster.0,
+            member_id: self.options.node.0,
+            revision,
+            raft_term: self.term.load(Ordering::Relaxed).max(self.view.applied().term.0),
+        })
+    }
+
+    /// Completes a header that has only its revision.
+    fn complete(&self, header: Option<ResponseHeader>) -> Option<ResponseHeader> {
+        self.header(header.map_or(0, |header| header.revision))
+    }
+
+    /// Waits until the local store is fresh enough for a read.
+    async fn prepare_read(&self, serializable: bool) -> Result<(), Status> {
+        if serializable {
+            return if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err(refused::not_ready()) };
+        }
+        let barrier = self.replica.read_barrier().await;
+        barrier.map_err(|error| refused::to_status(&error, refused::Intent::Read))
+    }
+
+    async fn status(&self) -> Result<raftkv::Status, Status> {
+        let status = self.replica.status().await.map_err(|error| refused::to_status(&error, refused::Intent::Read))?;
+        self.saw(&status);
+        Ok(status)
+    }
+
+    fn saw(&self, status: &raftkv::Status) {
+        self.term.fetch_max(status.term.0, Ordering::Relaxed);
+    }
+}
+
+/// A request of etcd's protocol that this server does not serve.
+fn unsupported(what: &str) -> Status {
+    Status::unimplemented(format!("etcdserver: {what} is not supported by this server"))
+}

@@ -1,0 +1,140 @@
+//! The services where etcd is no measure: health, readiness, Raft's errors, our own `Node` service.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod etcd_support;
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use etcd_support::{Local, Ours};
+use kv_example::api::etcdserverpb::kv_client::KvClient;
+use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
+use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, StatusRequest};
+use kv_example::api::node::NodeStatusRequest;
+use kv_example::api::node::node_client::NodeClient;
+use kv_example::service::{DETAIL, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
+use raftkv::{Error, Fatal};
+use tonic::Code;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+fn put(key: &str) -> PutRequest {
+    PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() }
+}
+
+fn get(serializable: bool) -> RangeRequest {
+    RangeRequest { key: "k".into(), serializable, ..Default::default() }
+}
+
+/// Waits for a health status, for up to five seconds.
+async fn becomes(ours: &Ours, wanted: ServingStatus) {
+    let mut client = HealthClient::new(ours.channel().await);
+    let mut last = None;
+    for _ in 0..100 {
+        let request = HealthCheckRequest { service: "etcdserverpb.KV".into() };
+        last = client.check(request).await.ok().map(|response| response.into_inner().status());
+        if last == Some(wanted) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("health is {last:?} instead of {wanted:?}");
+}
+
+#[tokio::test]
+async fn health_follows_the_leader_and_the_end_of_the_node() {
+    let ours = Ours::start().await;
+    becomes(&ours, ServingStatus::Serving).await;
+    ours.replica.leaderless.store(true, Ordering::Relaxed);
+    becomes(&ours, ServingStatus::NotServing).await;
+    let mut maintenance = MaintenanceClient::new(ours.channel().await);
+    let status = maintenance.status(StatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.leader, status.errors), (0, vec!["etcdserver: no leader".to_owned()]));
+    ours.replica.leaderless.store(false, Ordering::Relaxed);
+    becomes(&ours, ServingStatus::Serving).await;
+    ours.replica.fail(Some(Error::Stopped(Fatal::shutdown())));
+    becomes(&ours, ServingStatus::NotServing).await;
+}
+
+#[tokio::test]
+async fn a_server_that_goes_down_says_so_to_health_checks() {
+    let ours = Ours::start().await;
+    becomes(&ours, ServingStatus::Serving).await;
+    ours.services.not_serving().await;
+    becomes(&ours, ServingStatus::NotServing).await;
+}
+
+#[tokio::test]
+async fn a_node_that_has_not_caught_up_answers_no_serializable_read() {
+    let replica = Local::default();
+    replica.fail(Some(Error::Unavailable));
+    let ours = Ours::start_with(replica).await;
+    let mut client = KvClient::new(ours.channel().await);
+    let status = client.range(get(true)).await.unwrap_err();
+    assert_eq!((status.code(), status.message()), (Code::Unavailable, "etcdserver: no leader"));
+    assert_eq!(status.metadata().get(RETRY).unwrap(), RETRY_SAFE);
+    assert!(status.metadata().get(DETAIL).unwrap().to_str().unwrap().contains("caught up"));
+
+    // Once it has caught up it answers, also when the barrier does not pass any more.
+    ours.replica.fail(None);
+    becomes(&ours, ServingStatus::Serving).await;
+    ours.replica.fail(Some(Error::Unavailable));
+    assert!(client.range(get(false)).await.is_err());
+    assert!(client.range(get(true)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_client_learns_whether_a_failed_write_may_be_sent_again() {
+    let ours = Ours::start().await;
+    let mut client = KvClient::new(ours.channel().await);
+    let cases = [
+        (Error::Unavailable, Code::Unavailable, RETRY_SAFE),
+        (Error::Overloaded, Code::ResourceExhausted, RETRY_SAFE),
+        (Error::Lost, Code::Unavailable, RETRY_SAFE),
+        (Error::OutcomeUnknown, Code::Unavailable, RETRY_UNKNOWN),
+        (Error::Stopped(Fatal::state_machine("broken")), Code::Unavailable, RETRY_UNKNOWN),
+    ];
+    for (error, code, retry) in cases {
+        ours.replica.fail(Some(error));
+        let status = client.put(put("k")).await.unwrap_err();
+        assert_eq!(status.code(), code);
+        assert_eq!(status.metadata().get(RETRY).unwrap(), retry);
+        let status = client.range(get(false)).await.unwrap_err();
+        assert_eq!(status.metadata().get(RETRY).unwrap(), RETRY_SAFE, "a read is always safe to repeat");
+    }
+    ours.replica.fail(None);
+    assert_eq!(client.put(put("k")).await.unwrap().into_inner().header.unwrap().revision, 2);
+}
+
+#[tokio::test]
+async fn the_node_service_tells_all_that_an_operator_asks_for() {
+    let ours = Ours::start().await;
+    let mut client = KvClient::new(ours.channel().await);
+    client.put(put("k")).await.unwrap();
+    client.put(put("l")).await.unwrap();
+    let mut node = NodeClient::new(ours.channel().await);
+    let status = node.status(NodeStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.id, status.role.as_str(), status.leader, status.term), (9, "leader", 9, 3));
+    assert_eq!((status.log_first, status.log_last, status.commit, status.applied, status.lag), (1, 2, 2, 2, 0));
+    assert_eq!((status.keys, status.revision, status.compact_revision), (2, 3, 0));
+    assert!(status.db_size > 0 && status.peers.is_empty());
+    assert_eq!(status.client_address, ours.address.to_string());
+}
+
+#[tokio::test]
+async fn a_range_of_a_large_store_is_read_while_writes_go_on() {
+    let ours = Ours::start().await;
+    let mut client = KvClient::new(ours.channel().await);
+    for n in 0..5000 {
+        client.put(put(&format!("{n:05}"))).await.unwrap();
+    }
+    let all = RangeRequest { key: "0".into(), range_end: vec![0].into(), ..Default::default() };
+    let mut other = client.clone();
+    let (read, write) = tokio::join!(client.range(all), other.put(put("x")));
+    let (read, write) = (read.unwrap().into_inner(), write.unwrap().into_inner());
+    let header = read.header.unwrap();
+    assert_eq!(read.count, if header.revision < write.header.unwrap().revision { 5000 } else { 5001 });
+    assert_eq!(read.count as usize, read.kvs.len());
+}
