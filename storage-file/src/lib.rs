@@ -1,1 +1,17 @@
-//! Skeleton.
+//! A write-ahead log on segmented, checksummed files for raftkv.
+
+mod directory;
+mod frame;
+mod index;
+mod keeper;
+mod log;
+mod reader;
+mod recovery;
+mod segment;
+mod vfs;
+mod wal;
+
+pub use frame::Identity;
+pub use log::{FileLog, Options};
+pub use vfs::{Access, Guard, OsVfs, Vfs, VfsFile};
+pub use wal::Wal;

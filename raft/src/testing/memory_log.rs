@@ -269,7 +269,10 @@ impl LogStore for MemLog {
             }
             *left -= 1;
         }
-        state.check(&write)?;
+        if let Err(misuse) = state.check(&write) {
+            state.broken = Some(misuse.to_string());
+            return Err(misuse);
+        }
         state.put(write);
         Ok(())
     }

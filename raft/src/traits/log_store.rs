@@ -64,7 +64,7 @@ pub trait LogStore: Send + Sync + 'static {
     /// ([`Entry::cost`]), but at least one.
     ///
     /// # Errors
-    /// The start of the range is not held ([`StorageError::Misuse`]), or the entries can't be read or are damaged.
+    /// The range is empty or its start is not held ([`StorageError::Misuse`]), or the entries can't be read or are damaged.
     async fn read(&self, range: Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError>;
 
     /// Makes one step durable: when it returns, the whole step survives a loss of power; when power is lost before, either

@@ -1,5 +1,6 @@
 //! One suite for each trait: what every backend must do, as one `#[test]` a case.
 
+pub mod log_store;
 pub mod transport;
 
 use std::future::Future;

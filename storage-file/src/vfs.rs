@@ -1,0 +1,344 @@
+//! The seam between the log and the machine: every file operation of this crate goes through [`Vfs`] and [`VfsFile`], so
+//! that a simulated disk can lose, tear, flip and refuse.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+
+use raftkv::StorageError;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// An existing file, to read.
+    Read,
+    /// An existing file, to read and write.
+    Write,
+    /// An empty file, to read and write: a new one, or an existing one cut to nothing.
+    Create,
+}
+
+/// A file system, as far as this crate needs one. Paths are used as they are given.
+///
+/// Nothing is durable before the matching sync: bytes need [`VfsFile::sync_data`], a name that was created, renamed or
+/// removed needs [`Vfs::sync_dir`] on its directory.
+pub trait Vfs: fmt::Debug + Send + Sync + 'static {
+    /// Creates a directory with its missing parents, durably. Does nothing where it exists.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()>;
+
+    /// The names in a directory, in no order.
+    ///
+    /// # Errors
+    /// As the operating system says; names that are not UTF-8 are left out.
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>>;
+
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>>;
+
+    /// Gives a file another name in the same directory, replacing what had that name.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+
+    /// Removes a file's name. Open handles go on reading.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn remove(&self, path: &Path) -> io::Result<()>;
+
+    /// Makes names in a directory durable.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Takes the lock that a file stands for, creating the file, and holds it until the guard is dropped or the process
+    /// ends. The file then names the process.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when another process holds it.
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Guard>>;
+
+    /// A number nobody can foretell.
+    fn random(&self) -> u64;
+}
+
+/// Holds a lock until it is dropped.
+pub trait Guard: fmt::Debug + Send + Sync {}
+
+/// An open file. Positions are given with each call; calls may run at the same time.
+pub trait VfsFile: fmt::Debug + Send + Sync {
+    /// Reads at an offset. May return fewer bytes than asked; 0 at the end.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+
+    /// Writes at an offset. May write fewer bytes than asked.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize>;
+
+    /// Makes the bytes durable, and as much of the metadata as reading them back takes (`fdatasync`).
+    ///
+    /// # Errors
+    /// As the operating system says. Afterwards nobody knows what is durable, whatever a later sync says.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// The length in bytes.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn len(&self) -> io::Result<u64>;
+
+    /// Whether it has no bytes.
+    ///
+    /// # Errors
+    /// As for [`VfsFile::len`].
+    fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Extends the file to `len` zero bytes, with room reserved where the file system can.
+    ///
+    /// # Errors
+    /// As the operating system says, [`io::ErrorKind::StorageFull`] above all.
+    fn allocate(&self, len: u64) -> io::Result<()>;
+
+    /// Cuts or extends the file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+}
+
+/// The real file system.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct OsVfs;
+
+#[derive(Debug)]
+struct OsGuard {
+    _file: File,
+}
+
+impl Guard for OsGuard {}
+
+impl Vfs for OsVfs {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        let parent = match dir.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
+            Some(parent) => parent,
+            None => return Ok(()),
+        };
+        if dir.is_dir() {
+            // Whoever made it may have been stopped before its name was durable. A parent that is not ours to open was made
+            // by somebody else.
+            return self.sync_dir(parent).or_else(|e| {
+                let foreign = e.kind() == io::ErrorKind::PermissionDenied;
+                if foreign { Ok(()) } else { Err(e) }
+            });
+        }
+        self.create_dir_all(parent)?;
+        match fs::create_dir(dir) {
+            Err(e) if e.kind() != io::ErrorKind::AlreadyExists => return Err(e),
+            Ok(()) | Err(_) => {}
+        }
+        self.sync_dir(parent)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(dir)? {
+            names.extend(entry?.file_name().into_string());
+        }
+        Ok(names)
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
+        let mut options = OpenOptions::new();
+        options.read(true);
+        match access {
+            Access::Read => {}
+            Access::Write => {
+                options.write(true);
+            }
+            Access::Create => {
+                options.write(true).create(true).truncate(true);
+            }
+        }
+        Ok(Arc::new(OsFile(options.open(path)?)))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        fs::remove_file(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        File::open(dir)?.sync_all()
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Guard>> {
+        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+        // The name is for people; the lock itself is the kernel's, and ends with the process.
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(Box::new(OsGuard { _file: file }))
+    }
+
+    fn random(&self) -> u64 {
+        RandomState::new().build_hasher().finish()
+    }
+}
+
+#[derive(Debug)]
+struct OsFile(File);
+
+impl VfsFile for OsFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.0.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.0.write_at(buf, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.0.set_len(len),
+            done => Ok(done?),
+        }
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.set_len(len)
+    }
+}
+
+/// Writes all of `buf`, however many calls that takes.
+pub(crate) fn write_all(file: &dyn VfsFile, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+    while !buf.is_empty() {
+        match file.write_at(buf, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => {
+                buf = &buf[n..];
+                offset += n as u64;
+            }
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// Fills `buf` as far as the file goes, and tells how far.
+pub(crate) fn read_full(file: &dyn VfsFile, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Reads a small file whole, up to `limit` bytes.
+pub(crate) fn read_small(vfs: &dyn Vfs, path: &Path, limit: usize) -> io::Result<Vec<u8>> {
+    let mut buf = vec![0; limit];
+    let n = read_full(&*vfs.open(path, Access::Read)?, &mut buf, 0)?;
+    buf.truncate(n);
+    Ok(buf)
+}
+
+/// Turns a refusal of the operating system into ours, which says what was tried on what.
+pub(crate) fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+    let path = path.display().to_string();
+    move |source| {
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            StorageError::Full { op, path }
+        } else {
+            StorageError::Io { op, path, source }
+        }
+    }
+}
+
+/// A moving view of a file: reads ahead in large pieces, and hands out slices.
+pub(crate) struct Window<'a> {
+    file: &'a dyn VfsFile,
+    buf: Vec<u8>,
+    start: u64,
+    filled: usize,
+    ahead: usize,
+}
+
+impl<'a> Window<'a> {
+    /// A view that reads `ahead` bytes at a time.
+    pub(crate) fn new(file: &'a dyn VfsFile, ahead: usize) -> Self {
+        Self { file, buf: Vec::new(), start: 0, filled: 0, ahead }
+    }
+
+    /// The `len` bytes from `offset`; fewer where the file ends.
+    pub(crate) fn at(&mut self, offset: u64, len: usize) -> io::Result<&[u8]> {
+        let end = self.start + self.filled as u64;
+        if offset < self.start || offset + len as u64 > end {
+            self.refill(offset, len)?;
+        }
+        let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX).min(self.filled);
+        let to = from.saturating_add(len).min(self.filled);
+        Ok(&self.buf[from..to])
+    }
+
+    fn refill(&mut self, offset: u64, len: usize) -> io::Result<()> {
+        let end = self.start + self.filled as u64;
+        if offset >= self.start && offset < end {
+            let skip = usize::try_from(offset - self.start).unwrap_or(self.filled);
+            self.buf.copy_within(skip..self.filled, 0);
+            self.filled -= skip;
+        } else {
+            self.filled = 0;
+        }
+        self.start = offset;
+        let want = len.max(self.ahead);
+        if self.buf.len() < want {
+            self.buf.resize(want, 0);
+        }
+        while self.filled < len {
+            match self.file.read_at(&mut self.buf[self.filled..want], offset + self.filled as u64) {
+                Ok(0) => break,
+                Ok(n) => self.filled += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
