@@ -53,10 +53,12 @@ impl Consensus {
         }
         self.follow_commit(commit);
         self.ask_again(now);
-        let Role::Follower(follower) = &self.role else { return };
+        let hard_state_is_stored = self.durability.hard_state_is_stored();
+        let Role::Follower(follower) = &mut self.role else { return };
         let matching = follower.matching;
         // Whoever has not this term on disk yet has nothing to acknowledge in it.
-        let stored = if self.durability.hard_state_is_stored() { matching.min(self.log.stored()) } else { Index::ZERO };
+        let stored = if hard_state_is_stored { matching.min(self.log.stored()) } else { Index::ZERO };
+        follower.acked = follower.acked.max(stored);
         self.send(from, Body::HeartbeatReply { round, matching, stored });
     }
 

@@ -144,6 +144,7 @@ impl Consensus {
             Input::Applied { index } => self.on_applied(index),
             Input::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
             Input::Initialize { request, membership } => self.initialize(now, request, membership),
+            Input::Campaign if self.hears_leader(now) => self.ignored(self.id, "Campaign", "a live leader is heard"),
             Input::Campaign => self.campaign(now, "an operator asked for it"),
         }
         self.check_invariants();
