@@ -5,6 +5,7 @@
 mod address;
 mod file;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -61,6 +62,11 @@ pub struct ServerArgs {
     /// Address for the other members [default: this node's own entry in --peers] [env: RAFTKV_LISTEN_PEER]
     #[arg(long, value_name = "HOST:PORT")]
     pub listen_peer: Option<String>,
+
+    /// Where members serve clients, for `member-list` and for clients that ask the cluster for its addresses
+    /// [default: only this node's, its --listen-client] [env: RAFTKV_ADVERTISE_CLIENTS]
+    #[arg(long, value_name = "ID=HOST:PORT,…")]
+    pub advertise_clients: Option<String>,
 
     /// Keeps clusters apart that meet by mistake; the same on every node [default: raftkv] [env: RAFTKV_CLUSTER_NAME]
     #[arg(long, value_name = "NAME")]
@@ -119,6 +125,10 @@ pub struct ServerConfig {
     pub listen_client: HostPort,
     /// Where members connect.
     pub listen_peer: HostPort,
+    /// Where members serve clients, as far as it was said.
+    pub client_addresses: BTreeMap<NodeId, String>,
+    /// The largest request, in bytes.
+    pub max_request_bytes: u64,
     /// Raft's times and limits.
     pub raft: Config,
     /// How long a shutdown waits for requests in progress.
@@ -254,6 +264,15 @@ impl ServerConfig {
                 listen_client.origin, listen_peer.origin, listen_client.value
             )));
         }
+        let advertised = layers.text("advertise-clients", args.advertise_clients.as_ref(), |f| {
+            f.advertise_clients.as_ref().map(file::FilePeers::joined)
+        });
+        let client_addresses = match &advertised {
+            Some(given) => address::parse_clients(given, &membership)?,
+            None => BTreeMap::new(),
+        };
+        let max_request =
+            layers.number("max-request-bytes", args.max_request_bytes.as_ref(), |f| f.max_request_bytes, 1_572_864)?;
         let name = layers.text("cluster-name", args.cluster_name.as_ref(), |f| f.cluster_name.clone());
         let shutdown =
             layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
@@ -269,6 +288,8 @@ impl ServerConfig {
             cluster_name: name.map_or_else(|| "raftkv".to_owned(), |given| given.value),
             listen_client: listen_client.value,
             listen_peer: listen_peer.value,
+            client_addresses,
+            max_request_bytes: max_request.value,
             raft: raft_config(args, &layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),
             log_level: log_level.map(|given| given.value),
@@ -334,8 +355,6 @@ fn raft_config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigE
     }
     let request =
         layers.number("request-timeout-ms", args.request_timeout_ms.as_ref(), |f| f.request_timeout_ms, 5000)?;
-    let size =
-        layers.number("max-request-bytes", args.max_request_bytes.as_ref(), |f| f.max_request_bytes, 1_572_864)?;
     let pending = layers.number(
         "max-pending-requests",
         args.max_pending_requests.as_ref(),
@@ -347,7 +366,6 @@ fn raft_config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigE
         heartbeat_interval: Duration::from_millis(heartbeat.value),
         write_timeout: Duration::from_millis(request.value),
         read_timeout: Duration::from_millis(request.value),
-        max_command_bytes: size.value,
         max_pending_requests: usize::try_from(pending.value).unwrap_or(usize::MAX),
         ..defaults
     };

@@ -14,19 +14,21 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::client::{Client, ClientOptions};
+use crate::config::{ServerArgs, ServerConfig};
 
 pub(crate) use failure::Failure;
 
 const AFTER_HELP: &str = "\
 Try it:
-  kv-example put greeting hello
+  kv-example cluster                      three nodes on this machine; Ctrl-C ends them
+  kv-example put greeting hello           and in another terminal, talk to them
   kv-example get greeting
   kv-example status
   etcdctl --endpoints 127.0.0.1:2379 get greeting     (any etcd v3 client works)
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 a write whose outcome is unknown.";
 
-/// A replicated key-value store that speaks the etcd v3 API: client and load generator.
+/// A replicated key-value store that speaks the etcd v3 API: server, local cluster, client, load generator.
 #[derive(Parser, Debug)]
 #[command(name = "kv-example", version, after_help = AFTER_HELP, max_term_width = 110)]
 pub(crate) struct Cli {
@@ -36,6 +38,10 @@ pub(crate) struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Run one node of a cluster
+    Server(Box<ServerArgs>),
+    /// Run a local cluster as separate processes on 127.0.0.1, until Ctrl-C
+    Cluster(crate::cluster::ClusterArgs),
     /// Write a key
     Put(kv::Put),
     /// Read a key
@@ -110,6 +116,8 @@ pub fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<ExitCode, Failure> {
     match command {
+        Command::Server(args) => serve(&args),
+        Command::Cluster(args) => crate::cluster::run(&args),
         Command::Put(args) => block_on(kv::put(args)),
         Command::Get(args) => block_on(kv::get(args)),
         Command::Del(args) => block_on(kv::del(args)),
@@ -120,6 +128,12 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::MemberList(args) => block_on(status::member_list(args)),
         Command::Bench(args) => crate::bench::run(&args),
     }
+}
+
+fn serve(args: &ServerArgs) -> Result<ExitCode, Failure> {
+    let config = ServerConfig::load(args, &|name| std::env::var(name).ok())?;
+    crate::telemetry::start(config.log_level.as_deref()).map_err(Failure::usage)?;
+    crate::server::run(config)
 }
 
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, Failure> {

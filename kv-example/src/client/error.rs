@@ -10,6 +10,8 @@ use super::Kind;
 
 /// The metadata with which the server says whether a failed request may be sent again: `safe` or `unknown`.
 const RETRY: &str = "raftkv-retry";
+/// The metadata with which it explains itself to a person.
+const DETAIL: &str = "raftkv-detail";
 
 /// Why a call failed, by what the caller may do about it.
 #[derive(Clone, Debug, Error)]
@@ -71,15 +73,16 @@ impl ClientError {
     }
 
     pub(super) fn from_status(kind: Kind, endpoint: &str, status: &Status) -> Self {
-        let cause = Cause::new(endpoint, status.code(), words(status));
+        let cause = |words| Cause::new(endpoint, status.code(), words);
         if kind == Kind::Read && may_pass(status.code()) || never_sent(status) {
-            return Self::Safe(cause);
+            return Self::Safe(cause(words(status)));
         }
-        match status.metadata().get(RETRY).and_then(|value| value.to_str().ok()) {
-            Some("safe") => Self::Safe(cause),
-            Some("unknown") => Self::Unknown(cause),
-            Some(_) | None if may_pass(status.code()) => Self::Unknown(cause),
-            Some(_) | None => Self::Other(cause),
+        match text(status, RETRY) {
+            Some("safe") => Self::Safe(cause(words(status))),
+            // What that means is said by the error itself.
+            Some("unknown") => Self::Unknown(cause(status.message().to_owned())),
+            Some(_) | None if may_pass(status.code()) => Self::Unknown(cause(words(status))),
+            Some(_) | None => Self::Other(cause(words(status))),
         }
     }
 }
@@ -122,8 +125,15 @@ fn words(status: &Status) -> String {
             Some(std::io::ErrorKind::ConnectionRefused) => "connection refused (no server runs there)".into(),
             Some(_) | None => cause.to_string(),
         },
-        None => status.message().to_owned(),
+        None => match text(status, DETAIL) {
+            Some(detail) => format!("{} ({detail})", status.message()),
+            None => status.message().to_owned(),
+        },
     }
+}
+
+fn text<'a>(status: &'a Status, key: &str) -> Option<&'a str> {
+    status.metadata().get(key)?.to_str().ok()
 }
 
 fn sources(status: &Status) -> impl Iterator<Item = &(dyn Error + 'static)> {

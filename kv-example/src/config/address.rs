@@ -93,3 +93,18 @@ pub(super) fn parse_peers(text: &str, origin: &Origin) -> Result<Membership, Con
     membership.validate().map_err(mistake)?;
     Ok(membership)
 }
+
+/// Reads where members serve clients, in the same form.
+pub(super) fn parse_clients(
+    given: &Given<String>,
+    members: &Membership,
+) -> Result<BTreeMap<NodeId, String>, ConfigError> {
+    let clients = parse_peers(&given.value, &given.origin)?;
+    if let Some(stranger) = clients.voters.keys().find(|id| !members.is_voter(**id)) {
+        return Err(ConfigError(format!(
+            "{}: node {} is no member; name only those in --peers ({members})",
+            given.origin, stranger.0
+        )));
+    }
+    Ok(clients.voters.into_iter().map(|(id, peer)| (id, peer.address.to_string())).collect())
+}

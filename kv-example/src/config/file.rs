@@ -16,6 +16,7 @@ pub(super) struct FileConfig {
     pub(super) peers: Option<FilePeers>,
     pub(super) listen_client: Option<String>,
     pub(super) listen_peer: Option<String>,
+    pub(super) advertise_clients: Option<FilePeers>,
     pub(super) cluster_name: Option<String>,
     pub(super) election_timeout_ms: Option<u64>,
     pub(super) heartbeat_ms: Option<u64>,
@@ -28,7 +29,7 @@ pub(super) struct FileConfig {
 
 /// Members: as on the command line, or a table of id and address.
 #[derive(Clone, Debug, Deserialize)]
-#[serde(untagged, expecting = "peers must be a table of ID = \"HOST:PORT\", or a string \"ID=HOST:PORT,…\"")]
+#[serde(untagged, expecting = "this must be a table of ID = \"HOST:PORT\", or a string \"ID=HOST:PORT,…\"")]
 pub(super) enum FilePeers {
     Line(String),
     Table(BTreeMap<String, String>),

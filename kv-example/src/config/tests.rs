@@ -65,7 +65,7 @@ fn a_file_can_say_everything() {
     assert_eq!(config.id, NodeId(2));
     assert_eq!(config.membership.to_string(), "1=a:2380,2=b:2380");
     assert_eq!(config.listen_peer.to_string(), "0.0.0.0:2380");
-    assert_eq!(config.raft.max_command_bytes, 1000);
+    assert_eq!(config.max_request_bytes, 1000);
     assert_eq!(config.raft.max_pending_requests, 7);
     assert_eq!(config.raft.read_timeout, Duration::from_millis(900));
     assert_eq!(config.shutdown_timeout, Duration::from_millis(100));
@@ -137,6 +137,16 @@ fn addresses_that_are_none() {
 }
 
 #[test]
+fn where_members_serve_clients() {
+    let args = |text: &str| ServerArgs { advertise_clients: Some(text.into()), ..args() };
+    let config = load(&args("1=a:2379,3=c:2379")).unwrap();
+    assert_eq!(config.client_addresses[&NodeId(3)], "c:2379");
+    assert!(!config.client_addresses.contains_key(&NodeId(2)));
+    let text = mistake(&args("4=d:2379"));
+    assert!(text.contains("--advertise-clients: node 4 is no member"), "{text}");
+}
+
+#[test]
 fn ipv6_addresses_are_addresses() {
     let config = load(&ServerArgs { listen_client: Some("[::1]:2379".into()), ..args() }).unwrap();
     assert_eq!(config.listen_client.host(), "::1");
@@ -183,7 +193,7 @@ fn a_wrong_type_or_no_file_is_shown_with_its_place() {
     assert!(text.contains("line 1") && text.contains("id = \"one\""), "{text}");
     let (_dir, path) = file("peers = 3\n");
     let text = mistake(&ServerArgs { config: Some(path), ..args() });
-    assert!(text.contains("peers must be a table"), "{text}");
+    assert!(text.contains("must be a table of ID"), "{text}");
     let text = mistake(&ServerArgs { config: Some("/nonexistent/x.toml".into()), ..args() });
     assert!(text.contains("--config /nonexistent/x.toml: can't read the file"), "{text}");
 }
@@ -211,4 +221,11 @@ fn every_option_documents_its_environment_variable() {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         assert!(help.contains(&format!("[env: {}]", env_name(name))), "--{name}: {help}");
     }
+}
+
+#[test]
+fn the_example_file_is_valid() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("node.example.toml");
+    let config = load(&ServerArgs { config: Some(path), ..ServerArgs::default() }).unwrap();
+    assert_eq!((config.id, config.membership.voters.len(), config.client_addresses.len()), (NodeId(1), 3, 3));
 }

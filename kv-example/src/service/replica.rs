@@ -19,3 +19,21 @@ pub trait Replica: Clone + Send + Sync + 'static {
     /// Stands for election.
     fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
+
+impl Replica for raftkv::Raft {
+    async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
+        Self::write(self, command).await
+    }
+
+    async fn read_barrier(&self) -> Result<(), Error> {
+        self.read(raftkv::Consistency::Linearizable).await
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        Self::status(self).await
+    }
+
+    async fn campaign(&self) -> Result<(), Error> {
+        Self::campaign(self).await
+    }
+}
