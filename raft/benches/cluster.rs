@@ -5,6 +5,9 @@
 //! cargo bench -p raftkv --bench cluster -- --clients 1,64,256,1024,4096 --batch 1,4 --workers 1 --client-workers 1
 //! ```
 
+#![allow(clippy::disallowed_methods, reason = "a benchmark measures real time")]
+#![allow(clippy::expect_used, reason = "a benchmark that can't run says why by panicking")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -46,15 +49,31 @@ fn main() {
         "{} nodes, {} threads for them, {} for the clients, empty commands",
         options.nodes, options.workers, options.client_workers
     );
-    println!("| clients | batch | writes/s | mean latency |");
-    println!("|--------:|------:|---------:|-------------:|");
+    println!("| clients | batch | writes/s | mean latency | CPU time per write |");
+    println!("|--------:|------:|---------:|-------------:|-------------------:|");
     for batch in &options.batch {
         for clients in &options.clients {
-            let rate = measure(&options, *clients, *batch);
+            let Measured { rate, cpu } = measure(&options, *clients, *batch);
             let latency = Duration::from_secs_f64(*clients as f64 * *batch as f64 / rate);
-            println!("| {clients} | {batch} | {} | {latency:.1?} |", thousands(rate));
+            println!("| {clients} | {batch} | {} | {latency:.1?} | {cpu:.2?} |", thousands(rate));
         }
     }
+}
+
+struct Measured {
+    /// Writes a second.
+    rate: f64,
+    /// The time that all threads together spent on each. On a machine with other work, this tells more than the rate.
+    cpu: Duration,
+}
+
+/// The CPU time that the process has used, in user and kernel mode. Zero where the system does not tell.
+fn cpu_time() -> Duration {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    // Fields 14 and 15, of which the first two are cut off; in hundredths of a second on every common Linux.
+    let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 fn threads(name: &str, workers: usize) -> Runtime {
@@ -62,8 +81,8 @@ fn threads(name: &str, workers: usize) -> Runtime {
     runtime.expect("a runtime starts")
 }
 
-/// The rate of one workload, on a cluster of its own.
-fn measure(options: &Options, clients: u64, batch: usize) -> f64 {
+/// One workload, on a cluster of its own.
+fn measure(options: &Options, clients: u64, batch: usize) -> Measured {
     let server = threads("server", options.workers);
     let client = threads("client", options.client_workers);
     let (cluster, leader) = server
@@ -77,13 +96,13 @@ fn measure(options: &Options, clients: u64, batch: usize) -> f64 {
             }
         }))
         .expect("the cluster starts");
-    let rate = client.block_on(load(leader, clients, batch, Duration::from_secs_f64(options.seconds)));
+    let measured = client.block_on(load(leader, clients, batch, Duration::from_secs_f64(options.seconds)));
     server.block_on(cluster.shutdown());
-    rate
+    measured
 }
 
 /// Runs the clients, and counts what they write after the warm-up.
-async fn load(leader: Raft, clients: u64, batch: usize, time: Duration) -> f64 {
+async fn load(leader: Raft, clients: u64, batch: usize, time: Duration) -> Measured {
     let stop = Arc::new(AtomicBool::new(false));
     let counters: Vec<Arc<AtomicU64>> = (0..clients).map(|_| Arc::default()).collect();
     let running: Vec<_> = counters
@@ -92,14 +111,16 @@ async fn load(leader: Raft, clients: u64, batch: usize, time: Duration) -> f64 {
         .collect();
     let written = || counters.iter().map(|counter| counter.load(Ordering::Relaxed)).sum::<u64>();
     tokio::time::sleep(time / 10).await;
-    let (began, before) = (Instant::now(), written());
+    let (began, cpu_before, before) = (Instant::now(), cpu_time(), written());
     tokio::time::sleep(time).await;
-    let (took, after) = (began.elapsed(), written());
+    let (took, cpu_after, after) = (began.elapsed(), cpu_time(), written());
     stop.store(true, Ordering::Relaxed);
     for client in running {
         client.await.expect("clients do not fail");
     }
-    (after - before) as f64 / took.as_secs_f64()
+    let writes = (after - before) as f64;
+    let cpu = (cpu_after - cpu_before).as_secs_f64() / writes;
+    Measured { rate: writes / took.as_secs_f64(), cpu: Duration::from_secs_f64(cpu) }
 }
 
 async fn run_client(leader: Raft, batch: usize, counter: Arc<AtomicU64>, stop: Arc<AtomicBool>) {

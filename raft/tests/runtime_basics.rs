@@ -1,5 +1,7 @@
 //! What a node does when nothing is wrong.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
 use std::time::Duration;
 
 use raftkv::consensus::RoleKind;
@@ -175,7 +177,8 @@ async fn events_tell_the_life_of_a_node_in_order() {
             Event::Role { role, .. } => role.to_string(),
             Event::Leader { leader, .. } => format!("leader {}", leader.map_or(0, |id| id.0)),
             Event::Stopped(fatal) => format!("stopped: {}", fatal.is_shutdown()),
-            other => format!("{other:?}"),
+            Event::Truncated { .. } | Event::Missed { .. } => panic!("nothing was truncated or missed"),
+            other => panic!("an event that this test does not know: {other:?}"),
         });
     }
     let tail = ["leader", "leader 1", "stopped: true"];

@@ -1,5 +1,7 @@
 //! What clients are told when leaders come and go.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
 use std::time::Duration;
 
 use bytes::Bytes;

@@ -30,9 +30,9 @@ struct Shared {
 }
 
 enum State {
-    /// Connected; or in the first attempt, or the first after a good connection was lost, which messages wait for.
+    /// Connected, or in the very first attempt, which messages wait for: a cluster that starts votes at once.
     Open(Feed),
-    /// Between attempts, or in one that follows a failure: messages are dropped.
+    /// Lost, or not reached: messages are dropped.
     Down(Failure),
     /// Idle for too long; the next message needs a new lane.
     Closed,
@@ -181,18 +181,17 @@ impl Keeper {
             };
             self.say_failed(&failure);
             let refused = failure.refused;
-            attempt = self.dialer.queue(&self.shared.peer, self.kind);
+            self.shared.set(State::Down(failure));
             if survived && !refused {
-                // The peer was well until now: try again at once, and let messages wait for that.
+                // The peer was well until now: try again at once.
                 self.backoff.reset();
-                self.shared.set(State::Open(attempt.0.clone()));
             } else {
-                self.shared.set(State::Down(failure));
                 sleep(self.backoff.next(refused)).await;
                 if Instant::now() >= self.idle_at && self.is_idle() {
                     break;
                 }
             }
+            attempt = self.dialer.queue(&self.shared.peer, self.kind);
         }
         self.shared.set(State::Closed);
         debug!(peer = %self.shared.peer, lane = ?self.kind, "nothing was sent for a while: connection closed");
@@ -294,7 +293,12 @@ pub(crate) fn explain_status(status: &tonic::Status) -> String {
         "" => status.code().description(),
         message => message,
     };
-    with_causes(words.to_owned(), status)
+    let text = with_causes(words.to_owned(), status);
+    // What the HTTP/2 library says of every stream that is open when its connection ends without an error of the system.
+    if text.contains("stream closed because of a broken pipe") {
+        return "the connection ended: the other side closed it, or left a keep-alive probe unanswered".into();
+    }
+    text
 }
 
 fn with_causes(mut text: String, error: &(dyn StdError + 'static)) -> String {

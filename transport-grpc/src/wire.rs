@@ -208,3 +208,7 @@ fn index(n: u64) -> Result<Index, String> {
 fn sane(what: &str, n: u64) -> Result<u64, String> {
     if n < ABSURD { Ok(n) } else { Err(format!("an absurd {what}: {n}")) }
 }
+
+#[cfg(test)]
+#[path = "wire_tests.rs"]
+mod tests;

@@ -227,3 +227,112 @@ async fn carry(queue: Arc<Shared>, peer: Peer, transport: Arc<dyn Transport>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::error::TransportError;
+    use crate::message::{Body, RequestId};
+    use crate::types::Term;
+
+    const ME: Sender = Sender { cluster: ClusterId(1), group: GroupId(0), node: NodeId(1) };
+
+    /// Takes nothing for node 2, panics for node 3, and writes down what goes to others.
+    #[derive(Debug, Default)]
+    struct Post(Mutex<Vec<(Peer, usize)>>);
+
+    #[async_trait]
+    impl Transport for Post {
+        async fn send(&self, to: &Peer, batch: Vec<Envelope>) -> Result<(), TransportError> {
+            match to.id.0 {
+                2 => std::future::pending().await,
+                3 => panic!("as told"),
+                _ => self.0.lock().unwrap().push((to.clone(), batch.len())),
+            }
+            Ok(())
+        }
+    }
+
+    fn outbox() -> (Outbox, Arc<Post>) {
+        let post = Arc::new(Post::default());
+        let mut outbox = Outbox::new(ME, Arc::new(post.clone()), &Config::default());
+        outbox.set_members(&Membership::new((1..=4).map(|id| Peer::new(id, format!("{id}")))));
+        (outbox, post)
+    }
+
+    fn forward(bytes: usize) -> Message {
+        let body = Body::Forward { request: RequestId(1), commands: vec![Bytes::from(vec![0; bytes])] };
+        Message { term: Term(1), body }
+    }
+
+    async fn settle() {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_queued_leaves_in_one_batch() {
+        let (outbox, post) = outbox();
+        for _ in 0..5 {
+            outbox.send(NodeId(4), forward(10));
+        }
+        settle().await;
+        assert_eq!(*post.0.lock().unwrap(), [(Peer::new(4, "4"), 5)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_takes_nothing_costs_a_bounded_queue_and_the_others_nothing() {
+        let (outbox, post) = outbox();
+        for _ in 0..10_000 {
+            outbox.send(NodeId(2), forward(10));
+            outbox.send(NodeId(2), forward(1 << 20));
+        }
+        let queue = &outbox.ways[&NodeId(2)].bulk.shared;
+        let (messages, bytes) = (queue.messages.load(Ordering::Relaxed), queue.bytes.load(Ordering::Relaxed));
+        assert!(messages <= MAX_QUEUED && bytes <= outbox.max_bulk_bytes, "{messages} messages, {bytes} bytes");
+        assert_eq!(messages + queue.dropped.load(Ordering::Relaxed), 20_000);
+        outbox.send(NodeId(4), forward(10));
+        settle().await;
+        assert_eq!(post.0.lock().unwrap().len(), 1);
+        // It is not waited for at the end either.
+        tokio::time::timeout(Duration::from_secs(1), outbox.finish()).await.unwrap();
+        assert_eq!(Arc::strong_count(&post), 1, "the transport is released");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_panicking_transport_is_a_failed_one() {
+        let (outbox, _post) = outbox();
+        for _ in 0..3 {
+            outbox.send(NodeId(3), forward(10));
+            settle().await;
+        }
+        assert_eq!(outbox.ways[&NodeId(3)].bulk.shared.messages.load(Ordering::Relaxed), 0, "all three were tried");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn members_are_reached_where_the_configuration_says_and_strangers_where_they_came_from() {
+        let (mut outbox, post) = outbox();
+        outbox.learn(&Peer::new(4, "liar"));
+        outbox.learn(&Peer::new(5, "five"));
+        outbox.learn(&Peer::new(1, "myself"));
+        for id in [1, 4, 5, 6] {
+            outbox.send(NodeId(id), forward(1));
+        }
+        settle().await;
+        assert_eq!(*post.0.lock().unwrap(), [(Peer::new(4, "4"), 1), (Peer::new(5, "five"), 1)]);
+        for id in 10..100 {
+            outbox.learn(&Peer::new(id, "x"));
+        }
+        assert!(outbox.ways.len() <= 3 + MAX_STRANGERS);
+        outbox.set_members(&Membership::new([Peer::new(1, "1"), Peer::new(5, "moved")]));
+        outbox.send(NodeId(4), forward(1));
+        outbox.send(NodeId(5), forward(1));
+        settle().await;
+        assert_eq!(post.0.lock().unwrap()[2..], [(Peer::new(5, "moved"), 1)]);
+    }
+}

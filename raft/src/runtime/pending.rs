@@ -220,3 +220,6 @@ fn take_if<T>(queue: &mut VecDeque<T>, matches: impl Fn(&T) -> bool) -> Vec<T> {
     queue.extend(kept);
     taken
 }
+
+#[cfg(test)]
+mod tests;
