@@ -33,7 +33,7 @@ struct Owner(Arc<Shared>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        let _ = self.0.control(Control::Stop);
+        self.0.stop();
     }
 }
 
@@ -110,12 +110,7 @@ impl Raft {
     /// # Errors
     /// [`Error::Stopped`].
     pub async fn status(&self) -> Result<Status, Error> {
-        let (answer, answered) = oneshot::channel();
-        self.shared.control(Control::Status { answer }).map_err(Error::Stopped)?;
-        match answered.await {
-            Ok(status) => Ok(status),
-            Err(_) => Err(Error::Stopped(self.reason().await)),
-        }
+        self.shared.request(|answer| Control::Status { answer }).await.map_err(Error::Stopped)
     }
 
     /// What happens to this node from now on. A listener that lags far behind misses events, and is told so.
@@ -130,13 +125,8 @@ impl Raft {
     /// # Errors
     /// The node has other state already, the members make no sense, or the node has stopped.
     pub async fn initialize(&self, members: Membership) -> Result<(), InitializeError> {
-        let (answer, answered) = oneshot::channel();
-        let control = Control::Initialize { membership: members, answer };
-        self.shared.control(control).map_err(InitializeError::Stopped)?;
-        match answered.await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(InitializeError::Stopped(self.reason().await)),
-        }
+        let outcome = self.shared.request(|answer| Control::Initialize { membership: members, answer }).await;
+        outcome.unwrap_or_else(|fatal| Err(InitializeError::Stopped(fatal)))
     }
 
     /// Makes this node campaign now rather than at its election timeout. It need not win, and a live leader is
@@ -145,14 +135,14 @@ impl Raft {
     /// # Errors
     /// [`Error::Stopped`].
     pub async fn campaign(&self) -> Result<(), Error> {
-        self.shared.control(Control::Campaign).map_err(Error::Stopped)
+        self.shared.request(|answer| Control::Campaign { answer }).await.map_err(Error::Stopped)
     }
 
     /// Stops the node: requests in progress are answered with [`Error::Stopped`]; what a backend is doing is let to its
     /// end. Returns when all tasks have ended and the backends are released. May be called more than once, and by several
     /// at once; returns the reason of the first stop.
     pub async fn shutdown(&self) -> Fatal {
-        let _ = self.shared.control(Control::Stop);
+        self.shared.stop();
         self.shared.ended().await
     }
 
@@ -182,19 +172,11 @@ impl Raft {
         match self.shared.intake.push(request) {
             Ok(()) => {}
             Err(NotAdmitted::Overloaded) => return Err(Error::Overloaded),
-            Err(NotAdmitted::Stopped) => return Err(Error::Stopped(self.reason().await)),
+            Err(NotAdmitted::Stopped) => return Err(Error::Stopped(self.shared.reason().await)),
         }
         match answered.await {
             Ok(outcome) => outcome,
-            Err(_) => Err(Error::Stopped(self.reason().await)),
-        }
-    }
-
-    /// Why the node stops. Whoever asks has seen it drop a request: then there is a reason, or will be in a moment.
-    async fn reason(&self) -> Fatal {
-        match self.shared.fatal() {
-            Some(fatal) => fatal.clone(),
-            None => self.shared.ended().await,
+            Err(_) => Err(Error::Stopped(self.shared.reason().await)),
         }
     }
 }

@@ -12,7 +12,7 @@ use futures_util::FutureExt;
 use super::mailbox::Mailbox;
 use super::panic_text;
 use super::pending::Results;
-use crate::error::Fatal;
+use crate::error::{Fatal, FatalKind};
 use crate::traits::StateMachine;
 use crate::types::{Entry, EntryKind, Index, LogId};
 
@@ -28,8 +28,16 @@ pub(crate) struct Job {
 /// Applied, or the reason why nothing more can be.
 pub(crate) type Outcome = Result<Results, Fatal>;
 
-/// Runs until its jobs are closed, or the state machine fails. The state machine is dropped at the end.
-pub(crate) async fn run(mut machine: Box<dyn StateMachine>, jobs: Arc<Mailbox<Job>>, done: Arc<Mailbox<Outcome>>) {
+/// Runs until its jobs are closed, or something fails. The state machine is dropped at the end, in all cases.
+pub(crate) async fn run(machine: Box<dyn StateMachine>, jobs: Arc<Mailbox<Job>>, done: Arc<Mailbox<Outcome>>) {
+    let ended = AssertUnwindSafe(serve(machine, &jobs, &done)).catch_unwind().await;
+    if let Err(panic) = ended {
+        let reason = format!("the applier panicked: {}", panic_text(&*panic));
+        let _ = done.push(Err(Fatal::new(FatalKind::Bug(reason))));
+    }
+}
+
+async fn serve(mut machine: Box<dyn StateMachine>, jobs: &Mailbox<Job>, done: &Mailbox<Outcome>) {
     let mut queued = Vec::new();
     while jobs.take(&mut queued).await {
         let outcome = apply(&mut *machine, &mut queued).await;
@@ -37,10 +45,6 @@ pub(crate) async fn run(mut machine: Box<dyn StateMachine>, jobs: Arc<Mailbox<Jo
         if done.push(outcome).is_err() || failed {
             break;
         }
-    }
-    let dropped = std::panic::catch_unwind(AssertUnwindSafe(|| drop(machine)));
-    if let Err(panic) = dropped {
-        tracing::error!(panic = panic_text(&*panic), "the state machine panicked when it was dropped");
     }
 }
 

@@ -163,7 +163,10 @@ impl Driver {
                 let input = self.pending.initialize(membership, answer);
                 self.core.step(now, input);
             }
-            Control::Campaign => self.core.step(now, Input::Campaign),
+            Control::Campaign { answer } => {
+                self.core.step(now, Input::Campaign);
+                let _ = answer.send(());
+            }
             Control::Status { answer } => drop(answer.send(self.core.status(now))),
             Control::Stop => return Err(Fatal::shutdown()),
         }

@@ -85,3 +85,47 @@ impl fmt::Debug for LogWriter {
         f.debug_struct("LogWriter").field("writing", &self.current.as_ref().map(|c| c.seq)).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::poll_fn;
+
+    use super::*;
+    use crate::testing::MemLog;
+    use crate::traits::{HardState, LogWrite};
+    use crate::types::Term;
+
+    const SLOW: Duration = Duration::from_millis(200);
+
+    fn write(seq: u64) -> Write {
+        let hard_state = HardState { term: Term(seq), voted_for: None };
+        Write { seq, write: LogWrite { hard_state: Some(hard_state), entries: Vec::new() } }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_write_is_warned_of_once_and_then_done() {
+        let log = MemLog::new();
+        let mut writer = LogWriter::new(Arc::new(log.clone()), SLOW);
+        assert_eq!(writer.next_wake(), None);
+        log.hold();
+        writer.start(Time::default(), write(1));
+        assert!(poll_fn(|cx| writer.poll(cx)).now_or_never().is_none());
+        assert_eq!(writer.next_wake(), Some(Time(SLOW)));
+        writer.check(Time(SLOW / 2));
+        assert!(writer.next_wake().is_some());
+        writer.check(Time(SLOW));
+        assert_eq!(writer.next_wake(), None, "warned");
+        log.release();
+        assert_eq!(poll_fn(|cx| writer.poll(cx)).await.unwrap(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_write_under_way_is_finished_at_the_end() {
+        let log = MemLog::new();
+        log.set_latency(Duration::from_secs(1));
+        let mut writer = LogWriter::new(Arc::new(log.clone()), SLOW);
+        writer.start(Time::default(), write(7));
+        writer.finish().await;
+        assert_eq!(log.load().await.unwrap().hard_state.term, Term(7));
+    }
+}

@@ -13,11 +13,14 @@ use crate::error::{Error, Fatal, FatalKind, InitializeError};
 use crate::metrics::Status;
 use crate::types::{Membership, NodeId};
 
-/// Requests of the node's owner. Few, and never turned away for overload.
+/// How many requests of the owner are with the driver at a time; further ones wait.
+const MAX_CONTROL: usize = 64;
+
+/// Requests of the node's owner. Heard under overload as well.
 #[derive(Debug)]
 pub(crate) enum Control {
     Initialize { membership: Membership, answer: InitializeAnswer },
-    Campaign,
+    Campaign { answer: oneshot::Sender<()> },
     Status { answer: oneshot::Sender<Status> },
     Stop,
 }
@@ -28,6 +31,7 @@ pub(crate) struct Shared {
     pub(crate) max_command_bytes: u64,
     pub(crate) intake: Intake,
     pub(crate) control: Mailbox<Control>,
+    control_room: Semaphore,
     pub(crate) announcer: Announcer,
     /// Set once, when the node begins to stop.
     fatal: OnceLock<Fatal>,
@@ -42,6 +46,7 @@ impl Shared {
             max_command_bytes: config.max_command_bytes,
             intake: Intake::new(config),
             control: Mailbox::new(),
+            control_room: Semaphore::new(MAX_CONTROL),
             announcer: Announcer::new(),
             fatal: OnceLock::new(),
             ended: Semaphore::new(0),
@@ -53,15 +58,16 @@ impl Shared {
         self.fatal.get()
     }
 
-    /// Why a request was dropped without an answer. There is always a reason by then.
-    pub(crate) fn why(&self) -> Fatal {
-        let bug = || Fatal::new(FatalKind::Bug("a request was dropped without an answer".into()));
+    /// Why the node has stopped.
+    fn why(&self) -> Fatal {
+        let bug = || Fatal::new(FatalKind::Bug("the node stopped without a reason".into()));
         self.fatal().cloned().unwrap_or_else(bug)
     }
 
     /// The node begins to stop: nothing is taken in any more, and what was not taken yet is answered.
     pub(crate) fn close(&self, fatal: Fatal) {
         let fatal = self.fatal.get_or_init(|| fatal).clone();
+        self.control_room.close();
         for request in self.intake.close_and_drain() {
             let error = Error::Stopped(fatal.clone());
             match request {
@@ -75,13 +81,35 @@ impl Shared {
                 Control::Initialize { answer, .. } => {
                     let _ = answer.send(Err(InitializeError::Stopped(fatal.clone())));
                 }
-                Control::Campaign | Control::Status { .. } | Control::Stop => {}
+                Control::Campaign { .. } | Control::Status { .. } | Control::Stop => {}
             }
         }
     }
 
-    pub(crate) fn control(&self, control: Control) -> Result<(), Fatal> {
-        self.control.push(control).map_err(|Closed(_)| self.why())
+    /// Asks the driver for something, and waits for its answer.
+    pub(crate) async fn request<T>(&self, control: impl FnOnce(oneshot::Sender<T>) -> Control) -> Result<T, Fatal> {
+        // Held until the answer is there.
+        let _room = self.control_room.acquire().await.map_err(|_| self.why())?;
+        let (answer, answered) = oneshot::channel();
+        self.control.push(control(answer)).map_err(|Closed(_)| self.why())?;
+        match answered.await {
+            Ok(answer) => Ok(answer),
+            Err(_) => Err(self.reason().await),
+        }
+    }
+
+    /// Asks the driver to stop.
+    pub(crate) fn stop(&self) {
+        // Where nobody takes it, the node has stopped.
+        let _ = self.control.push(Control::Stop);
+    }
+
+    /// Why the node stops, for someone who has seen it drop a request: then there is a reason, or will be in a moment.
+    pub(crate) async fn reason(&self) -> Fatal {
+        match self.fatal() {
+            Some(fatal) => fatal.clone(),
+            None => self.ended().await,
+        }
     }
 
     /// Everything has ended. The gate closes first, so that no listener misses the last event.

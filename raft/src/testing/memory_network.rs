@@ -47,6 +47,8 @@ struct Shared {
 struct State {
     inboxes: BTreeMap<NodeId, Inbox>,
     links: BTreeMap<(NodeId, NodeId), Link>,
+    /// One side of each partition.
+    partitions: Vec<Vec<NodeId>>,
     random: u64,
 }
 
@@ -94,22 +96,17 @@ impl MemNetwork {
         lock(&self.0.state).links.insert((from, to), link);
     }
 
-    /// Cuts all links between these nodes and the others, both ways. Links within each side stay as they are.
+    /// Cuts all links between these nodes and all others, both ways, until [`MemNetwork::heal`]. Partitions add up.
     pub fn partition(&self, side: &[NodeId]) {
         self.0.perfect.store(false, Ordering::Relaxed);
-        let mut state = lock(&self.0.state);
-        let nodes: Vec<NodeId> = state.inboxes.keys().copied().collect();
-        for a in side {
-            for b in nodes.iter().filter(|node| !side.contains(node)) {
-                state.links.entry((*a, *b)).or_default().cut = true;
-                state.links.entry((*b, *a)).or_default().cut = true;
-            }
-        }
+        lock(&self.0.state).partitions.push(side.to_vec());
     }
 
-    /// Makes all links perfect again.
+    /// Ends all partitions, and makes all links perfect again.
     pub fn heal(&self) {
-        lock(&self.0.state).links.clear();
+        let mut state = lock(&self.0.state);
+        state.links.clear();
+        state.partitions.clear();
         self.0.perfect.store(true, Ordering::Relaxed);
     }
 
@@ -123,7 +120,10 @@ impl MemNetwork {
         if self.0.perfect.load(Ordering::Relaxed) {
             return Link::default();
         }
-        lock(&self.0.state).links.get(&(from, to)).cloned().unwrap_or_default()
+        let state = lock(&self.0.state);
+        let mut link = state.links.get(&(from, to)).cloned().unwrap_or_default();
+        link.cut |= state.partitions.iter().any(|side| side.contains(&from) != side.contains(&to));
+        link
     }
 
     /// Decides what happens to a batch. None if the node is not there.

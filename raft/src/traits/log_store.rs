@@ -70,6 +70,8 @@ pub trait LogStore: Send + Sync + 'static {
     /// Makes one step durable: when it returns, the whole step survives a loss of power; when power is lost before, either
     /// the whole step is there, or the hard state and a prefix of its entries, or nothing of it.
     ///
+    /// The node's main task polls this future, to its end: leave to other threads what blocks or takes long.
+    ///
     /// A partial step never leaves entries behind that the step replaces, once one of its own entries is there.
     ///
     /// # Errors

@@ -15,7 +15,8 @@ pub trait Transport: Send + Sync + 'static {
     ///
     /// Returns when the next batch may come, which is how a slow link pushes back; it never waits for the peer's answer.
     /// All envelopes of a batch are of one [`Lane`](crate::Lane). Each peer and lane has one caller at a time; calls for
-    /// other peers and for the other lane run at the same time and must not wait for this one.
+    /// other peers and for the other lane run at the same time and must not wait for this one. The future may be dropped before
+    /// it is done when the node stops or the peer moves; what it was sending may be lost.
     ///
     /// # Errors
     /// The batch, or part of it, was dropped. The caller logs and counts it, and goes on with the next.

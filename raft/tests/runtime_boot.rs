@@ -1,0 +1,144 @@
+//! How a node comes up from what its backends hold.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use raftkv::testing::{Counter, MemLog, MemNetwork, MemSnapshots};
+use raftkv::{
+    Chunks, ClusterId, Consistency, Entry, EntryKind, Fatal, HardState, Index, LogId, LogStore, LogWrite, Membership,
+    NodeId, Peer, Raft, Snapshot, SnapshotId, SnapshotMeta, StateMachine, Term,
+};
+
+fn alone() -> Membership {
+    Membership::new([Peer::new(1, "a")])
+}
+
+async fn start(log: &MemLog, snapshots: &MemSnapshots, machine: impl StateMachine) -> Result<Raft, Fatal> {
+    Raft::builder(NodeId(1), ClusterId(1))
+        .seed(1)
+        .transport(MemNetwork::new(1).transport(Peer::new(1, "a")))
+        .log(log.clone())
+        .snapshots(snapshots.clone())
+        .state_machine(machine)
+        .start()
+        .await
+}
+
+async fn append(log: &MemLog, index: u64, kind: EntryKind, data: impl Into<Bytes>) {
+    let entry = Entry { id: LogId::new(1, index), kind, data: data.into() };
+    let hard_state = Some(HardState { term: Term(1), voted_for: Some(NodeId(1)) });
+    log.write(LogWrite { hard_state, entries: vec![entry] }).await.unwrap();
+}
+
+async fn publish(snapshots: &MemSnapshots, last: LogId, image: &'static str) {
+    let meta = SnapshotMeta { id: SnapshotId(last.index.0), last, membership: alone() };
+    let mut writer = snapshots.begin(meta).await.unwrap();
+    writer.append(image.into()).await.unwrap();
+    writer.publish().await.unwrap();
+}
+
+/// A machine that keeps its state itself.
+#[derive(Clone, Default)]
+struct Durable {
+    counter: Counter,
+    applied: LogId,
+}
+
+#[async_trait]
+impl StateMachine for Durable {
+    async fn applied(&self) -> Result<LogId, Fatal> {
+        Ok(self.applied)
+    }
+
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        assert!(at > self.applied, "{at} is applied a second time");
+        self.applied = at;
+        self.counter.apply(at, command).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        self.counter.snapshot().await
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        self.counter.restore(image).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_newest_image_is_restored_and_the_log_goes_on_from_there() {
+    let (log, snapshots, counter) = (MemLog::new(), MemSnapshots::new(), Counter::default());
+    append(&log, 1, EntryKind::Config, alone().encode()).await;
+    for index in 2..=8 {
+        append(&log, index, EntryKind::Command, "1").await;
+    }
+    publish(&snapshots, LogId::new(1, 6), "1000").await;
+    log.compact(LogId::new(1, 5)).await.unwrap();
+    let raft = start(&log, &snapshots, counter.clone()).await.unwrap();
+    raft.read(Consistency::Linearizable).await.unwrap();
+    assert_eq!(counter.value(), 1002, "the image, and the entries 7 and 8");
+    assert_eq!(raft.status().await.unwrap().members, [Peer::new(1, "a")], "known from the image alone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_durable_machine_gets_only_what_it_does_not_reflect() {
+    let (log, snapshots) = (MemLog::new(), MemSnapshots::new());
+    append(&log, 1, EntryKind::Config, alone().encode()).await;
+    for index in 2..=8 {
+        append(&log, index, EntryKind::Command, "1").await;
+    }
+    publish(&snapshots, LogId::new(1, 4), "1000").await;
+    let machine = Durable { applied: LogId::new(1, 6), ..Durable::default() };
+    let counter = machine.counter.clone();
+    let raft = start(&log, &snapshots, machine).await.unwrap();
+    raft.read(Consistency::Linearizable).await.unwrap();
+    assert_eq!(counter.value(), 2, "not the older image, and not the entries before 7");
+}
+
+#[tokio::test(start_paused = true)]
+async fn entries_that_are_missing_before_the_log_are_noticed() {
+    let (log, snapshots) = (MemLog::new(), MemSnapshots::new());
+    for index in 1..=8 {
+        append(&log, index, EntryKind::Command, "1").await;
+    }
+    log.compact(LogId::new(1, 5)).await.unwrap();
+    let fatal = start(&log, &snapshots, Counter::default()).await.unwrap_err();
+    assert!(fatal.to_string().contains("the log begins after 5@1"), "{fatal}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_state_machine_ahead_of_its_log_is_noticed() {
+    let log = MemLog::new();
+    append(&log, 1, EntryKind::Config, alone().encode()).await;
+    let machine = Durable { applied: LogId::new(1, 6), ..Durable::default() };
+    let fatal = start(&log, &MemSnapshots::new(), machine).await.unwrap_err();
+    assert!(fatal.to_string().contains("reflects 6@1, but the log ends at 1@1"), "{fatal}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_configuration_is_found_wherever_it_is_in_a_long_log() {
+    let log = MemLog::new();
+    append(&log, 1, EntryKind::Config, Membership::new([Peer::new(1, "old")]).encode()).await;
+    for index in 2..=20 {
+        let large = vec![b'x'; 1 << 20];
+        if index == 11 {
+            append(&log, index, EntryKind::Config, alone().encode()).await;
+        } else {
+            append(&log, index, EntryKind::Command, large).await;
+        }
+    }
+    let raft = start(&log, &MemSnapshots::new(), Counter::default()).await.unwrap();
+    raft.read(Consistency::Linearizable).await.unwrap();
+    let status = raft.status().await.unwrap();
+    assert_eq!(status.members, [Peer::new(1, "a")]);
+    assert!(status.last.index > Index(20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_cannot_restore_refuses_to_start() {
+    let snapshots = MemSnapshots::new();
+    publish(&snapshots, LogId::new(1, 4), "nonsense").await;
+    let fatal = start(&MemLog::new(), &snapshots, Counter::default()).await.unwrap_err();
+    assert!(fatal.to_string().contains("holds no number"), "{fatal}");
+}
