@@ -131,8 +131,10 @@ fn apply_one(store: &mut Store, at: LogId, command: Bytes) -> Result<Bytes, Fata
     use command::Body as Request;
     use outcome::Body as Answer;
 
+    let empty = command.is_empty();
     let answer = match Command::decode(command) {
         Err(_) => Answer::Refusal(Refusal::Malformed.into()),
+        Ok(Command { body: None }) if empty => Answer::Refusal(Refusal::Malformed.into()),
         Ok(Command { body: None }) => {
             // Another version knows what this is. To skip it would make this node differ from the others.
             return Err(Fatal::state_machine(format!(

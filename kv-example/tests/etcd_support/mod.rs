@@ -156,6 +156,10 @@ impl Etcd {
             .expect("etcd starts");
         Self { process, address: client.to_string(), _data: data }
     }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
 }
 
 impl Drop for Etcd {

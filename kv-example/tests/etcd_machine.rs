@@ -1,0 +1,164 @@
+//! The state machine as the framework drives it.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use kv_example::api::command::{Outcome, command, outcome};
+use kv_example::api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
+use kv_example::machine::{KvMachine, KvView, encode_command};
+use proptest::prelude::*;
+use prost::Message;
+use raftkv::{LogId, StateMachine};
+
+fn put(key: &str, value: &str) -> Bytes {
+    let put = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
+    encode_command(command::Body::Put(put))
+}
+
+fn compact(revision: i64) -> Bytes {
+    encode_command(command::Body::Compact(CompactionRequest { revision, physical: true }))
+}
+
+fn answer(bytes: Bytes) -> outcome::Body {
+    Outcome::decode(bytes).unwrap().body.unwrap()
+}
+
+async fn apply_all(machine: &mut KvMachine, first: u64, commands: &[Bytes], batch: usize) -> Vec<Bytes> {
+    let numbered: Vec<(LogId, Bytes)> =
+        commands.iter().enumerate().map(|(n, command)| (LogId::new(1, first + n as u64), command.clone())).collect();
+    let mut answers = Vec::new();
+    for batch in numbered.chunks(batch) {
+        answers.extend(machine.apply_batch(batch.to_vec()).await.unwrap());
+    }
+    answers
+}
+
+async fn image(machine: &KvMachine) -> Vec<Bytes> {
+    let mut chunks = machine.snapshot().await.unwrap();
+    let mut image = Vec::new();
+    while let Some(chunk) = chunks.next().await.unwrap() {
+        image.push(chunk);
+    }
+    image
+}
+
+async fn everything(view: &KvView) -> kv_example::api::etcdserverpb::RangeResponse {
+    let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
+    view.range(all).await.unwrap()
+}
+
+fn any_command() -> impl Strategy<Value = Bytes> {
+    let key = || "[a-e]{1,2}";
+    prop_oneof![
+        10 => (key(), "[x-z]{0,9}").prop_map(|(key, value)| put(&key, &value)),
+        2 => (key(), key()).prop_map(|(key, end)| {
+            let delete = DeleteRangeRequest { key: key.into(), range_end: end.into(), prev_kv: true };
+            encode_command(command::Body::DeleteRange(delete))
+        }),
+        1 => (0i64..60).prop_map(compact),
+        1 => prop::collection::vec(any::<u8>(), 1..9)
+            .prop_map(Bytes::from)
+            .prop_filter("of a known kind", |bytes| {
+                !kv_example::api::command::Command::decode(bytes.clone()).is_ok_and(|command| command.body.is_none())
+            }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// However the commands are batched, whenever garbage is dropped, and whether a node began with an image or with the
+    /// first command: the answers, the states and the images are the same.
+    #[test]
+    fn nodes_that_apply_the_same_commands_are_the_same(
+        commands in prop::collection::vec(any_command(), 1..80),
+        batch in 1usize..40,
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (mut one, mut two, mut late) = (KvMachine::new(), KvMachine::new(), KvMachine::new());
+            let answers = apply_all(&mut one, 1, &commands, 1).await;
+            assert_eq!(answers, apply_all(&mut two, 1, &commands, batch).await);
+
+            let cut = cut.index(commands.len());
+            let mut half = KvMachine::new();
+            apply_all(&mut half, 1, &commands[..cut], batch).await;
+            late.restore(Box::new(image(&half).await.into_iter())).await.unwrap();
+            assert_eq!(apply_all(&mut late, cut as u64 + 1, &commands[cut..], batch).await, answers[cut..]);
+
+            let wanted = (one.view().checksum(0).await, image(&one).await, everything(&one.view()).await);
+            for other in [&two, &late] {
+                let is = (other.view().checksum(0).await, image(other).await, everything(&other.view()).await);
+                assert_eq!(is, wanted);
+            }
+        });
+    }
+}
+
+#[tokio::test]
+async fn an_image_is_a_moment_that_later_writes_do_not_change() {
+    let mut machine = KvMachine::new();
+    apply_all(&mut machine, 1, &[put("a", "1"), put("a", "2"), put("b", "3")], 10).await;
+    let before = image(&machine).await;
+    let mut chunks = machine.snapshot().await.unwrap();
+    apply_all(&mut machine, 4, &[put("a", "4"), compact(5), put("c", "5")], 10).await;
+    machine.view().swept(5).await;
+    let mut taken = Vec::new();
+    while let Some(chunk) = chunks.next().await.unwrap() {
+        taken.push(chunk);
+    }
+    assert_eq!(taken, before);
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_command_get_an_answer_and_change_nothing() {
+    let mut machine = KvMachine::new();
+    for bytes in [&[0x0a, 0xff][..], &[]] {
+        let bytes = machine.apply(LogId::new(1, 1), Bytes::from_static(bytes)).await.unwrap();
+        let outcome::Body::Refusal(refusal) = answer(bytes) else { panic!("a refusal") };
+        assert!(refusal.message.contains("can't be decoded"), "{}", refusal.message);
+    }
+    assert_eq!(machine.view().revision(), 1);
+}
+
+#[tokio::test]
+async fn a_command_of_a_later_version_stops_the_node_instead_of_being_skipped() {
+    let mut machine = KvMachine::new();
+    // Field 15, which no version so far has.
+    let error = machine.apply(LogId::new(4, 7), Bytes::from_static(&[0x7a, 0x00])).await.unwrap_err();
+    let text = error.to_string();
+    assert!(text.contains("7@4") && text.contains("upgrade this node"), "{text}");
+}
+
+#[tokio::test]
+async fn a_damaged_image_is_refused_and_leaves_the_state_alone() {
+    let mut machine = KvMachine::new();
+    apply_all(&mut machine, 1, &[put("a", "1")], 1).await;
+    let mut damaged = image(&machine).await.concat();
+    damaged[20] ^= 1;
+    let error = machine.restore(Box::new(vec![Bytes::from(damaged)].into_iter())).await.unwrap_err();
+    assert!(error.to_string().contains("the image is damaged at byte"), "{error}");
+    assert_eq!(everything(&machine.view()).await.count, 1);
+}
+
+#[tokio::test]
+async fn compaction_gives_memory_back_in_the_background() {
+    let mut machine = KvMachine::new();
+    let view = machine.view();
+    let mut commands: Vec<Bytes> = (0..30_000).map(|n| put(&format!("k{:04}", n % 5000), &"v".repeat(100))).collect();
+    commands.extend((0..2500).map(|n| {
+        let delete = DeleteRangeRequest { key: format!("k{n:04}").into(), ..Default::default() };
+        encode_command(command::Body::DeleteRange(delete))
+    }));
+    apply_all(&mut machine, 1, &commands, 256).await;
+    let full = view.stats();
+    assert_eq!((full.live, full.versions), (2500, 32_500));
+    apply_all(&mut machine, 32_501, &[compact(32_501)], 1).await;
+    tokio::time::timeout(Duration::from_secs(20), view.swept(32_501)).await.expect("the sweep ends");
+    let swept = view.stats();
+    assert_eq!((swept.live, swept.versions), (2500, 2500));
+    assert!(swept.bytes * 8 < full.bytes, "{} of {} bytes are left", swept.bytes, full.bytes);
+}
