@@ -22,7 +22,7 @@ fn request(key: usize, value: usize) -> PutRequest {
 }
 
 /// Keys in an order that looks random and visits each once in `count` steps, which is prime to the step.
-fn scattered(count: usize) -> impl Iterator<Item = usize> {
+fn scattered(count: usize) -> impl Iterator<Item = usize> + Clone {
     (0..count).map(move |n| n * 7_919 % count)
 }
 

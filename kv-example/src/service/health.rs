@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use raftkv::Error;
+use raftkv::{Consistency, Error};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
@@ -64,7 +64,7 @@ pub(super) async fn watch<R: Replica>(context: Arc<Context<R>>, health: Health) 
 
 /// Whether the node has caught up once; finds out by a read barrier, if it is not known.
 async fn is_ready<R: Replica>(context: &Context<R>) -> bool {
-    if !context.ready.load(Ordering::Relaxed) && context.replica.read_barrier().await.is_ok() {
+    if !context.ready.load(Ordering::Relaxed) && context.replica.read(Consistency::Linearizable).await.is_ok() {
         context.ready.store(true, Ordering::Relaxed);
     }
     context.ready.load(Ordering::Relaxed)

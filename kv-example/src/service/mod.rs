@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use raftkv::{ClusterId, NodeId};
+use raftkv::{ClusterId, Consistency, NodeId};
 use tokio::task::AbortHandle;
 use tonic::Status;
 use tonic::service::Routes;
@@ -56,7 +56,11 @@ pub struct Services {
 }
 
 impl Services {
-    /// Makes the services, and starts to watch the node for the health service. Must be called within a tokio runtime.
+    /// Makes the services, and starts to watch the node for the health service. `view` must be the view of the very machine
+    /// that `replica` applies to. Must be called within a tokio runtime.
+    ///
+    /// A [`Raft`](raftkv::Raft) is a replica. The services hold handles of it, so a node that serves ends by
+    /// [`Raft::shutdown`](raftkv::Raft::shutdown).
     pub fn start<R: Replica>(replica: R, view: KvView, options: Options) -> Self {
         // A request that is just too large should reach us, and be refused in etcd's words.
         let decode = options.limits.request_bytes + (512 << 10);
@@ -122,11 +126,12 @@ impl<R: Replica> Context<R> {
 
     /// Waits until the local store is fresh enough for a read.
     async fn prepare_read(&self, serializable: bool) -> Result<(), Status> {
-        if serializable {
-            return if self.ready.load(Ordering::Relaxed) { Ok(()) } else { Err(refused::not_ready()) };
+        if serializable && !self.ready.load(Ordering::Relaxed) {
+            return Err(refused::not_ready());
         }
-        let barrier = self.replica.read_barrier().await;
-        barrier.map_err(|error| refused::to_status(&error, refused::Intent::Read))
+        let consistency = if serializable { Consistency::Stale } else { Consistency::Linearizable };
+        let fresh = self.replica.read(consistency).await;
+        fresh.map_err(|error| refused::to_status(&error, refused::Intent::Read))
     }
 
     async fn status(&self) -> Result<raftkv::Status, Status> {

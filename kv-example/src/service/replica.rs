@@ -3,15 +3,15 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use raftkv::{Error, Status};
+use raftkv::{Consistency, Error, Raft, Status};
 
 /// A node that replicates commands to a [`KvMachine`](crate::machine::KvMachine).
 pub trait Replica: Clone + Send + Sync + 'static {
     /// Replicates a command and applies it here. Returns the machine's answer.
     fn write(&self, command: Bytes) -> impl Future<Output = Result<Bytes, Error>> + Send;
 
-    /// Returns when all that was acknowledged anywhere before this call is applied here.
-    fn read_barrier(&self) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Returns when what is applied here is fresh enough to be read.
+    fn read(&self, consistency: Consistency) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// The node's view of itself and its group.
     fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send;
@@ -20,20 +20,20 @@ pub trait Replica: Clone + Send + Sync + 'static {
     fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
-impl Replica for raftkv::Raft {
-    async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
-        Self::write(self, command).await
+impl Replica for Raft {
+    fn write(&self, command: Bytes) -> impl Future<Output = Result<Bytes, Error>> + Send {
+        Self::write(self, command)
     }
 
-    async fn read_barrier(&self) -> Result<(), Error> {
-        self.read(raftkv::Consistency::Linearizable).await
+    fn read(&self, consistency: Consistency) -> impl Future<Output = Result<(), Error>> + Send {
+        Self::read(self, consistency)
     }
 
-    async fn status(&self) -> Result<Status, Error> {
-        Self::status(self).await
+    fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send {
+        Self::status(self)
     }
 
-    async fn campaign(&self) -> Result<(), Error> {
-        Self::campaign(self).await
+    fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send {
+        Self::campaign(self)
     }
 }

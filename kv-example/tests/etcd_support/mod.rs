@@ -12,7 +12,7 @@ use bytes::Bytes;
 use kv_example::machine::KvMachine;
 use kv_example::service::{Options, Replica, Services};
 use raftkv::consensus::RoleKind;
-use raftkv::{ClusterId, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term};
+use raftkv::{ClusterId, Consistency, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term};
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server};
@@ -45,7 +45,7 @@ impl Replica for Local {
         machine.apply(LogId::new(3, index), command).await.map_err(Error::Stopped)
     }
 
-    async fn read_barrier(&self) -> Result<(), Error> {
+    async fn read(&self, _: Consistency) -> Result<(), Error> {
         self.check()
     }
 

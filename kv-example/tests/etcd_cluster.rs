@@ -1,0 +1,191 @@
+//! The services over a cluster of three real Raft nodes in one process.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod etcd_support;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use etcd_support::connect;
+use kv_example::api::etcdserverpb::cluster_client::ClusterClient;
+use kv_example::api::etcdserverpb::kv_client::KvClient;
+use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
+use kv_example::api::etcdserverpb::{
+    HashKvRequest, MemberListRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
+};
+use kv_example::api::node::node_client::NodeClient;
+use kv_example::api::node::{CampaignRequest, NodeStatusRequest, NodeStatusResponse};
+use kv_example::machine::KvMachine;
+use kv_example::service::{Options, RETRY, RETRY_SAFE, RETRY_UNKNOWN, Services};
+use raftkv::testing::{MemLog, MemNetwork, MemSnapshots};
+use raftkv::{ClusterId, Config, Membership, NodeId, Peer, Raft};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::{Channel, Server};
+use tonic::{Code, Status};
+
+struct Node {
+    raft: Raft,
+    channel: Channel,
+    _services: Services,
+}
+
+struct Cluster {
+    nodes: Vec<Node>,
+    network: MemNetwork,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let network = MemNetwork::new(0);
+        let members = [1, 2, 3].map(|id| Peer::new(id, format!("127.0.0.1:{id}")));
+        let config =
+            Config { write_timeout: Duration::from_secs(1), read_timeout: Duration::from_secs(1), ..Config::default() };
+        let mut nodes = Vec::new();
+        for peer in members.clone() {
+            let machine = KvMachine::new();
+            let view = machine.view();
+            let node =
+                Raft::builder(peer.id, ClusterId(5)).config(config.clone()).transport(network.transport(peer.clone()));
+            let node = node.log(MemLog::new()).snapshots(MemSnapshots::new()).state_machine(machine);
+            let raft = node.start().await.unwrap();
+            network.connect(raft.inbox());
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let client_address = listener.local_addr().unwrap().to_string();
+            let options = Options {
+                cluster: ClusterId(5),
+                node: peer.id,
+                client_address: client_address.clone(),
+                client_addresses: BTreeMap::from([(NodeId(3), "three:2379".into())]),
+                ..Options::default()
+            };
+            let services = Services::start(raft.clone(), view, options);
+            let server = Server::builder().add_routes(services.routes());
+            tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+            nodes.push(Node { raft, channel: connect(&client_address).await, _services: services });
+        }
+        nodes[0].raft.initialize(Membership::new(members)).await.unwrap();
+        Self { nodes, network }
+    }
+
+    fn kv(&self, node: usize) -> KvClient<Channel> {
+        KvClient::new(self.nodes[node].channel.clone())
+    }
+
+    async fn status(&self, node: usize) -> NodeStatusResponse {
+        NodeClient::new(self.nodes[node].channel.clone()).status(NodeStatusRequest {}).await.unwrap().into_inner()
+    }
+
+    /// The place of the leader, when all that are up agree on it.
+    async fn leader(&self) -> usize {
+        for _ in 0..200 {
+            let status = self.status(0).await;
+            if let Some(leader) = (status.leader as usize).checked_sub(1)
+                && self.status(leader).await.role == "leader"
+            {
+                return leader;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("no leader");
+    }
+
+    async fn stop(self) {
+        for node in self.nodes {
+            node.raft.shutdown().await;
+        }
+    }
+}
+
+fn put(key: &str) -> PutRequest {
+    PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() }
+}
+
+async fn all(mut client: KvClient<Channel>, serializable: bool) -> Result<RangeResponse, Status> {
+    let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), serializable, ..Default::default() };
+    client.range(all).await.map(tonic::Response::into_inner)
+}
+
+/// Repeats a put that is safe to repeat.
+async fn put_safely(client: &mut KvClient<Channel>, key: &str) -> i64 {
+    for _ in 0..100 {
+        match client.put(put(key)).await {
+            Ok(response) => return response.into_inner().header.unwrap().revision,
+            Err(status) if status.metadata().get(RETRY).is_some_and(|retry| retry == RETRY_SAFE) => {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            Err(status) => panic!("{status}"),
+        }
+    }
+    panic!("no put went through");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_node_writes_and_reads_what_others_wrote() {
+    let cluster = Cluster::start().await;
+    for n in 0..9 {
+        let revision = put_safely(&mut cluster.kv(n % 3), &format!("k{n}")).await;
+        assert_eq!(revision, n as i64 + 2);
+        let seen = all(cluster.kv((n + 1) % 3), false).await.unwrap();
+        assert_eq!((seen.count, seen.header.unwrap().revision), (n as i64 + 1, revision));
+    }
+    let mut sums = Vec::new();
+    for node in &cluster.nodes {
+        let mut client = MaintenanceClient::new(node.channel.clone());
+        sums.push(client.hash_kv(HashKvRequest { revision: 9 }).await.unwrap().into_inner().hash);
+    }
+    assert!(sums.windows(2).all(|pair| pair[0] == pair[1]), "{sums:?}");
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_see_roles_progress_and_members() {
+    let cluster = Cluster::start().await;
+    put_safely(&mut cluster.kv(0), "k").await;
+    let leader = cluster.leader().await;
+    let status = cluster.status(leader).await;
+    assert_eq!((status.id, status.leader, status.peers.len()), (leader as u64 + 1, leader as u64 + 1, 2));
+    assert!(status.peers.iter().any(|peer| peer.matched == status.commit && peer.state == "replicate"), "{status:?}");
+    let follower = (leader + 1) % 3;
+    let status = cluster.status(follower).await;
+    assert_eq!((status.role.as_str(), status.leader), ("follower", leader as u64 + 1));
+
+    let channel = cluster.nodes[follower].channel.clone();
+    let members =
+        ClusterClient::new(channel.clone()).member_list(MemberListRequest { linearizable: true }).await.unwrap();
+    let members = members.into_inner().members;
+    assert_eq!(members.iter().map(|m| m.id).collect::<Vec<_>>(), [1, 2, 3]);
+    assert_eq!(members[2].peer_urls, ["http://127.0.0.1:3"]);
+    let status = MaintenanceClient::new(channel.clone()).status(StatusRequest {}).await.unwrap().into_inner();
+    let header = status.header.unwrap();
+    assert_eq!((header.cluster_id, header.member_id, header.revision), (5, follower as u64 + 1, 2));
+    assert!(status.raft_term > 0 && header.raft_term == status.raft_term);
+    NodeClient::new(channel).campaign(CampaignRequest {}).await.unwrap();
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_cut_off_refuses_linearizable_reads_and_serves_serializable_ones() {
+    let cluster = Cluster::start().await;
+    put_safely(&mut cluster.kv(0), "k").await;
+    let alone = cluster.leader().await;
+    // Every node has caught up by now, or will in a moment.
+    for _ in 0..100 {
+        if all(cluster.kv(alone), true).await.is_ok() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    cluster.network.disconnect(NodeId(alone as u64 + 1));
+    let status = cluster.kv(alone).put(put("lost?")).await.unwrap_err();
+    assert!(
+        status.metadata().get(RETRY).is_some_and(|retry| retry == RETRY_SAFE || retry == RETRY_UNKNOWN),
+        "{status}"
+    );
+    let status = all(cluster.kv(alone), false).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(status.metadata().get(RETRY).unwrap(), RETRY_SAFE);
+    assert!(all(cluster.kv(alone), true).await.unwrap().count >= 1);
+    assert!(put_safely(&mut cluster.kv((alone + 1) % 3), "others go on").await > 2);
+    cluster.stop().await;
+}
