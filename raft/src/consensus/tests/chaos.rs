@@ -52,6 +52,7 @@ struct Weather {
     hold: u64,
     partition: u64,
     campaign: u64,
+    hurry: u64,
 }
 
 struct Chaos {
@@ -90,6 +91,7 @@ impl Chaos {
             hold: random.below(10),
             partition: random.below(6),
             campaign: random.below(4),
+            hurry: random.below(60),
         };
         let cluster = Cluster::new(count, count, config, seed, traced);
         let ids = (1..=count).map(NodeId).collect();
@@ -159,7 +161,12 @@ impl Chaos {
                 let again = queue[place].clone();
                 queue.push_back(again);
             }
-            self.cluster.deliver(link.0, link.1, place)?;
+            // A driver takes several messages before it asks for effects.
+            if self.random.percent(self.weather.hurry) {
+                self.cluster.deliver_only(link.0, link.1, place)?;
+            } else {
+                self.cluster.deliver(link.0, link.1, place)?;
+            }
         }
         Ok(())
     }
@@ -182,8 +189,11 @@ impl Chaos {
         }
         let commands = (0..=self.random.below(3)).map(|_| self.command()).collect();
         let input = self.cluster.propose(id, commands)?;
-        // A driver takes several inputs before it asks for effects.
-        if self.random.percent(30) { self.cluster.step_only(id, input) } else { self.cluster.step(id, input) }
+        if self.random.percent(self.weather.hurry) {
+            self.cluster.step_only(id, input)
+        } else {
+            self.cluster.step(id, input)
+        }
     }
 
     fn read(&mut self) -> Result<(), String> {
@@ -198,7 +208,10 @@ impl Chaos {
     fn life(&mut self) -> Result<(), String> {
         let id = self.any();
         if !self.up(id) {
-            return self.cluster.boot(id, LogId::ZERO);
+            // Some state machines are durable themselves.
+            let remembered = self.cluster.nodes[&id].remembered;
+            let applied = if self.random.percent(30) { remembered } else { LogId::ZERO };
+            return self.cluster.boot(id, applied);
         }
         let keep = if self.random.percent(50) { Some(usize::try_from(self.random.below(4)).unwrap()) } else { None };
         self.cluster.crash(id, keep)

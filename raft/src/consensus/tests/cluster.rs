@@ -4,15 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use bytes::Bytes;
-
 use super::checker::Checker;
+use super::clients::Clients;
 use super::disk::Disk;
 use super::show;
 use crate::config::Config;
-use crate::consensus::{Boot, Consensus, Effects, Fetch, Input, Note, RefusedReason, Reply, Time, Write};
-use crate::message::{Message, RequestId};
-use crate::types::{Entry, Index, LogId, Membership, NodeId, Peer, Term};
+use crate::consensus::{Boot, Consensus, Effects, Fetch, Input, Note, Time, Write};
+use crate::message::Message;
+use crate::types::{Entry, Index, LogId, Membership, NodeId, Peer};
 
 /// A step that causes more rounds of effects than this goes in circles.
 const MAX_ROUNDS: usize = 1000;
@@ -29,7 +28,7 @@ pub(super) struct Cluster {
     pub(super) cut: BTreeSet<(NodeId, NodeId)>,
     pub(super) checker: Checker,
     seed: u64,
-    requests: u64,
+    pub(super) requests: u64,
     /// What happened, a line each; none when nobody reads it.
     trace: Option<Vec<String>>,
 }
@@ -47,6 +46,8 @@ pub(super) struct Node {
     pub(super) fetching: VecDeque<Fetch>,
     /// What the state machine has applied in this run.
     pub(super) applied: BTreeMap<Index, LogId>,
+    /// What a state machine that is durable itself would remember after a crash.
+    pub(super) remembered: LogId,
     pub(super) clients: Clients,
     boots: u64,
 }
@@ -57,22 +58,6 @@ pub(super) struct Hold {
     pub(super) disk: bool,
     pub(super) apply: bool,
     pub(super) fetch: bool,
-}
-
-/// The requests at one node that wait for an answer.
-#[derive(Debug, Default)]
-pub(super) struct Clients {
-    /// Batches that were handed over.
-    pub(super) asked: BTreeMap<RequestId, Vec<Bytes>>,
-    /// Requests that nobody waits for any more.
-    pub(super) timed_out: BTreeSet<RequestId>,
-    /// Commands that are in the log of a leader, by their place there.
-    pub(super) appended: BTreeMap<(Index, Term), (RequestId, Bytes)>,
-    /// Reads, with the index that they must cover.
-    pub(super) reads: BTreeMap<RequestId, Index>,
-    /// Reads that wait for the state machine to reach an index.
-    pub(super) readable: BTreeMap<RequestId, Index>,
-    pub(super) initializing: BTreeSet<RequestId>,
 }
 
 impl Node {
@@ -117,6 +102,7 @@ impl Cluster {
                     applying: VecDeque::new(),
                     fetching: VecDeque::new(),
                     applied: BTreeMap::new(),
+                    remembered: LogId::ZERO,
                     clients: Clients::default(),
                     boots: 0,
                 },
@@ -203,34 +189,6 @@ impl Cluster {
         let (core, now) = self.node(id)?.core()?;
         core.step(now, input);
         Ok(())
-    }
-
-    fn next_request(&mut self) -> RequestId {
-        self.requests += 1;
-        RequestId(self.requests)
-    }
-
-    /// Prepares a proposal; to be stepped.
-    pub(super) fn propose(&mut self, id: NodeId, commands: Vec<Bytes>) -> Result<Input, String> {
-        let request = self.next_request();
-        for command in &commands {
-            self.checker.proposed(command);
-        }
-        self.node(id)?.clients.asked.insert(request, commands.clone());
-        Ok(Input::Propose { request, commands })
-    }
-
-    /// Prepares a read; to be stepped.
-    pub(super) fn read(&mut self, id: NodeId) -> Result<Input, String> {
-        let (request, floor) = (self.next_request(), self.checker.visible());
-        self.node(id)?.clients.reads.insert(request, floor);
-        Ok(Input::Read { request })
-    }
-
-    pub(super) fn initialize(&mut self, id: NodeId, membership: Membership) -> Result<Input, String> {
-        let request = self.next_request();
-        self.node(id)?.clients.initializing.insert(request);
-        Ok(Input::Initialize { request, membership })
     }
 
     // Time.
@@ -381,6 +339,7 @@ impl Cluster {
                 return Err(format!("{id} applies {} after {before}", entry.id));
             }
             node.applied.insert(entry.id.index, entry.id);
+            node.remembered = node.remembered.max(entry.id);
             self.checker.applied(&self.nodes, id, &entry)?;
             self.settle(id, entry.id)?;
             last = Some(entry.id.index);
@@ -430,79 +389,6 @@ impl Cluster {
         Ok(())
     }
 
-    // Clients.
-
-    fn reply(&mut self, id: NodeId, reply: Reply) -> Result<(), String> {
-        self.say(|| format!("{id} {}", show::reply(&reply)));
-        let unasked = || format!("{id} answers what nobody asked: {reply:?}");
-        let clients = &mut self.node(id)?.clients;
-        match &reply {
-            Reply::Appended { request, first } => {
-                if clients.timed_out.remove(request) {
-                    return Ok(());
-                }
-                let commands = clients.asked.remove(request).ok_or_else(unasked)?;
-                for (n, command) in commands.into_iter().enumerate() {
-                    let at = LogId { term: first.term, index: first.index.plus(n as u64) };
-                    if let Some(other) = clients.appended.insert((at.index, at.term), (*request, command)) {
-                        return Err(format!("{id} gives {at} to r{} and to r{}", request.0, other.0.0));
-                    }
-                }
-                let known: Vec<_> = self.nodes[&id].applied.range(first.index..).map(|(_, at)| *at).collect();
-                known.into_iter().try_for_each(|at| self.settle(id, at))
-            }
-            Reply::Refused { request, reason: RefusedReason::NotLeader { .. } | RefusedReason::Overloaded } => {
-                if clients.reads.remove(request).is_some() || clients.timed_out.remove(request) {
-                    return Ok(());
-                }
-                let commands = clients.asked.remove(request).ok_or_else(unasked)?;
-                commands.iter().try_for_each(|command| self.checker.denied(command))
-            }
-            Reply::Unknown { request } if clients.timed_out.remove(request) => Ok(()),
-            Reply::Unknown { request } => clients.asked.remove(request).map(drop).ok_or_else(unasked),
-            Reply::Readable { request, index } => {
-                let (request, index) = (*request, *index);
-                let floor = clients.reads.remove(&request).ok_or_else(unasked)?;
-                if index < floor {
-                    return Err(format!("a read at {id} gets {index}, but {floor} was visible when it came"));
-                }
-                let applied = self.nodes[&id].applied.last_key_value().map_or(Index::ZERO, |(index, _)| *index);
-                if index > applied {
-                    self.node(id)?.clients.readable.insert(request, index);
-                }
-                Ok(())
-            }
-            Reply::Initialized { request, .. } => {
-                if clients.initializing.remove(request) {
-                    Ok(())
-                } else {
-                    Err(unasked())
-                }
-            }
-        }
-    }
-
-    /// An entry was applied at a node: whoever waits for its place learns the outcome. So does whoever waits for a later place
-    /// in an earlier term: terms never go back along a log, so that nothing of that term follows any more.
-    fn settle(&mut self, id: NodeId, at: LogId) -> Result<(), String> {
-        let appended = &mut self.node(id)?.clients.appended;
-        let settled: Vec<_> = appended
-            .range((at.index, Term(0))..)
-            .filter(|((index, term), _)| *index == at.index || *term < at.term)
-            .map(|(place, waiter)| (*place, waiter.clone()))
-            .collect();
-        for (place, (request, command)) in settled {
-            self.node(id)?.clients.appended.remove(&place);
-            if place == (at.index, at.term) {
-                self.say(|| format!("{id} answers r{} ok", request.0));
-                continue;
-            }
-            self.say(|| format!("{id} answers r{} lost, {at} is there", request.0));
-            self.checker.denied(&command)?;
-        }
-        Ok(())
-    }
-
     // Links.
 
     /// Takes a message off a link and hands it over. A node that is down gets nothing.
@@ -511,6 +397,18 @@ impl Cluster {
             return Ok(());
         };
         self.arrive(from, to, message)
+    }
+
+    /// Takes a message off a link and hands it over, but leaves what follows for the node's next step.
+    pub(super) fn deliver_only(&mut self, from: NodeId, to: NodeId, place: usize) -> Result<(), String> {
+        let Some(message) = self.links.get_mut(&(from, to)).and_then(|queue| queue.remove(place)) else {
+            return Ok(());
+        };
+        if self.node(to)?.core.is_none() {
+            return Ok(());
+        }
+        self.say(|| format!("{to} <- {from} {}, more comes", message.name()));
+        self.step_only(to, Input::Receive { from, message })
     }
 
     pub(super) fn arrive(&mut self, from: NodeId, to: NodeId, message: Message) -> Result<(), String> {

@@ -1,0 +1,122 @@
+//! What the words of a script's commands mean.
+
+use std::error::Error;
+use std::time::Duration;
+
+use bytes::Bytes;
+use goldenscript::ArgumentConsumer;
+
+use super::cluster::Cluster;
+use crate::message::{AppendReply, Body, ForwardOutcome, Message, RequestId};
+use crate::types::{Entry, EntryKind, Index, LogId, NodeId, Term};
+
+pub(super) type Failure = Box<dyn Error>;
+
+pub(super) fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(what: &str, text: &str) -> Result<T, Failure> {
+    text.parse().map_err(|e| format!("{what}={text}: {e}").into())
+}
+
+pub(super) fn key<T: std::str::FromStr<Err: std::fmt::Display>>(
+    args: &mut ArgumentConsumer,
+    name: &str,
+) -> Result<Option<T>, Failure> {
+    args.take_key(name).map(|text| parse(name, text)).transpose()
+}
+
+/// `INDEX@TERM`, as transcripts show it.
+pub(super) fn log_id(text: &str) -> Result<LogId, Failure> {
+    let (index, term) = text.split_once('@').ok_or_else(|| format!("{text}: a log id is INDEX@TERM"))?;
+    Ok(LogId::new(parse("term", term)?, parse("index", index)?))
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, Failure> {
+    let millis = text.strip_suffix("ms").ok_or_else(|| format!("{text}: a duration ends in ms"))?;
+    Ok(Duration::from_millis(parse("duration", millis)?))
+}
+
+pub(super) fn yes(text: &str) -> Result<bool, Failure> {
+    parse("true or false", text)
+}
+
+/// The nodes named by the positional arguments; all, if none is.
+pub(super) fn ids(args: &mut ArgumentConsumer, cluster: &Cluster) -> Result<Vec<NodeId>, Failure> {
+    let mut named = Vec::new();
+    while let Some(text) = args.next_pos() {
+        named.push(NodeId(parse("id", text)?));
+    }
+    Ok(if named.is_empty() { cluster.nodes.keys().copied().collect() } else { named })
+}
+
+pub(super) fn id(args: &mut ArgumentConsumer) -> Result<NodeId, Failure> {
+    Ok(NodeId(parse("id", args.next_pos().ok_or("which node?")?)?))
+}
+
+/// A command: as it is written, or `*N` for N bytes.
+pub(super) fn payload(text: &str) -> Result<Bytes, Failure> {
+    match text.strip_prefix('*') {
+        Some(size) => Ok(Bytes::from(vec![b'x'; parse("size", size)?])),
+        None => Ok(Bytes::copy_from_slice(text.as_bytes())),
+    }
+}
+
+/// A hand-written message: `TYPE term=T field=value…`.
+pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
+    let kind = args.next_pos().ok_or("which message?")?;
+    let term = Term(key(args, "term")?.ok_or("term=?")?);
+    let number = |args: &mut ArgumentConsumer, name: &str| key::<u64>(args, name).map(Option::unwrap_or_default);
+    let at = |args: &mut ArgumentConsumer, name: &str| args.take_key(name).map_or(Ok(LogId::ZERO), log_id);
+    let granted = args.take_key("granted").map(yes).transpose()?.unwrap_or(false);
+    let body = match kind {
+        "PreVote" => Body::PreVote { proposed: Term(number(args, "for")?), last: at(args, "last")? },
+        "PreVoteReply" => Body::PreVoteReply { proposed: Term(number(args, "for")?), granted },
+        "Vote" => Body::Vote { last: at(args, "last")? },
+        "VoteReply" => Body::VoteReply { granted },
+        "Append" => Body::Append {
+            prev: at(args, "prev")?,
+            commit: Index(number(args, "commit")?),
+            entries: args
+                .take_key("entries")
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(command)
+                .collect::<Result<_, _>>()?,
+        },
+        "Accepted" => Body::AppendReply(AppendReply::Accepted { stored: Index(number(args, "stored")?) }),
+        "Rejected" => Body::AppendReply(AppendReply::Rejected { prev: at(args, "prev")?, hint: at(args, "hint")? }),
+        "Heartbeat" => Body::Heartbeat { commit: Index(number(args, "commit")?), round: number(args, "round")? },
+        "HeartbeatReply" => Body::HeartbeatReply {
+            round: number(args, "round")?,
+            matching: Index(number(args, "matching")?),
+            stored: Index(number(args, "stored")?),
+        },
+        "ReadIndex" => Body::ReadIndex { request: RequestId(number(args, "request")?) },
+        "ReadIndexReply" => {
+            Body::ReadIndexReply { request: RequestId(number(args, "request")?), index: key(args, "index")?.map(Index) }
+        }
+        "Forward" => Body::Forward {
+            request: RequestId(number(args, "request")?),
+            commands: args
+                .take_key("commands")
+                .unwrap_or_default()
+                .split_whitespace()
+                .map(payload)
+                .collect::<Result<_, _>>()?,
+        },
+        "ForwardReply" => Body::ForwardReply {
+            request: RequestId(number(args, "request")?),
+            outcome: match (args.take_key("first"), args.take_key("overloaded")) {
+                (Some(first), _) => ForwardOutcome::Appended { first: log_id(first)? },
+                (None, Some(_)) => ForwardOutcome::Overloaded,
+                (None, None) => ForwardOutcome::NotLeader,
+            },
+        },
+        "Commit" => Body::Commit { index: Index(number(args, "index")?) },
+        _ => return Err(format!("there is no message {kind}").into()),
+    };
+    Ok(Message { term, body })
+}
+
+/// A made-up entry: its payload is its id, so that equal ids are equal entries.
+fn command(text: &str) -> Result<Entry, Failure> {
+    Ok(Entry { id: log_id(text)?, kind: EntryKind::Command, data: Bytes::copy_from_slice(text.as_bytes()) })
+}
