@@ -6,6 +6,7 @@
 //! members ── GrpcServer ────────┴── GrpcTransport  the way to the other members
 //! ```
 
+mod connection;
 mod listen;
 mod signals;
 mod snapshots;

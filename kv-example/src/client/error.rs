@@ -110,12 +110,22 @@ fn may_pass(code: Code) -> bool {
     }
 }
 
-/// Whether the request never left: there was no connection, or the server refused the stream before looking at it.
+/// Whether no server has looked at the request: there was no connection, or it was ending.
 fn never_sent(status: &Status) -> bool {
     sources(status).any(|error| {
         error.is::<tonic::ConnectError>()
-            || error.downcast_ref::<h2::Error>().is_some_and(|e| e.reason() == Some(h2::Reason::REFUSED_STREAM))
+            // The connection closed before the request was handed to it.
+            || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
+            || error.downcast_ref::<h2::Error>().is_some_and(refused_unseen)
     })
+}
+
+/// Whether the server promises not to have looked at the stream: it refused it, or it is beyond the last one that a server
+/// that goes away in good order still takes (RFC 9113 §6.8).
+fn refused_unseen(error: &h2::Error) -> bool {
+    error.is_remote()
+        && (error.reason() == Some(h2::Reason::REFUSED_STREAM)
+            || error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR))
 }
 
 /// The innermost cause is what a person can act on ("connection refused").

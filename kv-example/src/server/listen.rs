@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::TryStreamExt;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -9,6 +10,7 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tracing::error;
 
+use super::connection::ClientConnection;
 use crate::cli::Failure;
 use crate::config::HostPort;
 
@@ -38,11 +40,18 @@ pub(super) async fn bind(option: &str, address: &HostPort) -> Result<TcpListener
 }
 
 /// Serves clients until `end`; then no new requests are taken, and it returns when those in progress are answered.
-pub(super) async fn serve_clients(listener: TcpListener, routes: Routes, mut end: watch::Receiver<bool>) {
-    let ended = async move {
-        // Fails when the node is gone: an end as well.
-        let _ = end.wait_for(|end| *end).await;
+pub(super) async fn serve_clients(listener: TcpListener, routes: Routes, end: watch::Receiver<bool>) {
+    let ended = move || {
+        let mut end = end.clone();
+        async move {
+            // Fails when the node is gone: an end as well.
+            let _ = end.wait_for(|end| *end).await;
+        }
     };
+    let end_of_connection = ended.clone();
+    let connections = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .map_ok(move |stream| ClientConnection::new(stream, end_of_connection()));
     let served = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
@@ -50,7 +59,7 @@ pub(super) async fn serve_clients(listener: TcpListener, routes: Routes, mut end
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), ended)
+        .serve_with_incoming_shutdown(connections, ended())
         .await;
     if let Err(error) = served {
         error!(%error, "the server for clients has failed; this node serves none any more");

@@ -1,0 +1,348 @@
+//! A local cluster and the client commands, as a user meets them.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+mod cli_support;
+
+use std::path::PathBuf;
+use std::process::{Output, Stdio};
+use std::time::Duration;
+
+use cli_support::{Running, assert_refused, free_ports, is_alive, program, run, signal_pid, stderr, stdout, wait_for};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// A running `kv-example cluster` of three.
+struct Cluster {
+    running: Running,
+    dir: tempfile::TempDir,
+    base: u16,
+}
+
+impl Cluster {
+    fn start(more: &[&str]) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let base = free_ports(6);
+        let (log, data) = (dir.path().join("log"), dir.path().join("data"));
+        let (port, data) = (base.to_string(), data.display().to_string());
+        let mut args = vec!["cluster", "--base-port", &port, "--data", &data];
+        args.extend(more);
+        let cluster = Self { running: Running::start(&log, &args), dir, base };
+        cluster.wait_ready();
+        cluster
+    }
+
+    fn wait_ready(&self) {
+        wait_for("the first write", || self.client(&["put", "first", "write"]).status.success().then_some(()));
+    }
+
+    fn endpoint(&self, node: u16) -> String {
+        format!("127.0.0.1:{}", self.base + 2 * (node - 1))
+    }
+
+    fn endpoints(&self) -> String {
+        (1..=3).map(|n| self.endpoint(n)).collect::<Vec<_>>().join(",")
+    }
+
+    fn client(&self, args: &[&str]) -> Output {
+        program().args(args).env("RAFTKV_ENDPOINTS", self.endpoints()).output().expect("the program starts")
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        let output = self.client(args);
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", stdout(&output), stderr(&output)))
+    }
+
+    /// The leader's id, once there is one.
+    fn leader(&self) -> u64 {
+        wait_for("a leader", || {
+            let nodes = self.json(&["status", "--json"]);
+            let leads = nodes.as_array()?.iter().find(|node| node["role"] == "leader")?;
+            leads["id"].as_u64()
+        })
+    }
+
+    /// The node's process, by the directory that it was started with.
+    fn pid(&self, node: u64) -> Option<u32> {
+        let wanted = self.dir.path().join("data").join(format!("n{node}")).display().to_string();
+        std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+            let line = String::from_utf8_lossy(&line).into_owned();
+            (is_alive(pid) && line.split('\0').any(|arg| arg == wanted)).then_some(pid)
+        })
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        (1..=3).filter_map(|node| self.pid(node)).collect()
+    }
+
+    fn log(&self) -> String {
+        self.running.log()
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        // A failed test must not leave nodes behind: they end with the cluster command, which gets time for that.
+        self.running.signal(Signal::TERM);
+        let deadline = std::time::Instant::now() + Duration::from_secs(15);
+        while self.running.child.try_wait().is_ok_and(|status| status.is_none()) && std::time::Instant::now() < deadline
+        {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_session_with_the_client_commands() {
+    let cluster = Cluster::start(&[]);
+    let put = cluster.json(&["put", "a", "1", "--json"]);
+    assert!(put["revision"].as_i64().unwrap() >= 2, "{put}");
+    assert_eq!(put["prev"], Value::Null);
+    let get = cluster.json(&["get", "a", "--json"]);
+    assert_eq!(
+        (get["count"].as_i64(), &get["kvs"][0]["key"], &get["kvs"][0]["value"]),
+        (Some(1), &json!("a"), &json!("1"))
+    );
+    assert_eq!(stdout(&cluster.client(&["get", "a", "--value-only"])), "1\n");
+    assert!(stdout(&cluster.client(&["get", "a"])).contains("modified at"));
+
+    let missing = cluster.client(&["get", "nothing"]);
+    assert!(missing.status.success() && stdout(&missing).contains("no such key: nothing"));
+    assert_eq!(cluster.client(&["get", "nothing", "--value-only"]).status.code(), Some(1));
+
+    assert!(cluster.client(&["put", "--hex", "ff00", "00ff"]).status.success());
+    let binary = cluster.json(&["get", "--hex", "ff00", "--json"]);
+    assert_eq!((&binary["kvs"][0]["key_hex"], &binary["kvs"][0]["value_hex"]), (&json!("ff00"), &json!("00ff")));
+
+    cluster.client(&["put", "b", "2"]);
+    let range = cluster.json(&["range", "a", "c", "--keys-only", "--descending", "--json"]);
+    let keys: Vec<_> = range["kvs"].as_array().unwrap().iter().map(|kv| kv["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["b", "a"]);
+    assert!(stdout(&cluster.client(&["range", "--count-only"])).starts_with("4 keys"));
+
+    let txn = cluster.json(&["txn", "--if", "value(a) = 1", "--then", "put a 2", "--else", "get a", "--json"]);
+    assert_eq!((&txn["succeeded"], &txn["responses"][0]["op"]), (&json!(true), &json!("put")));
+    let txn = cluster.json(&["txn", "--if", "value(a) = 1", "--then", "put a 3", "--else", "get a", "--json"]);
+    assert_eq!((&txn["succeeded"], &txn["responses"][0]["kvs"][0]["value"]), (&json!(false), &json!("2")));
+
+    let old = txn["revision"].as_i64().unwrap().to_string();
+    let gone = cluster.json(&["del", "a", "--prev", "--json"]);
+    assert_eq!((&gone["deleted"], &gone["prev"][0]["value"]), (&json!(1), &json!("2")));
+    assert_eq!(stdout(&cluster.client(&["get", "a", "--revision", &old, "--value-only"])), "2\n");
+    let now = gone["revision"].as_i64().unwrap().to_string();
+    assert!(cluster.client(&["compact", &now]).status.success());
+    let compacted = cluster.client(&["get", "a", "--revision", &old]);
+    assert_eq!(compacted.status.code(), Some(1));
+    assert!(stderr(&compacted).contains("compacted"), "{}", stderr(&compacted));
+
+    let members = cluster.json(&["member-list", "--json"]);
+    assert_eq!(members["members"].as_array().map(Vec::len), Some(3), "{members}");
+    assert_eq!(members["members"][0]["client_urls"][0], format!("http://{}", cluster.endpoint(1)));
+}
+
+#[test]
+fn status_shows_every_node_and_those_that_do_not_answer() {
+    let cluster = Cluster::start(&[]);
+    let leader = cluster.leader();
+    let nodes = cluster.json(&["status", "--json"]);
+    let nodes = nodes.as_array().unwrap();
+    assert_eq!(nodes.iter().map(|node| node["id"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 3]);
+    for node in nodes {
+        let role = if node["id"] == leader { "leader" } else { "follower" };
+        assert_eq!(node["role"], role, "{node}");
+        assert_eq!(node["leader"], leader, "{node}");
+        for field in ["term", "log_first", "log_last", "stored", "commit", "applied", "lag", "revision", "db_size"] {
+            assert!(node[field].is_number(), "{field}: {node}");
+        }
+        assert_eq!(node["peers"].as_array().map(Vec::len), Some(2), "{node}");
+    }
+
+    let victim = (1..=3).find(|id| *id != leader).unwrap();
+    signal_pid(cluster.pid(victim).expect("a process"), Signal::KILL);
+    let nodes = wait_for("the death to show", || {
+        let nodes = cluster.json(&["status", "--json"]);
+        nodes[usize::try_from(victim).unwrap() - 1]["error"].is_string().then_some(nodes)
+    });
+    assert_eq!(nodes.as_array().unwrap().iter().filter(|node| node["role"].is_string()).count(), 2, "{nodes}");
+    let text = cluster.client(&["status"]);
+    assert!(text.status.success(), "some answered");
+    assert!(stdout(&text).contains("unreachable") && stdout(&text).contains("connection refused"), "{}", stdout(&text));
+
+    let nobody = run(&["status", "--endpoints", "127.0.0.1:1", "--json"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(serde_json::from_slice::<Value>(&nobody.stdout).unwrap()[0]["error"].is_string());
+}
+
+#[test]
+fn the_leader_dies_and_writing_goes_on() {
+    let mut cluster = Cluster::start(&[]);
+    let leader = cluster.leader();
+    wait_for("the leader's line", || cluster.log().contains(&format!("n{leader} leads term")).then_some(()));
+    signal_pid(cluster.pid(leader).expect("a process"), Signal::KILL);
+    let mut unknown = 0;
+    wait_for("a write after the death", || {
+        let output = cluster.client(&["put", "after", "death"]);
+        // A write that was under way to the dead leader may not claim to know.
+        match output.status.code() {
+            Some(0) => Some(()),
+            Some(3) => {
+                assert!(stderr(&output).contains("outcome is unknown"), "{}", stderr(&output));
+                unknown += 1;
+                None
+            }
+            code => panic!("exit code {code:?}: {}", stderr(&output)),
+        }
+    });
+    assert_eq!(stdout(&cluster.client(&["get", "first", "--value-only"])), "write\n", "what was acknowledged is there");
+    let log = wait_for("the news", || Some(cluster.log()).filter(|log| log.contains(&format!("n{leader} died"))));
+    assert!(log.contains("killed (signal 9, SIGKILL)"), "{log}");
+    let hint = wait_for("the way back", || {
+        cluster.log().lines().find(|line| line.contains("to bring it back")).map(str::to_owned)
+    });
+
+    // The way back that is printed is one that works.
+    let args: Vec<_> = hint.split_whitespace().skip_while(|word| *word != "server").map(str::to_owned).collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let back = Running::start(&cluster.dir.path().join("back"), &args);
+    wait_for("its return", || {
+        let nodes = cluster.json(&["status", "--json"]);
+        let node = nodes.as_array()?.iter().find(|node| node["id"] == leader)?;
+        (node["role"] == "follower" && node["lag"] == 0 && node["applied"].as_u64()? > 1).then_some(())
+    });
+    drop(back);
+    cluster.running.signal(Signal::TERM);
+    assert_eq!(cluster.running.code(), Some(0), "{}", cluster.log());
+}
+
+#[test]
+fn ctrl_c_ends_every_node_in_good_order() {
+    let mut cluster = Cluster::start(&[]);
+    let pids = cluster.pids();
+    assert_eq!(pids.len(), 3);
+    cluster.running.signal(Signal::INT);
+    assert_eq!(cluster.running.code(), Some(0), "{}", cluster.log());
+    assert!(pids.iter().all(|pid| !is_alive(*pid)), "no orphans");
+    let log = cluster.log();
+    assert_eq!(log.matches("shut down in good order").count(), 3, "{log}");
+    assert!(log.contains("n1 | ") && log.contains("n3 | "), "each line says whose it is: {log}");
+}
+
+#[test]
+fn nodes_do_not_outlive_a_cluster_command_that_is_killed() {
+    let mut cluster = Cluster::start(&[]);
+    let pids = cluster.pids();
+    assert_eq!(pids.len(), 3);
+    cluster.running.signal(Signal::KILL);
+    let _ = cluster.running.code();
+    wait_for("the end of the nodes", || pids.iter().all(|pid| !is_alive(*pid)).then_some(()));
+}
+
+#[test]
+fn a_dead_node_comes_back_when_that_is_wished() {
+    let cluster = Cluster::start(&["--restart", "--restart-after", "0.2"]);
+    let before = cluster.pid(2).expect("a process");
+    signal_pid(before, Signal::KILL);
+    wait_for("another process", || cluster.pid(2).filter(|pid| *pid != before));
+    wait_for("the news", || cluster.log().contains("starting n2 again").then_some(()));
+    wait_for("its return", || (cluster.json(&["status", "--json"])[1]["applied"].as_u64()? > 1).then_some(()));
+}
+
+#[test]
+fn the_data_outlives_the_cluster_and_remembers_its_members() {
+    let mut cluster = Cluster::start(&[]);
+    assert!(cluster.client(&["put", "lasting", "value"]).status.success());
+    cluster.running.signal(Signal::TERM);
+    assert_eq!(cluster.running.code(), Some(0));
+
+    let (port, data) = (cluster.base.to_string(), cluster.data().display().to_string());
+    let args = ["cluster", "--base-port", &port, "--data", &data];
+    let other = run(&[&args[..], &["--nodes", "1"]].concat());
+    assert_refused(&other, &["n1 can't run"]);
+    assert!(stdout(&other).contains("n1 | kv-example: "), "{}", stdout(&other));
+
+    cluster.running = Running::start(&cluster.dir.path().join("log2"), &args);
+    cluster.wait_ready();
+    assert_eq!(stdout(&cluster.client(&["get", "lasting", "--value-only"])), "value\n");
+}
+
+#[test]
+fn ports_in_use_are_named() {
+    let base = free_ports(6);
+    let _taken = std::net::TcpListener::bind(("127.0.0.1", base + 3)).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data").display().to_string();
+    let output = run(&["cluster", "--base-port", &base.to_string(), "--data", &data]);
+    assert_refused(&output, &[&format!("127.0.0.1:{}", base + 3), "--base-port"]);
+    assert!(!stderr(&output).contains(&format!(":{base} ")), "only those that are taken: {}", stderr(&output));
+}
+
+#[test]
+fn a_server_ends_in_good_order_and_with_its_watchdog() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = free_ports(2);
+    let (client, peers) = (format!("127.0.0.1:{base}"), format!("1=127.0.0.1:{}", base + 1));
+    let data = dir.path().join("data").display().to_string();
+    let args = ["server", "--id", "1", "--data", &data, "--peers", &peers, "--listen-client", &client];
+    let args = [&args[..], &["--exit-on-stdin-close"]].concat();
+    let mut node = Running::start_with_stdin(&dir.path().join("log"), &args, Stdio::piped());
+    wait_for("a write", || {
+        run(&["put", "k", "v", "--endpoints", &client, "--timeout", "1"]).status.success().then_some(())
+    });
+    let log = node.log();
+    for part in ["node n1 of cluster \"raftkv\"", &data, &client, &peers] {
+        assert!(log.contains(part), "{part} in {log}");
+    }
+    drop(node.child.stdin.take());
+    assert_eq!(node.code(), Some(0), "{}", node.log());
+    assert!(node.log().contains("stdin closed: shutting down"), "{}", node.log());
+}
+
+#[test]
+fn a_write_to_nobody_is_safe_and_says_so() {
+    let port = free_ports(1);
+    let endpoint = format!("127.0.0.1:{port}");
+    let output = run(&["put", "k", "v", "--endpoints", &endpoint, "--timeout", "0.3"]);
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.contains("safe to try again") && text.contains(&endpoint) && text.contains("refused"), "{text}");
+}
+
+#[test]
+fn a_write_into_silence_has_an_unknown_outcome_and_its_own_exit_code() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = silent.local_addr().unwrap().to_string();
+    let output = run(&["put", "k", "v", "--endpoints", &endpoint, "--timeout", "0.5"]);
+    assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
+    assert!(stderr(&output).contains("outcome is unknown"), "{}", stderr(&output));
+}
+
+#[test]
+fn the_load_generator_measures_and_counts() {
+    let cluster = Cluster::start(&[]);
+    let bench = |args: &[&str]| {
+        let common = ["--duration", "1", "--warmup", "0.2", "--keys", "100", "--json"];
+        cluster.json(&[&["bench"], args, &common].concat())
+    };
+    let put = bench(&["put", "--clients", "8"]);
+    assert!(put["operations"].as_u64().unwrap() > 0, "{put}");
+    assert_eq!(put["latency_ms"]["reads"]["count"], 0, "{put}");
+    for field in ["mean", "p50", "p90", "p99", "p999", "max"] {
+        assert!(put["latency_ms"]["writes"][field].as_f64().unwrap() > 0.0, "{field}: {put}");
+    }
+    let get = bench(&["get", "--clients", "8", "--connections", "6", "--threads", "2", "--target", "leader"]);
+    assert_eq!((&get["errors"], get["endpoints"].as_array().map(Vec::len)), (&json!({}), Some(1)), "{get}");
+    let mixed = bench(&["mixed", "--clients", "8", "--rate", "50", "--read-ratio", "0.5", "--no-fill"]);
+    let count = |kind: &str| mixed["latency_ms"][kind]["count"].as_u64().unwrap();
+    assert_eq!(count("all") + mixed["errors"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(), 50);
+    assert!(count("reads") > 0 && count("writes") > 0, "{mixed}");
+
+    let nobody = run(&["bench", "put", "--endpoints", "127.0.0.1:1", "--duration", "0.2", "--warmup", "0"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(stdout(&nobody).contains("errors: no connection"), "{}", stdout(&nobody));
+}

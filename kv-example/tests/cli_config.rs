@@ -1,0 +1,206 @@
+//! Every kind of wrong configuration gets one clear error, and exit code 2.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
+
+mod cli_support;
+
+use std::net::TcpListener;
+use std::path::Path;
+
+use cli_support::{Running, assert_refused, free_ports, program, run, stderr, wait_for};
+
+/// The options of the only node of a cluster, at these ports.
+fn single<'a>(data: &'a str, peers: &'a str, client: &'a str) -> Vec<&'a str> {
+    vec!["server", "--id", "1", "--data", data, "--peers", peers, "--listen-client", client]
+}
+
+struct Node {
+    dir: tempfile::TempDir,
+    base: u16,
+}
+
+impl Node {
+    fn new() -> Self {
+        Self { dir: tempfile::tempdir().expect("a directory"), base: free_ports(2) }
+    }
+
+    fn data(&self) -> String {
+        self.dir.path().join("data").display().to_string()
+    }
+
+    fn client(&self) -> String {
+        format!("127.0.0.1:{}", self.base)
+    }
+
+    fn peers(&self) -> String {
+        format!("1=127.0.0.1:{}", self.base + 1)
+    }
+
+    fn log(&self) -> std::path::PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// Starts it and waits until it answers.
+    fn start(&self) -> Running {
+        let node = Running::start(&self.log(), &single(&self.data(), &self.peers(), &self.client()));
+        wait_for("the node's first write", || {
+            run(&["put", "k", "v", "--endpoints", &self.client(), "--timeout", "1"]).status.success().then_some(())
+        });
+        node
+    }
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    assert_refused(&run(&["server"]), &["--id is missing", "RAFTKV_ID=1", "`id` in the file"]);
+    assert_refused(&run(&["server", "--id", "1"]), &["--peers is missing"]);
+}
+
+#[test]
+fn an_id_that_is_not_among_the_peers() {
+    let args = ["server", "--id", "4", "--data", "x", "--peers", "1=a:1,2=b:1", "--listen-client", "c:2"];
+    assert_refused(&run(&args), &["--id: node 4 is not in --peers, which names 1, 2", "add 4=HOST:PORT"]);
+}
+
+#[test]
+fn ids_and_addresses_that_are_there_twice() {
+    assert_refused(&run(&single("x", "1=a:1,1=b:1", "c:2")), &["--peers", "node 1 is named twice"]);
+    assert_refused(&run(&single("x", "1=a:1,2=a:1", "c:2")), &["--peers", "nodes 1 and 2 have the same address"]);
+}
+
+#[test]
+fn an_address_that_is_none() {
+    assert_refused(&run(&single("x", "1=a:1", "localhost")), &["--listen-client", "has no port", "127.0.0.1:2379"]);
+    assert_refused(&run(&single("x", "1=a:1", "a:99999")), &["--listen-client", "from 1 to 65535"]);
+}
+
+#[test]
+fn a_mistake_in_the_environment_names_the_variable() {
+    let output = program().arg("server").env("RAFTKV_ID", "one").output().unwrap();
+    assert_refused(&output, &["environment variable RAFTKV_ID", "\"one\""]);
+}
+
+#[test]
+fn an_unknown_key_in_the_file_is_shown_with_its_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("node.toml");
+    std::fs::write(&path, "id = 1\nlisten-cleint = \"a:1\"\n").unwrap();
+    let path = path.display().to_string();
+    assert_refused(&run(&["server", "--config", &path]), &[&path, "line 2", "listen-cleint", "listen-client"]);
+    assert_refused(&run(&["server", "--config", "/nonexistent.toml"]), &["/nonexistent.toml", "can't read"]);
+}
+
+#[test]
+fn a_heartbeat_that_is_too_slow() {
+    let mut args = single("x", "1=a:1", "c:2");
+    args.extend(["--heartbeat-ms", "200"]);
+    assert_refused(&run(&args), &["--heartbeat-ms: 200 ms", "half of the election timeout (300 ms", "60 ms"]);
+}
+
+#[test]
+fn a_data_directory_that_can_not_be_made() {
+    let node = Node::new();
+    // Below a file: refused to the superuser as well.
+    std::fs::write(node.dir.path().join("file"), "").unwrap();
+    let data = node.dir.path().join("file/data").display().to_string();
+    assert_refused(&run(&single(&data, &node.peers(), &node.client())), &["--data", &data, "can't create"]);
+}
+
+#[test]
+fn a_port_in_use() {
+    let node = Node::new();
+    let _client = TcpListener::bind(node.client()).unwrap();
+    let args = single_owned(&node);
+    assert_refused(&run(&as_strs(&args)), &["--listen-client", &node.client(), "in use", "another port"]);
+    assert_eq!(std::fs::read_dir(node.data()).map_or(0, Iterator::count), 0, "the data is left alone");
+}
+
+#[test]
+fn a_peer_port_in_use() {
+    let node = Node::new();
+    let _peer = TcpListener::bind(("127.0.0.1", node.base + 1)).unwrap();
+    let args = single_owned(&node);
+    assert_refused(&run(&as_strs(&args)), &["--listen-peer", "in use"]);
+}
+
+fn single_owned(node: &Node) -> Vec<String> {
+    single(&node.data(), &node.peers(), &node.client()).into_iter().map(str::to_owned).collect()
+}
+
+fn as_strs(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_directory_in_use_by_another_process() {
+    let node = Node::new();
+    let _running = node.start();
+    let other = Node::new();
+    // The same cluster and node, but its listeners elsewhere.
+    let peer = format!("127.0.0.1:{}", other.base + 1);
+    let (data, peers, client) = (node.data(), node.peers(), other.client());
+    let mut args = single(&data, &peers, &client);
+    args.extend(["--listen-peer", &peer]);
+    let output = run(&args);
+    assert_refused(&output, &[&data]);
+    let text = stderr(&output);
+    assert!(text.contains("in use") || text.contains("another process"), "{text}");
+}
+
+#[test]
+fn the_directory_of_another_node_or_cluster() {
+    let node = Node::new();
+    let mut running = node.start();
+    running.signal(rustix::process::Signal::TERM);
+    assert_eq!(running.code(), Some(0), "{}", running.log());
+
+    let (data, client) = (node.data(), node.client());
+    let peers = format!("{},2=127.0.0.1:1", node.peers());
+    let output = run(&single(&data, &peers, &client));
+    assert_refused(&output, &[&data, "cluster", "check"]);
+
+    let peers = node.peers();
+    let mut args = single(&data, &peers, &client);
+    args.extend(["--cluster-name", "other"]);
+    assert_refused(&run(&args), &[&data, "cluster", "check"]);
+
+    let mut args = vec!["server", "--id", "2", "--data", &data, "--listen-client", &client];
+    let peers = format!("2=127.0.0.1:{}", node.base + 1);
+    args.extend(["--peers", &peers]);
+    assert_refused(&run(&args), &[&data, "node 1", "node 2"]);
+}
+
+#[test]
+fn a_corrupt_log_is_a_failure_of_the_node_not_of_its_configuration() {
+    let node = Node::new();
+    let mut running = node.start();
+    for n in 0..20 {
+        assert!(run(&["put", &format!("k{n}"), "v", "--endpoints", &node.client()]).status.success());
+    }
+    running.signal(rustix::process::Signal::TERM);
+    assert_eq!(running.code(), Some(0), "{}", running.log());
+    let damaged = damage_a_segment(Path::new(&node.data()));
+    let output = run(&single(&node.data(), &node.peers(), &node.client()));
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("corrupt at offset") && text.contains(&damaged), "{text}");
+}
+
+/// Flips a byte within the data of the largest file; gives its name.
+fn damage_a_segment(dir: &Path) -> String {
+    let largest = std::fs::read_dir(dir)
+        .unwrap()
+        .filter_map(Result::ok)
+        .filter(|entry| entry.path().is_file())
+        .max_by_key(|entry| entry.metadata().map_or(0, |meta| meta.len()))
+        .expect("a segment");
+    let mut bytes = std::fs::read(largest.path()).unwrap();
+    let used = bytes.iter().rposition(|byte| *byte != 0).expect("data");
+    bytes[used / 2] ^= 0x10;
+    // The flipped byte must not be in padding.
+    let at = bytes[..used / 2].iter().rposition(|byte| *byte != 0).expect("data");
+    bytes[used / 2] ^= 0x10;
+    bytes[at] ^= 0x10;
+    std::fs::write(largest.path(), bytes).unwrap();
+    largest.file_name().to_string_lossy().into_owned()
+}
