@@ -8,6 +8,8 @@ mod log;
 mod reader;
 mod recovery;
 mod segment;
+#[cfg(feature = "testing")]
+pub mod sim;
 mod vfs;
 mod wal;
 

@@ -241,7 +241,8 @@ impl<'a> Walk<'a> {
     /// A walk over a segment whose header has been read.
     pub(crate) fn new(file: &'a dyn VfsFile, salt: Salt, align: u32) -> io::Result<Self> {
         let len = file.len()?;
-        Ok(Self { window: Window::new(file, READ_AHEAD), salt, len, align, offset: u64::from(align) })
+        let ahead = usize::try_from(len).unwrap_or(READ_AHEAD).min(READ_AHEAD);
+        Ok(Self { window: Window::new(file, ahead), salt, len, align, offset: u64::from(align) })
     }
 
     /// The next batch, or why there is none.
@@ -276,7 +277,7 @@ impl<'a> Walk<'a> {
         let mut found = Behind::default();
         let mut at = self.offset;
         while at < self.len {
-            let bytes = self.window.at(at, READ_AHEAD)?;
+            let bytes = self.window.at(at, READ_AHEAD.min(usize::try_from(self.len - at).unwrap_or(READ_AHEAD)))?;
             if bytes.is_empty() {
                 break;
             }

@@ -329,7 +329,10 @@ impl<'a> Window<'a> {
         self.start = offset;
         let want = len.max(self.ahead);
         if self.buf.len() < want {
-            self.buf.resize(want, 0);
+            // Zeroed memory straight from the system, which costs nothing until it is used.
+            let mut larger = vec![0; want];
+            larger[..self.filled].copy_from_slice(&self.buf[..self.filled]);
+            self.buf = larger;
         }
         while self.filled < len {
             match self.file.read_at(&mut self.buf[self.filled..want], offset + self.filled as u64) {

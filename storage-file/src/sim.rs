@@ -1,0 +1,562 @@
+//! A disk in memory that loses power, tears writes, and refuses (feature `testing`).
+//!
+//! What was written and what is durable are kept apart, in sectors of 512 bytes. A write dirties sectors; a sync makes the
+//! sectors of one file durable; names become durable when their directory is synced. [`SimDisk::lose_power`] decides for every
+//! dirty sector, length and name on its own whether it made it to the disk, so sectors arrive in any order. A dirty sector may
+//! also become garbage. [`SimDisk::kill`] ends the process only: what was written stays.
+//!
+//! Each change to the disk is counted as one operation. [`SimDisk::record`] keeps an image of the disk before each, so that
+//! a test can run a workload once and then lose power at every point of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::vfs::{Access, Guard, Vfs, VfsFile};
+
+/// What a disk writes in one piece, in bytes.
+pub const SECTOR: usize = 512;
+
+/// Something that is not durable yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Pending {
+    /// A sector of a file.
+    Sector {
+        /// The file's name when it was created.
+        path: PathBuf,
+        /// Which one.
+        sector: u64,
+    },
+    /// A file's new length.
+    Length {
+        /// The file's name when it was created.
+        path: PathBuf,
+    },
+    /// A name that was created, renamed to, or removed.
+    Name {
+        /// The name.
+        path: PathBuf,
+    },
+}
+
+/// What becomes of it when power is lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It never reached the disk: the old state is there.
+    Lost,
+    /// It is on the disk.
+    Kept,
+    /// A sector reached the disk as it was after the first write since the last sync; anything else is kept.
+    Early,
+    /// A sector was being written and can't be made out any more; anything else is kept.
+    Garbage,
+}
+
+/// How an operation fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It has no effect, and fails with this error.
+    Refuse(io::ErrorKind),
+    /// A sync fails, nothing becomes durable, and the system takes the dirty sectors for clean: no later sync writes them,
+    /// though reads go on returning them.
+    Forget,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inode {
+    /// The name it was created with, for reports.
+    path: PathBuf,
+    cache: Vec<u8>,
+    disk: Vec<u8>,
+    /// Dirty sectors, in the order in which they were first written: the number, and how it was after that first write.
+    dirty: Vec<(u64, Vec<u8>)>,
+    length_dirty: bool,
+}
+
+#[derive(Clone, Debug)]
+enum NameChange {
+    Link(PathBuf, usize),
+    Unlink(PathBuf),
+    Rename(PathBuf, PathBuf, usize),
+}
+
+impl NameChange {
+    fn path(&self) -> &Path {
+        match self {
+            Self::Link(path, _) | Self::Unlink(path) | Self::Rename(_, path, _) => path,
+        }
+    }
+
+    fn apply(&self, names: &mut BTreeMap<PathBuf, usize>) {
+        match self {
+            Self::Link(path, inode) => {
+                names.insert(path.clone(), *inode);
+            }
+            Self::Unlink(path) => {
+                names.remove(path);
+            }
+            Self::Rename(from, to, inode) => {
+                names.remove(from);
+                names.insert(to.clone(), *inode);
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+struct Image {
+    inodes: Vec<Inode>,
+    names: BTreeMap<PathBuf, usize>,
+    disk_names: BTreeMap<PathBuf, usize>,
+    changes: Vec<NameChange>,
+    dirs: BTreeSet<PathBuf>,
+}
+
+#[derive(Default)]
+struct State {
+    image: Image,
+    locks: BTreeSet<PathBuf>,
+    operations: u64,
+    faults: BTreeMap<u64, Fault>,
+    capacity: Option<usize>,
+    /// The most that one write takes.
+    write_limit: Option<usize>,
+    recording: Option<Vec<Image>>,
+    random: u64,
+}
+
+/// A disk in memory. Clones are the same disk.
+#[derive(Clone, Default)]
+pub struct SimDisk(Arc<Mutex<State>>);
+
+impl fmt::Debug for SimDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimDisk({} operations)", self.operations())
+    }
+}
+
+/// A disk as it was before an operation.
+#[derive(Clone)]
+pub struct Moment(Image);
+
+impl fmt::Debug for Moment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Moment").field(&self.pending()).finish()
+    }
+}
+
+impl Moment {
+    /// What is not durable, in the order in which it was done; names last.
+    #[must_use]
+    pub fn pending(&self) -> Vec<Pending> {
+        self.0.pending()
+    }
+
+    /// The disk after a loss of power at this moment. `fate` is asked once for each of [`Moment::pending`], in that order.
+    #[must_use]
+    pub fn lose_power(&self, fate: impl FnMut(&Pending) -> Fate) -> SimDisk {
+        SimDisk::from_image(self.0.after_power_loss(fate))
+    }
+
+    /// The disk after the end of the process at this moment: everything that was written is there.
+    #[must_use]
+    pub fn kill(&self) -> SimDisk {
+        SimDisk::from_image(self.0.clone())
+    }
+}
+
+impl SimDisk {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn from_image(image: Image) -> Self {
+        Self(Arc::new(Mutex::new(State { image, ..State::default() })))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many operations have changed the disk, or tried to.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// Makes the operation with this number fail; they count from 0.
+    pub fn fail_at(&self, operation: u64, fault: Fault) {
+        self.state().faults.insert(operation, fault);
+    }
+
+    /// Makes the disk as large as this; files that are open keep what they have.
+    pub fn set_capacity(&self, bytes: Option<usize>) {
+        self.state().capacity = bytes;
+    }
+
+    /// Makes every write stop after so many bytes, so that it takes several.
+    pub fn set_write_limit(&self, bytes: Option<usize>) {
+        self.state().write_limit = bytes;
+    }
+
+    /// Keeps a [`Moment`] before each operation from now on.
+    pub fn record(&self) {
+        self.state().recording = Some(Vec::new());
+    }
+
+    /// The moments recorded, and the present one at their end. Recording ends.
+    #[must_use]
+    pub fn take_recording(&self) -> Vec<Moment> {
+        let mut state = self.state();
+        let mut images = state.recording.take().unwrap_or_default();
+        images.push(state.image.clone());
+        images.into_iter().map(Moment).collect()
+    }
+
+    /// The present moment.
+    #[must_use]
+    pub fn now(&self) -> Moment {
+        Moment(self.state().image.clone())
+    }
+
+    /// The names of all files.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.state().image.names.keys().cloned().collect()
+    }
+
+    /// What a file holds.
+    #[must_use]
+    pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
+        let state = self.state();
+        state.image.names.get(path).map(|inode| state.image.inodes[*inode].cache.clone())
+    }
+
+    /// Flips bits of a byte, durably. Does nothing beyond the end of the file.
+    pub fn flip(&self, path: &Path, offset: usize, bits: u8) {
+        let mut state = self.state();
+        let Some(inode) = state.image.names.get(path).copied() else { return };
+        let inode = &mut state.image.inodes[inode];
+        for bytes in [&mut inode.cache, &mut inode.disk] {
+            if let Some(byte) = bytes.get_mut(offset) {
+                *byte ^= bits;
+            }
+        }
+    }
+
+    /// Removes a file, durably.
+    pub fn delete(&self, path: &Path) {
+        let mut state = self.state();
+        state.image.names.remove(path);
+        state.image.disk_names.remove(path);
+    }
+}
+
+impl Image {
+    fn pending(&self) -> Vec<Pending> {
+        let mut out = Vec::new();
+        for inode in &self.inodes {
+            let path = &inode.path;
+            out.extend(inode.dirty.iter().map(|(sector, _)| Pending::Sector { path: path.clone(), sector: *sector }));
+            if inode.length_dirty {
+                out.push(Pending::Length { path: path.clone() });
+            }
+        }
+        out.extend(self.changes.iter().map(|change| Pending::Name { path: change.path().to_owned() }));
+        out
+    }
+
+    fn after_power_loss(&self, mut fate: impl FnMut(&Pending) -> Fate) -> Self {
+        let mut image = self.clone();
+        for (number, inode) in image.inodes.iter_mut().enumerate() {
+            inode.lose_power(number, &mut fate);
+        }
+        for change in std::mem::take(&mut image.changes) {
+            if fate(&Pending::Name { path: change.path().to_owned() }) != Fate::Lost {
+                change.apply(&mut image.disk_names);
+            }
+        }
+        image.names.clone_from(&image.disk_names);
+        image
+    }
+
+    fn used(&self) -> usize {
+        self.names.values().map(|inode| self.inodes[*inode].cache.len()).sum()
+    }
+}
+
+impl Inode {
+    fn lose_power(&mut self, number: usize, fate: &mut impl FnMut(&Pending) -> Fate) {
+        let mut disk = std::mem::take(&mut self.disk);
+        let durable_len = disk.len();
+        disk.resize(durable_len.max(self.cache.len()), 0);
+        for (sector, early) in std::mem::take(&mut self.dirty) {
+            let from = usize::try_from(sector).unwrap_or(0) * SECTOR;
+            let to = (from + SECTOR).min(self.cache.len()).max(from);
+            let new = self.cache.get(from..to).unwrap_or_default();
+            match fate(&Pending::Sector { path: self.path.clone(), sector }) {
+                Fate::Lost => {}
+                Fate::Kept => disk[from..to].copy_from_slice(new),
+                Fate::Early => {
+                    let n = early.len().min(new.len());
+                    disk[from..from + n].copy_from_slice(&early[..n]);
+                }
+                Fate::Garbage => garbage(&mut disk[from..to], number as u64 * 7919 + sector),
+            }
+        }
+        let mut len = durable_len;
+        if self.length_dirty && fate(&Pending::Length { path: self.path.clone() }) != Fate::Lost {
+            len = self.cache.len();
+        }
+        self.length_dirty = false;
+        disk.truncate(len);
+        self.cache.clone_from(&disk);
+        self.disk = disk;
+    }
+
+    fn write(&mut self, buf: &[u8], offset: usize) {
+        let end = offset + buf.len();
+        if end > self.cache.len() {
+            self.cache.resize(end, 0);
+            self.length_dirty = true;
+        }
+        self.cache[offset..end].copy_from_slice(buf);
+        for sector in offset / SECTOR..end.div_ceil(SECTOR) {
+            if self.dirty.iter().all(|(known, _)| *known != sector as u64) {
+                let from = sector * SECTOR;
+                let early = self.cache[from..(from + SECTOR).min(self.cache.len())].to_vec();
+                self.dirty.push((sector as u64, early));
+            }
+        }
+    }
+
+    fn set_len(&mut self, len: usize) {
+        if self.cache.len() != len {
+            self.cache.resize(len, 0);
+            self.length_dirty = true;
+            self.dirty.retain(|(sector, _)| usize::try_from(*sector).unwrap_or(usize::MAX) * SECTOR < len);
+        }
+    }
+
+    fn sync(&mut self) {
+        // What was forgotten after a failed sync stays as it was on the disk.
+        self.disk.resize(self.cache.len(), 0);
+        for (sector, _) in std::mem::take(&mut self.dirty) {
+            let from = usize::try_from(sector).unwrap_or(0) * SECTOR;
+            let to = (from + SECTOR).min(self.cache.len());
+            self.disk[from..to].copy_from_slice(&self.cache[from..to]);
+        }
+        self.length_dirty = false;
+    }
+}
+
+/// Bytes that mean nothing.
+fn garbage(out: &mut [u8], seed: u64) {
+    let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    for byte in out {
+        x ^= x << 13;
+        x ^= x >> 7;
+        x ^= x << 17;
+        *byte = x.to_le_bytes()[3];
+    }
+}
+
+impl State {
+    /// Counts an operation, and fails it if that was asked for.
+    fn begin(&mut self) -> Result<(), Fault> {
+        if let Some(recording) = &mut self.recording {
+            recording.push(self.image.clone());
+        }
+        let operation = self.operations;
+        self.operations += 1;
+        self.faults.remove(&operation).map_or(Ok(()), Err)
+    }
+
+    fn begin_io(&mut self) -> io::Result<()> {
+        self.begin().map_err(|fault| match fault {
+            Fault::Refuse(kind) => kind.into(),
+            Fault::Forget => io::Error::other("a sync fault on something else"),
+        })
+    }
+
+    fn check_room(&self, more: usize) -> io::Result<()> {
+        match self.capacity {
+            Some(capacity) if self.image.used() + more > capacity => Err(io::ErrorKind::StorageFull.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn inode(&self, path: &Path) -> io::Result<usize> {
+        self.image.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn change(&mut self, change: NameChange) {
+        change.apply(&mut self.image.names);
+        self.image.changes.push(change);
+    }
+}
+
+impl Vfs for SimDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.state().image.dirs.insert(dir.to_owned());
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state();
+        if !state.image.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let inside = state.image.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
+        let mut state = self.state();
+        let inode = match (access, state.inode(path)) {
+            (Access::Read | Access::Write, found) => found?,
+            (Access::Create, Ok(inode)) => {
+                state.begin_io()?;
+                state.image.inodes[inode].set_len(0);
+                inode
+            }
+            (Access::Create, Err(_)) => {
+                state.begin_io()?;
+                let inode = state.image.inodes.len();
+                state.image.inodes.push(Inode { path: path.to_owned(), ..Inode::default() });
+                state.change(NameChange::Link(path.to_owned(), inode));
+                inode
+            }
+        };
+        Ok(Arc::new(SimFile { disk: self.clone(), inode }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin_io()?;
+        let inode = state.inode(from)?;
+        state.change(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin_io()?;
+        state.inode(path)?;
+        state.change(NameChange::Unlink(path.to_owned()));
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin_io()?;
+        let image = &mut state.image;
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut image.changes).into_iter().partition(|change| change.path().parent() == Some(dir));
+        for change in here {
+            change.apply(&mut image.disk_names);
+        }
+        image.changes = elsewhere;
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Guard>> {
+        if !self.state().locks.insert(path.to_owned()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(SimGuard { disk: self.clone(), path: path.to_owned() }))
+    }
+
+    fn random(&self) -> u64 {
+        let mut state = self.state();
+        state.random += 1;
+        state.random.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+#[derive(Debug)]
+struct SimGuard {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+impl Guard for SimGuard {}
+
+impl Drop for SimGuard {
+    fn drop(&mut self) {
+        self.disk.state().locks.remove(&self.path);
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    inode: usize,
+}
+
+fn position(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+impl VfsFile for SimFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.state();
+        let from = position(offset)?;
+        let bytes = state.image.inodes[self.inode].cache.get(from..).unwrap_or_default();
+        let n = buf.len().min(bytes.len());
+        buf[..n].copy_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.disk.state();
+        state.begin_io()?;
+        let buf = &buf[..buf.len().min(state.write_limit.unwrap_or(usize::MAX))];
+        let from = position(offset)?;
+        let len = state.image.inodes[self.inode].cache.len();
+        state.check_room((from + buf.len()).saturating_sub(len))?;
+        state.image.inodes[self.inode].write(buf, from);
+        Ok(buf.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let begun = state.begin();
+        let inode = &mut state.image.inodes[self.inode];
+        match begun {
+            Ok(()) => inode.sync(),
+            Err(Fault::Refuse(kind)) => return Err(kind.into()),
+            Err(Fault::Forget) => {
+                inode.dirty.clear();
+                return Err(io::Error::other("the disk failed"));
+            }
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.state().image.inodes[self.inode].cache.len() as u64)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.begin_io()?;
+        let (len, have) = (position(len)?, state.image.inodes[self.inode].cache.len());
+        if len > have {
+            state.check_room(len - have)?;
+            state.image.inodes[self.inode].set_len(len);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.begin_io()?;
+        state.image.inodes[self.inode].set_len(position(len)?);
+        Ok(())
+    }
+}

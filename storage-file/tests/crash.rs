@@ -1,0 +1,295 @@
+//! Power is lost at every point of a workload, with every kind of damage that unsynced writes can suffer, also while the log
+//! recovers from an earlier loss. Whatever was acknowledged must be there afterwards, what was not acknowledged must be
+//! there as a whole or not at all, and nothing that was replaced may come back.
+//!
+//! The default run takes a sample of the second losses. `RAFTKV_CRASH_CAMPAIGN=1 cargo test --release -p
+//! raftkv-storage-file --test crash` takes more workloads and every second loss.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use raftkv::{HardState, LogId, LogWrite, NodeId, Term};
+use raftkv_storage_file::sim::{Fate, Fault, Moment, SimDisk};
+use raftkv_storage_file::{Options, Wal};
+use support::{Call, Model, open_with, perform, tiny, vote, write};
+
+/// A generator good enough to vary tests, the same on every machine.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 11) % sides
+    }
+}
+
+/// Appends, truncations, votes and compactions, in terms that only grow.
+fn workload(seed: u64, calls: usize) -> Vec<Call> {
+    let mut dice = Dice(seed * 0x1234_5677 + 99);
+    let mut model = Model::default();
+    let mut term = 1;
+    let mut out = Vec::new();
+    for _ in 0..calls {
+        let last = model.last().index.0;
+        let base = model.base.index.0;
+        let len = [0, 40, 300, 700, 1800][usize::try_from(dice.roll(5)).unwrap()];
+        let call = match dice.roll(10) {
+            0 => {
+                term += 1;
+                Call::Write(vote(term, 1 + dice.roll(3)))
+            }
+            1 | 2 if last > base => {
+                term += 1;
+                let first = base + 1 + dice.roll(last - base);
+                let hard_state = Some(HardState { term: Term(term), voted_for: None });
+                Call::Write(LogWrite { hard_state, ..write(term, first..first + 1 + dice.roll(3), len) })
+            }
+            3 if last > base => {
+                let upto = &model.entries[usize::try_from(dice.roll(last - base)).unwrap()];
+                Call::Compact(upto.id)
+            }
+            4 if dice.roll(4) == 0 => Call::Compact(LogId::new(term, last + dice.roll(3))),
+            _ => Call::Write(write(term, last + 1..last + 2 + dice.roll(4), len)),
+        };
+        model.apply(&call);
+        out.push(call);
+    }
+    out
+}
+
+/// A moment of a run, and what the log may hold if power is lost then.
+struct Point {
+    moment: Moment,
+    allowed: Vec<Model>,
+}
+
+/// Opens a log and runs calls on it, and keeps every moment of that. Until the log is open it may be any of `before`.
+fn run(disk: &SimDisk, options: Options, before: Vec<Model>, calls: &[Call]) -> Vec<Point> {
+    disk.record();
+    let mut allowed: Vec<(u64, Vec<Model>)> = Vec::new();
+    let mut wal = open_with(disk, options).unwrap_or_else(|e| panic!("does not open: {e}"));
+    let mut model = Model::of(&wal).unwrap();
+    assert!(before.contains(&model), "opened as\n{model:?}\nbut it should be one of\n{before:?}");
+    allowed.push((disk.operations(), before));
+    for call in calls {
+        let was = model.clone();
+        perform(&mut wal, call).unwrap_or_else(|e| panic!("{call:?} failed: {e}"));
+        model.apply(call);
+        allowed.push((disk.operations(), vec![was, model.clone()]));
+        wal.settle();
+        allowed.push((disk.operations(), vec![model.clone()]));
+    }
+    assert_eq!(Model::of(&wal).unwrap(), model);
+    let mut points = Vec::new();
+    for (operation, moment) in disk.take_recording().into_iter().enumerate() {
+        let known = allowed.iter().find(|(end, _)| (operation as u64) < *end);
+        let allowed = known.map_or_else(|| vec![model.clone()], |(_, allowed)| allowed.clone());
+        points.push(Point { moment, allowed });
+    }
+    points
+}
+
+/// Every pattern of damage tried for so many pending sectors, lengths and names.
+fn patterns(n: usize, dice: &mut Dice, random: usize) -> Vec<Vec<Fate>> {
+    let mut out = vec![vec![Fate::Lost; n], vec![Fate::Kept; n]];
+    if n == 0 {
+        return out;
+    }
+    out.push(vec![Fate::Garbage; n]);
+    out.push(vec![Fate::Early; n]);
+    for at in 0..n {
+        let mut prefix = vec![Fate::Lost; n];
+        prefix[..at].fill(Fate::Kept);
+        out.push(prefix.clone());
+        prefix[at] = Fate::Garbage;
+        out.push(prefix);
+        let mut suffix = vec![Fate::Kept; n];
+        suffix[..at].fill(Fate::Lost);
+        out.push(suffix);
+        for single in [Fate::Lost, Fate::Garbage, Fate::Early] {
+            let mut one = vec![Fate::Kept; n];
+            one[at] = single;
+            out.push(one);
+        }
+    }
+    for _ in 0..random {
+        let fates = [Fate::Lost, Fate::Kept, Fate::Garbage, Fate::Early, Fate::Kept];
+        out.push((0..n).map(|_| fates[usize::try_from(dice.roll(5)).unwrap()]).collect());
+    }
+    out
+}
+
+fn lose(moment: &Moment, fates: &[Fate]) -> SimDisk {
+    let mut fates = fates.iter();
+    moment.lose_power(|_| *fates.next().unwrap())
+}
+
+#[derive(Default)]
+struct Count {
+    first: u64,
+    second: u64,
+}
+
+/// What a node does after a restart: it may find that its last entry was replaced while it was away.
+fn aftermath(model: &Model) -> Vec<Call> {
+    let last = model.last();
+    let term = model.hard_state.term.0.max(last.term.0) + 10;
+    let first = if last.index > model.base.index { last.index.0 } else { last.index.0 + 1 };
+    let hard_state = Some(HardState { term: Term(term), voted_for: Some(NodeId(9)) });
+    vec![
+        Call::Write(LogWrite { hard_state, ..write(term, first..first + 1, 100) }),
+        Call::Write(write(term, first + 1..first + 3, 600)),
+    ]
+}
+
+/// Loses power at every moment of a workload, in every pattern; in one of `sample` of these, also at every moment of the recovery
+/// and of what follows.
+fn campaign(seed: u64, calls: usize, options: Options, limit: Option<usize>, sample: u64, count: &mut Count) {
+    let disk = SimDisk::new();
+    disk.set_write_limit(limit);
+    let mut dice = Dice(seed + 7);
+    let points = run(&disk, options, vec![Model::default()], &workload(seed, calls));
+    for (at, point) in points.iter().enumerate() {
+        for fates in patterns(point.moment.pending().len(), &mut dice, 6) {
+            count.first += 1;
+            let context = || format!("seed {seed}, moment {at}, {:?} {fates:?}", point.moment.pending());
+            let crashed = lose(&point.moment, &fates);
+            let kept = crashed.now();
+            let wal = open_with(&crashed, options).unwrap_or_else(|e| panic!("{e}\n{}", context()));
+            let found = Model::of(&wal).unwrap_or_else(|e| panic!("{e}\n{}", context()));
+            assert!(point.allowed.contains(&found), "{}\nfound {found:?}\nallowed {:?}", context(), point.allowed);
+            drop(wal);
+            if dice.roll(sample) == 0 {
+                second_loss(&kept, options, point, &found, &mut dice, count, &context());
+            }
+        }
+    }
+}
+
+fn second_loss(
+    first: &Moment,
+    options: Options,
+    point: &Point,
+    found: &Model,
+    dice: &mut Dice,
+    count: &mut Count,
+    context: &str,
+) {
+    // Power is lost for the first time, the log recovers and goes on, and then power is lost again, at each moment of that.
+    let later = run(&first.kill(), options, point.allowed.clone(), &aftermath(found));
+    for (at, point) in later.iter().enumerate() {
+        let n = point.moment.pending().len();
+        let mut fates = patterns(n, dice, 3);
+        while fates.len() > 12 {
+            fates.swap_remove(usize::try_from(dice.roll(fates.len() as u64)).unwrap());
+        }
+        for fates in fates {
+            count.second += 1;
+            let context = || format!("{context}\nthen moment {at}, {:?} {fates:?}", point.moment.pending());
+            let crashed = lose(&point.moment, &fates);
+            let wal = open_with(&crashed, options).unwrap_or_else(|e| panic!("{e}\n{}", context()));
+            let found = Model::of(&wal).unwrap_or_else(|e| panic!("{e}\n{}", context()));
+            assert!(point.allowed.contains(&found), "{}\nfound {found:?}\nallowed {:?}", context(), point.allowed);
+        }
+    }
+}
+
+fn long() -> bool {
+    std::env::var_os("RAFTKV_CRASH_CAMPAIGN").is_some()
+}
+
+#[test]
+fn a_loss_of_power_at_any_moment_loses_nothing_acknowledged() {
+    let mut count = Count::default();
+    let (seeds, sample) = if long() { (40, 1) } else { (3, 500) };
+    for seed in 1..=seeds {
+        campaign(seed, 22, tiny(), None, sample, &mut count);
+    }
+    println!("{} losses of power, {} second ones", count.first, count.second);
+    assert!(count.first > 2000 && count.second > 1000, "too few states: {} and {}", count.first, count.second);
+}
+
+#[test]
+fn a_loss_of_power_between_short_writes_loses_nothing_acknowledged() {
+    let mut count = Count::default();
+    let (seeds, sample) = if long() { (20, 1) } else { (1, 500) };
+    for seed in 101..101 + seeds {
+        campaign(seed, 14, Options { segment_bytes: 2048, ..tiny() }, Some(700), sample, &mut count);
+    }
+    println!("{} losses of power, {} second ones", count.first, count.second);
+    assert!(count.first > 1000, "too few states: {}", count.first);
+}
+
+/// The end of a process at any moment: what was written is still in the page cache.
+#[test]
+fn a_killed_process_loses_nothing_acknowledged() {
+    for seed in 201..205 {
+        let points = run(&SimDisk::new(), tiny(), vec![Model::default()], &workload(seed, 30));
+        for point in points {
+            let disk = point.moment.kill();
+            let wal = open_with(&disk, tiny()).unwrap();
+            assert!(point.allowed.contains(&Model::of(&wal).unwrap()));
+            drop(wal);
+            // What it said after the restart must survive a loss of power right then.
+            let found = Model::of(&open_with(&disk, tiny()).unwrap()).unwrap();
+            let after = disk.now().lose_power(|_| Fate::Lost);
+            assert_eq!(Model::of(&open_with(&after, tiny()).unwrap()).unwrap(), found);
+        }
+    }
+}
+
+/// A sync fails, and the system takes the pages for clean, as Linux does. The process ends, the next one reads them from the
+/// cache and relies on them, and then power is lost.
+#[test]
+fn a_failed_sync_never_costs_what_the_next_process_relies_on() {
+    let mut failures = 0;
+    for seed in 301..303 {
+        let calls = workload(seed, 18);
+        let reference = SimDisk::new();
+        run(&reference, tiny(), vec![Model::default()], &calls);
+        for operation in 0..reference.operations() {
+            let disk = SimDisk::new();
+            disk.fail_at(operation, Fault::Forget);
+            let allowed = until_failure(&disk, &calls);
+            failures += u32::from(allowed.len() > 1);
+            let disk = disk.now().kill();
+            let found = Model::of(&open_with(&disk.now().kill(), tiny()).unwrap()).unwrap();
+            let points = run(&disk, tiny(), allowed.clone(), &aftermath(&found));
+            for point in points {
+                for fate in [Fate::Lost, Fate::Kept, Fate::Garbage] {
+                    let wal = open_with(&point.moment.lose_power(|_| fate), tiny());
+                    let wal = wal.unwrap_or_else(|e| panic!("seed {seed}, sync failed at {operation}: {e}"));
+                    let found = Model::of(&wal).unwrap();
+                    assert!(point.allowed.contains(&found), "seed {seed}, sync failed at {operation}");
+                }
+            }
+        }
+    }
+    assert!(failures > 25, "only {failures} syncs failed");
+}
+
+/// Runs calls until one fails, checks that the failure sticks, and returns what the log may hold.
+fn until_failure(disk: &SimDisk, calls: &[Call]) -> Vec<Model> {
+    let mut model = Model::default();
+    let Ok(mut wal) = open_with(disk, tiny()) else { return vec![model] };
+    for call in calls {
+        if let Err(error) = perform(&mut wal, call) {
+            expect_stopped(&mut wal, &error.to_string());
+            let mut after = model.clone();
+            after.apply(call);
+            return vec![model, after];
+        }
+        model.apply(call);
+        wal.settle();
+    }
+    vec![model]
+}
+
+fn expect_stopped(wal: &mut Wal, first: &str) {
+    let again = wal.write(&vote(99, 1)).unwrap_err().to_string();
+    assert!(again.contains("stopped after an earlier failure") && again.contains(first), "{again}");
+    assert!(wal.compact(LogId::new(1, 1)).is_err());
+}
