@@ -139,8 +139,21 @@ impl Chaos {
         }
     }
 
+    /// A copy of an old message arrives, long after the first one.
+    fn late(&mut self) -> Result<(), String> {
+        let count = self.cluster.delayed.len() as u64;
+        if count == 0 {
+            return Ok(());
+        }
+        let (from, to, message) = self.cluster.delayed.swap_remove(usize::try_from(self.random.below(count)).unwrap());
+        if self.cluster.cut.contains(&(from, to)) { Ok(()) } else { self.cluster.arrive(from, to, message) }
+    }
+
     /// Up to eight deliveries, of which some are lost, doubled or out of turn.
     fn message(&mut self) -> Result<(), String> {
+        if self.random.percent(10) {
+            self.late()?;
+        }
         for _ in 0..=self.random.below(8) {
             let open: Vec<_> = self
                 .cluster
@@ -159,7 +172,12 @@ impl Chaos {
             }
             if self.random.percent(self.weather.duplicate) {
                 let again = queue[place].clone();
-                queue.push_back(again);
+                // The copy comes soon, or in another term perhaps.
+                if self.random.percent(50) {
+                    queue.push_back(again);
+                } else {
+                    self.cluster.delayed.push((link.0, link.1, again));
+                }
             }
             // A driver takes several messages before it asks for effects.
             if self.random.percent(self.weather.hurry) {
@@ -275,6 +293,7 @@ impl Chaos {
         let ids = self.ids.clone();
         self.cluster.say(|| "all is healed".into());
         self.cluster.cut.clear();
+        self.cluster.delayed.clear();
         for id in &ids {
             self.cluster.release(*id)?;
         }
