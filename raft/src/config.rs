@@ -28,7 +28,7 @@ pub struct Config {
     /// The most that may be handed to the state machine and not be applied yet.
     pub max_applying_bytes: u64,
     /// Recent entries kept in memory for followers and the state machine; older ones are read from the log store.
-    /// Entries that are not on disk yet are kept in addition.
+    /// Entries that are not committed, or not on disk, are kept in addition, within `max_uncommitted_bytes`.
     pub max_tail_bytes: u64,
     /// Proposals beyond this many uncommitted bytes get `Overloaded`.
     pub max_uncommitted_bytes: u64,
@@ -41,6 +41,8 @@ pub struct Config {
     pub write_timeout: Duration,
     /// How long a read may take. Past it the answer is `Unavailable`.
     pub read_timeout: Duration,
+    /// How long a disk write may take before a leader gives way to a node with a better disk, and a node stops campaigning.
+    pub stall_timeout: Duration,
     /// How long a disk write may take before the log warns of it.
     pub slow_disk: Duration,
 }
@@ -63,6 +65,7 @@ impl Default for Config {
             max_pending_requests: 65_536,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
+            stall_timeout: Duration::from_secs(1),
             slow_disk: Duration::from_millis(200),
         }
     }

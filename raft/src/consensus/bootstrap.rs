@@ -1,7 +1,8 @@
 //! How a cluster begins: with a first configuration, as the very first entry.
 //!
 //! The entry is the same on every node that is told to start the same cluster (term 0, index 1), so it does not matter whether
-//! one node is told, or all: logs that begin with it match.
+//! one node is told, or all: logs that begin with it match. Two starts with different members would look alike, so they must be
+//! kept apart by their [`ClusterId`](crate::ClusterId), best derived from the members.
 
 use super::Consensus;
 use super::io::{InitializeRefused, Reply, Time};
@@ -21,7 +22,7 @@ impl Consensus {
             Some(InitializeRefused::Invalid { reason })
         } else if self.configurations.at(FIRST.index) == Some(&membership) {
             None
-        } else if self.log.last() != LogId::ZERO || self.membership().is_some() {
+        } else if self.log.last() != LogId::ZERO || self.membership().is_some() || !self.votes_within(&membership) {
             Some(InitializeRefused::NotEmpty { existing: self.describe() })
         } else {
             let data = membership.encode();
@@ -37,6 +38,12 @@ impl Consensus {
                 self.on_initialized_stored();
             }
         }
+    }
+
+    /// A member that was told of the start before may have asked for this node's vote already. A vote for anyone else belongs
+    /// to another cluster.
+    fn votes_within(&self, membership: &Membership) -> bool {
+        self.hard_state.voted_for.or(self.leader()).is_none_or(|id| membership.is_voter(id))
     }
 
     /// The start of a cluster is answered once it is on disk.

@@ -31,12 +31,13 @@ pub(crate) struct Durability {
 
 #[derive(Clone, Debug)]
 struct Writing {
+    since: Time,
     changes: u64,
     /// What it stores of the present log: less than it contains, once some of that was truncated.
     upto: Index,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Held {
     changes: u64,
     index: Index,
@@ -83,14 +84,19 @@ impl Consensus {
 
     /// Sends a message as soon as the present hard state and the log up to `index` are on disk.
     pub(crate) fn send_when_stored(&mut self, to: NodeId, index: Index, message: Message) {
-        self.durability.held.push(Held { changes: self.durability.changes, index, to, message });
+        let held = Held { changes: self.durability.changes, index, to, message };
+        // A request that came twice is answered once.
+        if !self.durability.held.contains(&held) {
+            self.durability.held.push(held);
+        }
         self.release_held();
     }
 
     /// The writer is done with the write `seq`.
     pub(crate) fn on_stored(&mut self, now: Time, seq: u64) {
-        assert_eq!(seq, self.durability.seq, "writes complete in order, each once");
-        let Some(writing) = self.durability.writing.take() else { return };
+        let writing = self.durability.writing.take();
+        assert!(writing.is_some() && seq == self.durability.seq, "writes complete in order, each once");
+        let Some(writing) = writing else { return };
         self.durability.stored = writing.changes;
         if writing.upto > self.log.stored() {
             self.log.mark_stored(writing.upto);
@@ -112,7 +118,7 @@ impl Consensus {
     }
 
     /// Hands out all that is not on disk as one write, unless one is under way.
-    pub(crate) fn write(&mut self) {
+    pub(crate) fn write(&mut self, now: Time) {
         let durability = &mut self.durability;
         let changed = durability.handed < durability.changes;
         let last = self.log.last().index;
@@ -120,13 +126,20 @@ impl Consensus {
             return;
         }
         let entries = self.log.slice(durability.write_from, last, self.config.max_write_bytes).unwrap_or_default();
+        assert!(durability.write_from > last || !entries.is_empty(), "what is not on disk is in memory");
         let upto = entries.last().map_or(self.log.stored(), |entry| entry.id.index);
         durability.seq += 1;
         durability.handed = durability.changes;
         durability.write_from = durability.write_from.max(upto.next());
-        durability.writing = Some(Writing { changes: durability.changes, upto });
+        durability.writing = Some(Writing { since: now, changes: durability.changes, upto });
         let hard_state = changed.then_some(self.hard_state);
         self.out.write = Some(Write { seq: durability.seq, write: LogWrite { hard_state, entries } });
+    }
+
+    /// Whether the write under way takes so long that this node should not lead.
+    pub(crate) fn disk_stalls(&self, now: Time) -> bool {
+        let writing = self.durability.writing.as_ref();
+        writing.is_some_and(|writing| now.since(writing.since) >= self.config.stall_timeout)
     }
 
     /// Tells the leader how much of its log is on this disk, if it waits for that or it is news.

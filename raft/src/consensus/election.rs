@@ -40,8 +40,26 @@ impl Consensus {
         }
     }
 
+    /// No leader was heard for an election timeout.
+    pub(crate) fn on_election_timeout(&mut self, now: Time) {
+        // A node whose disk takes longer than this to store its vote would open term after term in vain, and one whose disk does not get
+        // its entries done could not lead.
+        let voting = self.role.kind() == RoleKind::Candidate && !self.durability.hard_state_is_stored();
+        if voting || self.disk_stalls(now) {
+            return self.reset_election_timer(now);
+        }
+        self.campaign(now, "no leader was heard for an election timeout");
+    }
+
+    /// An operator wants this node to lead. Not against a live leader.
+    pub(crate) fn on_campaign_asked(&mut self, now: Time) {
+        if !self.hears_leader(now) {
+            self.campaign(now, "an operator asked for it");
+        }
+    }
+
     /// Begins to campaign, unless this node leads already or may not.
-    pub(crate) fn campaign(&mut self, now: Time, why: &'static str) {
+    fn campaign(&mut self, now: Time, why: &'static str) {
         if self.role.kind() == RoleKind::Leader || !self.may_campaign() {
             return;
         }
@@ -55,6 +73,7 @@ impl Consensus {
 
     /// Answers a poll. Nothing changes here, whatever the answer.
     pub(crate) fn on_pre_vote(&mut self, now: Time, from: NodeId, proposed: Term, last: LogId) {
+        // Polls of a later term were turned away in `disturbs` by the same rule.
         if self.hears_leader(now) {
             return self.ignored(from, "PreVote", "a live leader is heard");
         }

@@ -14,9 +14,6 @@ use crate::types::{Entry, EntryKind, LogId, NodeId};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forwarded(BTreeSet<RequestId>);
 
-/// How many forwarded batches of each follower are remembered, to know repeated ones. Far more than can be under way.
-const REMEMBERED: usize = 4096;
-
 /// Batches that followers forwarded in this term, whatever their answer was. A network may deliver a message twice; a command must not
 /// enter the log twice for that.
 #[derive(Clone, Debug, Default)]
@@ -29,14 +26,14 @@ struct Seen {
 }
 
 impl SeenForwards {
-    /// Remembers a batch. Tells whether it is new.
-    fn insert(&mut self, from: NodeId, request: RequestId) -> bool {
+    /// Remembers a batch, and of each follower as many as it can have under way. Tells whether it is new.
+    fn insert(&mut self, from: NodeId, request: RequestId, remembered: usize) -> bool {
         let seen = self.0.entry(from).or_default();
         if !seen.known.insert(request) {
             return false;
         }
         seen.order.push_back(request);
-        if seen.order.len() > REMEMBERED
+        if seen.order.len() > remembered
             && let Some(oldest) = seen.order.pop_front()
         {
             seen.known.remove(&oldest);
@@ -90,7 +87,7 @@ impl Consensus {
                 return self.send(from, Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader });
             }
         };
-        if !leader.seen.insert(from, request) {
+        if !leader.seen.insert(from, request, self.config.max_pending_requests) {
             return self.ignored(from, "Forward", "it came before");
         }
         if commands.is_empty() {
@@ -125,8 +122,10 @@ impl Consensus {
     fn append_commands(&mut self, commands: Vec<Bytes>) -> Option<LogId> {
         let Role::Leader(leader) = &self.role else { return None };
         let cost: u64 = commands.iter().map(|command| Entry::OVERHEAD + command.len() as u64).sum();
-        // One batch may always be under way, however large.
-        if leader.uncommitted > 0 && leader.uncommitted + cost > self.config.max_uncommitted_bytes {
+        // What the followers commit without this node's disk stays in memory as well. One batch may always be under
+        // way, however large.
+        let waiting = leader.uncommitted.max(self.log.unstored_bytes());
+        if waiting > 0 && waiting + cost > self.config.max_uncommitted_bytes {
             return None;
         }
         let first = LogId { term: self.hard_state.term, index: self.log.last().index.next() };

@@ -10,9 +10,15 @@ use crate::types::{Index, NodeId};
 impl Consensus {
     /// The heartbeat interval is over.
     pub(crate) fn heartbeat(&mut self, now: Time) {
-        if self.lost_quorum(now) {
-            let follower = Role::Follower(self.fresh_follower());
-            return self.transition(now, follower, "it heard no quorum for an election timeout");
+        let why = if self.lost_quorum(now) {
+            Some("it heard no quorum for an election timeout")
+        } else if self.disk_stalls(now) {
+            Some("its disk does not get a write done")
+        } else {
+            None
+        };
+        if let Some(why) = why {
+            return self.transition(now, Role::Follower(self.fresh_follower()), why);
         }
         self.heartbeat_round(now);
     }
@@ -77,9 +83,14 @@ impl Consensus {
         let Some(progress) = leader.peers.get_mut(&from) else {
             return self.ignored(from, "HeartbeatReply", "it is not from a member");
         };
+        let silent_for = now.since(progress.heard.unwrap_or(leader.since));
         progress.heard = Some(now);
         progress.round = progress.round.max(round);
-        self.commit_due |= progress.is_stored(stored);
-        progress.notice_lost_appends(now, matching, self.config.election_timeout);
+        self.commit_due |= progress.note_stored(stored);
+        if silent_for >= self.config.election_timeout {
+            progress.send_again(now, matching);
+        } else {
+            progress.notice_lost_appends(now, matching, self.config.election_timeout);
+        }
     }
 }

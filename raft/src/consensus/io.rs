@@ -103,8 +103,8 @@ pub enum Input {
     Campaign,
 }
 
-/// Everything that is to be done, in any order and at once: what must wait for the disk stays inside the core until
-/// [`Input::Stored`] releases it.
+/// Everything that is to be done, at once: what must wait for the disk stays inside the core until [`Input::Stored`]
+/// releases it. Take in the replies before the entries to apply, which may be theirs; the rest may be done in any order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Effects {
     /// Messages to send. May be lost.
@@ -166,8 +166,8 @@ pub enum FetchPurpose {
 /// An answer to a local request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reply {
-    /// The batch is in the leader's log. It is committed once an entry with its id is applied here, and lost
-    /// once another entry is applied at its index.
+    /// The batch is in the leader's log. It is committed once an entry with its id is applied here, and lost once
+    /// another entry is applied at its index, or any entry of a later term before it (terms never go back along a log).
     Appended {
         /// The batch.
         request: RequestId,
@@ -217,7 +217,7 @@ pub enum RefusedReason {
 /// Why a node would not start a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InitializeRefused {
-    /// It has a log, a vote or a configuration already.
+    /// It has a log or a configuration already, or voted for a node that is not among the members.
     NotEmpty {
         /// What it has, for a person.
         existing: String,

@@ -20,6 +20,8 @@ pub(crate) struct Log {
     tail_bytes: u64,
     /// Everything up to here is on this node's disk.
     stored: Index,
+    /// What the entries beyond cost.
+    unstored_bytes: u64,
 }
 
 impl Log {
@@ -32,6 +34,7 @@ impl Log {
             tail: VecDeque::new(),
             tail_bytes: 0,
             stored: state.last.index,
+            unstored_bytes: 0,
         }
     }
 
@@ -45,6 +48,11 @@ impl Log {
 
     pub(crate) fn stored(&self) -> Index {
         self.stored
+    }
+
+    /// What the entries that are not on disk cost.
+    pub(crate) fn unstored_bytes(&self) -> u64 {
+        self.unstored_bytes
     }
 
     /// The first index whose payload is in memory; one past the last if none is.
@@ -104,6 +112,7 @@ impl Log {
         }
         self.last = entry.id;
         self.tail_bytes += entry.cost();
+        self.unstored_bytes += entry.cost();
         self.tail.push_back(entry);
     }
 
@@ -113,6 +122,9 @@ impl Log {
         while self.tail.back().is_some_and(|entry| entry.id.index >= from) {
             if let Some(entry) = self.tail.pop_back() {
                 self.tail_bytes -= entry.cost();
+                if entry.id.index > self.stored {
+                    self.unstored_bytes -= entry.cost();
+                }
             }
         }
         while self.runs.back().is_some_and(|run| run.first >= from) {
@@ -126,6 +138,7 @@ impl Log {
     /// Notes that everything up to `index` is on disk.
     pub(crate) fn mark_stored(&mut self, index: Index) {
         assert!(index >= self.stored && index <= self.last.index, "storage goes forward, within the log");
+        self.unstored_bytes -= self.cost(self.stored.next(), index);
         self.stored = index;
     }
 
@@ -170,6 +183,7 @@ impl Log {
     pub(crate) fn check(&self) {
         assert!(self.base.index <= self.stored && self.stored <= self.last.index, "base <= stored <= last");
         assert!(self.tail_start() > self.base.index, "the tail lies above the base");
+        assert!(self.unstored_bytes <= self.tail_bytes, "what is not stored is in memory");
         assert!(self.stored.next() >= self.tail_start(), "what is not stored is in memory");
         assert_eq!(self.tail.back().map_or(self.last, |entry| entry.id), self.last, "the tail ends the log");
         assert_eq!(self.term_at(self.last.index), Some(self.last.term), "the runs know the last term");

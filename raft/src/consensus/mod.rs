@@ -145,7 +145,7 @@ impl Consensus {
             Input::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
             Input::Initialize { request, membership } => self.initialize(now, request, membership),
             Input::Campaign if self.hears_leader(now) => self.ignored(self.id, "Campaign", "a live leader is heard"),
-            Input::Campaign => self.campaign(now, "an operator asked for it"),
+            Input::Campaign => self.on_campaign_asked(now),
         }
         self.check_invariants();
     }
@@ -157,7 +157,7 @@ impl Consensus {
         self.replicate();
         self.tell_commit();
         self.acknowledge();
-        self.write();
+        self.write(now);
         self.apply();
         self.log.evict(self.config.max_tail_bytes, self.commit);
         self.check_invariants();
@@ -240,7 +240,7 @@ impl Consensus {
             }
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
                 if now >= self.election_due {
-                    self.campaign(now, "no leader was heard for an election timeout");
+                    self.on_election_timeout(now);
                 }
             }
         }

@@ -8,11 +8,14 @@ use crate::config::Config;
 use crate::metrics::ReplicationState;
 use crate::types::Index;
 
+/// The most that a probe carries, in bytes.
+const MAX_PROBE_BYTES: u64 = 64 << 10;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Progress {
     /// The member's disk holds the leader's log up to here.
     pub(crate) matched: Index,
-    /// The next index to send. Beyond `matched + 1` only by what is under way.
+    /// The next index to send: while replicating, past what is under way; while probing, where the logs may agree.
     pub(crate) next: Index,
     pub(crate) pace: Pace,
     /// When it was last heard in this term.
@@ -21,8 +24,18 @@ pub(crate) struct Progress {
     pub(crate) round: u64,
     /// The greatest commit index it was told of.
     pub(crate) commit_told: Index,
-    /// What it last said to match, and since when it says so. Tells lost appends from slow ones.
-    pub(crate) said: (Index, Time),
+    /// Tells lost appends from slow ones.
+    said: Said,
+}
+
+/// What a member last said to match.
+#[derive(Clone, Debug)]
+struct Said {
+    matching: Index,
+    /// Since when it says so.
+    since: Time,
+    /// The longest time between two changes lately.
+    gap: Duration,
 }
 
 /// How entries are sent.
@@ -75,7 +88,7 @@ impl Progress {
             heard: None,
             round: 0,
             commit_told: Index::ZERO,
-            said: (Index::ZERO, now),
+            said: Said { matching: Index::ZERO, since: now, gap: Duration::ZERO },
         }
     }
 
@@ -87,7 +100,15 @@ impl Progress {
         }
     }
 
-    /// Whether an append is owed although there may be nothing new to send: the first probe.
+    /// What the next message may carry. A probe may well be rejected, so it carries little.
+    pub(crate) fn message_bytes(&self, config: &Config) -> u64 {
+        match self.pace {
+            Pace::Probe { .. } => config.max_append_bytes.min(MAX_PROBE_BYTES),
+            Pace::Replicate(_) => config.max_append_bytes,
+        }
+    }
+
+    /// Whether an append is owed although there may be nothing new to send: a probe that is not under way.
     pub(crate) fn owes_probe(&self) -> bool {
         matches!(self.pace, Pace::Probe { sent: None })
     }
@@ -103,13 +124,15 @@ impl Progress {
         }
     }
 
-    /// The member has the leader's log on disk up to `stored`, as the answer to a heartbeat says. Returns whether that is news.
-    pub(crate) fn is_stored(&mut self, stored: Index) -> bool {
-        // A probe whose own answer was lost.
+    /// The member has the leader's log on disk up to `stored`. Returns whether that is news.
+    ///
+    /// A probe is over when all of it is: an acknowledgement of something earlier says nothing about where the rest is.
+    pub(crate) fn note_stored(&mut self, stored: Index) -> bool {
         if let Pace::Probe { sent: Some(upto) } = self.pace
             && stored >= upto
         {
-            self.replicate_from(upto.next());
+            self.next = upto.next();
+            self.pace = Pace::Replicate(Window::default());
         }
         let news = stored > self.matched;
         self.matched = self.matched.max(stored);
@@ -120,27 +143,14 @@ impl Progress {
         news
     }
 
-    /// An append was accepted, and the log is on disk up to `stored`. Returns whether that is news.
-    pub(crate) fn accepted(&mut self, stored: Index) -> bool {
-        if let Pace::Probe { sent: Some(upto) } = self.pace
-            && stored >= self.next.prev()
-        {
-            self.replicate_from(upto.next());
-        }
-        self.is_stored(stored)
-    }
-
-    fn replicate_from(&mut self, next: Index) {
-        self.next = next;
-        self.pace = Pace::Replicate(Window::default());
-    }
-
-    /// Whether a rejection of the append after `prev` can be news: it was sent and nothing later contradicts it.
+    /// Whether a rejection of the append after `prev` can be news: it was sent, and nothing contradicts it. A member that
+    /// acknowledged `prev` and now rejects it is answering late, or its disk has forgotten; asking it again at once does not help.
     pub(crate) fn expects_rejection(&self, prev: Index) -> bool {
-        match &self.pace {
-            Pace::Probe { sent } => sent.is_some() && prev == self.next.prev(),
-            Pace::Replicate(_) => prev > self.matched && prev < self.next,
-        }
+        prev > self.matched
+            && match &self.pace {
+                Pace::Probe { sent } => sent.is_some() && prev == self.next.prev(),
+                Pace::Replicate(_) => prev < self.next,
+            }
     }
 
     /// Starts over: the logs agree at most up to before `next`.
@@ -149,18 +159,37 @@ impl Progress {
         self.pace = Pace::Probe { sent: None };
     }
 
-    /// Sends again what the member does not have although it was sent, when it has said so for `patience` without any change. An
-    /// append that is merely slow changes what it says; one that waits for its disk is said to match.
+    /// Sends again what the member does not have although it was sent, when what it says to match has not changed for long: for
+    /// `patience`, or for several times as long as changes took lately, since a slow link is not a broken one. What waits for its disk
+    /// is said to match already.
     pub(crate) fn notice_lost_appends(&mut self, now: Time, matching: Index, patience: Duration) {
-        let outstanding = match &self.pace {
+        let unchanged_for = now.since(self.said.since);
+        if !self.lacks_what_was_sent(matching) {
+            self.said = Said { matching, since: now, gap: self.said.gap };
+        } else if self.said.matching != matching {
+            let gap = unchanged_for.min(patience * 4).max(self.said.gap / 2);
+            self.said = Said { matching, since: now, gap };
+        } else if unchanged_for >= patience.max(self.said.gap * 4) {
+            self.send_again(now, matching);
+        }
+    }
+
+    /// Sends again what the member does not have although it was sent: it is lost, or was sent while the member was not there.
+    pub(crate) fn send_again(&mut self, now: Time, matching: Index) {
+        self.said = Said { matching, since: now, gap: self.said.gap };
+        if self.lacks_what_was_sent(matching) {
+            match self.pace {
+                // A lost probe tells nothing of the logs.
+                Pace::Probe { .. } => self.probe(self.next),
+                Pace::Replicate(_) => self.probe(matching.next()),
+            }
+        }
+    }
+
+    fn lacks_what_was_sent(&self, matching: Index) -> bool {
+        match &self.pace {
             Pace::Probe { sent } => sent.is_some_and(|upto| matching < upto),
             Pace::Replicate(_) => matching < self.next.prev(),
-        };
-        if !outstanding || self.said.0 != matching {
-            self.said = (matching, now);
-        } else if now.since(self.said.1) >= patience {
-            self.said.1 = now;
-            self.probe(matching.next());
         }
     }
 
@@ -193,7 +222,7 @@ mod tests {
     fn replicating() -> Progress {
         let mut progress = Progress::new(at(0), Index(4));
         progress.sent(Index(4), 0);
-        progress.accepted(Index(4));
+        progress.note_stored(Index(4));
         progress
     }
 
@@ -205,7 +234,7 @@ mod tests {
         assert!(progress.may_send(&config));
         progress.sent(Index(6), 10);
         assert!(!progress.may_send(&config));
-        progress.accepted(Index(5));
+        progress.note_stored(Index(5));
         assert!(progress.may_send(&config));
         assert_eq!((progress.matched, progress.next, progress.inflight()), (Index(5), Index(7), 1));
     }
@@ -225,11 +254,42 @@ mod tests {
         let mut progress = replicating();
         progress.sent(Index(9), 10);
         progress.notice_lost_appends(at(10), Index(4), timeout);
-        progress.notice_lost_appends(at(60), Index(6), timeout);
-        progress.notice_lost_appends(at(150), Index(6), timeout);
+        progress.notice_lost_appends(at(30), Index(6), timeout);
+        progress.notice_lost_appends(at(120), Index(6), timeout);
         assert_eq!(progress.state(), ReplicationState::Replicate);
-        progress.notice_lost_appends(at(160), Index(6), timeout);
+        progress.notice_lost_appends(at(130), Index(6), timeout);
         assert_eq!((progress.state(), progress.next), (ReplicationState::Probe, Index(7)));
+    }
+
+    #[test]
+    fn a_slow_link_is_given_more_time() {
+        let timeout = Duration::from_millis(100);
+        let mut progress = replicating();
+        progress.sent(Index(9), 10);
+        progress.notice_lost_appends(at(10), Index(4), timeout);
+        progress.notice_lost_appends(at(90), Index(5), timeout);
+        progress.notice_lost_appends(at(400), Index(5), timeout);
+        assert_eq!(progress.state(), ReplicationState::Replicate);
+        progress.notice_lost_appends(at(420), Index(5), timeout);
+        assert_eq!((progress.state(), progress.next), (ReplicationState::Probe, Index(6)));
+    }
+
+    #[test]
+    fn a_lost_probe_is_repeated_where_it_was() {
+        let timeout = Duration::from_millis(100);
+        let mut progress = Progress::new(at(0), Index(1000));
+        progress.sent(Index(1001), 10);
+        progress.notice_lost_appends(at(50), Index(0), timeout);
+        progress.notice_lost_appends(at(150), Index(0), timeout);
+        assert_eq!((progress.owes_probe(), progress.next), (true, Index(1001)));
+    }
+
+    #[test]
+    fn a_member_that_forgot_what_it_acknowledged_is_not_asked_at_once_for_ever() {
+        let mut progress = replicating();
+        progress.probe(Index(5));
+        progress.sent(Index(5), 10);
+        assert!(!progress.expects_rejection(Index(4)));
     }
 
     #[test]

@@ -75,7 +75,9 @@ impl Consensus {
             Role::Leader(leader) if leader.reads.waiting.len() < self.config.max_pending_requests => {
                 leader.reads.waiting.push(Read { follower: Some(from), request });
             }
-            Role::Leader(_) | Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+            // The follower asks again.
+            Role::Leader(_) => self.ignored(from, "ReadIndex", "too many reads wait"),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
                 self.send(from, Body::ReadIndexReply { request, index: None });
             }
         }

@@ -33,13 +33,14 @@ impl Consensus {
                 };
                 let entries = if progress.next > last {
                     Vec::new()
-                } else if let Some(entries) = self.log.slice(progress.next, last, self.config.max_append_bytes) {
+                } else if let Some(entries) = self.log.slice(progress.next, last, progress.message_bytes(&self.config))
+                {
                     entries
                 } else {
                     let range = progress.next..self.log.tail_start();
                     let purpose = FetchPurpose::Follower(*id);
                     self.fetching.insert(*id);
-                    self.out.fetch.push(Fetch { purpose, range, max_bytes: self.config.max_append_bytes });
+                    self.out.fetch.push(Fetch { purpose, range, max_bytes: progress.message_bytes(&self.config) });
                     break;
                 };
                 let upto = Index(prev.index.0 + entries.len() as u64);
@@ -95,7 +96,7 @@ impl Consensus {
         }
         let Role::Follower(Follower { matching, .. }) = self.role else { return };
         let upto = Index(prev.index.0 + entries.len() as u64);
-        let known = |entry: &Entry| entry.id.index <= self.log.base().index || self.log.holds(entry.id);
+        let known = |entry: &Entry| entry.id.index < self.log.base().index || self.log.holds(entry.id);
         let skip = entries.iter().take_while(|entry| known(entry)).count();
         if let Some(first) = entries.get(skip) {
             if first.id.index <= matching {
@@ -173,14 +174,22 @@ impl Consensus {
                 let why = format!("it acknowledges {stored}, and the log ends at {last}");
                 self.violation(from, "AppendReply", why);
             }
-            AppendReply::Accepted { stored } => self.commit_due |= progress.accepted(stored),
+            AppendReply::Accepted { stored } => self.commit_due |= progress.note_stored(stored),
             AppendReply::Rejected { prev, hint } => {
                 if !progress.expects_rejection(prev.index) {
-                    return self.ignored(from, "AppendReply", "it answers an append that was overtaken");
+                    return self.ignored(
+                        from,
+                        "AppendReply",
+                        "it contradicts what was acknowledged, or answers an append that was overtaken",
+                    );
                 }
                 // Both sides skip the terms that the other can't have: one round trip for each term in which they differ.
-                let agree = self.log.last_at_most(LogId { term: hint.term, index: hint.index.min(prev.index.prev()) });
-                progress.probe(agree.index.next());
+                let limit = LogId { term: hint.term, index: hint.index.min(prev.index.prev()) };
+                let agree = self.log.last_at_most(limit);
+                // Where the logs could agree is compacted away otherwise: only a snapshot can help.
+                if agree.index <= limit.index {
+                    progress.probe(agree.index.next());
+                }
             }
         }
     }
