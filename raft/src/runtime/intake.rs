@@ -113,8 +113,9 @@ impl Intake {
     /// Makes room for what was `answered` (and zeroes it), and takes all requests that are there; waits while there are none.
     pub(crate) fn poll_take(&self, cx: &mut Context<'_>, answered: &mut Load, into: &mut Vec<Request>) -> Poll<()> {
         let mut state = self.lock();
-        state.load.requests -= answered.requests;
-        state.load.bytes -= answered.bytes;
+        debug_assert!(answered.requests <= state.load.requests && answered.bytes <= state.load.bytes, "answered once");
+        state.load.requests = state.load.requests.saturating_sub(answered.requests);
+        state.load.bytes = state.load.bytes.saturating_sub(answered.bytes);
         *answered = Load::default();
         if !state.queue.is_empty() {
             if into.is_empty() {
