@@ -150,6 +150,12 @@ impl SyncedNote {
         Ok((Self { file, path, nonce, turn: turn + 1 }, sequence))
     }
 
+    /// What the note in a directory says, without opening it for writing; 0 where there is none.
+    pub(crate) fn peek(vfs: &dyn Vfs, dir: &Path, nonce: u64) -> u64 {
+        let file = vfs.open(&dir.join(SYNCED), Access::Read);
+        file.and_then(|file| Self::latest(&*file, nonce)).map_or(0, |(sequence, _)| sequence)
+    }
+
     /// The two slots are written in turn, each in a sector of its own, so that a torn write leaves one whole.
     fn latest(file: &dyn VfsFile, nonce: u64) -> std::io::Result<(u64, u64)> {
         let mut best = (0, 0);

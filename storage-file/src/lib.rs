@@ -1,6 +1,7 @@
 //! A write-ahead log on segmented, checksummed files for raftkv.
 
 mod directory;
+mod dump;
 mod frame;
 mod index;
 mod keeper;
@@ -13,6 +14,7 @@ pub mod sim;
 mod vfs;
 mod wal;
 
+pub use dump::{DumpEntries, DumpHead, DumpLine, DumpVerdict, dump, dump_on};
 pub use frame::Identity;
 pub use log::{FileLog, Options};
 pub use vfs::{Access, Guard, OsVfs, Vfs, VfsFile};

@@ -232,7 +232,7 @@ pub(crate) struct Behind {
 pub(crate) struct Walk<'a> {
     window: Window<'a>,
     salt: Salt,
-    len: u64,
+    pub(crate) len: u64,
     align: u32,
     pub(crate) offset: u64,
 }
@@ -268,6 +268,20 @@ impl<'a> Walk<'a> {
         }
         self.offset = offset + size as u64;
         Ok(Step::Batch(Batch { header, offset, payload }))
+    }
+
+    /// Moves on to the next batch header that is whole, if there is one: to look at what lies behind damage.
+    pub(crate) fn skip(&mut self) -> io::Result<bool> {
+        let mut at = self.offset + u64::from(MIN_ALIGN);
+        while at < self.len {
+            let bytes = self.window.at(at, BATCH_HEADER)?;
+            if BatchHeader::decode(bytes, self.salt, at).is_ok() {
+                self.offset = at;
+                return Ok(true);
+            }
+            at += u64::from(MIN_ALIGN);
+        }
+        Ok(false)
     }
 
     /// Looks at everything from the present offset to the end of the file for headers of later batches: sectors of one

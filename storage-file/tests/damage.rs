@@ -175,3 +175,75 @@ fn a_segment_in_anothers_place_is_noticed() {
     file.write_at(&first, 0).unwrap();
     assert!(refused(&disk).contains("00000000000000000002.wal"));
 }
+
+/// After a loss of power the note may be missing. Then later batches tell what had been synced: damage is mistaken for a torn
+/// tail in the very last batch only.
+#[test]
+fn only_the_last_batch_can_pass_for_a_torn_tail_without_the_note() {
+    let disk = SimDisk::new();
+    let mut wal = open(&disk).unwrap();
+    let (mut model, mut before) = (Model::default(), Model::default());
+    let mut undamaged = Vec::new();
+    for call in calls() {
+        undamaged = disk.files().iter().map(|path| (path.clone(), disk.contents(path).unwrap())).collect();
+        perform(&mut wal, &call).unwrap();
+        wal.settle();
+        before = model.clone();
+        model.apply(&call);
+    }
+    drop(wal);
+    disk.delete(&dir().join("SYNCED"));
+    let clean = disk.now();
+    let (mut refused, mut cut) = (0, 0);
+    for (path, bytes) in undamaged.iter().filter(|(path, _)| path.extension().is_some()) {
+        let now = disk.contents(path).unwrap();
+        // The block of the last batch, header and padding included.
+        let last = bytes.chunks(512).zip(now.chunks(512)).position(|(was, is)| was != is);
+        for bit in (0..used(&now) * 8).step_by(5) {
+            let disk = clean.kill();
+            disk.flip(path, bit / 8, 1 << (bit % 8));
+            match open(&disk) {
+                Err(StorageError::Corrupt { .. }) => refused += 1,
+                Ok(wal) => {
+                    cut += 1;
+                    assert_eq!(Some(bit / 8 / 512), last, "{} byte {}", path.display(), bit / 8);
+                    assert_eq!(Model::of(&wal).unwrap(), before);
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+    }
+    assert!(refused > 1000 && cut > 500, "{refused} refused, {cut} cut");
+}
+
+/// A torn tail is not only passed over: it is gone from the disk, and later writes take its place.
+#[test]
+fn a_torn_tail_is_cut_and_writes_go_on_behind_it() {
+    use raftkv_storage_file::sim::{Fate, Pending};
+    let disk = SimDisk::new();
+    let mut wal = open(&disk).unwrap();
+    wal.write(&write(1, 1..2, 100)).unwrap();
+    wal.settle();
+    let operations = disk.operations();
+    disk.fail_at(operations + 1, raftkv_storage_file::sim::Fault::Refuse(std::io::ErrorKind::Other));
+    assert!(wal.write(&write(1, 2..3, 1200)).is_err());
+    // The first sector of the write is lost, the others arrive.
+    let torn = disk.now().lose_power(|pending| match pending {
+        Pending::Sector { path, sector: 2 } if path == &segment(1) => Fate::Lost,
+        Pending::Sector { .. } | Pending::Length { .. } | Pending::Name { .. } => Fate::Kept,
+    });
+    let dirty = |disk: &SimDisk| disk.contents(&segment(1)).unwrap()[1024..].iter().any(|byte| *byte != 0);
+    assert!(dirty(&torn));
+    let mut wal = open(&torn).unwrap();
+    assert_eq!(wal.state().last, LogId::new(1, 1));
+    let cut = torn.now().lose_power(|_| Fate::Lost);
+    assert!(!dirty(&cut), "the torn tail is still there");
+    wal.write(&write(2, 2..4, 100)).unwrap();
+    drop(wal);
+    let mut expected = Model::default();
+    expected.apply(&Call::Write(write(1, 1..2, 100)));
+    expected.apply(&Call::Write(write(2, 2..4, 100)));
+    for _ in 0..3 {
+        assert_eq!(Model::of(&open(&torn).unwrap()).unwrap(), expected);
+    }
+}
