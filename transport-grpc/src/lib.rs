@@ -53,6 +53,7 @@
 //! # }
 //! ```
 
+mod accept;
 mod codec;
 mod connection;
 mod lane;

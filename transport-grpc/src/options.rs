@@ -56,7 +56,8 @@ impl Default for Options {
 pub struct ServerOptions {
     /// The largest frame that is accepted; senders with a larger [`Options::max_message_bytes`] are cut off when they use it.
     pub max_message_bytes: usize,
-    /// How long a peer may take from opening a stream to saying who it is.
+    /// How long a peer may take from opening a stream to saying who it is. Under [`serve`](crate::serve) a connection on
+    /// which nobody did so within twice this time is hung up on.
     pub handshake_timeout: Duration,
     /// How many streams may be open in total; each peer needs one for each lane.
     pub max_streams: usize,

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt, stream};
 use raftkv::{ClusterId, Inbox, NodeId, Peer, Refusal};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
+use crate::accept::{Origin, accept};
 use crate::lane::explain_status;
 use crate::options::{PROTOCOL_VERSION, ServerOptions};
 use crate::wire::pb::peers_server::{Peers, PeersServer};
@@ -92,7 +93,7 @@ impl GrpcServer {
             .max_frame_size(MAX_HTTP2_FRAME)
             .max_concurrent_streams(MAX_STREAMS_OF_A_CONNECTION)
             .add_service(self.service())
-            .serve_with_incoming_shutdown(accept(listener), shutdown);
+            .serve_with_incoming_shutdown(accept(listener, options.handshake_timeout * 2), shutdown);
         let overdue = async {
             // Fails only when the server has ended, and this is not polled again.
             let _ = end.wait_for(|ended| *ended).await;
@@ -110,26 +111,6 @@ impl GrpcServer {
 const MAX_HTTP2_FRAME: u32 = 256 << 10;
 /// A transport opens one.
 const MAX_STREAMS_OF_A_CONNECTION: u32 = 8;
-/// How long to wait when the system has no more file descriptors, or the like.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-fn accept(listener: TcpListener) -> impl Stream<Item = io::Result<TcpStream>> {
-    stream::unfold(listener, |listener| async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    let ready = stream.set_nodelay(true).map(|()| stream);
-                    return Some((ready, listener));
-                }
-                Err(error) => {
-                    warn!(%error, "a peer's connection could not be accepted");
-                    sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    })
-}
-
 #[tonic::async_trait]
 impl Peers for GrpcServer {
     type OpenLaneStream = Pin<Box<dyn Stream<Item = Result<pb::Welcome, Status>> + Send>>;
@@ -138,9 +119,14 @@ impl Peers for GrpcServer {
         &self,
         request: Request<Streaming<pb::Frame>>,
     ) -> Result<Response<Self::OpenLaneStream>, Status> {
-        let remote = request.remote_addr();
+        // A router of one's own accepts its connections in its own way.
+        let origin = request.extensions().get::<Origin>().cloned();
+        let remote = origin.as_ref().map_or_else(|| request.remote_addr(), |origin| Some(origin.remote));
         let session = self.shared.admit(request.into_inner(), remote).await;
         let session = session.inspect_err(|status| self.shared.log_refusal(remote, status))?;
+        if let Some(origin) = origin {
+            origin.admit();
+        }
         // The stream of replies does the receiving, so that it runs where the frames arrive, and ends with the connection.
         let welcome = stream::once(ready(Ok(pb::Welcome { version: PROTOCOL_VERSION })));
         let receiving = stream::once(session.receive()).filter_map(|end| ready(end.err().map(Err)));

@@ -144,6 +144,28 @@ async fn a_stream_without_a_hello_ends_in_time() {
 }
 
 #[tokio::test]
+async fn a_connection_that_never_becomes_a_peers_is_hung_up_on() {
+    let options = ServerOptions { handshake_timeout: Duration::from_millis(150), ..ServerOptions::default() };
+    let mut b = Receiver::start(2, options).await;
+    let transport = sender(Options::default());
+    transport.send(&b.peer, vec![tick(&b.peer, 1)]).await.unwrap();
+    b.until(1).await;
+    // Silence, and the beginning of an HTTP/2 connection.
+    for opening in ["", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0"] {
+        let begin = Instant::now();
+        let mut stream = TcpStream::connect(&*b.peer.address).await.unwrap();
+        stream.write_all(opening.as_bytes()).await.unwrap();
+        let mut rest = Vec::new();
+        let _ = within("the hang-up", stream.read_to_end(&mut rest)).await;
+        let took = begin.elapsed();
+        assert!(took > Duration::from_millis(250) && took < Duration::from_secs(3), "{opening:?}: {took:?}");
+    }
+    // A real peer's connection outlives the limit.
+    transport.send(&b.peer, vec![tick(&b.peer, 2)]).await.unwrap();
+    assert_eq!(number(&b.next().await[0]), Some(2));
+}
+
+#[tokio::test]
 async fn streams_beyond_the_limit_are_refused_and_make_room_when_they_end() {
     let b = Receiver::start(2, ServerOptions { max_streams: 2, ..ServerOptions::default() }).await;
     let mut open = Vec::new();
