@@ -10,7 +10,8 @@ use std::time::Duration;
 use etcd_support::{Local, Ours};
 use kv_example::api::etcdserverpb::kv_client::KvClient;
 use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
-use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, StatusRequest};
+use kv_example::api::etcdserverpb::request_op::Request;
+use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, StatusRequest, TxnRequest};
 use kv_example::api::node::NodeStatusRequest;
 use kv_example::api::node::node_client::NodeClient;
 use kv_example::service::{DETAIL, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
@@ -118,6 +119,43 @@ async fn the_node_service_tells_all_that_an_operator_asks_for() {
     assert_eq!((status.keys, status.revision, status.compact_revision), (2, 3, 0));
     assert!(status.db_size > 0 && status.peers.is_empty());
     assert_eq!(status.client_address, ours.address.to_string());
+}
+
+#[tokio::test]
+async fn a_node_without_a_leader_was_never_healthy() {
+    let replica = Local::default();
+    replica.leaderless.store(true, Ordering::Relaxed);
+    let ours = Ours::start_with(replica).await;
+    let mut client = HealthClient::new(ours.channel().await);
+    for service in ["", "etcdserverpb.KV"] {
+        let request = HealthCheckRequest { service: service.into() };
+        assert_eq!(client.check(request).await.unwrap().into_inner().status(), ServingStatus::NotServing);
+    }
+}
+
+/// The log entry and its answer nest one message deeper than the request, and decoders have a limit.
+#[tokio::test]
+async fn transactions_nest_as_deep_as_they_are_let() {
+    let ours = Ours::start().await;
+    let mut client = KvClient::new(ours.channel().await);
+    let nest = |depth: usize, innermost: Request| {
+        let request = (0..depth).fold(innermost, |request, _| {
+            Request::RequestTxn(TxnRequest {
+                success: vec![RequestOp { request: Some(request) }],
+                ..Default::default()
+            })
+        });
+        TxnRequest { success: vec![RequestOp { request: Some(request) }], ..Default::default() }
+    };
+    let with_prev = || PutRequest { prev_kv: true, ..put("k") };
+    for revision in 2..4 {
+        let response = client.txn(nest(31, Request::RequestPut(with_prev()))).await.unwrap().into_inner();
+        assert_eq!(response.header.unwrap().revision, revision);
+    }
+    let response = client.txn(nest(31, Request::RequestRange(get(false)))).await.unwrap().into_inner();
+    assert!(format!("{response:?}").contains("version: 2"), "{response:?}");
+    let status = client.txn(nest(32, Request::RequestPut(with_prev()))).await.unwrap_err();
+    assert_eq!(status.message(), "etcdserver: too many operations in txn request");
 }
 
 #[tokio::test]

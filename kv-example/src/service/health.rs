@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use raftkv::{Consistency, Error};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
@@ -25,7 +26,10 @@ impl Health {
     pub(super) fn new() -> (Self, HealthServer<HealthService>) {
         let reporter = HealthReporter::new();
         let service = HealthService::from_health_reporter(reporter.clone());
-        (Self(reporter), HealthServer::new(service))
+        let health = Self(reporter);
+        // A reporter begins by saying that all is well. Nobody else has it yet, so this needs no waiting.
+        let _ = health.set(false).now_or_never();
+        (health, HealthServer::new(service))
     }
 
     pub(super) async fn set(&self, serving: bool) {

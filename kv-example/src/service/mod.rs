@@ -63,7 +63,7 @@ impl Services {
     /// [`Raft::shutdown`](raftkv::Raft::shutdown).
     pub fn start<R: Replica>(replica: R, view: KvView, options: Options) -> Self {
         // A request that is just too large should reach us, and be refused in etcd's words.
-        let decode = options.limits.request_bytes + (512 << 10);
+        let decode = options.limits.request_bytes.saturating_add(512 << 10);
         let context =
             Arc::new(Context { replica, view, options, term: AtomicU64::new(0), ready: AtomicBool::new(false) });
         let (health, health_server) = health::Health::new();
