@@ -14,6 +14,10 @@ use crate::types::{Entry, EntryKind, LogId, NodeId};
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forwarded(BTreeSet<RequestId>);
 
+/// How many forwarded batches of each follower are remembered at least. More than can be under way: a copy may also come long
+/// after its batch was answered.
+const MIN_REMEMBERED: usize = 4096;
+
 /// Batches that followers forwarded in this term, whatever their answer was. A network may deliver a message twice; a command must not
 /// enter the log twice for that.
 #[derive(Clone, Debug, Default)]
@@ -87,7 +91,7 @@ impl Consensus {
                 return self.send(from, Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader });
             }
         };
-        if !leader.seen.insert(from, request, self.config.max_pending_requests) {
+        if !leader.seen.insert(from, request, self.config.max_pending_requests.max(MIN_REMEMBERED)) {
             return self.ignored(from, "Forward", "it came before");
         }
         if commands.is_empty() {
