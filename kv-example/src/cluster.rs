@@ -19,10 +19,10 @@ use terminal::{Terminal, leader_line};
 const HELP: &str = "\
 Each node is a process of its own: `kill -9` one of them and see what happens. The nodes end with this command, however it ends.
 
-Ports: node 1 serves clients on 2379 and members on 2380, node 2 on 22379 and 22380, node 3 on 32379 and 32380, and so
+Ports: node 1 serves clients on 2379 and members on 2380, node 2 on 22379 and 22380, node 3 on 32379 and 32380, and so \
 on up to node 6. With --base-port P, node 1 has P and P+1, node 2 has P+2 and P+3, and so on.
 
-The data stays when the cluster ends, and is used again when it starts. It remembers its members and their ports: to
+The data stays when the cluster ends, and is used again when it starts. It remembers its members and their ports: to \
 start with other ones, use another --data, or delete the directory.";
 
 /// How long the nodes may take to shut down before they are killed.

@@ -25,9 +25,9 @@ Examples:
   kv-example bench mixed --rate 2000 --duration 30       2000 requests a second, 90 % reads
   kv-example bench get --target leader --json            only the leader, JSON for programs
 
-At --rate max each client sends its next request when the last one is answered. At a fixed rate, requests are due at even
-intervals, and a latency counts from when its request was due, even if no client was free to send it then; a rate far above
-what the servers can do therefore shows as latency. Requests of the warm-up are not counted, failed requests
+At --rate max each client sends its next request when the last one is answered. At a fixed rate, requests are due at even \
+intervals, and a latency counts from when its request was due, even if no client was free to send it then; a rate far above \
+what the servers can do therefore shows as latency. Requests of the warm-up are not counted, failed requests \
 count as errors only.
 
 JSON: \"workload\", \"clients\", \"connections\", \"endpoints\", \"value_size\", \"keys\", \"rate\" (null for max), \
@@ -38,7 +38,7 @@ JSON: \"workload\", \"clients\", \"connections\", \"endpoints\", \"value_size\",
 #[derive(Args, Clone, Debug)]
 #[command(after_help = HELP)]
 pub(crate) struct BenchArgs {
-    /// What to do
+    /// Write random keys, read them, or both (see --read-ratio)
     workload: Workload,
     /// Servers; the connections are spread over them in turn
     #[arg(
@@ -50,7 +50,7 @@ pub(crate) struct BenchArgs {
         default_value = DEFAULT_ENDPOINTS
     )]
     endpoints: Vec<String>,
-    /// Which of them to load
+    /// Load all endpoints, or only the one that leads when the run begins
     #[arg(long, value_enum, default_value = "all")]
     target: Target,
     /// How many requests may be under way at a time
@@ -103,11 +103,8 @@ pub(crate) struct BenchArgs {
 /// What the clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Workload {
-    /// Write random keys
     Put,
-    /// Read random keys
     Get,
-    /// Both: see --read-ratio
     Mixed,
 }
 
@@ -124,9 +121,7 @@ impl Workload {
 /// Which endpoints get load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Target {
-    /// All endpoints
     All,
-    /// The one that leads when the run begins
     Leader,
 }
 
