@@ -131,7 +131,10 @@ impl<R: Replica> Context<R> {
         }
         let consistency = if serializable { Consistency::Stale } else { Consistency::Linearizable };
         let fresh = self.replica.read(consistency).await;
-        fresh.map_err(|error| refused::to_status(&error, refused::Intent::Read))
+        fresh.map_err(|error| refused::to_status(&error, refused::Intent::Read))?;
+        // So the node has caught up: who was just told so need not wait for the next look at its health.
+        self.ready.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn status(&self) -> Result<raftkv::Status, Status> {
