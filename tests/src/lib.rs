@@ -1,1 +1,43 @@
-//! Skeleton.
+//! Real servers on 127.0.0.1, killed, paused, cut off and starved, under load that remembers what it was told.
+//!
+//! The tests themselves are in `tests/processes`; this library is what they are written with:
+//!
+//! * [`Cluster`] starts server processes, signals them, asks them, and leaves none behind.
+//! * [`Network`] stands between the nodes and can be cut, in both directions or in one, delayed, and healed.
+//! * [`Load`] writes and reads without pause, and remembers; [`history::check`] compares its memory with the store.
+//!
+//! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader.
+//!
+//! Environment variables:
+//!
+//! | name | meaning |
+//! |---|---|
+//! | `RAFTKV_TEST_ROUNDS` | rounds of `kill -9`; default 20 |
+//! | `RAFTKV_TEST_SEED` | the seed that a test printed, to hurt the same nodes again |
+//! | `RAFTKV_TEST_FAILOVER_MS` | how long a failover may take, for machines slower than usual; default 2000 |
+//! | `RAFTKV_TEST_KEEP` | keep the data and logs of a test that failed, and say where they are |
+
+pub mod client;
+mod cluster;
+pub mod disk;
+pub mod history;
+mod load;
+mod network;
+mod ports;
+pub mod process;
+
+pub use cluster::{Cluster, ClusterOptions, Leader, PATIENCE};
+pub use load::{History, Load, LoadOptions};
+pub use network::Network;
+pub use ports::Port;
+
+/// A number from the environment, or else this one.
+///
+/// # Errors
+/// The variable holds something else.
+pub fn number_from_env(name: &str, default: u64) -> anyhow::Result<u64> {
+    match std::env::var(name) {
+        Ok(text) => text.parse().map_err(|_| anyhow::anyhow!("{name}={text:?} is not a whole number")),
+        Err(_) => Ok(default),
+    }
+}

@@ -1,0 +1,438 @@
+//! A cluster of server processes on 127.0.0.1.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use kv_example::api::node::NodeStatusResponse;
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::client::Endpoint;
+use crate::history::{Summary, check};
+use crate::load::{History, Load, LoadOptions};
+use crate::network::Network;
+use crate::ports::Port;
+use crate::process::{Process, notice, tail};
+
+const STATUS_LIMIT: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(20);
+/// How much of a node's log is shown when a test fails.
+const SHOWN_LINES: usize = 150;
+/// How long things take that must happen, on a machine with much else to do.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a cluster is like.
+#[derive(Clone, Debug)]
+pub struct ClusterOptions {
+    /// The server.
+    pub program: PathBuf,
+    /// How many nodes; their ids count from 1.
+    pub nodes: u64,
+    /// Whether nodes meet through a [`Network`] that can be cut.
+    pub network: bool,
+    /// More arguments for every node.
+    pub args: Vec<String>,
+    /// Data directories that are not below the cluster's own directory.
+    pub data: BTreeMap<u64, PathBuf>,
+}
+
+impl ClusterOptions {
+    /// Three nodes with default settings.
+    #[must_use]
+    pub fn new(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into(), nodes: 3, network: false, args: Vec::new(), data: BTreeMap::new() }
+    }
+}
+
+/// Who leads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leader {
+    /// Its id.
+    pub id: u64,
+    /// Its term.
+    pub term: u64,
+}
+
+/// A running cluster. When it goes away without [`finish`](Self::finish), the test has failed, and the nodes' logs are shown.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: BTreeMap<u64, Node>,
+    network: Option<Network>,
+    dir: Option<TempDir>,
+    finished: bool,
+}
+
+#[derive(Debug)]
+struct Node {
+    process: Process,
+    data: PathBuf,
+    endpoint: Endpoint,
+    client: Port,
+    peer: Port,
+    outside: Option<Port>,
+}
+
+impl Node {
+    fn announced(&self) -> &Port {
+        self.outside.as_ref().unwrap_or(&self.peer)
+    }
+}
+
+impl Cluster {
+    /// Starts the nodes, and waits until one leads.
+    ///
+    /// # Errors
+    /// A node can't start, or none leads in time.
+    pub async fn start(options: ClusterOptions) -> Result<Self> {
+        let mut cluster = Self::prepare(&options)?;
+        for id in cluster.ids() {
+            cluster.launch(id)?;
+        }
+        cluster.leader().await?;
+        Ok(cluster)
+    }
+
+    /// Makes everything ready, and starts no node.
+    ///
+    /// # Errors
+    /// There are no ports, or no directory.
+    pub fn prepare(options: &ClusterOptions) -> Result<Self> {
+        let dir = TempDir::with_prefix("raftkv-test-")?;
+        let mut nodes = BTreeMap::new();
+        for id in 1..=options.nodes {
+            let client = Port::reserve()?;
+            let node = Node {
+                process: Process::new(
+                    &format!("n{id}"),
+                    &options.program,
+                    Vec::new(),
+                    dir.path().join(format!("n{id}.log")),
+                ),
+                data: options.data.get(&id).cloned().unwrap_or_else(|| dir.path().join(format!("n{id}"))),
+                endpoint: Endpoint::new(&client.address())?,
+                client,
+                peer: Port::reserve()?,
+                outside: options.network.then(Port::reserve).transpose()?,
+            };
+            nodes.insert(id, node);
+        }
+        let peers: Vec<_> = nodes.iter().map(|(id, node)| format!("{id}={}", node.announced().address())).collect();
+        for (id, node) in &mut nodes {
+            let mut args: Vec<String> = ["server", "--id", &id.to_string(), "--data", &node.data.display().to_string()]
+                .map(str::to_owned)
+                .into();
+            args.extend(["--peers".into(), peers.join(",")]);
+            args.extend(["--listen-client".into(), node.client.address()]);
+            args.extend(["--listen-peer".into(), node.peer.address()]);
+            args.push("--exit-on-stdin-close".into());
+            args.extend_from_slice(&options.args);
+            node.process.set_args(args);
+        }
+        let network = if options.network {
+            let ends = nodes.iter().filter_map(|(id, node)| Some((*id, node.outside.as_ref()?, &node.peer)));
+            Some(Network::new(ends)?)
+        } else {
+            None
+        };
+        Ok(Self { nodes, network, dir: Some(dir), finished: false })
+    }
+
+    /// All ids.
+    #[must_use]
+    pub fn ids(&self) -> Vec<u64> {
+        self.nodes.keys().copied().collect()
+    }
+
+    /// All ids but one.
+    #[must_use]
+    pub fn others(&self, id: u64) -> Vec<u64> {
+        self.nodes.keys().copied().filter(|other| *other != id).collect()
+    }
+
+    /// Where the nodes serve clients.
+    #[must_use]
+    pub fn servers(&self) -> Vec<String> {
+        self.nodes.values().map(|node| node.client.address()).collect()
+    }
+
+    /// The directory of everything.
+    ///
+    /// # Errors
+    /// Never, before the cluster ends.
+    pub fn dir(&self) -> Result<&Path> {
+        self.dir.as_ref().map(TempDir::path).context("the cluster has ended")
+    }
+
+    /// The network between the nodes.
+    ///
+    /// # Errors
+    /// The cluster was started without one.
+    pub fn network(&self) -> Result<&Network> {
+        self.network.as_ref().context("the cluster was started without a network")
+    }
+
+    /// A client of one node.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn client(&self, id: u64) -> Result<&Endpoint> {
+        Ok(&self.node(id)?.endpoint)
+    }
+
+    /// A node's data directory.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn data(&self, id: u64) -> Result<&Path> {
+        Ok(&self.node(id)?.data)
+    }
+
+    /// A node's process.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn process(&self, id: u64) -> Result<&Process> {
+        Ok(&self.node(id)?.process)
+    }
+
+    /// A node's process, to be ended or changed.
+    ///
+    /// # Errors
+    /// There is no such node.
+    pub fn process_mut(&mut self, id: u64) -> Result<&mut Process> {
+        Ok(&mut self.nodes.get_mut(&id).ok_or_else(|| anyhow!("there is no node {id}"))?.process)
+    }
+
+    fn node(&self, id: u64) -> Result<&Node> {
+        self.nodes.get(&id).ok_or_else(|| anyhow!("there is no node {id}"))
+    }
+
+    /// Starts a node that does not run.
+    ///
+    /// # Errors
+    /// It runs, or can't be started.
+    pub fn launch(&mut self, id: u64) -> Result<()> {
+        let process = self.process_mut(id)?;
+        process.start()?;
+        let pid = process.pid();
+        if let (Some(network), Some(pid)) = (&self.network, pid) {
+            network.introduce(id, pid);
+        }
+        Ok(())
+    }
+
+    /// `kill -9`.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill(&mut self, id: u64) -> Result<()> {
+        self.process_mut(id)?.kill()
+    }
+
+    /// Stops a node's process in its tracks.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pause(&self, id: u64) -> Result<()> {
+        self.process(id)?.signal(Signal::STOP)
+    }
+
+    /// Lets a paused process go on.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn resume(&self, id: u64) -> Result<()> {
+        self.process(id)?.signal(Signal::CONT)
+    }
+
+    /// Asks a node to shut down, and checks that it ends with exit code 0.
+    ///
+    /// # Errors
+    /// It does not end in time, or not well.
+    pub async fn terminate(&mut self, id: u64) -> Result<()> {
+        let process = self.process_mut(id)?;
+        process.signal(Signal::TERM)?;
+        let status = process.wait(PATIENCE).await?;
+        if !status.success() {
+            bail!("n{id} ended with {status} after SIGTERM");
+        }
+        Ok(())
+    }
+
+    /// What a node says of itself.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub async fn status(&self, id: u64) -> Result<NodeStatusResponse> {
+        let status = self.client(id)?.status(STATUS_LIMIT).await;
+        status.with_context(|| format!("n{id} does not tell its status"))
+    }
+
+    /// Waits until a majority of all nodes agrees on who leads, and the leader itself does.
+    ///
+    /// # Errors
+    /// It does not, in time.
+    pub async fn leader(&self) -> Result<Leader> {
+        self.leader_among(&self.ids()).await
+    }
+
+    /// Like [`leader`](Self::leader), asking these nodes alone.
+    ///
+    /// # Errors
+    /// They don't agree, in time.
+    pub async fn leader_among(&self, ids: &[u64]) -> Result<Leader> {
+        let majority = self.nodes.len() / 2 + 1;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let views = self.views(ids).await;
+            let leads = |view: &&NodeStatusResponse| view.role == "leader";
+            if let Some(leader) = views.iter().filter(leads).max_by_key(|view| view.term) {
+                let agree = views.iter().filter(|view| view.leader == leader.id && view.term == leader.term).count();
+                if agree >= majority {
+                    return Ok(Leader { id: leader.id, term: leader.term });
+                }
+            }
+            if Instant::now() > deadline {
+                let views: Vec<_> = views.iter().map(brief).collect();
+                bail!("no leader that a majority knows within {PATIENCE:?}; seen last: {}", views.join("; "));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    async fn views(&self, ids: &[u64]) -> Vec<NodeStatusResponse> {
+        let mut asked = tokio::task::JoinSet::new();
+        for node in ids.iter().filter_map(|id| self.nodes.get(id)) {
+            let endpoint = node.endpoint.clone();
+            asked.spawn(async move { endpoint.status(STATUS_LIMIT).await });
+        }
+        asked.join_all().await.into_iter().flatten().collect()
+    }
+
+    /// Waits until a node has applied as much as any other had applied when this was called.
+    ///
+    /// # Errors
+    /// It has not, in time.
+    pub async fn caught_up(&self, id: u64) -> Result<()> {
+        let goal = self.views(&self.others(id)).await.iter().map(|view| view.applied).max().unwrap_or(0);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status(id).await;
+            if status.as_ref().is_ok_and(|status| status.applied >= goal) {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!("n{id} has not caught up to {goal} within {PATIENCE:?}: {:?}", status.as_ref().map(brief));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until all nodes follow one leader, and have applied the whole of its log. Nobody may write meanwhile.
+    ///
+    /// # Errors
+    /// They have not, in time.
+    pub async fn converged(&self) -> Result<Leader> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let views = self.views(&self.ids()).await;
+            if let Some(leader) = views.iter().find(|view| view.role == "leader") {
+                let same = |view: &&NodeStatusResponse| {
+                    view.term == leader.term && view.leader == leader.id && view.applied == leader.log_last
+                };
+                if views.iter().filter(same).count() == self.nodes.len() {
+                    return Ok(Leader { id: leader.id, term: leader.term });
+                }
+            }
+            if Instant::now() > deadline {
+                let views: Vec<_> = views.iter().map(brief).collect();
+                bail!("the nodes did not converge within {PATIENCE:?}; seen last: {}", views.join("; "));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Starts clients at all nodes.
+    ///
+    /// # Errors
+    /// Never, as the addresses are valid.
+    pub fn load(&self, options: LoadOptions) -> Result<Load> {
+        Load::start(&self.servers(), options)
+    }
+
+    /// Checks a history against what every single node holds, once all have the same.
+    ///
+    /// # Errors
+    /// Every contradiction, in words.
+    pub async fn verify(&self, history: &History) -> Result<Summary> {
+        if !history.stale.is_empty() {
+            bail!("{} stale reads of {}: {}", history.stale.len(), history.reads, first_few(&history.stale));
+        }
+        self.converged().await?;
+        let mut summary = None;
+        for (id, node) in &self.nodes {
+            for serializable in [false, true] {
+                let found = node.endpoint.list(&history.prefix, serializable, PATIENCE).await;
+                let found = found.with_context(|| format!("n{id} can't be read"))?;
+                match check(&history.writes, &found.kvs) {
+                    Ok(result) => summary = Some(result),
+                    Err(faults) => {
+                        bail!("n{id} tells another story, in {} points: {}", faults.len(), first_few(&faults))
+                    }
+                }
+            }
+        }
+        summary.context("there is no node")
+    }
+
+    /// Ends a test that went well: no node may have panicked. All that still run are ended.
+    ///
+    /// # Errors
+    /// A node panicked.
+    pub fn finish(mut self) -> Result<()> {
+        for (id, node) in &self.nodes {
+            if node.process.log().contains("panicked at") {
+                bail!("n{id} panicked");
+            }
+        }
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        let mut report = String::from("\n=== the test did not finish; what the nodes printed:\n");
+        for (id, node) in &self.nodes {
+            report.push_str(&format!("=== n{id}\n{}", tail(&node.process.log(), SHOWN_LINES)));
+        }
+        if let Some(dir) = self.dir.take_if(|_| std::env::var_os("RAFTKV_TEST_KEEP").is_some()) {
+            report.push_str(&format!("=== kept: {}\n", dir.keep().display()));
+        }
+        notice(&report);
+    }
+}
+
+fn brief(view: &NodeStatusResponse) -> String {
+    format!(
+        "n{} {} leader={} term={} log={}..{} stored={} commit={} applied={}",
+        view.id,
+        view.role,
+        view.leader,
+        view.term,
+        view.log_first,
+        view.log_last,
+        view.stored,
+        view.commit,
+        view.applied
+    )
+}
+
+fn first_few(faults: &[String]) -> String {
+    faults.iter().take(5).cloned().collect::<Vec<_>>().join("\n  ")
+}
