@@ -1,0 +1,22 @@
+//! Real server processes, hurt in every way that a machine or its owner hurts them. See the page of the crate for the environment
+//! variables.
+
+mod cluster_command;
+mod config;
+mod cut;
+mod etcdctl;
+mod full_disk;
+mod kill;
+mod pause;
+mod shutdown;
+mod stranger;
+
+use raftkv_tests::ClusterOptions;
+
+/// The server under test.
+const SERVER: &str = env!("CARGO_BIN_EXE_kv-node");
+
+/// Three nodes with default settings.
+fn three() -> ClusterOptions {
+    ClusterOptions::new(SERVER)
+}
