@@ -2,8 +2,8 @@
 //! recovers from an earlier loss. Whatever was acknowledged must be there afterwards, what was not acknowledged must be
 //! there as a whole or not at all, and nothing that was replaced may come back.
 //!
-//! The default run takes a sample of the second losses. `RAFTKV_CRASH_CAMPAIGN=1 cargo test --release -p
-//! raftkv-storage-file --test crash` takes more workloads and every second loss.
+//! The default run takes a sample of the second losses. `RAFTKV_CRASH_CAMPAIGN=40 cargo test --release -p
+//! raftkv-storage-file --test crash -- --nocapture` takes forty workloads instead of three, and many more second losses.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
@@ -197,25 +197,26 @@ fn second_loss(
     }
 }
 
-fn long() -> bool {
-    std::env::var_os("RAFTKV_CRASH_CAMPAIGN").is_some()
+/// How many workloads to try in a long campaign.
+fn long() -> Option<u64> {
+    std::env::var("RAFTKV_CRASH_CAMPAIGN").ok()?.parse().ok()
 }
 
 #[test]
 fn a_loss_of_power_at_any_moment_loses_nothing_acknowledged() {
     let mut count = Count::default();
-    let (seeds, sample) = if long() { (40, 1) } else { (3, 500) };
+    let (seeds, sample) = long().map_or((3, 500), |seeds| (seeds, 20));
     for seed in 1..=seeds {
         campaign(seed, 22, tiny(), None, sample, &mut count);
+        println!("{seed} workloads: {} losses of power, {} second ones", count.first, count.second);
     }
-    println!("{} losses of power, {} second ones", count.first, count.second);
     assert!(count.first > 2000 && count.second > 1000, "too few states: {} and {}", count.first, count.second);
 }
 
 #[test]
 fn a_loss_of_power_between_short_writes_loses_nothing_acknowledged() {
     let mut count = Count::default();
-    let (seeds, sample) = if long() { (20, 1) } else { (1, 500) };
+    let (seeds, sample) = long().map_or((1, 500), |seeds| (seeds, 20));
     for seed in 101..101 + seeds {
         campaign(seed, 14, Options { segment_bytes: 2048, ..tiny() }, Some(700), sample, &mut count);
     }
