@@ -59,7 +59,7 @@ impl Default for Config {
             max_inflight_bytes: 16 << 20,
             max_write_bytes: 4 << 20,
             max_applying_bytes: 16 << 20,
-            max_tail_bytes: 32 << 20,
+            max_tail_bytes: 8 << 20,
             max_uncommitted_bytes: 64 << 20,
             max_command_bytes: 8 << 20,
             max_pending_requests: 65_536,

@@ -55,12 +55,14 @@ async fn apply(machine: &mut dyn StateMachine, jobs: &mut Vec<Job>) -> Outcome {
         wants_results |= job.wants_results;
         job.entries.into_iter().for_each(|entry| batch.add(entry));
     }
-    let Batch { commands, runs, from, upto } = batch;
+    let Batch { commands, runs, from, last } = batch;
     let answers = if commands.is_empty() { Vec::new() } else { apply_commands(machine, commands).await? };
     if !wants_results {
-        return Ok(Results::none(upto));
+        let mut results = Results::none(last.index);
+        results.extend_to(last);
+        return Ok(results);
     }
-    Ok(sort(answers, &runs, from, upto))
+    Ok(sort(answers, &runs, from, last))
 }
 
 /// A panic of the state machine is its failure.
@@ -92,19 +94,19 @@ struct Batch {
     runs: Vec<(LogId, usize)>,
     /// The first and the last entry, command or not.
     from: Index,
-    upto: Index,
+    last: LogId,
 }
 
 impl Batch {
     fn new(capacity: usize) -> Self {
-        Self { commands: Vec::with_capacity(capacity), runs: Vec::new(), from: Index::ZERO, upto: Index::ZERO }
+        Self { commands: Vec::with_capacity(capacity), runs: Vec::new(), from: Index::ZERO, last: LogId::ZERO }
     }
 
     fn add(&mut self, entry: Entry) {
-        if self.upto == Index::ZERO {
+        if self.last == LogId::ZERO {
             self.from = entry.id.index;
         }
-        self.upto = entry.id.index;
+        self.last = entry.id;
         match entry.kind {
             EntryKind::Command => {
                 match self.runs.last_mut() {
@@ -123,13 +125,13 @@ impl Batch {
 }
 
 /// Files the answers under their log ids.
-fn sort(mut answers: Vec<Bytes>, runs: &[(LogId, usize)], from: Index, upto: Index) -> Results {
+fn sort(mut answers: Vec<Bytes>, runs: &[(LogId, usize)], from: Index, last: LogId) -> Results {
     let mut results = Results::none(from.prev());
     for (n, (first, count)) in runs.iter().enumerate() {
         let rest = if n + 1 == runs.len() { Vec::new() } else { answers.split_off(*count) };
         results.push_run(*first, std::mem::replace(&mut answers, rest));
     }
-    results.extend_to(upto);
+    results.extend_to(last);
     results
 }
 

@@ -5,13 +5,15 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::cost_of;
-use crate::types::{Index, LogId};
+use crate::types::{Index, LogId, Term};
 
 /// The results of all entries from one index to another. Taken one by one, or forgotten from the front.
 #[derive(Debug)]
 pub(crate) struct Results {
     from: Index,
     upto: Index,
+    /// The term of the last entry.
+    term: Term,
     runs: VecDeque<Run>,
     /// The run in which the last result was found: the next one is likely there as well.
     cursor: usize,
@@ -54,7 +56,7 @@ pub(crate) enum Fate {
 impl Results {
     /// No results, up to here.
     pub(crate) fn none(upto: Index) -> Self {
-        Self { from: upto.next(), upto, runs: VecDeque::new(), cursor: 0 }
+        Self { from: upto.next(), upto, term: Term(0), runs: VecDeque::new(), cursor: 0 }
     }
 
     /// The last index covered.
@@ -62,18 +64,25 @@ impl Results {
         self.upto
     }
 
+    /// The term of the last entry covered; 0 if none was.
+    pub(crate) fn term(&self) -> Term {
+        self.term
+    }
+
     /// Adds commands that follow each other, the first of which has this id. What lies between them and what was
     /// covered before is no command.
     pub(crate) fn push_run(&mut self, first: LogId, results: Vec<Bytes>) {
         debug_assert!(first.index > self.upto, "results are added in order");
         let run = Run { first, results };
+        self.term = first.term;
         self.upto = run.end().prev();
         self.runs.push_back(run);
     }
 
     /// Covers what is no command as well, up to here.
-    pub(crate) fn extend_to(&mut self, upto: Index) {
-        self.upto = self.upto.max(upto);
+    pub(crate) fn extend_to(&mut self, last: LogId) {
+        self.upto = self.upto.max(last.index);
+        self.term = self.term.max(last.term);
     }
 
     /// Takes the result of this entry, whose index is covered (or forgotten).
@@ -105,6 +114,7 @@ impl Results {
         }
         self.runs.extend(later.runs);
         self.upto = later.upto;
+        self.term = later.term;
     }
 
     /// What is kept costs this much.
@@ -135,7 +145,7 @@ mod tests {
         let mut results = Results::none(Index(4));
         results.push_run(LogId::new(1, 5), vec!["a".into(), "b".into()]);
         results.push_run(LogId::new(2, 8), vec!["c".into()]);
-        results.extend_to(Index(9));
+        results.extend_to(LogId::new(2, 9));
         assert_eq!(results.take(LogId::new(1, 6)), Fate::Applied("b".into()));
         assert_eq!(results.take(LogId::new(2, 6)), Fate::Overwritten);
         assert_eq!(results.take(LogId::new(1, 7)), Fate::Overwritten, "no command is at 7");

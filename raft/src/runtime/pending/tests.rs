@@ -112,13 +112,33 @@ fn another_entry_at_the_index_proves_a_write_lost() {
 }
 
 #[test]
+fn an_entry_of_a_later_term_proves_all_writes_beyond_it_lost() {
+    let mut bench = Bench::new();
+    let (old, mut lost) = bench.write(true);
+    bench.appended(old, 1, 900);
+    let (many, mut all_lost) = bench.write_many(3);
+    bench.appended(many, 1, 901);
+    let (late, mut late_lost) = bench.write(true);
+    let (new, mut kept) = bench.write(true);
+    bench.appended(new, 2, 6);
+    bench.applied(2, 1, 5);
+    assert!(matches!(lost.try_recv().unwrap(), Err(Error::Lost)), "900 will be of term 2 or later");
+    assert!(matches!(all_lost.try_recv().unwrap(), Err(Error::Lost)));
+    bench.appended(late, 1, 950);
+    assert!(matches!(late_lost.try_recv().unwrap(), Err(Error::Lost)), "also when its place is told late");
+    assert!(kept.try_recv().is_err(), "this one is still to come");
+    bench.applied(2, 6, 6);
+    assert_eq!(kept.try_recv().unwrap().unwrap(), "6");
+}
+
+#[test]
 fn an_entry_that_is_no_command_proves_a_write_lost() {
     let mut bench = Bench::new();
     let (old, mut lost) = bench.write(true);
     bench.appended(old, 1, 3);
     let mut results = Results::none(Index(0));
     results.push_run(LogId::new(1, 1), vec!["1".into(), "2".into()]);
-    results.extend_to(Index(3));
+    results.extend_to(LogId::new(1, 3));
     bench.pending.on_applied(results);
     assert!(matches!(lost.try_recv().unwrap(), Err(Error::Lost)));
     bench.is_empty(1, 65);

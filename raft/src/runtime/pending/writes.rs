@@ -10,7 +10,7 @@ use super::take_if;
 use crate::consensus::Time;
 use crate::error::Error;
 use crate::message::RequestId;
-use crate::types::{Index, LogId, Peer};
+use crate::types::{Index, LogId, Peer, Term};
 
 /// Writes that are proposed together: all or none, with contiguous indexes.
 #[derive(Debug)]
@@ -128,6 +128,22 @@ impl Appended {
     }
 }
 
+impl Appended {
+    /// What is left of the group was overwritten.
+    fn lose(self, answered: &mut Load) {
+        answered.add(self.group.waiters.len(), self.group.cost);
+        for waiter in self.group.waiters {
+            match waiter {
+                Waiter::One(answer) => drop(answer.send(Err(Error::Lost))),
+                Waiter::Many(mut many) => {
+                    many.overwritten += many.missing;
+                    many.send();
+                }
+            }
+        }
+    }
+}
+
 impl From<Fate> for Result<Bytes, Error> {
     fn from(fate: Fate) -> Self {
         match fate {
@@ -159,6 +175,8 @@ pub(crate) struct Writes {
     recent: Results,
     recent_cost: u64,
     max_recent_cost: u64,
+    /// The term of the last entry applied.
+    term: Term,
 }
 
 impl Writes {
@@ -170,6 +188,7 @@ impl Writes {
             recent: Results::none(applied),
             recent_cost: 0,
             max_recent_cost,
+            term: Term(0),
         }
     }
 
@@ -194,6 +213,8 @@ impl Writes {
         let mut appended = Appended { next: first, group };
         if appended.settle(self.recent.upto(), &mut self.recent, answered) {
             answered.bytes += cost;
+        } else if appended.next.term < self.term {
+            appended.lose(answered);
         } else {
             let at = self.appended.partition_point(|other| other.next.index <= appended.next.index);
             self.appended.insert(at, appended);
@@ -221,6 +242,13 @@ impl Writes {
         }
         self.appended.drain(unsettled..touched);
         // Those that go on all wait for the next index now, so their order is still right.
+        if results.term() > self.term {
+            self.term = results.term();
+            // Terms never go back along a log: what is of an earlier one and not applied by now never will be.
+            for appended in take_if(&mut self.appended, |appended| appended.next.term < self.term) {
+                appended.lose(answered);
+            }
+        }
         self.recent_cost += if self.submitted.is_empty() { 0 } else { results.cost() };
         self.recent.append(results);
         self.forget_unclaimed();
