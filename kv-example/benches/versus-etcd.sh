@@ -5,7 +5,7 @@
 # same `kv-example bench` lines against each, and notes how much memory the servers took. Prints the medians of all rounds.
 #
 #   cargo build --release -p kv-example
-#   kv-example/benches/versus-etcd.sh                      # 3 rounds of 10 s a line: about 10 minutes
+#   kv-example/benches/versus-etcd.sh                      # 3 rounds of 10 s a line: about 15 minutes
 #   kv-example/benches/versus-etcd.sh --rounds 1 --seconds 3
 #
 # Options: --rounds N (3), --seconds S (10), --etcd PROGRAM (etcd), --kv PROGRAM (target/release/kv-example),
@@ -109,17 +109,30 @@ measure() {
         echo "$system $name $(number throughput "$work/out.json") $(number p50 "$work/out.json") $(number p99 "$work/out.json") $errors" >>"$work/results"
         tail -n 1 "$work/results" >&2
     done
+    note_memory "$system" memory
+}
+
+# How much memory each server has taken: at most, and now, in MiB.
+note_memory() {
     local pid
     for pid in "${pids[@]}"; do
-        awk -v name="$system" '/^VmHWM/ { hwm = $2 } /^VmRSS/ { rss = $2 } END { print name, hwm / 1024, rss / 1024 }' \
-            "/proc/$pid/status" >>"$work/memory"
+        awk -v name="$1" '/^VmHWM/ { hwm = $2 } /^VmRSS/ { rss = $2 } END { print name, hwm / 1024, rss / 1024 }' \
+            "/proc/$pid/status" >>"$work/$2"
     done
+}
+
+# The same work for both, at a rate that both can do: only then is their memory to be compared.
+equal_work() {
+    "$kv" bench put --clients 64 --rate 3000 --duration "$((4 * seconds))" --endpoints "$endpoints" --json >/dev/null
+    "$kv" bench get --clients 64 --rate 3000 --duration "$seconds" --no-fill --endpoints "$endpoints" --json >/dev/null
+    note_memory "$1" equal
 }
 
 run_system() {
     rm -rf "$work/data" && mkdir "$work/data"
     "start_$1"
     wait_ready
+    equal_work "$1"
     measure "$1"
     stop_servers
 }
@@ -160,10 +173,15 @@ END {
     }
     printf "latencies in ms; failed requests: etcd %d, raftkv %d\n", errors["etcd"], errors["raftkv"]
 }' "$work/results"
-awk "$median"'
-{ rows++; sys[rows] = $1; key[rows] = ""; value[rows, 3] = $2; value[rows, 4] = $3 }
-END {
-    printf "memory of a server, MiB: at most  etcd %.0f, raftkv %.0f, ratio %s;  at the end  etcd %.0f, raftkv %.0f, ratio %s\n",
-        of("etcd", "", 3), of("raftkv", "", 3), ratio(of("raftkv", "", 3), of("etcd", "", 3)),
-        of("etcd", "", 4), of("raftkv", "", 4), ratio(of("raftkv", "", 4), of("etcd", "", 4))
-}' "$work/memory"
+memory() {
+    printf 'memory of a server, MiB, %-45s' "$1:"
+    awk "$median"'
+    { rows++; sys[rows] = $1; key[rows] = ""; value[rows, 3] = $2; value[rows, 4] = $3 }
+    END {
+        printf "at most  etcd %.0f, raftkv %.0f, ratio %s;  at the end  etcd %.0f, raftkv %.0f, ratio %s\n",
+            of("etcd", "", 3), of("raftkv", "", 3), ratio(of("raftkv", "", 3), of("etcd", "", 3)),
+            of("etcd", "", 4), of("raftkv", "", 4), ratio(of("raftkv", "", 4), of("etcd", "", 4))
+    }' "$work/$2"
+}
+memory "after $((12000 * seconds)) puts and $((3000 * seconds)) gets by each" equal
+memory "after all lines, more work for the faster one" memory
