@@ -7,7 +7,7 @@ mod cli_support;
 use std::net::TcpListener;
 use std::path::Path;
 
-use cli_support::{Running, assert_refused, free_ports, program, run, stderr, wait_for};
+use cli_support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
 
 /// The options of the only node of a cluster, at these ports.
 fn single<'a>(data: &'a str, peers: &'a str, client: &'a str) -> Vec<&'a str> {
@@ -171,6 +171,13 @@ fn the_directory_of_another_node_or_cluster() {
 }
 
 #[test]
+fn a_dump_of_a_directory_without_a_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().display().to_string();
+    assert_refused(&run(&["log", "dump", &path]), &[&path, "no log here"]);
+}
+
+#[test]
 fn a_corrupt_log_is_a_failure_of_the_node_not_of_its_configuration() {
     let node = Node::new();
     let mut running = node.start();
@@ -179,7 +186,13 @@ fn a_corrupt_log_is_a_failure_of_the_node_not_of_its_configuration() {
     }
     running.signal(rustix::process::Signal::TERM);
     assert_eq!(running.code(), Some(0), "{}", running.log());
+    let sound = run(&["log", "dump", &node.data()]);
+    assert!(sound.status.success() && stdout(&sound).contains("seg"), "{}{}", stdout(&sound), stderr(&sound));
+
     let damaged = damage_a_segment(Path::new(&node.data()));
+    let dump = run(&["log", "dump", &node.data()]);
+    assert_eq!(dump.status.code(), Some(1), "{}", stdout(&dump));
+    assert!(stderr(&dump).contains("is damaged") && stdout(&dump).contains(&damaged), "{}", stdout(&dump));
     let output = run(&single(&node.data(), &node.peers(), &node.client()));
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");

@@ -77,7 +77,9 @@ async fn one_way(count: u64, time: Duration) {
         total += entries(&batch);
     }
     let (seconds, cpu) = (begin.elapsed().as_secs_f64(), cpu_time().saturating_sub(cpu));
+    // It must not see the receiver go.
     sender.abort();
+    let _ = sender.await;
     println!(
         "one way, {count:>4} entries a message: {:>9.0} messages/s {:>10.0} entries/s {:>6.0} MB/s, {:>6.2} µs of CPU a message, {:>5.2} an entry",
         messages as f64 / seconds,
@@ -115,6 +117,7 @@ async fn ping_pong(name: &str, time: Duration, ping: impl Fn(u64) -> Body, pong:
     }
     let cpu = cpu_time().saturating_sub(cpu);
     answers.abort();
+    let _ = answers.await;
     let micros = |quantile| times.value_at_quantile(quantile) as f64 / 1e3;
     println!(
         "round trip, {name}: p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs, {:.0} rounds/s, {:.1} µs of CPU a round",

@@ -2,6 +2,7 @@
 
 mod failure;
 mod kv;
+mod log;
 pub(crate) mod output;
 mod status;
 mod text;
@@ -60,6 +61,9 @@ enum Command {
     MemberList(status::MemberList),
     /// Measure throughput and latency, of this or of any other etcd v3 server
     Bench(crate::bench::BenchArgs),
+    /// Look at a node's files
+    #[command(subcommand)]
+    Log(log::Log),
 }
 
 /// Where the cluster is, and how to talk to it: options that all client commands share.
@@ -127,6 +131,7 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(args) => block_on(status::status(args)),
         Command::MemberList(args) => block_on(status::member_list(args)),
         Command::Bench(args) => crate::bench::run(&args),
+        Command::Log(args) => log::run(args),
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
             "check_quorum" => config.check_quorum = yes(value)?,
             "election_timeout" => config.election_timeout = duration(value)?,
             "heartbeat_interval" => config.heartbeat_interval = duration(value)?,
+            "stall_timeout" => config.stall_timeout = duration(value)?,
             "max_append_bytes" => config.max_append_bytes = parse(name, value)?,
             "max_inflight_appends" => config.max_inflight_appends = parse(name, value)?,
             "max_inflight_bytes" => config.max_inflight_bytes = parse(name, value)?,

@@ -125,6 +125,7 @@ scripts! {
         a_candidates_vote_for_itself_waits_for_the_disk,
         a_candidates_vote_survives_a_crash,
         a_follower_in_a_new_term_acknowledges_nothing_before_the_term_is_on_disk,
+        a_leader_whose_disk_stalls_gives_way,
         a_node_without_a_log_remembers_its_vote,
         a_single_voter_answers_after_its_disk,
         a_torn_write_leaves_a_prefix,

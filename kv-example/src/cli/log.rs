@@ -1,0 +1,50 @@
+//! `log dump`: a node's log, line by line.
+
+use std::io::{BufWriter, ErrorKind, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use raftkv::StorageError;
+use raftkv_storage_file::{DumpLine, DumpVerdict, dump};
+
+use super::Failure;
+
+#[derive(Subcommand, Debug)]
+pub(super) enum Log {
+    /// Print a node's log: segments, records, terms, sizes, and what is wrong with it
+    Dump(Dump),
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Changes nothing, and works beside a running server; the newest lines may then show a write that is under way. \
+Exit code 0 when the log is sound, 1 when it is damaged.")]
+pub(super) struct Dump {
+    /// The node's data directory: that of `server --data`
+    dir: PathBuf,
+}
+
+pub(super) fn run(log: Log) -> Result<ExitCode, Failure> {
+    let Log::Dump(Dump { dir }) = log;
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut written = Ok(());
+    let mut sound = false;
+    let dumped = dump(&dir, |line| {
+        sound = matches!(line, DumpLine::Verdict(DumpVerdict::Sound { .. }));
+        // After a failure the rest goes nowhere.
+        if written.is_ok() {
+            written = writeln!(out, "{line}");
+        }
+    });
+    match written.and_then(|()| out.flush()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => return Err(Failure::runtime(format!("stdout: {e}"))),
+        Ok(()) | Err(_) => {}
+    }
+    match dumped {
+        Ok(()) if sound => Ok(ExitCode::SUCCESS),
+        Ok(()) => Err(Failure::runtime(format!("the log in {} is damaged", dir.display()))),
+        Err(error @ StorageError::Refused { .. }) => Err(Failure::usage(error.to_string())),
+        Err(error) => Err(Failure::runtime(error.to_string())),
+    }
+}

@@ -1,0 +1,363 @@
+//! Images of the state machine, as files.
+
+mod image;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use raftkv::{Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
+
+use crate::directory::{self, Owner};
+use crate::frame::{Identity, Salt};
+use crate::vfs::{Access, Guard, OsVfs, Vfs, VfsFile, failed, write_all};
+use image::{Image, MAX_CHUNK};
+
+const PUBLISHED: &str = ".snap";
+const UNFINISHED: &str = ".part";
+
+/// Images of the state machine, each in a file of its own with a checksum for each piece and a trailer.
+///
+/// An image is written to a file aside; what was appended is durable when [`SnapshotWriter::append`] returns, and is
+/// found again by [`Snapshot::begin`] with the same meta, also after a crash (the last piece of up to 256 KiB is then fetched again).
+/// Publishing renames the file, and only the newest image is kept. Every byte is verified when it is read.
+#[derive(Clone, Debug)]
+pub struct FileSnapshots(Arc<Store>);
+
+#[derive(Debug)]
+struct Store {
+    vfs: Arc<dyn Vfs>,
+    dir: PathBuf,
+    owner: Owner,
+    background: bool,
+    latest: Mutex<Option<Arc<Image>>>,
+    /// Held while something is written.
+    writing: Mutex<Writing>,
+    _lock: Box<dyn Guard>,
+}
+
+#[derive(Debug, Default)]
+struct Writing {
+    /// The present writer of each image, while it lives.
+    writers: BTreeMap<SnapshotId, Weak<()>>,
+    /// How far the files of unfinished images are known to be durable, because this process synced them.
+    durable: BTreeMap<SnapshotId, u64>,
+    failed: Option<String>,
+}
+
+impl FileSnapshots {
+    /// Opens the images in `dir`, a directory of their own, making it where it is missing. Blocks for a few milliseconds a GiB.
+    ///
+    /// # Errors
+    /// * [`StorageError::Refused`]: the directory is in use, or another node's, cluster's or group's.
+    /// * [`StorageError::Corrupt`]: the latest image is damaged, as far as its size and the headers of its pieces tell.
+    /// * [`StorageError::Full`], [`StorageError::Io`]: as the operating system says.
+    pub fn open(dir: impl AsRef<Path>, identity: Identity) -> Result<Self, StorageError> {
+        Self::open_on(Arc::new(OsVfs), dir, identity, true)
+    }
+
+    /// Opens images on a file system of your own; see [`FileSnapshots::open`]. Without `background`, the caller's thread
+    /// does all work: for tests and simulators.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(
+        vfs: Arc<dyn Vfs>,
+        dir: impl AsRef<Path>,
+        identity: Identity,
+        background: bool,
+    ) -> Result<Self, StorageError> {
+        let dir = dir.as_ref();
+        vfs.create_dir_all(dir).map_err(failed("create", dir))?;
+        let lock = directory::lock(&*vfs, dir)?;
+        let names = vfs.list(dir).map_err(failed("list", dir))?;
+        let published: Vec<SnapshotId> = names.iter().filter_map(|name| parse(name, PUBLISHED)).collect();
+        let owner = directory::claim(&*vfs, dir, identity, !published.is_empty())?;
+        let store = Store {
+            vfs,
+            dir: dir.to_owned(),
+            owner,
+            background,
+            latest: Mutex::default(),
+            writing: Mutex::default(),
+            _lock: lock,
+        };
+        let mut latest: Option<Image> = None;
+        for id in published {
+            let image = store.image(id)?;
+            // Two are there when a crash came between publishing one and removing the other.
+            if latest.as_ref().is_none_or(|latest| latest.meta.last <= image.meta.last) {
+                latest = Some(image);
+            }
+        }
+        *locked(&store.latest) = latest.map(Arc::new);
+        store.tidy(&locked(&store.writing))?;
+        Ok(Self(Arc::new(store)))
+    }
+}
+
+/// The image that a file name stands for, if it does.
+fn parse(name: &str, suffix: &str) -> Option<SnapshotId> {
+    let digits = name.strip_suffix(suffix)?;
+    let id = SnapshotId(u64::from_str_radix(digits, 16).ok()?);
+    (id.to_string() == digits).then_some(id)
+}
+
+/// Nothing that holds these locks can leave its data half-changed, so a poisoned one holds good data.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Store {
+    fn path(&self, id: SnapshotId, suffix: &str) -> PathBuf {
+        self.dir.join(format!("{id}{suffix}"))
+    }
+
+    fn salt(&self, id: SnapshotId) -> Salt {
+        Salt::new(self.owner.nonce, id.0)
+    }
+
+    fn whose(&self) -> image::Owner {
+        (self.owner.identity.cluster, self.owner.identity.group)
+    }
+
+    fn image(&self, id: SnapshotId) -> Result<Image, StorageError> {
+        let path = self.path(id, PUBLISHED);
+        let file = self.vfs.open(&path, Access::Read).map_err(failed("open", &path))?;
+        Image::open(file, path, self.whose(), self.salt(id))
+    }
+
+    /// Removes images that are superseded, and unfinished ones that nobody writes and that would not be newer than the latest.
+    fn tidy(&self, writing: &Writing) -> Result<(), StorageError> {
+        let Some(latest) = locked(&self.latest).clone() else { return Ok(()) };
+        let mut removed = false;
+        for name in self.vfs.list(&self.dir).map_err(failed("list", &self.dir))? {
+            let superseded = parse(&name, PUBLISHED).is_some_and(|id| id != latest.meta.id);
+            let path = self.dir.join(&name);
+            let abandoned = match parse(&name, UNFINISHED)
+                .filter(|id| writing.writers.get(id).is_none_or(|turn| turn.strong_count() == 0))
+            {
+                Some(id) => {
+                    let file = self.vfs.open(&path, Access::Read).map_err(failed("open", &path))?;
+                    let found = image::scan(&*file, self.salt(id)).map_err(failed("read", &path))?;
+                    found.is_none_or(|found| found.meta.last <= latest.meta.last)
+                }
+                None => false,
+            };
+            if superseded || abandoned {
+                self.vfs.remove(&path).map_err(failed("remove", &path))?;
+                removed = true;
+            }
+        }
+        if removed { self.sync_dir() } else { Ok(()) }
+    }
+
+    fn sync_dir(&self) -> Result<(), StorageError> {
+        self.vfs.sync_dir(&self.dir).map_err(failed("fsync", &self.dir))
+    }
+
+    /// Does something that writes, if nothing that wrote has failed before; a failure sticks.
+    fn write<T>(&self, work: impl FnOnce(&mut Writing) -> Result<T, StorageError>) -> Result<T, StorageError> {
+        let mut writing = locked(&self.writing);
+        if let Some(reason) = &writing.failed {
+            return Err(StorageError::Sticky(reason.clone()));
+        }
+        let done = work(&mut writing);
+        if let Err(error @ (StorageError::Io { .. } | StorageError::Full { .. })) = &done {
+            tracing::error!(%error, "the snapshot store failed, and takes no more writes");
+            writing.failed = Some(error.to_string());
+        }
+        done
+    }
+
+    fn begin(&self, meta: SnapshotMeta) -> Result<Progress, StorageError> {
+        self.write(|writing| {
+            let path = self.path(meta.id, UNFINISHED);
+            let progress = match self.resume(&meta, &path, writing.durable.get(&meta.id).copied())? {
+                Some(progress) => progress,
+                None => self.start(&meta, &path)?,
+            };
+            writing.durable.insert(meta.id, progress.end);
+            writing.writers.insert(meta.id, Arc::downgrade(&progress.turn));
+            Ok(progress)
+        })
+    }
+
+    /// Goes on with what is there. A frame that another follows had been synced; of the last one this process may know.
+    fn resume(&self, meta: &SnapshotMeta, path: &Path, durable: Option<u64>) -> Result<Option<Progress>, StorageError> {
+        let file = match self.vfs.open(path, Access::Write) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.map_err(failed("open", path))?,
+        };
+        let found = image::scan(&*file, self.salt(meta.id)).map_err(failed("read", path))?;
+        let Some(mut found) = found.filter(|found| found.meta == *meta && found.owner == self.whose()) else {
+            return Ok(None);
+        };
+        if durable.is_none_or(|durable| durable < found.end) {
+            // The header is proven by the first frame, so without one there is nothing to go on with.
+            let Some(last) = found.pieces.pop() else { return Ok(None) };
+            (found.bytes, found.end) = (last.at, last.offset);
+            if found.pieces.is_empty() {
+                return Ok(None);
+            }
+        }
+        file.set_len(found.end).map_err(failed("truncate", path))?;
+        Ok(Some(Progress {
+            turn: Arc::default(),
+            file,
+            bytes: found.bytes,
+            end: found.end,
+            chunks: found.pieces.len() as u64,
+        }))
+    }
+
+    fn start(&self, meta: &SnapshotMeta, path: &Path) -> Result<Progress, StorageError> {
+        let header = image::header(meta, self.whose(), self.salt(meta.id));
+        let file = self.vfs.open(path, Access::Create).map_err(failed("create", path))?;
+        write_all(&*file, &header, 0).map_err(failed("write", path))?;
+        file.sync_data().map_err(failed("fsync", path))?;
+        self.sync_dir()?;
+        Ok(Progress { turn: Arc::default(), file, bytes: 0, end: header.len() as u64, chunks: 0 })
+    }
+
+    fn append(&self, id: SnapshotId, progress: &mut Progress, data: &[u8]) -> Result<(), StorageError> {
+        self.write(|writing| {
+            progress.check_turn(id, writing)?;
+            let path = self.path(id, UNFINISHED);
+            let mut buf = Vec::with_capacity(data.len().min(MAX_CHUNK) + 64);
+            for piece in data.chunks(MAX_CHUNK) {
+                // Each is synced before the next is written, so that a later one vouches for it.
+                buf.clear();
+                image::chunk(&mut buf, piece, self.salt(id), progress.end);
+                write_all(&*progress.file, &buf, progress.end).map_err(failed("write", &path))?;
+                progress.file.sync_data().map_err(failed("fsync", &path))?;
+                progress.bytes += piece.len() as u64;
+                progress.end += buf.len() as u64;
+                progress.chunks += 1;
+                writing.durable.insert(id, progress.end);
+            }
+            Ok(())
+        })
+    }
+
+    fn publish(&self, meta: &SnapshotMeta, progress: &Progress) -> Result<(), StorageError> {
+        self.write(|writing| {
+            progress.check_turn(meta.id, writing)?;
+            let (from, to) = (self.path(meta.id, UNFINISHED), self.path(meta.id, PUBLISHED));
+            let mut buf = Vec::new();
+            image::trailer(&mut buf, progress.bytes, progress.chunks, self.salt(meta.id), progress.end);
+            write_all(&*progress.file, &buf, progress.end).map_err(failed("write", &from))?;
+            progress.file.sync_data().map_err(failed("fsync", &from))?;
+            writing.writers.remove(&meta.id);
+            writing.durable.remove(&meta.id);
+            let newer = locked(&self.latest).as_ref().is_some_and(|latest| latest.meta.last > meta.last);
+            if newer {
+                // It came too late: a newer one has been published meanwhile.
+                return self.tidy(writing);
+            }
+            self.vfs.rename(&from, &to).map_err(failed("rename", &from))?;
+            self.sync_dir()?;
+            *locked(&self.latest) = Some(Arc::new(self.image(meta.id)?));
+            tracing::info!(image = %meta.id, last = %meta.last, bytes = progress.bytes, "published a snapshot");
+            self.tidy(writing)
+        })
+    }
+}
+
+/// How far an image is written.
+#[derive(Debug)]
+struct Progress {
+    /// Tells this writer from one that began the image anew.
+    turn: Arc<()>,
+    file: Arc<dyn VfsFile>,
+    bytes: u64,
+    end: u64,
+    chunks: u64,
+}
+
+impl Progress {
+    fn check_turn(&self, id: SnapshotId, writing: &Writing) -> Result<(), StorageError> {
+        let present = writing.writers.get(&id).and_then(Weak::upgrade);
+        if present.is_some_and(|turn| Arc::ptr_eq(&turn, &self.turn)) {
+            return Ok(());
+        }
+        Err(StorageError::Misuse(format!("image {id} was begun again meanwhile, or is published")))
+    }
+}
+
+/// Runs blocking work where it disturbs nobody.
+async fn blocking<T: Send + 'static>(
+    background: bool,
+    work: impl FnOnce() -> Result<T, StorageError> + Send + 'static,
+) -> Result<T, StorageError> {
+    match tokio::runtime::Handle::try_current() {
+        Ok(runtime) if background => {
+            let done = runtime.spawn_blocking(work).await;
+            done.map_err(|e| StorageError::Sticky(format!("the work was stopped: {e}")))?
+        }
+        Ok(_) | Err(_) => work(),
+    }
+}
+
+#[async_trait]
+impl Snapshot for FileSnapshots {
+    async fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError> {
+        Ok(locked(&self.0.latest).as_ref().map(|image| image.meta.clone()))
+    }
+
+    async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError> {
+        let Some(image) = locked(&self.0.latest).clone().filter(|image| image.meta.id == *id) else {
+            return Err(StorageError::Misuse(format!("there is no image {id}: a newer one may have replaced it")));
+        };
+        blocking(self.0.background, move || image.read(offset, max)).await
+    }
+
+    async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+        let store = Arc::clone(&self.0);
+        let named = meta.clone();
+        let progress = blocking(self.0.background, move || store.begin(named)).await?;
+        Ok(Box::new(Writer { offset: progress.bytes, store: Arc::clone(&self.0), meta, progress: Some(progress) }))
+    }
+}
+
+#[derive(Debug)]
+struct Writer {
+    store: Arc<Store>,
+    meta: SnapshotMeta,
+    offset: u64,
+    /// Away while a piece is being written; it stays away when that was cancelled.
+    progress: Option<Progress>,
+}
+
+impl Writer {
+    fn take(&mut self) -> Result<Progress, StorageError> {
+        let lost = || StorageError::Misuse("an earlier append was cancelled: begin the image again".into());
+        self.progress.take().ok_or_else(lost)
+    }
+}
+
+#[async_trait]
+impl SnapshotWriter for Writer {
+    fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
+        let (store, id, mut progress) = (Arc::clone(&self.store), self.meta.id, self.take()?);
+        let appended = blocking(store.background, move || {
+            store.append(id, &mut progress, &chunk)?;
+            Ok(progress)
+        });
+        let progress = appended.await?;
+        self.offset = progress.bytes;
+        self.progress = Some(progress);
+        Ok(())
+    }
+
+    async fn publish(mut self: Box<Self>) -> Result<(), StorageError> {
+        let (store, meta, progress) = (Arc::clone(&self.store), self.meta.clone(), self.take()?);
+        blocking(store.background, move || store.publish(&meta, &progress)).await
+    }
+}
