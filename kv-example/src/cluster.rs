@@ -25,8 +25,8 @@ on up to node 6. With --base-port P, node 1 has P and P+1, node 2 has P+2 and P+
 The data stays when the cluster ends, and is used again when it starts. It remembers its members and their ports: to \
 start with other ones, use another --data, or delete the directory.";
 
-/// How long the nodes may take to shut down before they are killed.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(8);
+/// How long the nodes may take to shut down before they are killed: longer than a node waits for what is in progress.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 /// How often the nodes are asked who leads.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 

@@ -80,7 +80,7 @@ impl Config {
         if self.heartbeat_interval.is_zero() {
             return Err("heartbeat_interval is zero: set it to a fifth of election_timeout".into());
         }
-        if self.heartbeat_interval * 2 > self.election_timeout {
+        if self.heartbeat_interval.saturating_mul(2) > self.election_timeout {
             return Err(format!(
                 "heartbeat_interval ({:?}) must be at most half of election_timeout ({:?}), or followers campaign against a live leader",
                 self.heartbeat_interval, self.election_timeout
@@ -117,6 +117,13 @@ mod tests {
     fn a_heartbeat_too_slow_for_the_election_timeout_is_refused() {
         let config = Config { heartbeat_interval: Duration::from_millis(200), ..Config::default() };
         assert!(config.validate().unwrap_err().contains("at most half"));
+    }
+
+    #[test]
+    fn a_time_that_means_never_is_valid() {
+        let never = Config { write_timeout: Duration::MAX, slow_disk: Duration::MAX, ..Config::default() };
+        assert_eq!(never.validate(), Ok(()));
+        assert!(Config { heartbeat_interval: Duration::MAX, ..Config::default() }.validate().is_err());
     }
 
     #[test]

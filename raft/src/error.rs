@@ -170,7 +170,7 @@ pub enum StorageError {
         path: String,
     },
     /// Bytes that were known to be good are not. Nothing was changed: restore the file, or replace the node.
-    #[error("{path}: corrupt at offset {offset}{}: {reason}; the file is left as it is: restore it from a copy, or replace this node", entry(.index))]
+    #[error("{path}: corrupt at offset {offset}{}: {reason}; the file is left as it is: repair the disk, or replace this node with a new one (an old copy of the file would forget acknowledged entries)", entry(.index))]
     Corrupt {
         /// The file.
         path: String,

@@ -7,11 +7,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use super::Kind;
-
-/// The metadata with which the server says whether a failed request may be sent again: `safe` or `unknown`.
-const RETRY: &str = "raftkv-retry";
-/// The metadata with which it explains itself to a person.
-const DETAIL: &str = "raftkv-detail";
+use crate::service::{DETAIL, RETRY};
 
 /// Why a call failed, by what the caller may do about it.
 #[derive(Clone, Debug, Error)]
@@ -81,7 +77,10 @@ impl ClientError {
             Some("safe") => Self::Safe(cause(words(status))),
             // What that means is said by the error itself.
             Some("unknown") => Self::Unknown(cause(status.message().to_owned())),
-            Some(_) | None if may_pass(status.code()) => Self::Unknown(cause(words(status))),
+            // A write that the connection failed, and not the server: it may have arrived.
+            Some(_) | None if may_pass(status.code()) || status.source().is_some() => {
+                Self::Unknown(cause(words(status)))
+            }
             Some(_) | None => Self::Other(cause(words(status))),
         }
     }

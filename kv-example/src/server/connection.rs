@@ -6,6 +6,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// A TCP connection. HTTP/2 ends one in good order when its client takes part; one that has sent nothing yet (a port
@@ -14,11 +15,17 @@ pub(super) struct ClientConnection {
     stream: TcpStream,
     /// Completes when the server ends; gone once the client has spoken.
     silent_until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Its place among the connections that there may be.
+    _permit: OwnedSemaphorePermit,
 }
 
 impl ClientConnection {
-    pub(super) fn new(stream: TcpStream, end: impl Future<Output = ()> + Send + 'static) -> Self {
-        Self { stream, silent_until: Some(Box::pin(end)) }
+    pub(super) fn new(
+        stream: TcpStream,
+        end: impl Future<Output = ()> + Send + 'static,
+        permit: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { stream, silent_until: Some(Box::pin(end)), _permit: permit }
     }
 }
 

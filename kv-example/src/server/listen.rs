@@ -1,14 +1,15 @@
 //! Listening: for clients and for members.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
+use futures_util::StreamExt;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tracing::error;
+use tracing::{error, warn};
 
 use super::connection::ClientConnection;
 use crate::cli::Failure;
@@ -17,8 +18,12 @@ use crate::config::HostPort;
 /// A client that vanished without a word is noticed after these two together.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Beyond this many client connections, new ones are closed: a node that has no file descriptor left could not go on with its log.
+const MAX_CONNECTIONS: usize = 8192;
+/// File descriptors that are for everything else.
+const OTHER_FILES: usize = 256;
 /// What one client connection may have under way: requests, and bytes before they are read.
-const MAX_STREAMS: u32 = 4096;
+const MAX_STREAMS: u32 = 1024;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
 
@@ -39,6 +44,17 @@ pub(super) async fn bind(option: &str, address: &HostPort) -> Result<TcpListener
         .map_err(|e| Failure::usage(format!("{option} {address}: {e}; {}", advice(e.kind()))))
 }
 
+/// How many client connections there may be: as many as there are file descriptors for, after asking for as many as this
+/// process may have.
+fn connection_limit() -> usize {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let files = getrlimit(Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
+    let files = if setrlimit(Resource::Nofile, raised).is_ok() { raised.current } else { files.current };
+    let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
+    MAX_CONNECTIONS.min(files.saturating_sub(OTHER_FILES)).max(1)
+}
+
 /// Serves clients until `end`; then no new requests are taken, and it returns when those in progress are answered.
 pub(super) async fn serve_clients(listener: TcpListener, routes: Routes, end: watch::Receiver<bool>) {
     let ended = move || {
@@ -49,9 +65,20 @@ pub(super) async fn serve_clients(listener: TcpListener, routes: Routes, end: wa
         }
     };
     let end_of_connection = ended.clone();
-    let connections = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .map_ok(move |stream| ClientConnection::new(stream, end_of_connection()));
+    let limit = connection_limit();
+    let room = Arc::new(Semaphore::new(limit));
+    let connections = TcpIncoming::from(listener).with_nodelay(Some(true)).filter_map(move |accepted| {
+        let admitted = accepted.map(|stream| match Arc::clone(&room).try_acquire_owned() {
+            Ok(permit) => Some(ClientConnection::new(stream, end_of_connection(), permit)),
+            Err(_) => {
+                warn!(limit, "a client was turned away: too many connections");
+                None
+            }
+        });
+        std::future::ready(admitted.transpose())
+    });
+    // Pinned, since the stream is a state machine of its own.
+    let connections = Box::pin(connections);
     let served = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))

@@ -200,10 +200,12 @@ pub fn is_read_only(request: &TxnRequest) -> bool {
     operations(request).all(|op| matches!(op.request, Some(Request::RequestRange(_))))
 }
 
-/// Whether all reads of a transaction may be answered from what this node has.
+/// Whether all reads of a transaction may be answered from what this node has. Comparisons are reads as well, and
+/// no option makes them serializable: a transaction that only compares is linearizable.
 #[must_use]
 pub fn is_serializable(request: &TxnRequest) -> bool {
-    operations(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
+    operations(request).next().is_some()
+        && operations(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
 fn operations(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
@@ -227,6 +229,12 @@ mod tests {
 
     fn txn(success: Vec<RequestOp>, failure: Vec<RequestOp>) -> RequestOp {
         RequestOp { request: Some(Request::RequestTxn(TxnRequest { compare: vec![], success, failure })) }
+    }
+
+    #[test]
+    fn a_transaction_that_only_compares_is_not_answered_from_the_past() {
+        let compare = vec![crate::api::etcdserverpb::Compare::default()];
+        assert!(!is_serializable(&TxnRequest { compare, ..Default::default() }));
     }
 
     fn check(success: Vec<RequestOp>) -> Result<(), Refusal> {

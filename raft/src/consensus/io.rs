@@ -16,10 +16,10 @@ use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
 pub struct Time(pub Duration);
 
 impl Time {
-    /// The moment `duration` later.
+    /// The moment `duration` later; the end of time for a duration that means never.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
-        Self(self.0 + duration)
+        Self(self.0.saturating_add(duration))
     }
 
     /// How long ago `earlier` was; zero when it lies ahead.

@@ -22,7 +22,7 @@ impl Random {
     /// A duration from `least` up to, but not including, twice of it.
     pub(crate) fn once_to_twice(&mut self, least: Duration) -> Duration {
         let micros = u64::try_from(least.as_micros()).unwrap_or(u64::MAX).max(1);
-        least + Duration::from_micros(self.next() % micros)
+        least.saturating_add(Duration::from_micros(self.next() % micros))
     }
 }
 

@@ -58,10 +58,20 @@ impl Consensus {
     /// A local client's read.
     pub(crate) fn read(&mut self, now: Time, request: RequestId) {
         match &mut self.role {
-            Role::Leader(leader) => leader.reads.waiting.push(Read { follower: None, request }),
+            Role::Leader(leader) if leader.reads.waiting.len() < self.config.max_pending_requests => {
+                leader.reads.waiting.push(Read { follower: None, request });
+            }
+            Role::Leader(_) => {
+                self.out.replies.push(Reply::Refused { request, reason: RefusedReason::Overloaded });
+            }
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.leader() {
                 Some(leader) => {
                     self.asked.0.insert(request, now);
+                    if self.asked.0.len() > self.config.max_pending_requests
+                        && let Some((request, _)) = self.asked.0.pop_first()
+                    {
+                        self.out.replies.push(Reply::Refused { request, reason: RefusedReason::Overloaded });
+                    }
                     self.send(leader, Body::ReadIndex { request });
                 }
                 None => self.refuse_read(request),

@@ -44,6 +44,7 @@ impl Clock {
     }
 
     fn arm(&mut self, time: Time) {
+        let time = time.min(self.now().plus(FAR));
         self.armed = time;
         self.timer.as_mut().reset(self.origin + time.0);
     }

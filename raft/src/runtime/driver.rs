@@ -23,8 +23,9 @@ use super::outbox::Outbox;
 use super::panic_text;
 use super::pending::Pending;
 use super::shared::{Control, Shared};
-use crate::consensus::{Consensus, Effects, Input, Note, RefusedReason, Reply, Time};
-use crate::error::{Fatal, FatalKind};
+use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time};
+use crate::error::{Fatal, FatalKind, StorageError};
+use crate::message::Body;
 use crate::types::Peer;
 
 #[derive(Debug)]
@@ -129,7 +130,12 @@ impl Driver {
             self.core.step(now, Input::Stored { seq });
         }
         for (purpose, entries) in received.fetched.drain(..) {
-            self.core.step(now, Input::Fetched { purpose, entries: entries? });
+            let entries = match (purpose, entries) {
+                // Another leader's entries have replaced them meanwhile. The core asks again if it still wants any.
+                (FetchPurpose::Follower(_), Err(StorageError::Misuse(_))) => Vec::new(),
+                (FetchPurpose::Follower(_) | FetchPurpose::Apply, entries) => entries?,
+            };
+            self.core.step(now, Input::Fetched { purpose, entries });
         }
         for results in received.applied.drain(..) {
             let results = results?;
@@ -183,7 +189,14 @@ impl Driver {
             self.pending.on_reply(now, reply, leader);
         }
         for (to, message) in effects.send.drain(..) {
-            self.outbox.send(to, message);
+            let forward = if let Body::Forward { request, .. } = &message.body { Some(*request) } else { None };
+            if !self.outbox.send(to, message)
+                && let Some(request) = forward
+            {
+                // It never left, so it was never proposed.
+                let reason = RefusedReason::Overloaded;
+                self.pending.on_reply(now, Reply::Refused { request, reason }, None);
+            }
         }
         if let Some(write) = effects.write.take() {
             self.writer.start(now, write);

@@ -3,6 +3,7 @@
 //! Its future is polled by the driver itself, which spares a task's wake-up, and is always polled to its end.
 
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
+use super::panic_text;
 use crate::consensus::{Time, Write};
 use crate::error::StorageError;
 use crate::traits::LogStore;
@@ -38,7 +40,8 @@ impl LogWriter {
     pub(crate) fn start(&mut self, now: Time, Write { seq, write }: Write) {
         debug_assert!(self.current.is_none(), "one write at a time");
         let log = self.log.clone();
-        let future = async move { log.write(write).await }.boxed();
+        let write = AssertUnwindSafe(async move { log.write(write).await }).catch_unwind();
+        let future = write.map(|done| done.unwrap_or_else(|panic| Err(panicked(&*panic)))).boxed();
         self.current = Some(Current { seq, started: now, warned: false, future });
     }
 
@@ -78,6 +81,11 @@ impl LogWriter {
             tracing::warn!(%error, "the last write of the log failed");
         }
     }
+}
+
+/// A panic of the store is its failure.
+fn panicked(panic: &(dyn std::any::Any + Send)) -> StorageError {
+    StorageError::Sticky(format!("it panicked: {}", panic_text(panic)))
 }
 
 impl fmt::Debug for LogWriter {

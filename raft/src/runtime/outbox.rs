@@ -73,7 +73,7 @@ struct Shared {
 impl Outbox {
     pub(crate) fn new(sender: Sender, transport: Arc<dyn Transport>, config: &Config) -> Self {
         // What the core may have on its way to a follower, and as much again for what is forwarded.
-        let max_bulk_bytes = config.max_inflight_bytes * 2;
+        let max_bulk_bytes = config.max_inflight_bytes.saturating_mul(2);
         Self { sender, transport, max_bulk_bytes, ways: BTreeMap::new() }
     }
 
@@ -118,18 +118,18 @@ impl Outbox {
         self.ways.insert(peer.id, Way { peer, member, control, bulk });
     }
 
-    /// Queues a message, or drops it.
-    pub(crate) fn send(&self, to: NodeId, message: Message) {
+    /// Queues a message, or drops it. Whether it was queued, which does not mean that it arrives.
+    pub(crate) fn send(&self, to: NodeId, message: Message) -> bool {
         let Some(way) = self.ways.get(&to) else {
             tracing::debug!(%to, message = message.name(), "dropped a message to a node without a known address");
-            return;
+            return false;
         };
         let queue = match message.lane() {
             Lane::Control => &way.control,
             Lane::Bulk => &way.bulk,
         };
         let Sender { cluster, group, node } = self.sender;
-        queue.push(&way.peer, Envelope { cluster, group, from: node, to, message });
+        queue.push(&way.peer, Envelope { cluster, group, from: node, to, message })
     }
 
     /// Breaks off what is being sent (a transport may lose messages anyway, and an unreachable peer must not hold up the end),
@@ -173,7 +173,7 @@ impl Queue {
         Self { shared, max_bytes, task }
     }
 
-    fn push(&self, peer: &Peer, envelope: Envelope) {
+    fn push(&self, peer: &Peer, envelope: Envelope) -> bool {
         let shared = &self.shared;
         let cost = envelope.message.cost();
         let messages = shared.messages.load(Ordering::Relaxed);
@@ -184,11 +184,12 @@ impl Queue {
             if !shared.overflowing.swap(true, Ordering::Relaxed) {
                 tracing::warn!(%peer, messages, "the queue for a peer is full: it is slow or away; dropping messages");
             }
-            return;
+            return false;
         }
         shared.messages.fetch_add(1, Ordering::Relaxed);
         shared.bytes.fetch_add(cost, Ordering::Relaxed);
         let _ = shared.mailbox.push(envelope);
+        true
     }
 }
 

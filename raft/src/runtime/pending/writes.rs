@@ -259,6 +259,10 @@ impl Writes {
             self.recent.clear();
             self.recent_cost = 0;
         }
+        if self.recent_cost > self.max_recent_cost {
+            // Results that were claimed cost nothing any more.
+            self.recent_cost = self.recent.cost();
+        }
         while self.recent_cost > self.max_recent_cost
             && let Some(cost) = self.recent.forget_first()
         {
