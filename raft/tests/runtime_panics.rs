@@ -1,5 +1,7 @@
 //! A backend that panics stops its node with the reason, and nothing hangs.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what tests share")]
+
 use std::ops::Range;
 use std::time::Duration;
 
