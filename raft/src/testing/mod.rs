@@ -10,12 +10,15 @@ mod machines;
 mod memory_log;
 mod memory_network;
 mod memory_snapshots;
+mod random;
+pub mod simulation;
 
 pub use cluster::{Cluster, ClusterBuilder};
 pub use machines::{Counter, Echo, Recorder};
 pub use memory_log::{Crash, MemLog};
 pub use memory_network::{Link, MemNetwork, MemTransport};
 pub use memory_snapshots::MemSnapshots;
+pub use random::Random;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
