@@ -347,3 +347,28 @@ async fn a_dead_or_stuck_peer_does_not_slow_the_others() {
         }
     }
 }
+
+/// A command that never left its node is refused at once, and not after the time that an unknown outcome takes.
+#[tokio::test(start_paused = true)]
+async fn what_a_follower_has_no_room_to_forward_is_refused_at_once() {
+    let config = Config { max_inflight_bytes: 1100, ..Config::default() };
+    let cluster = Cluster::builder(3).config(config).start(|_| Echo).await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    cluster.network().set_link(follower, leader, Link { stuck: true, ..Link::default() });
+    let (mut refused, mut waiting) = (0, 0);
+    for _ in 0..5 {
+        let node = cluster.node(follower).clone();
+        let write = tokio::spawn(async move { node.write(vec![0; 900].into()).await });
+        // A second is less than a write may take: what is not answered by now is on its way.
+        sleep(Duration::from_secs(1)).await;
+        match write.now_or_never() {
+            Some(outcome) => {
+                assert!(matches!(outcome.unwrap(), Err(Error::Overloaded)), "nothing can be answered otherwise");
+                refused += 1;
+            }
+            None => waiting += 1,
+        }
+    }
+    assert_eq!((refused, waiting), (3, 2), "two fit into the queue");
+    cluster.shutdown().await;
+}

@@ -209,6 +209,8 @@ scripts! {
         many_reads_share_a_round,
         no_read_before_an_entry_of_the_own_term_is_committed,
         reads_are_refused_when_the_leader_steps_down,
+        reads_that_wait_at_the_leader_are_bounded,
+        unanswered_questions_for_an_index_are_bounded,
     }
     recovery {
         a_cut_off_leaders_entries_are_lost_and_said_to_be,

@@ -68,6 +68,13 @@ impl Bench {
         self.pending.on_applied(results);
     }
 
+    /// A command of term 1 is applied, and this is its result.
+    fn answered_with(&mut self, index: u64, result: &Bytes) {
+        let mut results = Results::none(Index(index - 1));
+        results.push_run(LogId::new(1, index), vec![result.clone()]);
+        self.pending.on_applied(results);
+    }
+
     fn check(&mut self, seconds: u64, leader_known: bool) {
         let now = Time(Duration::from_secs(seconds));
         let inputs = &mut self.inputs;
@@ -197,6 +204,22 @@ fn results_that_nobody_claims_are_kept_within_bounds() {
     assert!(matches!(early_outcome.try_recv().unwrap(), Err(Error::OutcomeUnknown)));
     bench.appended(late, 1, 20);
     assert_eq!(late_outcome.try_recv().unwrap().unwrap(), "20");
+    bench.is_empty(2, 130);
+}
+
+#[test]
+fn results_that_were_claimed_leave_their_room_to_others() {
+    let mut bench = Bench::new();
+    let (early, mut early_outcome) = bench.write(false);
+    let (late, mut late_outcome) = bench.write(false);
+    // Two such results are above the limit of 300, one and what is left of the other are not.
+    let result = Bytes::from(vec![7; 150]);
+    bench.answered_with(1, &result);
+    bench.appended(early, 1, 1);
+    assert_eq!(early_outcome.try_recv().unwrap().unwrap(), result);
+    bench.answered_with(2, &result);
+    bench.appended(late, 1, 2);
+    assert_eq!(late_outcome.try_recv().unwrap().unwrap(), result, "it was forgotten for the sake of one that is gone");
     bench.is_empty(2, 130);
 }
 

@@ -1,0 +1,92 @@
+//! Entries that a follower lacks and that memory has let go are read from the log.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use raftkv::testing::{MemLog, MemNetwork, MemSnapshots, Recorder};
+use raftkv::{
+    ClusterId, Config, Entry, Index, LogId, LogState, LogStore, LogWrite, Membership, NodeId, Peer, Raft, StorageError,
+};
+use tokio::time::{sleep, timeout};
+
+/// A log of which entries are replaced between the moment when the core asks for them and the moment when they are read. Counts
+/// the reads to which that still happens.
+#[derive(Clone, Default)]
+struct Replaced {
+    log: MemLog,
+    reads: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl LogStore for Replaced {
+    async fn load(&self) -> Result<LogState, StorageError> {
+        self.log.load().await
+    }
+
+    async fn read(&self, range: Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        let left = self.reads.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        if left.is_ok() {
+            return Err(StorageError::Misuse(format!("{range:?} is not held any more")));
+        }
+        self.log.read(range, max_bytes).await
+    }
+
+    async fn write(&self, write: LogWrite) -> Result<(), StorageError> {
+        self.log.write(write).await
+    }
+
+    async fn compact(&self, upto: LogId) -> Result<(), StorageError> {
+        self.log.compact(upto).await
+    }
+}
+
+fn peer(id: u64) -> Peer {
+    Peer::new(id, format!("node-{id}"))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_for_a_follower_that_comes_too_late_does_not_stop_the_leader() {
+    let (network, members) = (MemNetwork::new(1), Membership::new((1..=3).map(peer)));
+    let config = Config { max_tail_bytes: 1000, ..Config::default() };
+    let mut nodes: BTreeMap<u64, (Raft, Replaced, Recorder)> = BTreeMap::new();
+    for id in 1..=3 {
+        let (log, machine) = (Replaced::default(), Recorder::default());
+        let builder = Raft::builder(NodeId(id), ClusterId(1)).config(config.clone()).seed(id).log(log.clone());
+        let builder = builder.transport(network.transport(peer(id))).snapshots(MemSnapshots::new());
+        let raft = builder.state_machine(machine.clone()).start().await.unwrap();
+        network.connect(raft.inbox());
+        nodes.insert(id, (raft, log, machine));
+    }
+    for (raft, ..) in nodes.values() {
+        raft.initialize(members.clone()).await.unwrap();
+    }
+    let leader = &nodes[&1].0;
+    leader.campaign().await.unwrap();
+    network.partition(&[NodeId(3)]);
+    for n in 0..200 {
+        leader.write(format!("{n}").into()).await.unwrap();
+    }
+    // Whichever node leads by now: none keeps the first of these in memory.
+    for (_, log, _) in nodes.values() {
+        log.reads.store(5, Ordering::Relaxed);
+    }
+    network.heal();
+    let caught_up = async {
+        while nodes[&3].2.commands().len() < 200 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), caught_up).await.expect("the follower gets what it missed");
+    let left: Vec<u64> = nodes.values().map(|(_, log, _)| log.reads.load(Ordering::Relaxed)).collect();
+    assert!(left.contains(&0), "no log was asked five times: {left:?}");
+    for (raft, ..) in nodes.values() {
+        assert!(raft.status().await.is_ok(), "a node has stopped");
+        raft.shutdown().await;
+    }
+}
