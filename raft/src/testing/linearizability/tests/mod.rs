@@ -1,0 +1,3 @@
+//! Tests of the checker itself.
+
+mod known;
