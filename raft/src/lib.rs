@@ -48,6 +48,8 @@ mod error;
 mod handle;
 mod message;
 mod metrics;
+#[doc(hidden)]
+pub mod mutants;
 mod runtime;
 #[cfg(feature = "testing")]
 pub mod testing;

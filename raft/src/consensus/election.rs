@@ -14,6 +14,7 @@ use super::quorum;
 use super::read::Reads;
 use super::role::{Campaign, Follower, Leader, Role, RoleKind};
 use crate::message::{Body, Message};
+use crate::mutant;
 use crate::traits::HardState;
 use crate::types::{EntryKind, Index, LogId, NodeId, Term};
 
@@ -129,6 +130,9 @@ impl Consensus {
             self.transition(now, Role::Follower(self.fresh_follower()), "it gave its vote");
         }
         self.reset_election_timer(now);
+        if mutant!("vote-before-durable") {
+            return self.send(from, Body::VoteReply { granted: true });
+        }
         self.send_when_stored(from, Index::ZERO, Message { term, body: Body::VoteReply { granted: true } });
     }
 
