@@ -72,6 +72,8 @@ struct Inode {
     disk: Vec<u8>,
     /// Dirty sectors, in the order in which they were first written: the number, and how it was after that first write.
     dirty: Vec<(u64, Vec<u8>)>,
+    /// Their numbers.
+    known: BTreeSet<u64>,
     length_dirty: bool,
 }
 
@@ -294,7 +296,7 @@ impl Inode {
         let mut disk = std::mem::take(&mut self.disk);
         let durable_len = disk.len();
         disk.resize(durable_len.max(self.cache.len()), 0);
-        for (sector, early) in std::mem::take(&mut self.dirty) {
+        for (sector, early) in self.take_dirty() {
             let from = usize::try_from(sector).unwrap_or(0) * SECTOR;
             let to = (from + SECTOR).min(self.cache.len()).max(from);
             let new = self.cache.get(from..to).unwrap_or_default();
@@ -326,7 +328,7 @@ impl Inode {
         }
         self.cache[offset..end].copy_from_slice(buf);
         for sector in offset / SECTOR..end.div_ceil(SECTOR) {
-            if self.dirty.iter().all(|(known, _)| *known != sector as u64) {
+            if self.known.insert(sector as u64) {
                 let from = sector * SECTOR;
                 let early = self.cache[from..(from + SECTOR).min(self.cache.len())].to_vec();
                 self.dirty.push((sector as u64, early));
@@ -338,14 +340,21 @@ impl Inode {
         if self.cache.len() != len {
             self.cache.resize(len, 0);
             self.length_dirty = true;
-            self.dirty.retain(|(sector, _)| usize::try_from(*sector).unwrap_or(usize::MAX) * SECTOR < len);
+            let end = len.div_ceil(SECTOR) as u64;
+            self.dirty.retain(|(sector, _)| *sector < end);
+            self.known.retain(|sector| *sector < end);
         }
+    }
+
+    fn take_dirty(&mut self) -> Vec<(u64, Vec<u8>)> {
+        self.known.clear();
+        std::mem::take(&mut self.dirty)
     }
 
     fn sync(&mut self) {
         // What was forgotten after a failed sync stays as it was on the disk.
         self.disk.resize(self.cache.len(), 0);
-        for (sector, _) in std::mem::take(&mut self.dirty) {
+        for (sector, _) in self.take_dirty() {
             let from = usize::try_from(sector).unwrap_or(0) * SECTOR;
             let to = (from + SECTOR).min(self.cache.len());
             self.disk[from..to].copy_from_slice(&self.cache[from..to]);
@@ -531,7 +540,7 @@ impl VfsFile for SimFile {
             Ok(()) => inode.sync(),
             Err(Fault::Refuse(kind)) => return Err(kind.into()),
             Err(Fault::Forget) => {
-                inode.dirty.clear();
+                inode.take_dirty();
                 return Err(io::Error::other("the disk failed"));
             }
         }

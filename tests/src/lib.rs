@@ -22,6 +22,8 @@ mod cluster;
 pub mod disk;
 pub mod history;
 mod load;
+#[cfg(target_os = "linux")]
+pub mod lossy_disk;
 mod network;
 mod ports;
 pub mod process;

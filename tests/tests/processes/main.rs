@@ -8,6 +8,8 @@ mod etcdctl;
 mod full_disk;
 mod kill;
 mod pause;
+#[cfg(target_os = "linux")]
+mod power;
 mod shutdown;
 mod stranger;
 
