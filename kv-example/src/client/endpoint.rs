@@ -1,5 +1,6 @@
 //! One server, and one attempt to ask it.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tonic::transport::Channel;
@@ -13,6 +14,8 @@ use crate::config::HostPort;
 pub(super) struct Endpoint {
     address: String,
     channel: Channel,
+    /// The node id that it was seen to have; 0 while that is unknown.
+    node: AtomicU64,
 }
 
 impl Endpoint {
@@ -28,7 +31,7 @@ impl Endpoint {
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .connect_lazy();
-        Ok(Self { address, channel })
+        Ok(Self { address, channel, node: AtomicU64::new(0) })
     }
 
     pub(super) fn address(&self) -> &str {
@@ -37,6 +40,15 @@ impl Endpoint {
 
     pub(super) fn channel(&self) -> Channel {
         self.channel.clone()
+    }
+
+    /// The node that serves there, as far as it is known.
+    pub(super) fn node(&self) -> Option<u64> {
+        Some(self.node.load(Ordering::Relaxed)).filter(|id| *id != 0)
+    }
+
+    pub(super) fn set_node(&self, id: Option<u64>) {
+        self.node.store(id.unwrap_or(0), Ordering::Relaxed);
     }
 
     /// Asks once, and says what a failure means.

@@ -7,7 +7,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use super::Kind;
-use crate::service::{DETAIL, RETRY};
+use crate::service::{DETAIL, LEADER, RETRY};
 
 /// Why a call failed, by what the caller may do about it.
 #[derive(Clone, Debug, Error)]
@@ -34,6 +34,8 @@ pub struct Cause {
     pub endpoint: String,
     /// Its words, or the connection's.
     pub message: String,
+    /// The node that leads, where the endpoint said so.
+    pub leader: Option<u64>,
 }
 
 impl fmt::Display for Cause {
@@ -44,7 +46,7 @@ impl fmt::Display for Cause {
 
 impl Cause {
     pub(super) fn new(endpoint: &str, code: Code, message: String) -> Self {
-        Self { code, endpoint: endpoint.to_owned(), message }
+        Self { code, endpoint: endpoint.to_owned(), message, leader: None }
     }
 
     /// The causes of several endpoints in one.
@@ -54,6 +56,7 @@ impl Cause {
                 code: next.code,
                 message: format!("{}; {next}", all.message),
                 endpoint: all.endpoint,
+                leader: next.leader.or(all.leader),
             })
             .unwrap_or_else(|| Self::new("no endpoint", Code::Unavailable, "no time was left to try one".into()))
     }
@@ -69,7 +72,8 @@ impl ClientError {
     }
 
     pub(super) fn from_status(kind: Kind, endpoint: &str, status: &Status) -> Self {
-        let cause = |words| Cause::new(endpoint, status.code(), words);
+        let leader = text(status, LEADER).and_then(|id| id.parse().ok());
+        let cause = |words| Cause { leader, ..Cause::new(endpoint, status.code(), words) };
         if kind == Kind::Read && may_pass(status.code()) || never_sent(status) {
             return Self::Safe(cause(words(status)));
         }
@@ -175,6 +179,29 @@ mod tests {
         let status = Status::new(Code::Unavailable, "gone");
         assert!(matches!(of(Kind::Write, &status), ClientError::Unknown(_)));
         assert!(matches!(of(Kind::Read, &status), ClientError::Safe(_)));
+    }
+
+    /// The request had left when the connection broke: whatever code that was given, a write may have arrived.
+    #[test]
+    fn a_connection_that_broke_in_flight_leaves_a_write_unknown() {
+        // A code of the connection's state, and one that would otherwise mean that the server refused the request.
+        for code in [Code::Unavailable, Code::Unknown, Code::ResourceExhausted, Code::FailedPrecondition] {
+            let mut status = Status::new(code, "transport error");
+            status.set_source(std::sync::Arc::new(std::io::Error::from(std::io::ErrorKind::ConnectionReset)));
+            assert!(matches!(of(Kind::Write, &status), ClientError::Unknown(_)), "{code:?}");
+            let words = of(Kind::Write, &status).to_string();
+            assert!(words.contains("connection reset") && words.contains("outcome is unknown"), "{words}");
+        }
+    }
+
+    #[test]
+    fn the_leader_that_a_refusal_names() {
+        let mut status = marked(Code::Unavailable, "safe");
+        assert_eq!(of(Kind::Write, &status).cause().leader, None);
+        status.metadata_mut().insert(LEADER, "7".parse().unwrap());
+        assert_eq!(of(Kind::Write, &status).cause().leader, Some(7));
+        status.metadata_mut().insert(LEADER, "none".parse().unwrap());
+        assert_eq!(of(Kind::Write, &status).cause().leader, None);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! A client for this server, and for the same calls of any etcd v3 server.
 //!
-//! It keeps one connection to each endpoint, tries them in turn, and retries what is safe to retry until its timeout. A write
-//! whose outcome is unknown is never sent again: the caller gets [`ClientError::Unknown`] and decides.
+//! It keeps one connection to each endpoint, tries them in turn, and retries what is safe to retry until its timeout. A node that
+//! refuses a request and knows the leader says which it is: then the leader's endpoint comes next. A write whose outcome is
+//! unknown is never sent again: the caller gets [`ClientError::Unknown`] and decides.
 
 mod backoff;
 mod endpoint;
 mod error;
+mod leader;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,6 +32,7 @@ use crate::api::node::{NodeStatusRequest, NodeStatusResponse};
 use backoff::Backoff;
 use endpoint::Endpoint;
 pub use error::{Cause, ClientError};
+use leader::{LeaderSearch, Turns};
 
 /// The largest answer that is accepted, in bytes.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -194,7 +197,7 @@ impl Client {
         .await
     }
 
-    /// Tries the endpoints in turn, as long as that is safe and there is time.
+    /// Tries the endpoints in turn, or as a refusal points to the leader's, as long as that is safe and there is time.
     async fn call<R, F, W>(&self, kind: Kind, work: F) -> Result<R, ClientError>
     where
         F: Fn(Channel) -> W,
@@ -202,12 +205,12 @@ impl Client {
     {
         let inner = &*self.inner;
         let deadline = Instant::now() + inner.options.timeout;
-        let first = inner.preferred.load(Ordering::Relaxed);
+        let mut turns = Turns::new(inner.endpoints.len(), inner.preferred.load(Ordering::Relaxed));
+        let mut search = LeaderSearch::default();
         let mut backoff = Backoff::new();
         let mut failures: Vec<Option<Cause>> = vec![None; inner.endpoints.len()];
         loop {
-            for turn in 0..inner.endpoints.len() {
-                let n = (first + turn) % inner.endpoints.len();
+            while let Some(n) = turns.next() {
                 let endpoint = &inner.endpoints[n];
                 let left = deadline.saturating_duration_since(Instant::now());
                 // A read may be asked elsewhere when one node is slow. A write has to wait for its answer.
@@ -220,7 +223,13 @@ impl Client {
                         inner.preferred.store(n, Ordering::Relaxed);
                         return Ok(answer);
                     }
-                    Err(ClientError::Safe(cause)) => failures[n] = Some(cause),
+                    Err(ClientError::Safe(cause)) => {
+                        let left = deadline.saturating_duration_since(Instant::now());
+                        if let Some(leader) = search.endpoint_of_leader(&inner.endpoints, n, &cause, left).await {
+                            turns.prefer(leader);
+                        }
+                        failures[n] = Some(cause);
+                    }
                     Err(error @ (ClientError::Unknown(_) | ClientError::Other(_))) => return Err(error),
                 }
                 if Instant::now() >= deadline {
@@ -232,6 +241,7 @@ impl Client {
                 return Err(ClientError::Safe(Cause::merged(failures.into_iter().flatten())));
             }
             tokio::time::sleep(pause).await;
+            turns.start_round();
         }
     }
 }
@@ -296,5 +306,25 @@ mod tests {
         assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
         let error = client.get("k").await.unwrap_err();
         assert!(matches!(error, ClientError::Safe(_)), "{error:?}");
+    }
+
+    /// The request has left for sure: the server has read it, and breaks the connection instead of answering.
+    #[tokio::test]
+    async fn a_connection_that_breaks_in_flight_leaves_a_write_unknown() {
+        use tokio::io::AsyncReadExt;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let value = "a value to be recognized";
+        let server = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut read = Vec::new();
+            while !read.windows(value.len()).any(|window| window == value.as_bytes()) {
+                assert_ne!(stream.read_buf(&mut read).await.unwrap(), 0, "the client closed first");
+            }
+        });
+        let client = Client::new(&[address], ClientOptions::default()).unwrap();
+        let error = client.put("k", value).await.unwrap_err();
+        assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
+        server.await.unwrap();
     }
 }

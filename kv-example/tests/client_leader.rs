@@ -1,0 +1,167 @@
+//! A client that is told who leads goes there next.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use kv_example::client::{Client, ClientError, ClientOptions};
+use kv_example::machine::KvMachine;
+use kv_example::service::{Options, Replica, Services};
+use raftkv::consensus::RoleKind;
+use raftkv::{ClusterId, Consistency, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term};
+use tokio::sync::Mutex;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::transport::Server;
+
+/// A node that answers writes by itself, or points to the one that it takes for the leader.
+#[derive(Clone)]
+struct Node {
+    id: u64,
+    leader: Arc<AtomicU64>,
+    /// Whether it loses track of what it was asked.
+    forgetful: bool,
+    asked: Arc<AtomicU64>,
+    machine: Arc<Mutex<KvMachine>>,
+}
+
+impl Replica for Node {
+    async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
+        let index = self.asked.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.forgetful {
+            return Err(Error::OutcomeUnknown);
+        }
+        let leader = self.leader.load(Ordering::Relaxed);
+        if leader != self.id {
+            return Err(Error::NotLeader { leader: Some(Peer::new(leader, "127.0.0.1:1")) });
+        }
+        self.machine.lock().await.apply(LogId::new(1, index), command).await.map_err(Error::Stopped)
+    }
+
+    async fn read(&self, _: Consistency) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn status(&self) -> Result<Status, Error> {
+        Ok(Status {
+            id: NodeId(self.id),
+            role: RoleKind::Follower,
+            term: Term(1),
+            leader: Some(NodeId(self.leader.load(Ordering::Relaxed))),
+            members: Vec::new(),
+            base: LogId::ZERO,
+            last: LogId::ZERO,
+            stored: Index(0),
+            commit: Index(0),
+            applied: Index(0),
+            peers: Vec::new(),
+        })
+    }
+
+    async fn campaign(&self) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+struct Running {
+    node: Node,
+    address: String,
+    _services: Services,
+}
+
+impl Running {
+    async fn start(id: u64, leader: u64) -> Self {
+        Self::start_node(id, leader, false).await
+    }
+
+    async fn start_node(id: u64, leader: u64, forgetful: bool) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let machine = KvMachine::new();
+        let view = machine.view();
+        let machine = Arc::new(Mutex::new(machine));
+        let node = Node { id, leader: Arc::new(AtomicU64::new(leader)), forgetful, asked: Arc::default(), machine };
+        let options =
+            Options { cluster: ClusterId(77), node: NodeId(id), client_address: address.clone(), ..Options::default() };
+        let services = Services::start(node.clone(), view, options);
+        let server = Server::builder().add_routes(services.routes());
+        tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+        Self { node, address, _services: services }
+    }
+
+    fn asked(&self) -> u64 {
+        self.node.asked.load(Ordering::Relaxed)
+    }
+}
+
+fn client(endpoints: &[&str], seconds: f64) -> Client {
+    let options = ClientOptions { timeout: Duration::from_secs_f64(seconds), ..ClientOptions::default() };
+    Client::new(endpoints, options).unwrap()
+}
+
+/// Five nodes that all name node 5: one refusal, and the leader's answer.
+#[tokio::test]
+async fn the_next_attempt_goes_to_the_leader() {
+    let mut nodes = Vec::new();
+    for id in 1..=5 {
+        nodes.push(Running::start(id, 5).await);
+    }
+    let endpoints: Vec<_> = nodes.iter().map(|node| &*node.address).collect();
+    let client = client(&endpoints, 20.0);
+    client.put("k", "v").await.unwrap();
+    assert_eq!(nodes.iter().map(Running::asked).collect::<Vec<_>>(), [1, 0, 0, 0, 1]);
+    // From then on the leader comes first.
+    client.put("k", "w").await.unwrap();
+    assert_eq!(nodes.iter().map(Running::asked).collect::<Vec<_>>(), [1, 0, 0, 0, 2]);
+    // The lead moves: again one refusal, and what was learnt before is still known.
+    for node in &nodes {
+        node.node.leader.store(2, Ordering::Relaxed);
+    }
+    client.put("k", "x").await.unwrap();
+    assert_eq!(nodes.iter().map(Running::asked).collect::<Vec<_>>(), [1, 1, 0, 0, 3]);
+}
+
+/// The leader is none of the endpoints that the client was given: it tries those it has, and no others.
+#[tokio::test]
+async fn a_leader_that_is_no_endpoint_is_not_looked_for_elsewhere() {
+    let (first, second, leader) = (Running::start(1, 3).await, Running::start(2, 3).await, Running::start(3, 3).await);
+    let error = client(&[&first.address, &second.address], 1.0).put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Safe(_)), "{error:?}");
+    assert_eq!(error.cause().leader, Some(3));
+    assert_eq!(leader.asked(), 0);
+    assert!(first.asked() > 1 && second.asked() > 1, "both are tried, in turn, until time is over");
+}
+
+/// Two nodes that take each other for the leader: the client pauses between rounds, and gives up in time.
+#[tokio::test]
+async fn nodes_that_point_to_each_other_are_not_asked_without_a_pause() {
+    let (first, second) = (Running::start(1, 2).await, Running::start(2, 1).await);
+    let begun = Instant::now();
+    let error = client(&[&first.address, &second.address], 1.0).put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Safe(_)), "{error:?}");
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    assert!(first.asked() + second.asked() < 40, "{} and {} attempts", first.asked(), second.asked());
+}
+
+/// An endpoint where nobody answers does not keep the client from the leader.
+#[tokio::test]
+async fn a_silent_endpoint_does_not_hide_the_leader() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().map(|address| (silent, address.to_string())).unwrap();
+    let (first, leader) = (Running::start(1, 3).await, Running::start(3, 3).await);
+    let begun = Instant::now();
+    client(&[&first.address, &silent.1, &leader.address], 20.0).put("k", "v").await.unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "in turn, the silent one would have used up the time");
+    assert_eq!((first.asked(), leader.asked()), (1, 1));
+}
+
+/// A write whose outcome is unknown goes nowhere else, not even to a known leader.
+#[tokio::test]
+async fn a_write_of_unknown_outcome_is_not_sent_to_the_leader() {
+    let (first, leader) = (Running::start_node(1, 2, true).await, Running::start(2, 2).await);
+    let error = client(&[&first.address, &leader.address], 5.0).put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
+    assert_eq!((first.asked(), leader.asked()), (1, 0));
+}
