@@ -95,6 +95,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "COUNT", help_heading = "Raft")]
     pub max_pending_requests: Option<String>,
 
+    /// How many connections of clients there may be; more are closed as they come [default: 8192]
+    /// [env: RAFTKV_MAX_CLIENT_CONNECTIONS]
+    #[arg(long, value_name = "COUNT")]
+    pub max_client_connections: Option<String>,
+
     /// How long a shutdown waits for requests in progress, in milliseconds [default: 5000]
     /// [env: RAFTKV_SHUTDOWN_TIMEOUT_MS]
     #[arg(long, value_name = "MS")]
@@ -127,6 +132,8 @@ pub struct ServerConfig {
     pub listen_peer: HostPort,
     /// Where members serve clients, as far as it was said.
     pub client_addresses: BTreeMap<NodeId, String>,
+    /// How many connections of clients there may be.
+    pub max_client_connections: usize,
     /// The largest request, in bytes.
     pub max_request_bytes: u64,
     /// Raft's times and limits.
@@ -273,6 +280,12 @@ impl ServerConfig {
         };
         let max_request =
             layers.number("max-request-bytes", args.max_request_bytes.as_ref(), |f| f.max_request_bytes, 1_572_864)?;
+        let connections = layers.number(
+            "max-client-connections",
+            args.max_client_connections.as_ref(),
+            |f| f.max_client_connections,
+            8192,
+        )?;
         let name = layers.text("cluster-name", args.cluster_name.as_ref(), |f| f.cluster_name.clone());
         let shutdown =
             layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
@@ -289,6 +302,7 @@ impl ServerConfig {
             listen_client: listen_client.value,
             listen_peer: listen_peer.value,
             client_addresses,
+            max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),
             max_request_bytes: max_request.value,
             raft: raft_config(args, &layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),

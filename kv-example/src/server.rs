@@ -10,7 +10,10 @@ mod connection;
 mod listen;
 mod signals;
 mod snapshots;
+#[cfg(test)]
+mod tests;
 
+use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,7 +22,7 @@ use raftkv_storage_file::{FileLog, Identity};
 use raftkv_transport_grpc::{GrpcServer, GrpcTransport, Local};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinError, JoinHandle};
 use tracing::{error, info, warn};
 
 use crate::cli::Failure;
@@ -48,20 +51,30 @@ pub(crate) fn run(config: ServerConfig) -> Result<ExitCode, Failure> {
 async fn run_node(config: ServerConfig) -> Result<(), Failure> {
     // Before anything else, so that no signal is missed.
     let mut signals = Signals::new(config.exit_on_stdin_close)?;
+    let node = async { Node::start(&config, Listeners::bind(&config).await?).await };
     let node = tokio::select! {
         biased;
         ending = signals.next() => {
             info!("{ending} during the start");
             return Ok(());
         }
-        node = Node::start(&config) => node?,
+        node = node => node?,
     };
-    let ending = tokio::select! {
-        biased;
-        fatal = node.raft.stopped() => Ending::Failed(fatal),
-        ending = signals.next() => ending,
-    };
-    node.stop(ending, &mut signals, config.shutdown_timeout).await
+    node.run(&mut signals, config.shutdown_timeout).await
+}
+
+/// The node's ears.
+struct Listeners {
+    clients: TcpListener,
+    members: TcpListener,
+}
+
+impl Listeners {
+    async fn bind(config: &ServerConfig) -> Result<Self, Failure> {
+        let clients = listen::bind("--listen-client", &config.listen_client).await?;
+        let members = listen::bind("--listen-peer", &config.listen_peer).await?;
+        Ok(Self { clients, members })
+    }
 }
 
 /// A node that is up.
@@ -71,12 +84,13 @@ struct Node {
     /// Tells the two servers to end.
     end_clients: watch::Sender<bool>,
     end_members: watch::Sender<bool>,
-    clients: JoinHandle<()>,
-    members: JoinHandle<()>,
+    clients: JoinHandle<io::Result<()>>,
+    members: JoinHandle<io::Result<()>>,
 }
 
 impl Node {
-    async fn start(config: &ServerConfig) -> Result<Self, Failure> {
+    /// Starts it on ports that are open already: a second server on them must not touch the data.
+    async fn start(config: &ServerConfig, listeners: Listeners) -> Result<Self, Failure> {
         let cluster = config.cluster_id();
         info!(
             "node n{} of cluster {:?} ({cluster}), version {}",
@@ -86,27 +100,37 @@ impl Node {
         );
         info!("data in {}; members {}", config.data.display(), config.membership);
         prepare_data_dir(&config.data)?;
-        // Ports first: a second server on them must not touch the data.
-        let for_clients = listen::bind("--listen-client", &config.listen_client).await?;
-        let for_members = listen::bind("--listen-peer", &config.listen_peer).await?;
         let log = open_log(config).await?;
         let machine = KvMachine::new();
         let view = machine.view();
         let raft = start_raft(config, log, machine).await?;
         let (end_clients, clients_end) = watch::channel(false);
         let (end_members, members_end) = watch::channel(false);
-        let members = tokio::spawn(serve_members(for_members, &raft, config, members_end));
+        let members = tokio::spawn(serve_members(listeners.members, &raft, config, members_end));
         let services = Services::start(raft.clone(), view, service_options(config));
-        let clients = tokio::spawn(listen::serve_clients(for_clients, services.routes(), clients_end));
+        let limit = config.max_client_connections;
+        let clients = tokio::spawn(listen::serve_clients(listeners.clients, services.routes(), limit, clients_end));
         info!("serving clients on {}, members on {}", config.listen_client, config.listen_peer);
         Ok(Self { raft, services, end_clients, end_members, clients, members })
     }
 
+    /// Serves until it is told to stop, or can't go on.
+    async fn run(mut self, signals: &mut Signals, limit: Duration) -> Result<(), Failure> {
+        let ending = tokio::select! {
+            biased;
+            fatal = self.raft.stopped() => Ending::Failed(fatal),
+            outcome = &mut self.clients => Ending::Deaf(format!("the server for clients has failed: {}", why(outcome))),
+            outcome = &mut self.members => Ending::Deaf(format!("the server for members has failed: {}", why(outcome))),
+            ending = signals.next() => ending,
+        };
+        self.stop(ending, signals, limit).await
+    }
+
     /// Takes the node down in order: no new requests, those in progress get their answers, then the log is closed.
-    async fn stop(mut self, ending: Ending, signals: &mut Signals, limit: Duration) -> Result<(), Failure> {
+    async fn stop(self, ending: Ending, signals: &mut Signals, limit: Duration) -> Result<(), Failure> {
         let (failed, limit) = match &ending {
-            Ending::Failed(fatal) => {
-                error!("the node has failed and ends: {fatal}");
+            Ending::Failed(_) | Ending::Deaf(_) => {
+                error!("the node has failed and ends: {ending}");
                 (true, LAST_WORDS)
             }
             Ending::Signal(_) | Ending::StdinClosed => {
@@ -116,9 +140,10 @@ impl Node {
         };
         self.services.not_serving().await;
         self.end_clients.send_replace(true);
+        let cut_off = self.clients.abort_handle();
         tokio::select! {
             biased;
-            _ = &mut self.clients => {}
+            () = ended(self.clients) => {}
             () = tokio::time::sleep(limit) => if !failed {
                 warn!("some requests are still in progress; they are refused now");
             },
@@ -128,7 +153,7 @@ impl Node {
         let stop = async {
             let fatal = raft.shutdown().await;
             end_members.send_replace(true);
-            let _ = self.members.await;
+            ended(self.members).await;
             fatal
         };
         let Ok(fatal) = tokio::time::timeout(FLUSH_LIMIT, stop).await else {
@@ -138,12 +163,34 @@ impl Node {
             )));
         };
         // A client that did not fetch its answer in time is cut off.
-        self.clients.abort();
+        cut_off.abort();
+        if let Ending::Deaf(reason) = ending {
+            return Err(Failure::runtime(format!(
+                "{reason}; the node could serve no longer, and ended: start it again"
+            )));
+        }
         if fatal.is_shutdown() {
             info!("shut down in good order");
             return Ok(());
         }
         Err(from_fatal(&fatal))
+    }
+}
+
+/// Waits for a server's end, also when that was seen before.
+async fn ended(server: JoinHandle<io::Result<()>>) {
+    if !server.is_finished() {
+        // How it ends does not matter any more.
+        let _ = server.await;
+    }
+}
+
+/// Why a server ended that nobody had told to.
+fn why(outcome: Result<io::Result<()>, JoinError>) -> String {
+    match outcome {
+        Ok(Ok(())) => "it ended by itself".into(),
+        Ok(Err(error)) => error.to_string(),
+        Err(error) => error.to_string(),
     }
 }
 
@@ -200,7 +247,7 @@ fn serve_members(
     raft: &Raft,
     config: &ServerConfig,
     mut end: watch::Receiver<bool>,
-) -> impl Future<Output = ()> + use<> {
+) -> impl Future<Output = io::Result<()>> + use<> {
     let options =
         raftkv_transport_grpc::ServerOptions { max_message_bytes: message_limit(config), ..Default::default() };
     let server = GrpcServer::new(raft.inbox(), options);
@@ -209,9 +256,7 @@ fn serve_members(
             // Fails when the node is gone: an end as well.
             let _ = end.wait_for(|end| *end).await;
         };
-        if let Err(error) = server.serve(listener, ended).await {
-            error!(%error, "the server for members has failed; this node hears nothing more");
-        }
+        server.serve(listener, ended).await
     }
 }
 

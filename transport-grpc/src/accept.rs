@@ -11,6 +11,7 @@ use std::time::Duration;
 use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
 use tracing::warn;
@@ -39,12 +40,22 @@ impl Origin {
     }
 }
 
-/// Accepts for ever; what goes wrong is logged.
-pub(crate) fn accept(listener: TcpListener, limit: Duration) -> impl Stream<Item = io::Result<Guarded>> {
-    stream::unfold(listener, move |listener| async move {
+/// Accepts as long as the listener lives; what passes is logged. An error that will not pass is told to `failed`, and nothing
+/// follows it.
+pub(crate) fn accept(
+    listener: TcpListener,
+    limit: Duration,
+    failed: oneshot::Sender<io::Error>,
+) -> impl Stream<Item = io::Result<Guarded>> {
+    stream::unfold((listener, failed), move |(listener, failed)| async move {
         loop {
             match listener.accept().await.and_then(|(stream, remote)| guard(stream, remote, limit)) {
-                Ok(guarded) => return Some((Ok(guarded), listener)),
+                Ok(guarded) => return Some((Ok(guarded), (listener, failed))),
+                Err(error) if is_final(&error) => {
+                    // Nobody listens when the server has ended already.
+                    let _ = failed.send(error);
+                    return std::future::pending().await;
+                }
                 Err(error) => {
                     warn!(%error, "a peer's connection could not be accepted");
                     sleep(PAUSE).await;
@@ -52,6 +63,12 @@ pub(crate) fn accept(listener: TcpListener, limit: Duration) -> impl Stream<Item
             }
         }
     })
+}
+
+/// Whether the listener itself is broken: anything else concerns one connection, or passes.
+fn is_final(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP))
 }
 
 fn guard(stream: TcpStream, remote: SocketAddr, limit: Duration) -> io::Result<Guarded> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures_util::{Stream, StreamExt, stream};
 use raftkv::{ClusterId, Inbox, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
@@ -40,7 +40,7 @@ struct Shared {
 /// Serves `inbox` on a listener until `shutdown` completes; then refuses new streams, ends the open ones, and returns.
 ///
 /// # Errors
-/// The HTTP server failed.
+/// The HTTP server failed, or the listener can accept no connection any more: the node hears nobody then, and should end.
 pub async fn serve(
     listener: TcpListener,
     inbox: Inbox,
@@ -76,10 +76,11 @@ impl GrpcServer {
     /// Serves on a listener until `shutdown` completes; see [`serve`].
     ///
     /// # Errors
-    /// The HTTP server failed.
+    /// Those of [`serve`].
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let options = &self.shared.options;
         let (ended, mut end) = watch::channel(false);
+        let (failed, failure) = oneshot::channel();
         let shutdown = async {
             shutdown.await;
             self.close();
@@ -93,14 +94,25 @@ impl GrpcServer {
             .max_frame_size(MAX_HTTP2_FRAME)
             .max_concurrent_streams(MAX_STREAMS_OF_A_CONNECTION)
             .add_service(self.service())
-            .serve_with_incoming_shutdown(accept(listener, options.handshake_timeout * 2), shutdown);
+            .serve_with_incoming_shutdown(accept(listener, options.handshake_timeout * 2, failed), shutdown);
         let overdue = async {
             // Fails only when the server has ended, and this is not polled again.
             let _ = end.wait_for(|ended| *ended).await;
             sleep(options.shutdown_grace).await;
         };
+        let broken = async {
+            match failure.await {
+                Ok(error) => error,
+                // Its sender went with the listener: the server is ending, and says how.
+                Err(_) => std::future::pending().await,
+            }
+        };
         tokio::select! {
             biased;
+            error = broken => {
+                self.close();
+                Err(io::Error::new(error.kind(), format!("no connection can be accepted any more: {error}")))
+            }
             outcome = server => outcome.map_err(io::Error::other),
             () = overdue => Ok(()),
         }

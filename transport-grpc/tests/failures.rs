@@ -315,3 +315,23 @@ async fn a_message_beyond_the_receivers_limit_is_refused_with_a_reason() {
     let error = until_it_fails(&transport, &peer, |n| load(&peer, n, 20_000)).await;
     assert!(refused(&error).contains("10000"), "{error}");
 }
+
+/// A listener that breaks under a running server: the server ends with an error, instead of living on and hearing nobody.
+#[tokio::test]
+async fn a_broken_listener_ends_the_server_with_an_error() {
+    use std::net::{Shutdown, TcpStream};
+    use std::os::fd::OwnedFd;
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let same = TcpStream::from(OwnedFd::from(listener.try_clone().unwrap()));
+    let (inbox, _arrivals) = raftkv::Inbox::channel(CLUSTER, raftkv::GroupId(0), raftkv::NodeId(2));
+    let listener = TcpListener::from_std(listener).unwrap();
+    let serving = raftkv_transport_grpc::serve(listener, inbox, ServerOptions::default(), std::future::pending());
+    let serving = tokio::spawn(serving);
+    sleep(Duration::from_millis(50)).await;
+    assert!(!serving.is_finished());
+    same.shutdown(Shutdown::Both).unwrap();
+    let error = within("the end of the server", serving).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("no connection can be accepted any more"), "{error}");
+}

@@ -23,6 +23,7 @@ pub(super) struct FileConfig {
     pub(super) request_timeout_ms: Option<u64>,
     pub(super) max_request_bytes: Option<u64>,
     pub(super) max_pending_requests: Option<u64>,
+    pub(super) max_client_connections: Option<u64>,
     pub(super) shutdown_timeout_ms: Option<u64>,
     pub(super) log_level: Option<String>,
 }

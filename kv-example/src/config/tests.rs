@@ -59,7 +59,7 @@ fn a_file_can_say_everything() {
     let (_dir, path) = file(
         "id = 2\ndata = \"/var/lib/raftkv\"\nlisten-client = \"0.0.0.0:2379\"\nlisten-peer = \"0.0.0.0:2380\"\n\
          log-level = \"debug\"\nshutdown-timeout-ms = 100\nrequest-timeout-ms = 900\nmax-request-bytes = 1000\n\
-         max-pending-requests = 7\n[peers]\n1 = \"a:2380\"\n2 = \"b:2380\"\n",
+         max-pending-requests = 7\nmax-client-connections = 8\n[peers]\n1 = \"a:2380\"\n2 = \"b:2380\"\n",
     );
     let config = load(&ServerArgs { config: Some(path), ..ServerArgs::default() }).unwrap();
     assert_eq!(config.id, NodeId(2));
@@ -67,6 +67,7 @@ fn a_file_can_say_everything() {
     assert_eq!(config.listen_peer.to_string(), "0.0.0.0:2380");
     assert_eq!(config.max_request_bytes, 1000);
     assert_eq!(config.raft.max_pending_requests, 7);
+    assert_eq!(config.max_client_connections, 8);
     assert_eq!(config.raft.read_timeout, Duration::from_millis(900));
     assert_eq!(config.shutdown_timeout, Duration::from_millis(100));
 }

@@ -1,15 +1,15 @@
 //! Listening: for clients and for members.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use futures_util::{Stream, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, oneshot, watch};
 use tonic::service::Routes;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
-use tracing::{error, warn};
+use tracing::warn;
 
 use super::connection::ClientConnection;
 use crate::cli::Failure;
@@ -18,8 +18,8 @@ use crate::config::HostPort;
 /// A client that vanished without a word is noticed after these two together.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// Beyond this many client connections, new ones are closed: a node that has no file descriptor left could not go on with its log.
-const MAX_CONNECTIONS: usize = 8192;
+/// How long to wait when the system has no more file descriptors, or the like.
+const PAUSE: Duration = Duration::from_millis(50);
 /// File descriptors that are for everything else.
 const OTHER_FILES: usize = 256;
 /// What one client connection may have under way: requests, and bytes before they are read.
@@ -44,19 +44,27 @@ pub(super) async fn bind(option: &str, address: &HostPort) -> Result<TcpListener
         .map_err(|e| Failure::usage(format!("{option} {address}: {e}; {}", advice(e.kind()))))
 }
 
-/// How many client connections there may be: as many as there are file descriptors for, after asking for as many as this
-/// process may have.
-fn connection_limit() -> usize {
+/// How many client connections there may be: as many as were configured, and as there are file descriptors for, after asking for
+/// as many as this process may have. A node that has no file descriptor left could not go on with its log.
+fn connection_limit(configured: usize) -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let files = getrlimit(Resource::Nofile);
     let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
     let files = if setrlimit(Resource::Nofile, raised).is_ok() { raised.current } else { files.current };
     let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    MAX_CONNECTIONS.min(files.saturating_sub(OTHER_FILES)).max(1)
+    configured.min(files.saturating_sub(OTHER_FILES)).max(1)
 }
 
 /// Serves clients until `end`; then no new requests are taken, and it returns when those in progress are answered.
-pub(super) async fn serve_clients(listener: TcpListener, routes: Routes, end: watch::Receiver<bool>) {
+///
+/// # Errors
+/// The listener can accept no connection any more, or the HTTP server failed.
+pub(super) async fn serve_clients(
+    listener: TcpListener,
+    routes: Routes,
+    max_connections: usize,
+    end: watch::Receiver<bool>,
+) -> io::Result<()> {
     let ended = move || {
         let mut end = end.clone();
         async move {
@@ -65,30 +73,70 @@ pub(super) async fn serve_clients(listener: TcpListener, routes: Routes, end: wa
         }
     };
     let end_of_connection = ended.clone();
-    let limit = connection_limit();
-    let room = Arc::new(Semaphore::new(limit));
-    let connections = TcpIncoming::from(listener).with_nodelay(Some(true)).filter_map(move |accepted| {
-        let admitted = accepted.map(|stream| match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => Some(ClientConnection::new(stream, end_of_connection(), permit)),
+    let limit = connection_limit(max_connections);
+    let room = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
+    let (failed, failure) = oneshot::channel();
+    let connections = accept(listener, failed).filter_map(move |stream| {
+        let admitted = match Arc::clone(&room).try_acquire_owned() {
+            Ok(permit) => Some(Ok::<_, io::Error>(ClientConnection::new(stream, end_of_connection(), permit))),
             Err(_) => {
                 warn!(limit, "a client was turned away: too many connections");
                 None
             }
-        });
-        std::future::ready(admitted.transpose())
+        };
+        std::future::ready(admitted)
     });
     // Pinned, since the stream is a state machine of its own.
     let connections = Box::pin(connections);
-    let served = Server::builder()
+    let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
         .max_concurrent_streams(Some(MAX_STREAMS))
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(connections, ended())
-        .await;
-    if let Err(error) = served {
-        error!(%error, "the server for clients has failed; this node serves none any more");
+        .serve_with_incoming_shutdown(connections, ended());
+    let broken = async {
+        match failure.await {
+            Ok(error) => error,
+            // Its sender went with the listener: the server is ending, and says how.
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        error = broken => Err(io::Error::new(error.kind(), format!("no connection can be accepted any more: {error}"))),
+        served = server => served.map_err(io::Error::other),
     }
+}
+
+/// Accepts as long as the listener lives. An error that will not pass is told to `failed`, and nothing follows it. (tonic's own
+/// loop would try again, without a pause and for ever.)
+fn accept(listener: TcpListener, failed: oneshot::Sender<io::Error>) -> impl Stream<Item = TcpStream> {
+    futures_util::stream::unfold((listener, failed), |(listener, failed)| async move {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => {
+                    // Without it answers are slower, and right all the same.
+                    let _ = stream.set_nodelay(true);
+                    return Some((stream, (listener, failed)));
+                }
+                Err(error) if is_final(&error) => {
+                    // Nobody listens when the server has ended already.
+                    let _ = failed.send(error);
+                    return std::future::pending().await;
+                }
+                Err(error) => {
+                    warn!(%error, "a client's connection could not be accepted");
+                    tokio::time::sleep(PAUSE).await;
+                }
+            }
+        }
+    })
+}
+
+/// Whether the listener itself is broken: anything else concerns one connection, or passes.
+fn is_final(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP))
 }

@@ -14,6 +14,8 @@ pub(super) enum Ending {
     /// The process that started it is gone.
     StdinClosed,
     Failed(Fatal),
+    /// It hears clients, or members, no more; and why.
+    Deaf(String),
 }
 
 impl fmt::Display for Ending {
@@ -22,6 +24,7 @@ impl fmt::Display for Ending {
             Self::Signal(name) => write!(f, "{name}"),
             Self::StdinClosed => write!(f, "stdin closed"),
             Self::Failed(fatal) => write!(f, "{fatal}"),
+            Self::Deaf(reason) => f.write_str(reason),
         }
     }
 }
