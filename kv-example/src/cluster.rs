@@ -100,6 +100,8 @@ enum End {
     Asked,
     /// A node can't run as it is configured.
     Misconfigured(u64),
+    /// A node that died can't be started again.
+    NotStarted(Failure),
 }
 
 impl Supervisor<'_> {
@@ -123,7 +125,7 @@ impl Supervisor<'_> {
                 biased;
                 () = signals.next() => break End::Asked,
                 event = inbox.recv() => match event {
-                    Some(event) => if let Some(end) = self.handle(event)? { break end },
+                    Some(event) => if let Some(end) = self.handle(event) { break end },
                     None => break End::Asked,
                 },
             }
@@ -133,6 +135,7 @@ impl Supervisor<'_> {
         match end {
             End::Asked => Ok(()),
             End::Misconfigured(id) => Err(Failure::usage(format!("n{id} can't run; its last lines above say why"))),
+            End::NotStarted(failure) => Err(failure),
         }
     }
 
@@ -147,7 +150,7 @@ impl Supervisor<'_> {
         for spec in &self.specs {
             self.terminal.say(&format!("  n{}  clients {}   members {}", spec.id, spec.client, spec.peer));
         }
-        let program = shown_program(&self.exe);
+        let program = terminal::shell_line([shown_program(&self.exe)]);
         let endpoints = self.endpoints().join(",");
         // The default endpoints of the client commands are those of a cluster of three on the well-known ports.
         let option = if endpoints == crate::cli::DEFAULT_ENDPOINTS {
@@ -168,7 +171,7 @@ impl Supervisor<'_> {
             .map_err(|e| Failure::runtime(format!("can't start n{}: {e}", spec.id)))
     }
 
-    fn handle(&mut self, event: Event) -> Result<Option<End>, Failure> {
+    fn handle(&mut self, event: Event) -> Option<End> {
         match event {
             Event::Line { node, text } => self.terminal.line(node, &text),
             Event::Leader { node, term } => {
@@ -176,15 +179,21 @@ impl Supervisor<'_> {
                 self.terminal.say(&leader_line(node, term, pid));
             }
             Event::NoLeader => self.terminal.say("no node leads"),
-            Event::Exited { node, status } => return Ok(self.exited(node, status)),
+            Event::Exited { node, status } => return self.exited(node, status),
             Event::Restart { node } => {
                 if let Some(n) = self.position(node).filter(|n| self.children[*n].is_none()) {
                     self.terminal.say(&format!("starting n{node} again"));
-                    self.children[n] = Some(self.start(n)?);
+                    match self.start(n) {
+                        Ok(child) => self.children[n] = Some(child),
+                        Err(failure) => {
+                            self.terminal.say(&format!("{}; the other nodes end too", failure.message()));
+                            return Some(End::NotStarted(failure));
+                        }
+                    }
                 }
             }
         }
-        Ok(None)
+        None
     }
 
     fn position(&self, node: u64) -> Option<usize> {
@@ -206,8 +215,9 @@ impl Supervisor<'_> {
                 let _ = events.send(Event::Restart { node }).await;
             });
         } else {
-            let line = self.specs[n].command_line(&self.specs, &self.args.server).join(" ");
-            self.terminal.say(&format!("to bring it back, in another terminal: {} {line}", shown_program(&self.exe)));
+            let line = self.specs[n].command_line(&self.specs, &self.args.server);
+            let line = terminal::shell_line(std::iter::once(shown_program(&self.exe)).chain(line));
+            self.terminal.say(&format!("to bring it back, in another terminal: {line}"));
         }
         None
     }
@@ -308,6 +318,10 @@ fn described(status: ExitStatus) -> String {
 /// The program as the user can type it here.
 fn shown_program(exe: &Path) -> String {
     let here = std::env::current_dir().ok();
-    let relative = here.as_deref().and_then(|here| exe.strip_prefix(here).ok());
-    relative.unwrap_or(exe).display().to_string()
+    match here.as_deref().and_then(|here| exe.strip_prefix(here).ok()) {
+        // A bare name would be looked for in PATH.
+        Some(name) if name.components().count() == 1 => format!("./{}", name.display()),
+        Some(relative) => relative.display().to_string(),
+        None => exe.display().to_string(),
+    }
 }

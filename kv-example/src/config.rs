@@ -64,7 +64,7 @@ pub struct ServerArgs {
     pub listen_peer: Option<String>,
 
     /// Where members serve clients, for `member-list` and for clients that ask the cluster for its addresses
-    /// [default: only this node's, its --listen-client] [env: RAFTKV_ADVERTISE_CLIENTS]
+    /// [default: only this node's: its --listen-client, and where that is 0.0.0.0, its host in --peers] [env: RAFTKV_ADVERTISE_CLIENTS]
     #[arg(long, value_name = "ID=HOST:PORT,…")]
     pub advertise_clients: Option<String>,
 
@@ -130,7 +130,7 @@ pub struct ServerConfig {
     pub listen_client: HostPort,
     /// Where members connect.
     pub listen_peer: HostPort,
-    /// Where members serve clients, as far as it was said.
+    /// Where members serve clients, as far as it was said. This node itself is always among them.
     pub client_addresses: BTreeMap<NodeId, String>,
     /// How many connections of clients there may be.
     pub max_client_connections: usize,
@@ -263,7 +263,7 @@ impl ServerConfig {
         let listen_client = address::parse(&listen_client)?;
         let listen_peer = match layers.text("listen-peer", args.listen_peer.as_ref(), |f| f.listen_peer.clone()) {
             Some(given) => address::parse(&given)?,
-            None => Given { value: own, origin: peers.origin.clone() },
+            None => Given { value: own.clone(), origin: peers.origin.clone() },
         };
         if listen_client.value == listen_peer.value {
             return Err(ConfigError(format!(
@@ -274,10 +274,11 @@ impl ServerConfig {
         let advertised = layers.text("advertise-clients", args.advertise_clients.as_ref(), |f| {
             f.advertise_clients.as_ref().map(file::FilePeers::joined)
         });
-        let client_addresses = match &advertised {
+        let mut client_addresses = match &advertised {
             Some(given) => address::parse_clients(given, &membership)?,
             None => BTreeMap::new(),
         };
+        client_addresses.entry(NodeId(id.value)).or_insert_with(|| reachable(&listen_client.value, &own).to_string());
         let max_request =
             layers.number("max-request-bytes", args.max_request_bytes.as_ref(), |f| f.max_request_bytes, 1_572_864)?;
         let connections = layers.number(
@@ -339,6 +340,11 @@ fn own_address(id: &Given<u64>, membership: &Membership, peers: &Origin) -> Resu
         )));
     };
     peer.address.parse().map_err(|e| ConfigError(format!("{peers}: {e}")))
+}
+
+/// Where others reach what listens here: on all addresses of a machine that members reach at `own`, or on one.
+fn reachable(listen: &HostPort, own: &HostPort) -> HostPort {
+    if listen.is_unspecified() { listen.at_host_of(own) } else { listen.clone() }
 }
 
 fn raft_config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigError> {

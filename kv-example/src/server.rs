@@ -111,6 +111,11 @@ impl Node {
         let limit = config.max_client_connections;
         let clients = tokio::spawn(listen::serve_clients(listeners.clients, services.routes(), limit, clients_end));
         info!("serving clients on {}, members on {}", config.listen_client, config.listen_peer);
+        if config.listen_client.is_unspecified()
+            && let Some(address) = config.client_addresses.get(&config.id)
+        {
+            info!("the member list says that clients reach this node at {address}; --advertise-clients changes that");
+        }
         Ok(Self { raft, services, end_clients, end_members, clients, members })
     }
 
@@ -265,7 +270,7 @@ fn service_options(config: &ServerConfig) -> service::Options {
     service::Options {
         cluster: config.cluster_id(),
         node: config.id,
-        client_address: own.unwrap_or_else(|| config.listen_client.to_string()),
+        client_address: own.unwrap_or_default(),
         client_addresses: config.client_addresses.clone(),
         limits: Limits {
             request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),

@@ -4,13 +4,18 @@
 
 mod cli_support;
 
-use std::path::PathBuf;
-use std::process::{Output, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use cli_support::{Running, assert_refused, free_ports, is_alive, program, run, signal_pid, stderr, stdout, wait_for};
+use cli_support::{
+    PROGRAM, Running, assert_refused, deaf, free_ports, is_alive, program, run, signal_pid, stderr, stdout, wait_for,
+};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+
+/// A name that a shell reads as two words, unless it is quoted.
+const DATA: &str = "the data";
 
 /// A running `kv-example cluster` of three.
 struct Cluster {
@@ -21,13 +26,15 @@ struct Cluster {
 
 impl Cluster {
     fn start(more: &[&str]) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
+        Self::start_program(Path::new(PROGRAM), tempfile::tempdir().expect("a directory"), more)
+    }
+
+    fn start_program(program: &Path, dir: tempfile::TempDir, more: &[&str]) -> Self {
         let base = free_ports(6);
-        let (log, data) = (dir.path().join("log"), dir.path().join("data"));
-        let (port, data) = (base.to_string(), data.display().to_string());
-        let mut args = vec!["cluster", "--base-port", &port, "--data", &data];
-        args.extend(more);
-        let cluster = Self { running: Running::start(&log, &args), dir, base };
+        let mut command = deaf(Command::new(program));
+        command.args(["cluster", "--base-port", &base.to_string(), "--data"]).arg(dir.path().join(DATA)).args(more);
+        command.stdin(Stdio::null());
+        let cluster = Self { running: Running::spawn(&dir.path().join("log"), command), dir, base };
         cluster.wait_ready();
         cluster
     }
@@ -64,7 +71,7 @@ impl Cluster {
 
     /// The node's process, by the directory that it was started with.
     fn pid(&self, node: u64) -> Option<u32> {
-        let wanted = self.dir.path().join("data").join(format!("n{node}")).display().to_string();
+        let wanted = self.dir.path().join(DATA).join(format!("n{node}")).display().to_string();
         std::fs::read_dir("/proc").ok()?.filter_map(Result::ok).find_map(|entry| {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let line = std::fs::read(entry.path().join("cmdline")).ok()?;
@@ -82,7 +89,7 @@ impl Cluster {
     }
 
     fn data(&self) -> PathBuf {
-        self.dir.path().join("data")
+        self.dir.path().join(DATA)
     }
 }
 
@@ -206,10 +213,11 @@ fn the_leader_dies_and_writing_goes_on() {
         cluster.log().lines().find(|line| line.contains("to bring it back")).map(str::to_owned)
     });
 
-    // The way back that is printed is one that works.
-    let args: Vec<_> = hint.split_whitespace().skip_while(|word| *word != "server").map(str::to_owned).collect();
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
-    let back = Running::start(&cluster.dir.path().join("back"), &args);
+    // The way back that is printed is one that works, as it is, in a shell.
+    let (_, line) = hint.split_once("another terminal: ").expect("a command");
+    let mut shell = deaf(Command::new("sh"));
+    shell.args(["-c", &format!("exec {line}")]).stdin(Stdio::null());
+    let back = Running::spawn(&cluster.dir.path().join("back"), shell);
     wait_for("its return", || {
         let nodes = cluster.json(&["status", "--json"]);
         let node = nodes.as_array()?.iter().find(|node| node["id"] == leader)?;
@@ -251,6 +259,26 @@ fn a_dead_node_comes_back_when_that_is_wished() {
     wait_for("another process", || cluster.pid(2).filter(|pid| *pid != before));
     wait_for("the news", || cluster.log().contains("starting n2 again").then_some(()));
     wait_for("its return", || (cluster.json(&["status", "--json"])[1]["applied"].as_u64()? > 1).then_some(()));
+}
+
+/// The program's file is gone when a node is to be started again: the others get a shutdown in good order, and not a kill.
+#[test]
+fn a_restart_that_fails_ends_the_others_in_good_order() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let program = dir.path().join("kv-example");
+    if std::fs::hard_link(PROGRAM, &program).is_err() {
+        std::fs::copy(PROGRAM, &program).expect("a copy of the program");
+    }
+    let mut cluster = Cluster::start_program(&program, dir, &["--restart", "--restart-after", "0.2"]);
+    std::fs::remove_file(&program).expect("it is there");
+    signal_pid(cluster.pid(2).expect("a process"), Signal::KILL);
+    assert_eq!(cluster.running.code(), Some(1), "{}", cluster.log());
+    let log = cluster.log();
+    assert_eq!(log.matches("shut down in good order").count(), 2, "{log}");
+    assert!(log.contains("can't start n2") && log.contains("the cluster has ended"), "{log}");
+    let words = log.lines().rfind(|line| line.starts_with("kv-example: ")).expect("last words");
+    assert!(words.contains("can't start n2"), "{words}");
+    assert!(cluster.pids().is_empty(), "no orphans");
 }
 
 #[test]

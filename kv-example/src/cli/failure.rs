@@ -28,6 +28,11 @@ impl Failure {
         Self { code: 3, message: message.into() }
     }
 
+    /// What went wrong.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// Prints the message to stderr and gives the exit code.
     pub(crate) fn report(&self) -> ExitCode {
         eprintln!("kv-example: {}", self.message);

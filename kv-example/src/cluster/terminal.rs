@@ -52,9 +52,34 @@ pub(super) fn leader_line(node: u64, term: u64, pid: Option<u32>) -> String {
     }
 }
 
+/// A command that a shell reads as these words: each is quoted, if it has to be.
+pub(super) fn shell_line(words: impl IntoIterator<Item = String>) -> String {
+    words.into_iter().map(|word| quoted(&word)).collect::<Vec<_>>().join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:,=@%+".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    // Nothing has a meaning within single quotes, save the quote itself.
+    format!("'{}'", word.replace('\'', r"'\''"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_for_a_shell_is_read_as_the_words_it_was_made_of() {
+        let words =
+            ["server", "--data", "my data/n1", "1=127.0.0.1:80,2=b:1", "it's", "", "$HOME", "a\\b", "`x`", "~", "*"];
+        let line = shell_line(words.map(str::to_owned));
+        assert!(line.starts_with("server --data 'my data/n1' 1=127.0.0.1:80,2=b:1 "), "{line}");
+        // Asks a real shell.
+        let output = std::process::Command::new("sh").arg("-c").arg(format!("printf '%s\\n' {line}")).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap().lines().collect::<Vec<_>>(), words);
+    }
 
     #[test]
     fn lines_carry_their_node() {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use raftkv::{Membership, NodeId, Peer};
@@ -26,6 +27,20 @@ impl HostPort {
     #[must_use]
     pub fn host(&self) -> &str {
         self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+}
+
+impl HostPort {
+    /// Whether it stands for every address of a machine, as `0.0.0.0` and `[::]` do: good to listen on, and no place to go to.
+    #[must_use]
+    pub fn is_unspecified(&self) -> bool {
+        self.host().parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified())
+    }
+
+    /// The same port of another host.
+    #[must_use]
+    pub fn at_host_of(&self, other: &Self) -> Self {
+        Self { host: other.host.clone(), port: self.port }
     }
 }
 
@@ -80,6 +95,12 @@ pub(super) fn parse_peers(text: &str, origin: &Origin) -> Result<Membership, Con
                 mistake(format!("{id:?} in {part:?} is not a node number; ids are whole numbers from 1"))
             })?;
         let address: HostPort = address.parse().map_err(|e| mistake(format!("node {id}: {e}")))?;
+        if address.is_unspecified() {
+            return Err(mistake(format!(
+                "node {id}: nobody can go to {address}, which stands for all addresses of a machine; name the one at which others \
+                 reach it. To listen on all of them, say so with --listen-peer or --listen-client"
+            )));
+        }
         if let Some(other) = by_address.insert(address.to_string(), id)
             && other != id
         {

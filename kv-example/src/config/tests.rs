@@ -230,3 +230,24 @@ fn the_example_file_is_valid() {
     let config = load(&ServerArgs { config: Some(path), ..ServerArgs::default() }).unwrap();
     assert_eq!((config.id, config.membership.voters.len(), config.client_addresses.len()), (NodeId(1), 3, 3));
 }
+
+#[test]
+fn an_address_that_nobody_can_go_to_is_not_advertised() {
+    let listening = |address: &str, advertised: Option<&str>| ServerArgs {
+        listen_client: Some(address.into()),
+        advertise_clients: advertised.map(str::to_owned),
+        peers: Some("1=10.0.0.1:2380,2=10.0.0.2:2380".into()),
+        ..args()
+    };
+    let own = |args: &ServerArgs| load(args).unwrap().client_addresses[&NodeId(1)].clone();
+    assert_eq!(own(&listening("10.0.0.9:2379", None)), "10.0.0.9:2379");
+    assert_eq!(own(&listening("0.0.0.0:2379", None)), "10.0.0.1:2379", "the host at which members reach it");
+    assert_eq!(own(&listening("[::]:2379", None)), "10.0.0.1:2379");
+    assert_eq!(own(&listening("0.0.0.0:2379", Some("1=kv.example.org:80"))), "kv.example.org:80");
+    assert_eq!(own(&listening("0.0.0.0:2379", Some("2=b:80"))), "10.0.0.1:2379", "others were advertised, not itself");
+
+    let words = mistake(&listening("0.0.0.0:2379", Some("1=0.0.0.0:2379")));
+    assert!(words.contains("--advertise-clients") && words.contains("nobody can go to 0.0.0.0:2379"), "{words}");
+    let words = mistake(&ServerArgs { peers: Some("1=[::]:2380,2=b:2380".into()), ..args() });
+    assert!(words.contains("--peers") && words.contains("--listen-peer"), "{words}");
+}

@@ -14,7 +14,14 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The program, deaf to the environment of whoever runs the tests.
 pub(crate) fn program() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_kv-example"));
+    deaf(Command::new(PROGRAM))
+}
+
+/// Where the program is.
+pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_kv-example");
+
+/// A command that nothing in the environment configures.
+pub(crate) fn deaf(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
         if text.starts_with("RAFTKV_") || text == "RUST_LOG" {
@@ -82,10 +89,15 @@ impl Running {
     }
 
     pub(crate) fn start_with_stdin(log: &Path, args: &[&str], stdin: Stdio) -> Self {
+        let mut command = program();
+        command.args(args).stdin(stdin);
+        Self::spawn(log, command)
+    }
+
+    /// Starts any command, with its output in a file.
+    pub(crate) fn spawn(log: &Path, mut command: Command) -> Self {
         let file = std::fs::OpenOptions::new().create(true).append(true).open(log).expect("a log file");
-        let child = program()
-            .args(args)
-            .stdin(stdin)
+        let child = command
             .stdout(file.try_clone().expect("a second handle"))
             .stderr(file)
             .spawn()
