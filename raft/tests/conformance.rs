@@ -1,21 +1,120 @@
-//! The backends in memory pass the suites that every backend passes.
+//! The suites that every backend passes, on the backends in memory.
 
-use raftkv::testing::MemLog;
-use raftkv::testing::conformance::log_store::Backend;
+#![allow(clippy::expect_used, reason = "a test reports by panicking")]
 
-struct Memory(MemLog);
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-impl Backend for Memory {
-    type Store = MemLog;
+use async_trait::async_trait;
+use bytes::Bytes;
+use raftkv::testing::conformance::transport::{Listener, Network};
+use raftkv::testing::conformance::{Fault, log_store, snapshot, state_machine};
+use raftkv::testing::{Counter, Crash, MemLog, MemNetwork, MemSnapshots, Random, Recorder};
+use raftkv::{ClusterId, Inbox, Peer, StorageError, Transport};
 
-    async fn open(&self) -> MemLog {
-        // A write that failed stops a store until it is opened anew.
-        self.0.crash(raftkv::testing::Crash::Lost);
-        self.0.reopen()
+mod memory_log {
+    use super::*;
+
+    struct Memory(MemLog);
+
+    impl log_store::Backend for Memory {
+        type Store = MemLog;
+
+        async fn open(&self) -> MemLog {
+            self.0.crash(Crash::Lost);
+            self.0.reopen()
+        }
+
+        /// It counts writes. What comes after the one that failed is refused until the log is opened again.
+        fn arm(&self, _fault: Fault, after: u64) -> bool {
+            self.0.fail_after(after);
+            true
+        }
     }
+
+    raftkv::log_store_conformance!(Memory(MemLog::new()));
 }
 
-mod log_in_memory {
+mod memory_snapshots {
     use super::*;
-    raftkv::log_store_conformance!(Memory(MemLog::new()));
+
+    struct Memory(MemSnapshots);
+
+    impl snapshot::Backend for Memory {
+        type Store = MemSnapshots;
+
+        async fn open(&self) -> Result<MemSnapshots, StorageError> {
+            Ok(self.0.clone())
+        }
+    }
+
+    raftkv::snapshot_conformance!(Memory(MemSnapshots::new()));
+}
+
+mod memory_network {
+    use super::*;
+
+    struct Memory {
+        network: MemNetwork,
+        addresses: AtomicU64,
+    }
+
+    #[async_trait]
+    impl Network for Memory {
+        async fn listen(&self, inbox: Inbox, address: Option<&str>) -> Listener {
+            let fresh = || format!("memory:{}", self.addresses.fetch_add(1, Ordering::Relaxed));
+            let address: Arc<str> = address.map_or_else(fresh, str::to_owned).into();
+            self.network.connect_at(&address, inbox);
+            let (network, at) = (self.network.clone(), address.clone());
+            Listener { address, stop: Box::pin(async move { network.disconnect_at(&at) }) }
+        }
+
+        /// An envelope names its cluster itself.
+        fn transport(&self, _cluster: ClusterId, node: Peer) -> Arc<dyn Transport> {
+            Arc::new(self.network.transport(node))
+        }
+    }
+
+    raftkv::transport_conformance!(Memory { network: MemNetwork::new(1), addresses: AtomicU64::new(1) });
+}
+
+mod counter {
+    use super::*;
+
+    struct Sums;
+
+    impl state_machine::Backend for Sums {
+        type Machine = Counter;
+
+        async fn create(&self) -> Counter {
+            Counter::default()
+        }
+
+        fn command(&self, random: &mut Random) -> Bytes {
+            random.below(100).to_string().into()
+        }
+    }
+
+    raftkv::state_machine_conformance!(Sums);
+}
+
+mod recorder {
+    use super::*;
+
+    struct Records;
+
+    impl state_machine::Backend for Records {
+        type Machine = Recorder;
+
+        async fn create(&self) -> Recorder {
+            Recorder::default()
+        }
+
+        fn command(&self, random: &mut Random) -> Bytes {
+            let size = random.below(40);
+            (0..size).map(|_| random.any().to_le_bytes()[0]).collect()
+        }
+    }
+
+    raftkv::state_machine_conformance!(Records);
 }

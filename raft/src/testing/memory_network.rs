@@ -46,6 +46,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     inboxes: BTreeMap<NodeId, Inbox>,
+    /// Nodes that are reached at one address alone.
+    addresses: BTreeMap<Arc<str>, Inbox>,
     links: BTreeMap<(NodeId, NodeId), Link>,
     /// One side of each partition.
     partitions: Vec<Vec<NodeId>>,
@@ -80,7 +82,7 @@ impl MemNetwork {
         MemTransport { network: self.clone(), me }
     }
 
-    /// Connects a node, or reconnects it after a restart.
+    /// Connects a node, or reconnects it after a restart. It is reached at whatever address.
     pub fn connect(&self, inbox: Inbox) {
         lock(&self.0.state).inboxes.insert(inbox.node(), inbox);
     }
@@ -88,6 +90,17 @@ impl MemNetwork {
     /// Takes a node off the network.
     pub fn disconnect(&self, node: NodeId) {
         lock(&self.0.state).inboxes.remove(&node);
+    }
+
+    /// Connects a node that is reached at this address alone. Whatever is sent there comes to it, also what is meant for others,
+    /// as on a real network.
+    pub fn connect_at(&self, address: &str, inbox: Inbox) {
+        lock(&self.0.state).addresses.insert(address.into(), inbox);
+    }
+
+    /// Takes the node at this address off the network.
+    pub fn disconnect_at(&self, address: &str) {
+        lock(&self.0.state).addresses.remove(address);
     }
 
     /// Changes the link from one node to another, in this direction.
@@ -127,9 +140,9 @@ impl MemNetwork {
     }
 
     /// Decides what happens to a batch. None if the node is not there.
-    fn way(&self, link: &Link, to: NodeId) -> Option<Way> {
+    fn way(&self, link: &Link, to: &Peer) -> Option<Way> {
         let mut state = lock(&self.0.state);
-        let inbox = state.inboxes.get(&to)?.clone();
+        let inbox = state.addresses.get(&to.address).or_else(|| state.inboxes.get(&to.id))?.clone();
         let mut random = |below: u64| if below == 0 { 0 } else { next_random(&mut state.random) % below };
         let mut chance = |per_mille: u32| per_mille > 0 && random(1000) < u64::from(per_mille);
         let copies = if chance(link.lost_per_mille) { 0 } else { 1 + u32::from(chance(link.doubled_per_mille)) };
@@ -149,7 +162,7 @@ impl MemNetwork {
         if link.cut {
             return unreachable("the link is cut");
         }
-        let Some(way) = self.way(&link, to.id) else { return unreachable("the node is not running") };
+        let Some(way) = self.way(&link, to) else { return unreachable("the node is not running") };
         for delay in way.delays.into_iter().take(way.copies.saturating_sub(1) as usize) {
             late(delay, way.inbox.clone(), from.clone(), batch.clone());
         }

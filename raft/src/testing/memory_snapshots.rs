@@ -17,6 +17,8 @@ pub struct MemSnapshots(Arc<Mutex<State>>);
 struct State {
     latest: Option<(SnapshotMeta, Bytes)>,
     unfinished: Option<(SnapshotMeta, BytesMut)>,
+    /// Counts writers: only the last one that began may write.
+    writers: u64,
 }
 
 impl MemSnapshots {
@@ -46,42 +48,47 @@ impl Snapshot for MemSnapshots {
     async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
         let mut state = lock(&self.0);
         if state.unfinished.as_ref().is_none_or(|(unfinished, _)| *unfinished != meta) {
-            state.unfinished = Some((meta.clone(), BytesMut::new()));
+            state.unfinished = Some((meta, BytesMut::new()));
         }
-        Ok(Box::new(Writer { meta, state: self.0.clone() }))
+        state.writers += 1;
+        let writer = state.writers;
+        Ok(Box::new(Writer { writer, state: self.0.clone() }))
     }
 }
 
 struct Writer {
-    meta: SnapshotMeta,
+    writer: u64,
     state: Arc<Mutex<State>>,
 }
 
-impl Writer {
-    /// Works on the image, unless another was begun meanwhile.
-    fn with<T>(&self, work: impl FnOnce(&mut BytesMut) -> T) -> Result<T, StorageError> {
-        match &mut lock(&self.state).unfinished {
-            Some((meta, image)) if *meta == self.meta => Ok(work(image)),
-            Some(_) | None => Err(StorageError::Misuse("another image was begun meanwhile".into())),
-        }
+impl State {
+    /// The image that this writer writes, unless another was begun meanwhile.
+    fn of(&mut self, writer: u64) -> Result<&mut (SnapshotMeta, BytesMut), StorageError> {
+        let unfinished = self.unfinished.as_mut().filter(|_| writer == self.writers);
+        unfinished.ok_or_else(|| StorageError::Misuse("an image was begun anew meanwhile".into()))
     }
 }
 
 #[async_trait]
 impl SnapshotWriter for Writer {
     fn offset(&self) -> u64 {
-        self.with(|image| image.len() as u64).unwrap_or(0)
+        lock(&self.state).of(self.writer).map_or(0, |(_, image)| image.len() as u64)
     }
 
     async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
-        self.with(|image| image.extend_from_slice(&chunk))
+        lock(&self.state).of(self.writer)?.1.extend_from_slice(&chunk);
+        Ok(())
     }
 
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
-        let image = self.with(|image| std::mem::take(image).freeze())?;
         let mut state = lock(&self.state);
-        state.unfinished = None;
-        state.latest = Some((self.meta.clone(), image));
+        state.of(self.writer)?;
+        if let Some((meta, image)) = state.unfinished.take()
+            // Otherwise it came too late: a newer one has been published meanwhile.
+            && state.latest.as_ref().is_none_or(|(latest, _)| latest.last <= meta.last)
+        {
+            state.latest = Some((meta, image.freeze()));
+        }
         Ok(())
     }
 }

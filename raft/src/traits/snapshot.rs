@@ -43,7 +43,8 @@ pub trait Snapshot: Send + Sync + 'static {
     /// There is no such image, or it can't be read or is damaged.
     async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError>;
 
-    /// Starts to write an image, or resumes one with this very meta that was left unfinished.
+    /// Starts to write an image, or resumes one with this very meta that was left unfinished. A writer that is still writing it
+    /// can't any more.
     ///
     /// # Errors
     /// The store can't be written to.
@@ -62,7 +63,8 @@ pub trait SnapshotWriter: Send + 'static {
     /// The store can't be written to.
     async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError>;
 
-    /// Makes the image durable, and then the latest, in one atomic step. Older images may go.
+    /// Makes the image durable, and then the latest, in one atomic step. Older images may go. An image that is
+    /// older than the latest, because a newer one was published meanwhile, is dropped.
     ///
     /// # Errors
     /// The store can't be written to; the latest image is then the one before.
