@@ -122,6 +122,8 @@ struct State {
     locks: BTreeSet<PathBuf>,
     operations: u64,
     faults: BTreeMap<u64, Fault>,
+    /// From this operation on, nothing is done any more.
+    dead_from: Option<u64>,
     capacity: Option<usize>,
     /// The most that one write takes.
     write_limit: Option<usize>,
@@ -193,6 +195,12 @@ impl SimDisk {
     /// Makes the operation with this number fail; they count from 0.
     pub fn fail_at(&self, operation: u64, fault: Fault) {
         self.state().faults.insert(operation, fault);
+    }
+
+    /// Makes the operation with this number, and all after it, do nothing but fail: the process has ended, and [`SimDisk::now`] is
+    /// the moment of its end.
+    pub fn die_at(&self, operation: u64) {
+        self.state().dead_from = Some(operation);
     }
 
     /// Makes the disk as large as this; files that are open keep what they have.
@@ -382,6 +390,9 @@ impl State {
         }
         let operation = self.operations;
         self.operations += 1;
+        if self.dead_from.is_some_and(|dead| operation >= dead) {
+            return Err(Fault::Refuse(io::ErrorKind::BrokenPipe));
+        }
         self.faults.remove(&operation).map_or(Ok(()), Err)
     }
 

@@ -1,11 +1,19 @@
-//! The suite that every log store passes, on real files: with segments of the usual size, with tiny ones that force many rolls,
-//! and without a thread.
+//! The suites that every log store and every snapshot store passes: on real files, with segments of the usual size, with tiny ones that
+//! force many rolls, and without a thread; and on a simulated disk, which is killed, loses power, fails and flips bits.
 
 #![allow(clippy::unwrap_used)]
 
-use raftkv::testing::conformance::log_store::Backend;
-use raftkv::{ClusterId, GroupId, NodeId};
-use raftkv_storage_file::{FileLog, Identity, Options};
+mod support;
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use raftkv::StorageError;
+use raftkv::testing::Random;
+use raftkv::testing::conformance::{Fault, log_store, snapshot};
+use raftkv_storage_file::sim::{self, Fate, SimDisk};
+use raftkv_storage_file::{FileLog, FileSnapshots, Options};
+use support::IDENTITY;
 use tempfile::TempDir;
 
 struct Files {
@@ -17,26 +25,125 @@ fn files(options: Options) -> Files {
     Files { dir: tempfile::tempdir().unwrap(), options }
 }
 
-impl Backend for Files {
+impl log_store::Backend for Files {
     type Store = FileLog;
 
     async fn open(&self) -> FileLog {
-        let identity = Identity { cluster: ClusterId(7), node: NodeId(1), group: GroupId(0) };
-        FileLog::open(self.dir.path().join("a/b"), identity, self.options).unwrap()
+        FileLog::open(self.dir.path().join("a/b"), IDENTITY, self.options).unwrap()
+    }
+}
+
+impl snapshot::Backend for Files {
+    type Store = FileSnapshots;
+
+    async fn open(&self) -> Result<FileSnapshots, StorageError> {
+        FileSnapshots::open(self.dir.path().join("a/b"), IDENTITY)
+    }
+}
+
+/// A disk that has suffered what was armed when it is opened again.
+struct Simulated(Mutex<State>);
+
+struct State {
+    disk: SimDisk,
+    armed: Option<Fault>,
+    random: Random,
+}
+
+fn simulated() -> Simulated {
+    Simulated(Mutex::new(State { disk: SimDisk::new(), armed: None, random: Random::new(1) }))
+}
+
+impl Simulated {
+    fn restarted(&self) -> Arc<SimDisk> {
+        let State { disk, armed, random } = &mut *self.0.lock().unwrap();
+        let moment = disk.now();
+        *disk = match armed.take() {
+            None => disk.clone(),
+            Some(Fault::Error | Fault::Kill) => moment.kill(),
+            Some(Fault::PowerLoss) => {
+                // Sometimes all is lost or kept: chance alone would hardly ever come to that.
+                let all = random.pick(&[None, Some(Fate::Lost), Some(Fate::Kept)]).flatten();
+                let mut any = || random.pick(&[Fate::Lost, Fate::Kept, Fate::Early, Fate::Garbage]).unwrap();
+                moment.lose_power(|_| all.unwrap_or_else(&mut any))
+            }
+        };
+        Arc::new(disk.clone())
+    }
+
+    fn arm(&self, fault: Fault, after: u64) -> bool {
+        let State { disk, armed, random } = &mut *self.0.lock().unwrap();
+        *armed = Some(fault);
+        let operation = disk.operations() + after;
+        match fault {
+            Fault::Error => {
+                let kinds = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::Other].map(sim::Fault::Refuse);
+                disk.fail_at(operation, random.pick(&[kinds[0], kinds[1], sim::Fault::Forget]).unwrap());
+            }
+            Fault::Kill | Fault::PowerLoss => disk.die_at(operation),
+        }
+        true
+    }
+}
+
+impl log_store::Backend for Simulated {
+    type Store = FileLog;
+
+    async fn open(&self) -> FileLog {
+        let options = Options { segment_bytes: 16 << 10, background: false, ..Options::default() };
+        FileLog::open_on(self.restarted(), "/log", IDENTITY, options).unwrap()
+    }
+
+    fn arm(&self, fault: Fault, after: u64) -> bool {
+        self.arm(fault, after)
+    }
+}
+
+impl snapshot::Backend for Simulated {
+    type Store = FileSnapshots;
+
+    async fn open(&self) -> Result<FileSnapshots, StorageError> {
+        FileSnapshots::open_on(self.restarted(), "/images", IDENTITY, false)
+    }
+
+    fn arm(&self, fault: Fault, after: u64) -> bool {
+        self.arm(fault, after)
+    }
+
+    fn damage(&self, place: u64) -> bool {
+        let disk = &self.0.lock().unwrap().disk;
+        let is_image = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "snap");
+        let path = disk.files().into_iter().find(is_image).unwrap();
+        let length = disk.contents(&path).unwrap().len();
+        disk.flip(&path, usize::try_from(place >> 3).unwrap() % length, 1 << (place & 7));
+        true
     }
 }
 
 mod usual {
-    use super::*;
-    raftkv::log_store_conformance!(files(Options { segment_bytes: 4 << 20, ..Options::default() }));
+    raftkv::log_store_conformance!(super::files(super::Options {
+        segment_bytes: 4 << 20,
+        ..super::Options::default()
+    }));
 }
 
 mod tiny_segments {
-    use super::*;
-    raftkv::log_store_conformance!(files(Options { segment_bytes: 4096, ..Options::default() }));
+    raftkv::log_store_conformance!(super::files(super::Options { segment_bytes: 4096, ..super::Options::default() }));
 }
 
 mod wide_alignment_without_a_thread {
-    use super::*;
-    raftkv::log_store_conformance!(files(Options { segment_bytes: 64 << 10, align: 4096, background: false }));
+    use super::Options;
+    raftkv::log_store_conformance!(super::files(Options { segment_bytes: 64 << 10, align: 4096, background: false }));
+}
+
+mod simulated_disk {
+    raftkv::log_store_conformance!(super::simulated());
+}
+
+mod snapshots {
+    raftkv::snapshot_conformance!(super::files(super::Options::default()));
+}
+
+mod snapshots_on_a_simulated_disk {
+    raftkv::snapshot_conformance!(super::simulated());
 }

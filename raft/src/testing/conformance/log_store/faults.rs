@@ -97,7 +97,7 @@ impl Model {
                 let entry = self.entries.get(usize::try_from(random.below(last - base)).unwrap_or(0));
                 Call::Compact(entry.map_or(self.base, |entry| entry.id))
             }
-            3 | 2 | 1 => write(Some(hard_state(term + 1, Some(random.between(1, 3)))), 0, 1, 0),
+            1..=3 => write(Some(hard_state(term + 1, Some(random.between(1, 3)))), 0, 1, 0),
             // A snapshot from a leader.
             _ => Call::Compact(LogId::new(term, last + random.below(3))),
         }

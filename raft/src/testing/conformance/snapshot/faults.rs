@@ -28,8 +28,8 @@ async fn at_any_point<B: Backend>(backend: &B, fault: Fault) {
             return not_tested(&format!("{fault:?}"));
         }
         // Half of the time the image that was cut off is gone on with; what it became until now is durable, or is gone.
-        let mut next = if random.percent(50) && newest > found { newest } else { newest + 1 };
-        for _ in 0..OPERATIONS {
+        let first = if random.percent(50) && newest > found { newest } else { newest + 1 };
+        for next in first..first + OPERATIONS {
             newest = next;
             if publish(&store, next, &image(next, SIZE)).await.is_err() {
                 possible.push(next);
@@ -38,7 +38,6 @@ async fn at_any_point<B: Backend>(backend: &B, fault: Fault) {
                 break;
             }
             possible = vec![next];
-            next += 1;
         }
     }
     assert!(

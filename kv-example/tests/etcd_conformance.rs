@@ -1,0 +1,112 @@
+//! The suite that every state machine passes, on the server's own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+use bytes::Bytes;
+use kv_example::api::command::{Command, command};
+use kv_example::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
+use kv_example::api::etcdserverpb::request_op::Request;
+use kv_example::api::etcdserverpb::{
+    CompactionRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
+use kv_example::machine::{KvMachine, encode_command};
+use prost::Message;
+use raftkv::testing::Random;
+use raftkv::testing::conformance::state_machine::Backend;
+
+struct Kv;
+
+/// Few keys, so that commands meet; one of them is long enough to be kept in another way.
+fn key(random: &mut Random) -> Bytes {
+    let keys = ["a", "ab", "b", "b\0", "c", "a-key-that-is-longer-than-most-others-are"];
+    random.pick(&keys).unwrap().into()
+}
+
+/// None, the one that means "all from here on", or a key.
+fn range_end(random: &mut Random) -> Bytes {
+    match random.below(5) {
+        0..3 => Bytes::new(),
+        3 => Bytes::from_static(&[0]),
+        _ => key(random),
+    }
+}
+
+fn put(random: &mut Random) -> PutRequest {
+    let value = vec![b'v'; usize::try_from(random.below(60)).unwrap()];
+    let ignore_value = random.percent(5);
+    let value = if ignore_value { Bytes::new() } else { value.into() };
+    PutRequest { key: key(random), value, prev_kv: random.percent(30), ignore_value, ..Default::default() }
+}
+
+fn delete(random: &mut Random) -> DeleteRangeRequest {
+    DeleteRangeRequest { key: key(random), range_end: range_end(random), prev_kv: random.percent(50) }
+}
+
+fn range(random: &mut Random) -> RangeRequest {
+    let revision = i64::try_from(random.below(60)).unwrap();
+    let limit = i64::try_from(random.below(3)).unwrap();
+    let revision = if random.percent(80) { 0 } else { revision };
+    RangeRequest { key: key(random), range_end: range_end(random), limit, revision, ..Default::default() }
+}
+
+fn txn(random: &mut Random, depth: u64) -> TxnRequest {
+    let number = i64::try_from(random.below(50)).unwrap();
+    let (target, union) = random
+        .pick(&[
+            (CompareTarget::Version, TargetUnion::Version(number % 4)),
+            (CompareTarget::Create, TargetUnion::CreateRevision(number)),
+            (CompareTarget::Mod, TargetUnion::ModRevision(number)),
+            (CompareTarget::Value, TargetUnion::Value(vec![b'v'; 10].into())),
+        ])
+        .unwrap();
+    let results = [CompareResult::Equal, CompareResult::Greater, CompareResult::Less, CompareResult::NotEqual];
+    let compare = Compare {
+        result: random.pick(&results).unwrap() as i32,
+        target: target as i32,
+        key: key(random),
+        range_end: range_end(random),
+        target_union: Some(union),
+    };
+    let mut requests = || -> Vec<RequestOp> {
+        (0..random.below(3))
+            .map(|_| {
+                let request = match random.below(if depth < 2 { 4 } else { 3 }) {
+                    0 => Request::RequestPut(put(random)),
+                    1 => Request::RequestDeleteRange(delete(random)),
+                    2 => Request::RequestRange(range(random)),
+                    _ => Request::RequestTxn(txn(random, depth + 1)),
+                };
+                RequestOp { request: Some(request) }
+            })
+            .collect()
+    };
+    let (success, failure) = (requests(), requests());
+    TxnRequest { compare: vec![compare], success, failure }
+}
+
+impl Backend for Kv {
+    type Machine = KvMachine;
+
+    async fn create(&self) -> KvMachine {
+        KvMachine::new()
+    }
+
+    fn command(&self, random: &mut Random) -> Bytes {
+        encode_command(match random.weighted(&[10, 3, 6, 1]) {
+            0 => command::Body::Put(put(random)),
+            1 => command::Body::DeleteRange(delete(random)),
+            2 => command::Body::Txn(txn(random, 0)),
+            _ => {
+                let revision = i64::try_from(random.below(300)).unwrap();
+                command::Body::Compact(CompactionRequest { revision, physical: random.percent(50) })
+            }
+        })
+    }
+
+    /// Another version knows what it is, and would change its state.
+    fn stops_at(&self, command: &Bytes) -> bool {
+        !command.is_empty() && Command::decode(command.clone()).is_ok_and(|command| command.body.is_none())
+    }
+}
+
+raftkv::state_machine_conformance!(Kv);
