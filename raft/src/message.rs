@@ -37,7 +37,7 @@ impl Lane {
 }
 
 /// One statement of a node, valid in its term.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Message {
     /// The sender's current term when it was sent. A receiver that is behind moves to it (paper §5.1), unless the
     /// message is a campaign and the receiver hears a live leader (thesis §4.2.3).
@@ -47,7 +47,7 @@ pub struct Message {
 }
 
 /// The statements.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Body {
     /// "Would you vote for me?" asked before any term is raised (thesis §9.6). Promises nothing.
     PreVote {
@@ -135,7 +135,7 @@ pub enum Body {
 }
 
 /// What became of a forwarded batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ForwardOutcome {
     /// It is in the leader's log.
     Appended {
@@ -149,7 +149,7 @@ pub enum ForwardOutcome {
 }
 
 /// The two answers to an append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum AppendReply {
     /// The sender's log equals the leader's up to `stored`, and that much is on its disk.
     Accepted {

@@ -162,7 +162,7 @@ impl EntryKind {
 }
 
 /// A log entry. Cloning is cheap: the payload is shared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Entry {
     /// Its identity.
     pub id: LogId,
@@ -208,7 +208,7 @@ impl fmt::Display for Peer {
 }
 
 /// The configuration of a group: who votes, and where everyone is.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// The members whose votes and logs count.
     pub voters: BTreeMap<NodeId, Peer>,

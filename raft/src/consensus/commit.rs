@@ -10,7 +10,7 @@ use crate::message::Body;
 use crate::types::{Entry, Index, NodeId};
 
 /// What the state machine was given and what it has applied.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Applying {
     applied: Index,
     /// The last index handed out.

@@ -14,35 +14,35 @@ use crate::types::{Index, NodeId};
 #[derive(Clone, Debug)]
 pub(crate) struct Durability {
     /// Counts changes of the hard state.
-    changes: u64,
+    pub(super) changes: u64,
     /// The changes handed to the writer so far.
-    handed: u64,
+    pub(super) handed: u64,
     /// The changes that are on disk.
-    stored: u64,
+    pub(super) stored: u64,
     /// The first index not yet handed to the writer in its present form.
     pub(crate) write_from: Index,
     /// The number of the last write.
-    seq: u64,
+    pub(super) seq: u64,
     /// The write under way.
-    writing: Option<Writing>,
+    pub(super) writing: Option<Writing>,
     /// Votes and requests for votes that wait.
-    held: Vec<Held>,
+    pub(super) held: Vec<Held>,
 }
 
 #[derive(Clone, Debug)]
-struct Writing {
-    since: Time,
-    changes: u64,
+pub(super) struct Writing {
+    pub(super) since: Time,
+    pub(super) changes: u64,
     /// What it stores of the present log: less than it contains, once some of that was truncated.
-    upto: Index,
+    pub(super) upto: Index,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Held {
-    changes: u64,
-    index: Index,
-    to: NodeId,
-    message: Message,
+pub(super) struct Held {
+    pub(super) changes: u64,
+    pub(super) index: Index,
+    pub(super) to: NodeId,
+    pub(super) message: Message,
 }
 
 impl Durability {

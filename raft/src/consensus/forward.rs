@@ -11,7 +11,7 @@ use crate::message::{Body, ForwardOutcome, RequestId};
 use crate::types::{Entry, EntryKind, LogId, NodeId};
 
 /// Batches passed on to this term's leader that wait for its answer.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Forwarded(BTreeSet<RequestId>);
 
 /// How many forwarded batches of each follower are remembered at least. More than can be under way: a copy may also come long
@@ -20,10 +20,10 @@ const MIN_REMEMBERED: usize = 4096;
 
 /// Batches that followers forwarded in this term, whatever their answer was. A network may deliver a message twice; a command must not
 /// enter the log twice for that.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct SeenForwards(BTreeMap<NodeId, Seen>);
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 struct Seen {
     known: BTreeSet<RequestId>,
     order: VecDeque<RequestId>,

@@ -11,14 +11,17 @@ pub(crate) struct Past {
     hard_state: HardState,
     commit: Index,
     applied: Index,
-    leader: Option<(Term, NodeId)>,
+    pub(super) leader: Option<(Term, NodeId)>,
 }
 
 impl Consensus {
     pub(crate) fn check_invariants(&mut self) {
-        if !cfg!(any(test, debug_assertions)) {
-            return;
+        if cfg!(any(test, debug_assertions)) {
+            self.assert_invariants();
         }
+    }
+
+    pub(crate) fn assert_invariants(&mut self) {
         self.log.check();
         self.check_positions();
         self.check_role();

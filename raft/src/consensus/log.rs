@@ -6,7 +6,7 @@ use crate::traits::{LogState, TermRun};
 use crate::types::{Entry, Index, LogId, Term};
 
 /// Knows the term of every entry, and holds the newest entries in memory (the tail). Older payloads are in the log store alone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) struct Log {
     /// The id before the first entry held.
     base: LogId,

@@ -7,7 +7,7 @@ use super::io::Note;
 use crate::types::{Index, Membership};
 
 /// The configurations that may yet be in force: the last committed one, and all after it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Configurations(Vec<(Index, Membership)>);
 
 impl Configurations {

@@ -20,6 +20,8 @@ mod bootstrap;
 mod commit;
 mod durability;
 mod election;
+#[cfg(feature = "testing")]
+mod fingerprint;
 mod forward;
 mod heartbeat;
 mod invariants;
@@ -35,6 +37,8 @@ mod role;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "testing")]
+pub(crate) use fingerprint::LONG_AGO;
 pub use io::{Boot, Effects, Fetch, FetchPurpose, InitializeRefused, Input, Note, RefusedReason, Reply, Time, Write};
 pub use role::RoleKind;
 

@@ -25,21 +25,21 @@ pub(crate) struct Progress {
     /// The greatest commit index it was told of.
     pub(crate) commit_told: Index,
     /// Tells lost appends from slow ones.
-    said: Said,
+    pub(super) said: Said,
 }
 
 /// What a member last said to match.
 #[derive(Clone, Debug)]
-struct Said {
-    matching: Index,
+pub(super) struct Said {
+    pub(super) matching: Index,
     /// Since when it says so.
-    since: Time,
+    pub(super) since: Time,
     /// The longest time between two changes lately.
-    gap: Duration,
+    pub(super) gap: Duration,
 }
 
 /// How entries are sent.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(crate) enum Pace {
     /// Finds out where the logs agree: one message, then wait for its answer.
     Probe {
@@ -51,7 +51,7 @@ pub(crate) enum Pace {
 }
 
 /// Append messages under way.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Window {
     /// The last index and the cost of each, in order.
     messages: VecDeque<(Index, u64)>,

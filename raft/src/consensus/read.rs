@@ -14,7 +14,7 @@ use crate::message::{Body, Message, RequestId};
 use crate::types::{Index, NodeId};
 
 /// A leader's reads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Reads {
     /// Reads that no round confirms yet.
     waiting: Vec<Read>,
@@ -23,13 +23,13 @@ pub(crate) struct Reads {
 }
 
 /// Who reads: a local client, or one at a follower.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Read {
     follower: Option<NodeId>,
     request: RequestId,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Round {
     /// The round of heartbeats that confirms the reads.
     number: u64,
@@ -40,7 +40,7 @@ struct Round {
 
 /// A follower's questions to this term's leader, and when each was last asked.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asked(BTreeMap<RequestId, Time>);
+pub(crate) struct Asked(pub(super) BTreeMap<RequestId, Time>);
 
 impl Reads {
     /// Whether reads wait that no round confirms.

@@ -36,7 +36,7 @@ pub(crate) struct Follower {
 }
 
 /// Collects votes, in earnest or as a poll.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Campaign {
     /// Who said yes. A set: a duplicated answer counts once.
     pub(crate) granted: BTreeSet<NodeId>,

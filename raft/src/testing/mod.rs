@@ -6,6 +6,7 @@
 
 mod cluster;
 pub mod conformance;
+pub mod exploration;
 pub mod linearizability;
 mod machines;
 mod memory_log;

@@ -7,7 +7,7 @@ use crate::error::StorageError;
 use crate::types::{Entry, Index, LogId, NodeId, Term};
 
 /// What a node must not forget about elections (paper, figure 2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct HardState {
     /// The latest term the node has seen.
     pub term: Term,
@@ -16,7 +16,7 @@ pub struct HardState {
 }
 
 /// A stretch of entries of one term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TermRun {
     /// The term.
     pub term: Term,
@@ -38,7 +38,7 @@ pub struct LogState {
 }
 
 /// One atomic, durable step: hard state first, then entries.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct LogWrite {
     /// A new hard state, if it changed.
     pub hard_state: Option<HardState>,
