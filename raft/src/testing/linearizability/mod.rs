@@ -4,16 +4,20 @@
 //! one correct machine would answer; [`check`] looks for an order of the calls that explains every answer and contradicts
 //! no real time, and returns [`Error::NotLinearizable`] with a timeline when there is none.
 
+mod check;
 mod error;
+mod explain;
 mod history;
+mod memory;
 mod model;
 mod models;
+mod plan;
 mod search;
 #[cfg(test)]
 mod tests;
 
+pub use check::{Budget, Report, check};
 pub use error::{Error, Violation};
 pub use history::{CallId, History};
 pub use model::Model;
 pub use models::{Counter, CounterOp, KeyValue, KeyValueOp, KeyValueRet, Register, RegisterOp, RegisterRet};
-pub use search::{Budget, Report, check};

@@ -1,3 +1,6 @@
 //! Tests of the checker itself.
 
+mod generate;
 mod known;
+mod random;
+mod reference;
