@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::config::Config;
 use crate::error::{Error, Fatal, InitializeError};
 use crate::metrics::Status;
-use crate::runtime::{self, Control, Events, Inbox, NotAdmitted, Parts, Request, Shared};
+use crate::runtime::{self, Control, Events, Host, Inbox, NotAdmitted, Parts, Request, Shared, Tasks};
 use crate::traits::{LogStore, Snapshot, StateMachine, Transport};
 use crate::types::{ClusterId, Entry, GroupId, Membership, NodeId};
 
@@ -56,6 +56,7 @@ impl Raft {
             group: GroupId::default(),
             config: Config::default(),
             seed: None,
+            host: None,
             transport: (),
             log: (),
             snapshots: (),
@@ -190,6 +191,7 @@ pub struct Builder<T = (), L = (), S = (), M = ()> {
     group: GroupId,
     config: Config,
     seed: Option<u64>,
+    host: Option<Arc<dyn Host>>,
     transport: T,
     log: L,
     snapshots: S,
@@ -213,28 +215,34 @@ impl<T, L, S, M> Builder<T, L, S, M> {
         Self { seed: Some(seed), ..self }
     }
 
+    /// Runs the node on a machine of a simulation.
+    #[doc(hidden)]
+    pub fn host(self, host: Arc<dyn Host>) -> Self {
+        Self { host: Some(host), ..self }
+    }
+
     /// Carries messages to the other nodes.
     pub fn transport<T2: Transport>(self, transport: T2) -> Builder<T2, L, S, M> {
-        let Self { id, cluster, group, config, seed, log, snapshots, machine, .. } = self;
-        Builder { id, cluster, group, config, seed, transport, log, snapshots, machine }
+        let Self { id, cluster, group, config, seed, host, log, snapshots, machine, .. } = self;
+        Builder { id, cluster, group, config, seed, host, transport, log, snapshots, machine }
     }
 
     /// Keeps the log. It must be this node's own, from run to run.
     pub fn log<L2: LogStore>(self, log: L2) -> Builder<T, L2, S, M> {
-        let Self { id, cluster, group, config, seed, transport, snapshots, machine, .. } = self;
-        Builder { id, cluster, group, config, seed, transport, log, snapshots, machine }
+        let Self { id, cluster, group, config, seed, host, transport, snapshots, machine, .. } = self;
+        Builder { id, cluster, group, config, seed, host, transport, log, snapshots, machine }
     }
 
     /// Keeps images of the state machine.
     pub fn snapshots<S2: Snapshot>(self, snapshots: S2) -> Builder<T, L, S2, M> {
-        let Self { id, cluster, group, config, seed, transport, log, machine, .. } = self;
-        Builder { id, cluster, group, config, seed, transport, log, snapshots, machine }
+        let Self { id, cluster, group, config, seed, host, transport, log, machine, .. } = self;
+        Builder { id, cluster, group, config, seed, host, transport, log, snapshots, machine }
     }
 
     /// What is replicated.
     pub fn state_machine<M2: StateMachine>(self, machine: M2) -> Builder<T, L, S, M2> {
-        let Self { id, cluster, group, config, seed, transport, log, snapshots, .. } = self;
-        Builder { id, cluster, group, config, seed, transport, log, snapshots, machine }
+        let Self { id, cluster, group, config, seed, host, transport, log, snapshots, .. } = self;
+        Builder { id, cluster, group, config, seed, host, transport, log, snapshots, machine }
     }
 }
 
@@ -251,6 +259,7 @@ impl<T: Transport, L: LogStore, S: Snapshot, M: StateMachine> Builder<T, L, S, M
             group: self.group,
             config: self.config,
             seed: self.seed,
+            tasks: Tasks(self.host),
             transport: Arc::new(self.transport),
             log: Arc::new(self.log),
             snapshots: Arc::new(self.snapshots),

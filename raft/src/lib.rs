@@ -61,6 +61,8 @@ pub use error::{Error, Fatal, FatalKind, InitializeError, Refusal, StorageError,
 pub use handle::{Builder, Consistency, Raft};
 pub use message::{AppendReply, Body, Envelope, ForwardOutcome, Lane, Message, RequestId};
 pub use metrics::{PeerStatus, ReplicationState, Status};
+#[doc(hidden)]
+pub use runtime::Host;
 pub use runtime::{Arrivals, Event, Events, Inbox};
 pub use traits::{
     Chunks, HardState, LogState, LogStore, LogWrite, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StateMachine,

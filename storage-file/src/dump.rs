@@ -210,7 +210,7 @@ fn line(batch: &Batch<'_>) -> DumpLine {
 
 /// What opening the log would find. Beside a running server, a look in between two of its writes can mislead: then another
 /// look follows.
-fn verdict(home: &Home) -> Result<DumpVerdict, StorageError> {
+pub(crate) fn verdict(home: &Home) -> Result<DumpVerdict, StorageError> {
     let mut looks = 0;
     loop {
         looks += 1;

@@ -47,6 +47,7 @@
 //! | `dump.rs` | a log shown line by line |
 //! | `snapshots/` | [`FileSnapshots`]: images of the state machine |
 //! | `sim.rs` | a disk that loses, tears and refuses (feature `testing`) |
+//! | `simulation.rs` | the log and snapshots of a simulated node, on such a disk (feature `testing`) |
 
 mod directory;
 mod dump;
@@ -59,6 +60,8 @@ mod recovery;
 mod segment;
 #[cfg(feature = "testing")]
 pub mod sim;
+#[cfg(feature = "testing")]
+pub mod simulation;
 mod snapshots;
 mod vfs;
 mod wal;

@@ -5,6 +5,9 @@
 //! dirty sector, length and name on its own whether it made it to the disk, so sectors arrive in any order. A dirty sector may
 //! also become garbage. [`SimDisk::kill`] ends the process only: what was written stays.
 //!
+//! The disk can also be full, forget what a sync was to keep, or be hurt where it lies ([`SimDisk::flip`],
+//! [`SimDisk::misdirect`]). `simulation.rs` puts whole nodes on such disks.
+//!
 //! Each change to the disk is counted as one operation. [`SimDisk::record`] keeps an image of the disk before each, so that
 //! a test can run a workload once and then lose power at every point of it.
 
@@ -124,6 +127,8 @@ struct State {
     faults: BTreeMap<u64, Fault>,
     /// From this operation on, nothing is done any more.
     dead_from: Option<u64>,
+    /// The next sync fails and forgets.
+    forget_next_sync: bool,
     capacity: Option<usize>,
     /// The most that one write takes.
     write_limit: Option<usize>,
@@ -203,6 +208,33 @@ impl SimDisk {
         self.state().dead_from = Some(operation);
     }
 
+    /// Whether an operation came after that.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        let state = self.state();
+        state.dead_from.is_some_and(|dead| state.operations > dead)
+    }
+
+    /// Makes the next sync of a file fail as [`Fault::Forget`] says, whenever it comes.
+    pub fn forget_next_sync(&self) {
+        self.state().forget_next_sync = true;
+    }
+
+    /// Nothing fails any more of what was to fail, and there is room.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.faults.clear();
+        state.forget_next_sync = false;
+        state.dead_from = None;
+        state.capacity = None;
+    }
+
+    /// How many bytes the files take.
+    #[must_use]
+    pub fn used(&self) -> usize {
+        self.state().image.used()
+    }
+
     /// Makes the disk as large as this; files that are open keep what they have.
     pub fn set_capacity(&self, bytes: Option<usize>) {
         self.state().capacity = bytes;
@@ -254,6 +286,20 @@ impl SimDisk {
         for bytes in [&mut inode.cache, &mut inode.disk] {
             if let Some(byte) = bytes.get_mut(offset) {
                 *byte ^= bits;
+            }
+        }
+    }
+
+    /// Puts bytes into a file, durably, as far as it reaches: as if a write meant for another place had gone here.
+    pub fn misdirect(&self, path: &Path, offset: usize, bytes: &[u8]) {
+        let mut state = self.state();
+        let Some(inode) = state.image.names.get(path).copied() else { return };
+        let inode = &mut state.image.inodes[inode];
+        for file in [&mut inode.cache, &mut inode.disk] {
+            for (at, byte) in bytes.iter().enumerate() {
+                if let Some(place) = file.get_mut(offset + at) {
+                    *place = *byte;
+                }
             }
         }
     }
@@ -545,7 +591,10 @@ impl VfsFile for SimFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.disk.state();
-        let begun = state.begin();
+        let mut begun = state.begin();
+        if begun.is_ok() && std::mem::take(&mut state.forget_next_sync) {
+            begun = Err(Fault::Forget);
+        }
         let inode = &mut state.image.inodes[self.inode];
         match begun {
             Ok(()) => inode.sync(),

@@ -9,6 +9,7 @@ use tracing::Instrument;
 use super::clock::Clock;
 use super::driver::Driver;
 use super::fetcher::Fetcher;
+use super::host::Tasks;
 use super::inbox::Inbox;
 use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
@@ -32,6 +33,7 @@ pub(crate) struct Parts {
     pub(crate) group: GroupId,
     pub(crate) config: Config,
     pub(crate) seed: Option<u64>,
+    pub(crate) tasks: Tasks,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) log: Arc<dyn LogStore>,
     pub(crate) snapshots: Arc<dyn Snapshot>,
@@ -141,17 +143,17 @@ async fn find_membership(log: &dyn LogStore, state: &LogState) -> Result<Option<
 
 /// Starts the tasks.
 fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox) {
-    let Parts { id, cluster, group, config, transport, log, snapshots, machine, .. } = parts;
+    let Parts { id, cluster, group, config, tasks, transport, log, snapshots, machine, .. } = parts;
     let applied = boot.applied.index;
     let shared = Arc::new(Shared::new(id, &config));
     let (inbox, arrivals) = Inbox::channel(cluster, group, id);
-    let mut outbox = span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config));
+    let mut outbox = span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config, tasks.clone()));
     if let Some((_, membership)) = &boot.membership {
         span.in_scope(|| outbox.set_members(membership));
     }
-    let clock = Clock::start();
+    let clock = Clock::start(&tasks);
     let (jobs, outcomes) = (Arc::new(Mailbox::new()), Arc::new(Mailbox::new()));
-    let applier = tokio::spawn(applier::run(machine, jobs.clone(), outcomes.clone()).instrument(span.clone()));
+    let applier = tasks.spawn(applier::run(machine, jobs.clone(), outcomes.clone()).instrument(span.clone()));
     let driver = Driver {
         shared: shared.clone(),
         pending: Pending::new(&config, random::mix(boot.seed), applied),
@@ -170,6 +172,6 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
         drop(snapshots);
         drop(guard);
     };
-    tokio::spawn(life.instrument(span));
+    tasks.spawn(life.instrument(span));
     (shared, inbox)
 }

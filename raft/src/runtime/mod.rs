@@ -9,6 +9,7 @@
 //! | a peer's message comes | `inbox.rs` |
 //! | a message leaves | `outbox.rs` |
 //! | the log is written, and read back | `log_writer.rs`, `fetcher.rs` |
+//! | a task or a timer is started | `host.rs`, `clock.rs` |
 //! | committed entries reach the state machine | `applier.rs` |
 
 mod applier;
@@ -17,6 +18,7 @@ mod clock;
 mod driver;
 mod events;
 mod fetcher;
+mod host;
 mod inbox;
 mod intake;
 mod log_writer;
@@ -30,6 +32,9 @@ use std::any::Any;
 
 pub(crate) use boot::{Parts, start};
 pub use events::{Event, Events};
+#[doc(hidden)]
+pub use host::Host;
+pub(crate) use host::Tasks;
 pub use inbox::{Arrivals, Inbox};
 pub(crate) use intake::{NotAdmitted, Request};
 pub(crate) use shared::{Control, Shared};

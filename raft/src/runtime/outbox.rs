@@ -13,6 +13,7 @@ use futures_util::FutureExt;
 use tokio::task::JoinHandle;
 use tracing::Instrument;
 
+use super::host::Tasks;
 use super::mailbox::Mailbox;
 use super::panic_text;
 use crate::config::Config;
@@ -38,6 +39,7 @@ pub(crate) struct Sender {
 pub(crate) struct Outbox {
     sender: Sender,
     transport: Arc<dyn Transport>,
+    tasks: Tasks,
     max_bulk_bytes: u64,
     ways: BTreeMap<NodeId, Way>,
 }
@@ -71,10 +73,10 @@ struct Shared {
 }
 
 impl Outbox {
-    pub(crate) fn new(sender: Sender, transport: Arc<dyn Transport>, config: &Config) -> Self {
+    pub(crate) fn new(sender: Sender, transport: Arc<dyn Transport>, config: &Config, tasks: Tasks) -> Self {
         // What the core may have on its way to a follower, and as much again for what is forwarded.
         let max_bulk_bytes = config.max_inflight_bytes.saturating_mul(2);
-        Self { sender, transport, max_bulk_bytes, ways: BTreeMap::new() }
+        Self { sender, transport, tasks, max_bulk_bytes, ways: BTreeMap::new() }
     }
 
     /// A configuration came into force: its members are reached where it says, and others no more.
@@ -112,7 +114,7 @@ impl Outbox {
     }
 
     fn open(&mut self, peer: Peer, member: bool) {
-        let queue = |lane, max_bytes| Queue::open(&peer, lane, max_bytes, self.transport.clone());
+        let queue = |lane, max_bytes| Queue::open(&peer, lane, max_bytes, self.transport.clone(), &self.tasks);
         let control = queue(Lane::Control, MAX_CONTROL_BYTES);
         let bulk = queue(Lane::Bulk, self.max_bulk_bytes);
         self.ways.insert(peer.id, Way { peer, member, control, bulk });
@@ -160,7 +162,7 @@ impl Way {
 }
 
 impl Queue {
-    fn open(peer: &Peer, lane: Lane, max_bytes: u64, transport: Arc<dyn Transport>) -> Self {
+    fn open(peer: &Peer, lane: Lane, max_bytes: u64, transport: Arc<dyn Transport>, tasks: &Tasks) -> Self {
         let shared = Arc::new(Shared {
             mailbox: Mailbox::new(),
             messages: AtomicU64::new(0),
@@ -169,7 +171,7 @@ impl Queue {
             overflowing: AtomicBool::new(false),
         });
         let span = tracing::info_span!("way", %peer, ?lane);
-        let task = tokio::spawn(carry(shared.clone(), peer.clone(), transport).instrument(span));
+        let task = tasks.spawn(carry(shared.clone(), peer.clone(), transport).instrument(span));
         Self { shared, max_bytes, task }
     }
 
@@ -262,7 +264,7 @@ mod tests {
 
     fn outbox() -> (Outbox, Arc<Post>) {
         let post = Arc::new(Post::default());
-        let mut outbox = Outbox::new(ME, Arc::new(post.clone()), &Config::default());
+        let mut outbox = Outbox::new(ME, Arc::new(post.clone()), &Config::default(), Tasks::default());
         outbox.set_members(&Membership::new((1..=4).map(|id| Peer::new(id, format!("{id}")))));
         (outbox, post)
     }

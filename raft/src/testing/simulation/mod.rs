@@ -6,6 +6,7 @@
 mod campaign;
 mod coverage;
 pub mod diagram;
+pub mod node;
 mod shrink;
 mod trace;
 

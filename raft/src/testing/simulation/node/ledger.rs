@@ -1,0 +1,229 @@
+//! Watches what the state machines are given: the same commands at the same places on every node, each once, in order, with the
+//! same answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::record::Record;
+use crate::error::Fatal;
+use crate::testing::lock;
+use crate::traits::{Chunks, StateMachine};
+use crate::types::{Index, LogId, NodeId};
+
+/// Names one command of one client, for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Tag(pub(super) u64);
+
+impl Tag {
+    /// The command as it goes through the log: behind its name, so that it is known again.
+    pub(super) fn mark(self, command: &[u8]) -> Bytes {
+        let mut bytes = BytesMut::with_capacity(8 + command.len());
+        bytes.extend_from_slice(&self.0.to_be_bytes());
+        bytes.extend_from_slice(command);
+        bytes.freeze()
+    }
+
+    fn unmark(mut marked: Bytes) -> Option<(Self, Bytes)> {
+        (marked.len() >= 8).then(|| (Self(marked.get_u64()), marked))
+    }
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    bytes.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Applied {
+    id: LogId,
+    tag: Tag,
+    command: u64,
+    answer: u64,
+}
+
+/// All that was applied anywhere. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Ledger {
+    record: Record,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    by_index: BTreeMap<Index, Applied>,
+    by_tag: BTreeMap<Tag, Index>,
+    /// What clients were told: the answer to a command.
+    answered: Vec<(Vec<(Tag, u64)>, NodeId)>,
+    /// What clients were told never happens.
+    refused: BTreeSet<Tag>,
+}
+
+impl Ledger {
+    pub(super) fn new(record: Record) -> Self {
+        Self { record, state: Arc::default() }
+    }
+
+    /// A client was given these answers, to commands that it wrote together.
+    pub(super) fn answered(&self, node: NodeId, answers: &[(Tag, Bytes)]) {
+        let answers = answers.iter().map(|(tag, answer)| (*tag, hash(answer))).collect();
+        lock(&self.state).answered.push((answers, node));
+    }
+
+    /// A client was told that the command was not and will not be applied.
+    pub(super) fn refused(&self, tag: Tag) {
+        lock(&self.state).refused.insert(tag);
+    }
+
+    /// How many commands were applied.
+    pub(super) fn len(&self) -> usize {
+        lock(&self.state).by_index.len()
+    }
+
+    /// How many of them at or below an index.
+    fn up_to(&self, index: Index) -> usize {
+        lock(&self.state).by_index.range(..=index).count()
+    }
+
+    fn apply(&self, node: NodeId, after: Index, applied: Applied) -> Result<(), String> {
+        let mut state = lock(&self.state);
+        let Applied { id, tag, .. } = applied;
+        if id.index <= after {
+            return Err(format!("{node} applied {id} after index {}", after.0));
+        }
+        if let Some((skipped, _)) = state.by_index.range(after.next()..id.index).next() {
+            return Err(format!("{node} applied {id}, but skipped index {}, which another applied", skipped.0));
+        }
+        if let Some(known) = state.by_index.get(&id.index) {
+            if *known == applied {
+                return Ok(());
+            }
+            let what = match () {
+                () if known.id != id || known.tag != tag || known.command != applied.command => "a different command",
+                () => "the same command, with a different answer",
+            };
+            return Err(format!("{node} applied {what} at {id}: {known:?} elsewhere, {applied:?} here"));
+        }
+        if let Some((last, _)) = state.by_index.last_key_value()
+            && *last > id.index
+        {
+            return Err(format!("{node} applied a command at {id}, which others passed over on their way to {}", last.0));
+        }
+        if let Some(first) = state.by_tag.insert(tag, id.index) {
+            return Err(format!("command {:x} was applied twice, at {} and {}", tag.0, first.0, id.index.0));
+        }
+        state.by_index.insert(id.index, applied);
+        Ok(())
+    }
+
+    /// What must be true when all is over: what was acknowledged is there, with the answer that was given, and what was
+    /// refused is not.
+    pub(super) fn settle(&self) -> Result<(), String> {
+        let state = lock(&self.state);
+        for tag in &state.refused {
+            if let Some(index) = state.by_tag.get(tag) {
+                return Err(format!("command {:x} was refused, but applied at {}", tag.0, index.0));
+            }
+        }
+        for (answers, node) in &state.answered {
+            let mut before: Option<Index> = None;
+            for (tag, answer) in answers {
+                let Some(index) = state.by_tag.get(tag) else {
+                    return Err(format!("{node} acknowledged command {:x}, and nobody applied it", tag.0));
+                };
+                if state.by_index.get(index).is_none_or(|applied| applied.answer != *answer) {
+                    return Err(format!("{node} gave another answer to command {:x} than the state machines", tag.0));
+                }
+                if before.is_some_and(|before| before.next() != *index) {
+                    return Err(format!("{node} applied others between commands that were written together, at {}", index.0));
+                }
+                before = Some(*index);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A user's state machine, watched.
+#[derive(Debug)]
+pub(super) struct Witness<M> {
+    machine: M,
+    node: NodeId,
+    ledger: Ledger,
+    /// The last command applied here.
+    last: Index,
+    /// How many were applied here; unknown before the first one after an image.
+    count: Option<usize>,
+    /// Held as long as the runtime holds the state machine.
+    _alive: Arc<()>,
+}
+
+impl<M: StateMachine> Witness<M> {
+    pub(super) fn new(machine: M, node: NodeId, ledger: Ledger, alive: Arc<()>) -> Self {
+        Self { machine, node, ledger, last: Index::ZERO, count: Some(0), _alive: alive }
+    }
+
+    fn broken(&self, what: String) -> Fatal {
+        self.ledger.record.violated(what.clone());
+        Fatal::state_machine(what)
+    }
+}
+
+#[async_trait]
+impl<M: StateMachine> StateMachine for Witness<M> {
+    async fn applied(&self) -> Result<LogId, Fatal> {
+        self.machine.applied().await
+    }
+
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        let mut answers = self.apply_batch(vec![(at, command)]).await?;
+        answers.pop().ok_or_else(|| Fatal::state_machine("no answer"))
+    }
+
+    async fn apply_batch(&mut self, batch: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
+        let mut plain = Vec::with_capacity(batch.len());
+        let mut marks = Vec::with_capacity(batch.len());
+        for (id, marked) in batch {
+            let Some((tag, command)) = Tag::unmark(marked) else {
+                return Err(self.broken(format!("{} was given a command at {id} that nobody wrote", self.node)));
+            };
+            marks.push((id, tag, hash(&command)));
+            plain.push((id, command));
+        }
+        let answers = self.machine.apply_batch(plain).await?;
+        if answers.len() != marks.len() {
+            return Ok(answers);
+        }
+        for ((id, tag, command), answer) in marks.into_iter().zip(&answers) {
+            let applied = Applied { id, tag, command, answer: hash(answer) };
+            self.ledger.record.step((self.node, id, applied.answer), || {
+                let text = format!("applies {:x} at {id}", tag.0);
+                crate::testing::simulation::TraceEvent::Node { node: self.node, text }
+            });
+            if self.count.is_none() {
+                self.last = id.index.prev();
+            }
+            self.ledger.apply(self.node, self.last, applied).map_err(|what| self.broken(what))?;
+            self.last = id.index;
+            self.count = Some(self.count.map_or_else(|| self.ledger.up_to(id.index), |count| count + 1));
+        }
+        if self.count.is_some_and(|count| count != self.ledger.up_to(self.last)) {
+            let what = format!("other commands: {} did not apply all that others did up to {}", self.node, self.last.0);
+            return Err(self.broken(what));
+        }
+        Ok(answers)
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        self.machine.snapshot().await
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        self.count = None;
+        self.machine.restore(image).await
+    }
+}

@@ -1,0 +1,119 @@
+//! What a seed decides before anything happens: how large the cluster is, how its limits are set, how its network usually is, and
+//! which faults it will see (swarm testing: Groce and others, 2012. A mix that leaves kinds of fault out finds what a mix of all hides).
+
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::testing::simulation::Options;
+use crate::testing::{Link, Random};
+
+/// The kinds of fault, as the option `--without` names them.
+pub(super) const FAULTS: [&str; 8] = ["network", "kill", "pause", "stop", "disk", "damage", "clock", "overload"];
+
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    pub(super) seed: u64,
+    pub(super) nodes: u64,
+    pub(super) config: Config,
+    pub(super) link: Link,
+    /// For each kind of [`FAULTS`], how often it is chosen.
+    pub(super) weights: [u64; FAULTS.len()],
+    /// How long it is from one fault to the next, on average.
+    pub(super) pace: Duration,
+    /// How long faults go on everywhere.
+    pub(super) turmoil: Duration,
+    pub(super) clients: u64,
+    /// How many operations each client begins at most.
+    pub(super) operations: u64,
+    /// How long a client thinks between two operations, at most.
+    pub(super) think: Duration,
+    /// How many faults there are at most.
+    pub(super) events: u64,
+}
+
+fn millis(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// One of the values, each as likely.
+fn one_of<T: Copy>(random: &mut Random, values: &[T], usual: T) -> T {
+    random.pick(values).unwrap_or(usual)
+}
+
+impl Plan {
+    pub(super) fn new(seed: u64, random: &mut Random, options: &Options) -> Self {
+        let nodes = [1, 2, 3, 4, 5][random.weighted(&[6, 4, 50, 8, 32])];
+        let config = config(random);
+        let link = Link {
+            lost_per_mille: one_of(random, &[0, 0, 5, 30], 0),
+            doubled_per_mille: one_of(random, &[0, 5, 30], 0),
+            delay: millis(random.below(4)),
+            jitter: millis(one_of(random, &[0, 2, 10, 30], 0)),
+            ..Link::default()
+        };
+        let mut weights = [0; FAULTS.len()];
+        for (weight, kind) in weights.iter_mut().zip(FAULTS) {
+            let drawn = random.between(1, 8);
+            let present = random.percent(if kind == "disk" { 85 } else { 55 });
+            *weight = if present && options.allows(kind) { drawn } else { 0 };
+        }
+        // Damage is rare: a node that is damaged is out of the game.
+        weights[5] = weights[5].min(1);
+        let clients = random.between(1, 6);
+        let operations = random.between(20, 150);
+        Self {
+            seed,
+            nodes: options.nodes.unwrap_or(nodes),
+            config,
+            link,
+            weights,
+            pace: millis(one_of(random, &[150, 400, 1000], 400)),
+            turmoil: millis(random.between(6_000, 20_000)),
+            clients,
+            operations,
+            think: millis(one_of(random, &[5, 50, 400], 50)),
+            events: options.events.unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Whether what is durable may be damaged.
+    pub(super) fn may_damage(&self) -> bool {
+        self.weights[5] > 0
+    }
+
+    /// Whether clocks may be wrong.
+    pub(super) fn may_misjudge_time(&self) -> bool {
+        self.weights[6] > 0
+    }
+
+    /// How long a majority that is well may take until it commits again.
+    pub(super) fn patience(&self) -> Duration {
+        self.config.election_timeout * 40 + self.config.write_timeout * 2 + self.config.stall_timeout * 2 + millis(2000)
+    }
+}
+
+/// Times that suit each other, and limits that are often so small that they are reached.
+fn config(random: &mut Random) -> Config {
+    let election_timeout = millis(random.between(150, 500));
+    let usual = Config::default();
+    let mut config = Config {
+        election_timeout,
+        heartbeat_interval: election_timeout / one_of(random, &[3, 5, 10], 5),
+        write_timeout: millis(random.between(500, 4000)),
+        read_timeout: millis(random.between(500, 4000)),
+        stall_timeout: millis(random.between(300, 1200)),
+        slow_disk: millis(100),
+        ..usual.clone()
+    };
+    if random.percent(60) {
+        config.max_append_bytes = one_of(random, &[100, 1000, usual.max_append_bytes], 1000);
+        config.max_inflight_appends = one_of(random, &[1, 2, 16, 256], 16);
+        config.max_inflight_bytes = one_of(random, &[500, 16 << 20], 16 << 20);
+        config.max_write_bytes = one_of(random, &[100, 1000, usual.max_write_bytes], 1000);
+        config.max_applying_bytes = one_of(random, &[100, 2000, usual.max_applying_bytes], 2000);
+        config.max_tail_bytes = one_of(random, &[1, 500, 4000, usual.max_tail_bytes], 500);
+        config.max_uncommitted_bytes = one_of(random, &[500, 5000, usual.max_uncommitted_bytes], 5000);
+        config.max_pending_requests = one_of(random, &[2, 8, 1000], 1000);
+    }
+    config
+}

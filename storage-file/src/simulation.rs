@@ -1,0 +1,273 @@
+//! The log and the snapshots of a simulated node, on a disk that fails in every way that [`SimDisk`] knows: for
+//! [`raftkv::testing::simulation::node`] (feature `testing`).
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use raftkv::testing::Random;
+use raftkv::testing::simulation::node::{DiskFault, Outage, Site, Stores};
+use raftkv::{Entry, Index, LogId, LogState, LogStore, LogWrite, Snapshot, StorageError};
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use crate::directory::{Owner, SyncedNote};
+use crate::dump::{DumpVerdict, verdict};
+use crate::recovery::Home;
+use crate::sim::{Fate, SECTOR, SimDisk};
+use crate::{FileLog, FileSnapshots, Identity, Options};
+
+const LOG: &str = "/log";
+const SNAPSHOTS: &str = "/snapshots";
+
+/// A [`FileLog`] and [`FileSnapshots`] on a simulated disk of their own.
+///
+/// A loss of power decides for every sector, length and name that was not synced; the end of the process keeps the page cache;
+/// a failed sync forgets; the disk is full, slow, stuck, or damaged. Sizes and latency differ from node to node.
+#[derive(Debug, Default)]
+pub struct FileStores {
+    disk: SimDisk,
+    pace: Arc<Pace>,
+    /// Power was lost, and nobody has opened the log since.
+    lost_power: bool,
+    failed_sync: bool,
+    full: bool,
+}
+
+/// How fast the disk is at the moment. It outlives restarts.
+#[derive(Debug, Default)]
+struct Pace {
+    state: Mutex<PaceState>,
+    changed: Notify,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct PaceState {
+    latency: Duration,
+    stalled: bool,
+}
+
+impl Pace {
+    fn state(&self) -> MutexGuard<'_, PaceState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits while the disk is stuck.
+    async fn wait(&self) {
+        loop {
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            if !self.state().stalled {
+                return;
+            }
+            changed.await;
+        }
+    }
+}
+
+impl FileStores {
+    /// An empty disk.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the log ends in a torn batch.
+    fn is_torn(&self) -> bool {
+        let (vfs, dir) = (Arc::new(self.disk.clone()), PathBuf::from(LOG));
+        let Ok(Some(owner)) = Owner::read(&*vfs, &dir) else { return false };
+        let home = Home { vfs, dir, owner };
+        matches!(verdict(&home), Ok(DumpVerdict::Sound { torn, .. }) if torn > 0)
+    }
+
+    /// Whether the note of what was synced is behind the log: its last batch is written anew.
+    fn is_unsure(&self) -> bool {
+        let (vfs, dir) = (Arc::new(self.disk.clone()), PathBuf::from(LOG));
+        let Ok(Some(owner)) = Owner::read(&*vfs, &dir) else { return false };
+        let noted = SyncedNote::peek(&*vfs, &dir, owner.nonce);
+        let home = Home { vfs, dir, owner };
+        matches!(verdict(&home), Ok(DumpVerdict::Sound { sequence, .. }) if sequence > noted)
+    }
+
+    fn cover(&mut self, site: &Site) {
+        let lost_power = std::mem::take(&mut self.lost_power);
+        if lost_power && self.is_torn() {
+            site.hit("torn writes recovered");
+            site.note("finds a torn write");
+        }
+        if std::mem::take(&mut self.failed_sync) && self.is_unsure() {
+            site.hit("last batches written anew after a failed sync");
+        }
+    }
+
+    /// Chooses a file of the log, and a place in it that was written to.
+    fn place(&self, random: &mut Random) -> Option<(PathBuf, Vec<u8>, usize)> {
+        let files: Vec<PathBuf> = self.disk.files().into_iter().filter(|path| path.parent() == Some(Path::new(LOG))).collect();
+        let segments: Vec<PathBuf> =
+            files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "wal")).cloned().collect();
+        let among = if random.percent(85) { segments } else { files };
+        let path = random.pick(&among)?;
+        let bytes = self.disk.contents(&path)?;
+        let written = bytes.iter().rposition(|byte| *byte != 0)? + 1;
+        let at = usize::try_from(random.below(written as u64)).ok()?;
+        Some((path, bytes, at))
+    }
+
+    fn damage(&self, fault: DiskFault, random: &mut Random) -> bool {
+        let Some((path, bytes, at)) = self.place(random) else { return false };
+        if fault == DiskFault::Rot {
+            self.disk.flip(&path, at, 1 << random.below(8));
+            return true;
+        }
+        // A whole sector of the log at the place of another.
+        let Some((_, other, from)) = self.place(random) else { return false };
+        let sector = |at: usize| at / SECTOR * SECTOR..(at / SECTOR * SECTOR + SECTOR);
+        let Some(wrong) = other.get(sector(from)) else { return false };
+        if bytes.get(sector(at)).is_none_or(|right| right == wrong) {
+            return false;
+        }
+        self.disk.misdirect(&path, sector(at).start, wrong);
+        true
+    }
+}
+
+#[async_trait]
+impl Stores for FileStores {
+    async fn open(&mut self, site: &Site) -> Result<(Arc<dyn LogStore>, Arc<dyn Snapshot>), StorageError> {
+        self.cover(site);
+        let mut random = Random::new(site.seed);
+        let segment_bytes = random.pick(&[3072, 8192, 32 << 10]).unwrap_or(8192);
+        let align = random.pick(&[512, 512, 4096]).unwrap_or(512);
+        let usual = random.pick(&[0, 0, 1, 4]).map_or(Duration::ZERO, Duration::from_millis);
+        self.disk.set_write_limit(random.pick(&[None, None, Some(700)]).flatten());
+        let options = Options { segment_bytes: segment_bytes.max(2 * u64::from(align)), align, background: false };
+        let identity = Identity { cluster: site.cluster, node: site.node, group: site.group };
+        let vfs = Arc::new(self.disk.clone());
+        let opened = FileLog::open_on(vfs.clone(), LOG, identity, options)
+            .and_then(|log| Ok((log, FileSnapshots::open_on(vfs, SNAPSHOTS, identity, false)?)));
+        if self.disk.is_dead() {
+            site.power_fails();
+        }
+        let (log, snapshots) = opened?;
+        let log = SlowLog { log, disk: self.disk.clone(), pace: self.pace.clone(), usual, site: site.clone() };
+        Ok((Arc::new(log), Arc::new(snapshots)))
+    }
+
+    fn outage(&mut self, how: Outage, random: &mut Random) {
+        let moment = self.disk.now();
+        self.disk = match how {
+            Outage::Kill => moment.kill(),
+            Outage::PowerLoss => {
+                self.lost_power = true;
+                let mix = random.below(4);
+                moment.lose_power(|_| match mix {
+                    0 => Fate::Lost,
+                    1 => Fate::Kept,
+                    _ => random.pick(&[Fate::Lost, Fate::Kept, Fate::Kept, Fate::Garbage, Fate::Early]).unwrap_or(Fate::Lost),
+                })
+            }
+        };
+        if self.full {
+            self.disk.set_capacity(Some(self.disk.used()));
+        }
+    }
+
+    fn fault(&mut self, fault: DiskFault, random: &mut Random) -> bool {
+        let soon = |random: &mut Random, most| self.disk.operations() + random.below(most);
+        match fault {
+            DiskFault::Slow(latency) => self.pace.state().latency = latency,
+            DiskFault::Stall => self.pace.state().stalled = true,
+            DiskFault::Resume => {
+                self.pace.state().stalled = false;
+                self.pace.changed.notify_waiters();
+            }
+            DiskFault::Error => {
+                let refuse = crate::sim::Fault::Refuse(std::io::ErrorKind::Other);
+                self.disk.fail_at(soon(random, 6), refuse);
+            }
+            DiskFault::SyncError => {
+                self.failed_sync = true;
+                self.disk.forget_next_sync();
+            }
+            DiskFault::Full => {
+                self.full = true;
+                let room = usize::try_from(random.below(10_000)).unwrap_or(0);
+                self.disk.set_capacity(Some(self.disk.used() + room));
+            }
+            DiskFault::Room => {
+                self.full = false;
+                self.disk.set_capacity(None);
+            }
+            DiskFault::PowerFailsSoon => self.disk.die_at(soon(random, 12)),
+            DiskFault::Rot | DiskFault::Misdirected => {
+                self.disk.heal();
+                self.full = false;
+                return self.damage(fault, random);
+            }
+            DiskFault::Heal => {
+                self.full = false;
+                self.disk.heal();
+                *self.pace.state() = PaceState::default();
+                self.pace.changed.notify_waiters();
+            }
+        }
+        true
+    }
+}
+
+/// A log whose writes take time, and during which power may fail.
+#[derive(Debug)]
+struct SlowLog {
+    log: FileLog,
+    disk: SimDisk,
+    pace: Arc<Pace>,
+    usual: Duration,
+    site: Site,
+}
+
+impl SlowLog {
+    /// Does something that writes, in the middle of the time that it takes.
+    async fn slowly<T>(&self, work: impl Future<Output = Result<T, StorageError>>) -> Result<T, StorageError> {
+        let half = (self.usual + self.pace.state().latency) / 2;
+        if !half.is_zero() {
+            sleep(half).await;
+        }
+        self.pace.wait().await;
+        let done = work.await;
+        if self.disk.is_dead() {
+            // Nobody learns of it: the machine is off from here on.
+            self.site.power_fails();
+            std::future::pending::<()>().await;
+        }
+        if !half.is_zero() {
+            sleep(half).await;
+        }
+        done
+    }
+}
+
+#[async_trait]
+impl LogStore for SlowLog {
+    async fn load(&self) -> Result<LogState, StorageError> {
+        self.log.load().await
+    }
+
+    async fn read(&self, range: Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        let latency = self.pace.state().latency / 4;
+        if !latency.is_zero() {
+            sleep(latency).await;
+        }
+        self.log.read(range, max_bytes).await
+    }
+
+    async fn write(&self, write: LogWrite) -> Result<(), StorageError> {
+        self.slowly(self.log.write(write)).await
+    }
+
+    async fn compact(&self, upto: LogId) -> Result<(), StorageError> {
+        self.slowly(self.log.compact(upto)).await
+    }
+}
