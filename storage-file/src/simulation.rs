@@ -105,7 +105,8 @@ impl FileStores {
 
     /// Chooses a file of the log, and a place in it that was written to.
     fn place(&self, random: &mut Random) -> Option<(PathBuf, Vec<u8>, usize)> {
-        let files: Vec<PathBuf> = self.disk.files().into_iter().filter(|path| path.parent() == Some(Path::new(LOG))).collect();
+        let files: Vec<PathBuf> =
+            self.disk.files().into_iter().filter(|path| path.parent() == Some(Path::new(LOG))).collect();
         let segments: Vec<PathBuf> =
             files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "wal")).cloned().collect();
         let among = if random.percent(85) { segments } else { files };
@@ -166,7 +167,9 @@ impl Stores for FileStores {
                 moment.lose_power(|_| match mix {
                     0 => Fate::Lost,
                     1 => Fate::Kept,
-                    _ => random.pick(&[Fate::Lost, Fate::Kept, Fate::Kept, Fate::Garbage, Fate::Early]).unwrap_or(Fate::Lost),
+                    _ => random
+                        .pick(&[Fate::Lost, Fate::Kept, Fate::Kept, Fate::Garbage, Fate::Early])
+                        .unwrap_or(Fate::Lost),
                 })
             }
         };

@@ -147,7 +147,8 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
     let applied = boot.applied.index;
     let shared = Arc::new(Shared::new(id, &config));
     let (inbox, arrivals) = Inbox::channel(cluster, group, id);
-    let mut outbox = span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config, tasks.clone()));
+    let mut outbox =
+        span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config, tasks.clone()));
     if let Some((_, membership)) = &boot.membership {
         span.in_scope(|| outbox.set_members(membership));
     }

@@ -165,7 +165,8 @@ impl<S: Subject, T: Stores> World<S, T> {
     }
 
     fn hurt_disk(&mut self, nodes: &[NodeId]) {
-        let sick: Vec<NodeId> = nodes.iter().copied().filter(|id| self.seats.get(id).is_some_and(|s| !s.is_out())).collect();
+        let sick: Vec<NodeId> =
+            nodes.iter().copied().filter(|id| self.seats.get(id).is_some_and(|s| !s.is_out())).collect();
         let Some(id) = self.random.pick(&sick) else { return };
         let damaged = self.seats.get(&id).is_some_and(|seat| seat.excuses.damaged);
         let pause = millis(&mut self.random, 20, 2500);

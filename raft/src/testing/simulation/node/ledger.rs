@@ -111,7 +111,10 @@ impl Ledger {
         if let Some((last, _)) = state.by_index.last_key_value()
             && *last > id.index
         {
-            return Err(format!("{node} applied a command at {id}, which others passed over on their way to {}", last.0));
+            return Err(format!(
+                "{node} applied a command at {id}, which others passed over on their way to {}",
+                last.0
+            ));
         }
         if let Some(first) = state.by_tag.insert(tag, id.index) {
             return Err(format!("command {:x} was applied twice, at {} and {}", tag.0, first.0, id.index.0));
@@ -139,7 +142,10 @@ impl Ledger {
                     return Err(format!("{node} gave another answer to command {:x} than the state machines", tag.0));
                 }
                 if before.is_some_and(|before| before.next() != *index) {
-                    return Err(format!("{node} applied others between commands that were written together, at {}", index.0));
+                    return Err(format!(
+                        "{node} applied others between commands that were written together, at {}",
+                        index.0
+                    ));
                 }
                 before = Some(*index);
             }

@@ -180,7 +180,9 @@ impl<S: Subject> Client<S> {
                 let told: Vec<_> = asked.iter().map(|one| one.tag).zip(answers.iter().cloned()).collect();
                 load.ledger.answered(node, &told);
             }
-            Some(Err(Error::NotLeader { .. } | Error::Unavailable | Error::Overloaded | Error::Lost | Error::TooLarge { .. })) => {
+            Some(Err(
+                Error::NotLeader { .. } | Error::Unavailable | Error::Overloaded | Error::Lost | Error::TooLarge { .. },
+            )) => {
                 for one in asked {
                     history.failed(one.call);
                     load.ledger.refused(one.tag);

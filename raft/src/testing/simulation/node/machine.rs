@@ -36,8 +36,14 @@ struct State {
 
 impl Machine {
     pub(super) fn new(rate: u32) -> Self {
-        let state =
-            State { on: true, paused: None, stood: Duration::ZERO, ahead: Duration::ZERO, tasks: BTreeMap::new(), next: 0 };
+        let state = State {
+            on: true,
+            paused: None,
+            stood: Duration::ZERO,
+            ahead: Duration::ZERO,
+            tasks: BTreeMap::new(),
+            next: 0,
+        };
         Self { began: Instant::now(), rate, state: Mutex::new(state) }
     }
 

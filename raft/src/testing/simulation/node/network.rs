@@ -221,14 +221,14 @@ fn describe(batch: &[Envelope]) -> String {
     let one = |envelope: &Envelope| {
         let message = &envelope.message;
         let term = message.term;
-        match &message.body {
-            Body::Append { prev, entries, commit } => {
-                let last = entries.last().map_or(*prev, |entry| entry.id);
-                format!("{term} Append {prev} .. {last}, commit {commit}")
-            }
-            Body::Forward { request, commands } => format!("{term} Forward {:x}, {} commands", request.0, commands.len()),
-            body => format!("{term} {body:?}"),
+        if let Body::Append { prev, entries, commit } = &message.body {
+            let last = entries.last().map_or(*prev, |entry| entry.id);
+            return format!("{term} Append {prev} .. {last}, commit {commit}");
         }
+        if let Body::Forward { request, commands } = &message.body {
+            return format!("{term} Forward {:x}, {} commands", request.0, commands.len());
+        }
+        format!("{term} {:?}", message.body)
     };
     batch.iter().map(one).collect::<Vec<_>>().join("; ")
 }

@@ -32,7 +32,7 @@ struct State {
 impl Record {
     pub(super) fn new(keep: usize) -> Self {
         let state = State { trace: Trace::new(keep), coverage: Coverage::default(), violation: None };
-        Self(Arc::new(Shared { began: Instant::now(), kept: keep > 0, state: Mutex::new(state)}))
+        Self(Arc::new(Shared { began: Instant::now(), kept: keep > 0, state: Mutex::new(state) }))
     }
 
     pub(super) fn now(&self) -> Duration {

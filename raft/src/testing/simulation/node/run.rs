@@ -215,7 +215,9 @@ impl<S: Subject, T: Stores> World<S, T> {
         let nodes: Vec<NodeId> = self.seats.iter().filter(|(_, seat)| seat.is_sound()).map(|(id, _)| *id).collect();
         self.serve(&nodes, &[], "all serve").await;
         // The clients' calls end by themselves.
-        let until = Instant::now() + self.plan.config.write_timeout.max(self.plan.config.read_timeout) * 2 + Duration::from_secs(8);
+        let until = Instant::now()
+            + self.plan.config.write_timeout.max(self.plan.config.read_timeout) * 2
+            + Duration::from_secs(8);
         let idle = |world: &mut Self| {
             while world.clients.try_join_next().is_some() {}
             world.clients.is_empty()
@@ -248,7 +250,8 @@ impl<S: Subject, T: Stores> World<S, T> {
         for (id, desk) in desks {
             let (first, second) = (desk.raft.clone(), desk.raft.clone());
             // Twice at once.
-            let ended = timeout(Duration::from_secs(5), async { tokio::join!(biased; first.shutdown(), second.shutdown()) });
+            let ended =
+                timeout(Duration::from_secs(5), async { tokio::join!(biased; first.shutdown(), second.shutdown()) });
             match ended.await {
                 Err(_) => self.record.violated(format!("no end: {id} does not shut down")),
                 Ok(_) => {

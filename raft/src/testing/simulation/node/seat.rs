@@ -128,4 +128,3 @@ pub(super) fn check_stopped(raft: &Raft) -> Result<(), String> {
         None => Ok(()),
     }
 }
-

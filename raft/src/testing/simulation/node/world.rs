@@ -67,11 +67,9 @@ impl Due {
     /// Whether it is about one of these nodes.
     pub(super) fn concerns(self, nodes: &[NodeId]) -> bool {
         match self {
-            Self::Start(id)
-            | Self::Resume(id)
-            | Self::Disk(id, _)
-            | Self::Ended(id, _)
-            | Self::EndedForSure(id, _) => nodes.contains(&id),
+            Self::Start(id) | Self::Resume(id) | Self::Disk(id, _) | Self::Ended(id, _) | Self::EndedForSure(id, _) => {
+                nodes.contains(&id)
+            }
             Self::Heal => false,
         }
     }
@@ -98,7 +96,12 @@ impl<S: Subject, T: Stores> World<S, T> {
     }
 
     /// Lets the world go on until then. True once `done` says so, false when the time is over.
-    pub(super) async fn go_on(&mut self, until: Instant, faults: &[NodeId], mut done: impl FnMut(&Self) -> bool) -> bool {
+    pub(super) async fn go_on(
+        &mut self,
+        until: Instant,
+        faults: &[NodeId],
+        mut done: impl FnMut(&Self) -> bool,
+    ) -> bool {
         let mut next_fault = self.next_fault();
         while !self.record.is_violated() {
             if done(self) {
@@ -226,7 +229,14 @@ impl<S: Subject, T: Stores> World<S, T> {
         };
         match started {
             Ok(raft) => {
-                tokio::spawn(watch(raft.events(), id, run, self.record.clone(), self.leaders.clone(), self.notify.clone()));
+                tokio::spawn(watch(
+                    raft.events(),
+                    id,
+                    run,
+                    self.record.clone(),
+                    self.leaders.clone(),
+                    self.notify.clone(),
+                ));
                 self.network.connect(raft.inbox());
                 let desk = Desk { raft, view: Arc::new(view), machine: machine.clone() };
                 lock(&self.load.desks).insert(id, desk.clone());
@@ -241,9 +251,10 @@ impl<S: Subject, T: Stores> World<S, T> {
         let mut power = false;
         let mut others = Vec::new();
         while let Ok(notice) = self.notices.try_recv() {
-            match notice {
-                Notice::PowerFailed { node, run: failed } if node == id && failed == run => power = true,
-                other => others.push(other),
+            if matches!(notice, Notice::PowerFailed { node, run: failed } if node == id && failed == run) {
+                power = true;
+            } else {
+                others.push(notice);
             }
         }
         for other in others {
@@ -261,7 +272,9 @@ impl<S: Subject, T: Stores> World<S, T> {
         let Some(seat) = self.seats.get_mut(&id) else { return };
         if !seat.excuses.explain(fatal, ending) {
             let excuses = seat.excuses;
-            return self.record.violated(format!("no cause: {id} stopped with {fatal:?}, and nothing explains it ({excuses:?})"));
+            return self
+                .record
+                .violated(format!("no cause: {id} stopped with {fatal:?}, and nothing explains it ({excuses:?})"));
         }
         self.record.hit(class_of(fatal));
         if matches!(fatal.kind(), FatalKind::Storage(StorageError::Corrupt { .. })) {
