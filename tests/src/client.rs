@@ -9,8 +9,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_example::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use kv_example::api::etcdserverpb::kv_client::KvClient;
+use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
 use kv_example::api::etcdserverpb::{
-    Compare, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse, request_op, response_op,
+    Compare, HashKvRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse, request_op, response_op,
 };
 use kv_example::api::mvccpb::KeyValue;
 use kv_example::api::node::node_client::NodeClient;
@@ -151,6 +152,16 @@ impl Endpoint {
     /// See [`Failure`].
     pub async fn status(&self, limit: Duration) -> Result<NodeStatusResponse, Failure> {
         within(limit, NodeClient::new(self.channel.clone()).status(NodeStatusRequest {})).await
+    }
+
+    /// The revision of this server's store, and a checksum of all it holds.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn hash(&self, limit: Duration) -> Result<(i64, u32), Failure> {
+        let request = HashKvRequest { revision: 0 };
+        let answer = within(limit, MaintenanceClient::new(self.channel.clone()).hash_kv(request)).await?;
+        Ok((answer.hash_revision, answer.hash))
     }
 
     fn kv(&self) -> KvClient<Channel> {

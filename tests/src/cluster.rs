@@ -36,13 +36,15 @@ pub struct ClusterOptions {
     pub args: Vec<String>,
     /// Data directories that are not below the cluster's own directory.
     pub data: BTreeMap<u64, PathBuf>,
+    /// Where the cluster makes its own directory; none: where the system wants temporary files.
+    pub dir: Option<PathBuf>,
 }
 
 impl ClusterOptions {
     /// Three nodes with default settings.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), nodes: 3, network: false, args: Vec::new(), data: BTreeMap::new() }
+        Self { program: program.into(), nodes: 3, network: false, args: Vec::new(), data: BTreeMap::new(), dir: None }
     }
 }
 
@@ -99,7 +101,10 @@ impl Cluster {
     /// # Errors
     /// There are no ports, or no directory.
     pub fn prepare(options: &ClusterOptions) -> Result<Self> {
-        let dir = TempDir::with_prefix("raftkv-test-")?;
+        let dir = match &options.dir {
+            Some(dir) => TempDir::with_prefix_in("raftkv-test-", dir)?,
+            None => TempDir::with_prefix("raftkv-test-")?,
+        };
         let mut nodes = BTreeMap::new();
         for id in 1..=options.nodes {
             let client = Port::reserve()?;
@@ -302,6 +307,12 @@ impl Cluster {
         }
     }
 
+    /// Who says that it leads, in the latest term, if anybody does.
+    pub async fn leader_now(&self) -> Option<u64> {
+        let views = self.views(&self.ids()).await;
+        views.iter().filter(|view| view.role == "leader").max_by_key(|view| view.term).map(|view| view.id)
+    }
+
     async fn views(&self, ids: &[u64]) -> Vec<NodeStatusResponse> {
         let mut asked = tokio::task::JoinSet::new();
         for node in ids.iter().filter_map(|id| self.nodes.get(id)) {
@@ -387,6 +398,57 @@ impl Cluster {
         summary.context("there is no node")
     }
 
+    /// Waits until all nodes have the same revision, and the same contents at it. Nobody may write meanwhile.
+    ///
+    /// # Errors
+    /// They have not, in time.
+    pub async fn same_contents(&self) -> Result<()> {
+        self.converged().await?;
+        let mut hashes = BTreeMap::new();
+        for (id, node) in &self.nodes {
+            let hash = node.endpoint.hash(PATIENCE).await;
+            hashes.insert(*id, hash.with_context(|| format!("n{id} does not tell the checksum of its contents"))?);
+        }
+        let mut different = hashes.values().collect::<Vec<_>>();
+        different.dedup();
+        if different.len() > 1 {
+            bail!("DIVERGED: the nodes hold different contents: (revision, checksum) by node: {hashes:?}");
+        }
+        Ok(())
+    }
+
+    /// The nodes whose processes have ended by themselves since they were started, and how.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn ended(&mut self) -> Result<Vec<(u64, std::process::ExitStatus)>> {
+        let mut ended = Vec::new();
+        for (id, node) in &mut self.nodes {
+            ended.extend(node.process.ended()?.map(|status| (*id, status)));
+        }
+        Ok(ended)
+    }
+
+    /// Ends a test that failed: kills all nodes, keeps the data and the logs, copies of data elsewhere included, and says where.
+    ///
+    /// # Errors
+    /// Something can't be copied.
+    pub fn keep(mut self) -> Result<PathBuf> {
+        self.finished = true;
+        let dir = self.dir.take().context("the cluster has ended")?.keep();
+        for (id, node) in &mut self.nodes {
+            if node.process.is_started() {
+                // It may have ended by itself at this very moment.
+                let _ = node.process.kill();
+            }
+            if !node.data.starts_with(&dir) && node.data.exists() {
+                copy_all(&node.data, &dir.join(format!("n{id}")))
+                    .with_context(|| format!("can't copy {}", node.data.display()))?;
+            }
+        }
+        Ok(dir)
+    }
+
     /// Ends a test that went well: no node may have panicked. All that still run are ended.
     ///
     /// # Errors
@@ -416,6 +478,20 @@ impl Drop for Cluster {
         }
         notice(&report);
     }
+}
+
+fn copy_all(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_all(&entry.path(), &to)?;
+        } else {
+            std::fs::copy(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 fn brief(view: &NodeStatusResponse) -> String {

@@ -12,6 +12,7 @@ use tempfile::TempDir;
 #[derive(Debug)]
 pub struct SmallDisk {
     dir: TempDir,
+    bytes: u64,
 }
 
 impl SmallDisk {
@@ -29,7 +30,7 @@ impl SmallDisk {
         if !output.status.success() {
             bail!("`mount -t tmpfs` is not permitted: {}", String::from_utf8_lossy(&output.stderr).trim());
         }
-        Ok(Self { dir })
+        Ok(Self { dir, bytes })
     }
 
     /// Where it is.
@@ -57,6 +58,20 @@ impl SmallDisk {
     /// It was not full.
     pub fn make_room(&self) -> Result<()> {
         Ok(std::fs::remove_file(self.filler())?)
+    }
+
+    /// Replaces it by a larger one with the same files.
+    ///
+    /// # Errors
+    /// The system does not permit it any more.
+    pub fn grow(&mut self, bytes: u64) -> Result<()> {
+        self.bytes += bytes;
+        let size = format!("remount,size={}", self.bytes);
+        let output = Command::new("mount").args(["-o", &size]).arg(self.dir.path()).output()?;
+        if !output.status.success() {
+            bail!("`mount -o {size}` failed: {}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
     }
 
     fn filler(&self) -> PathBuf {

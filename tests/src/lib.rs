@@ -6,17 +6,19 @@
 //! * [`Network`] stands between the nodes and can be cut, in both directions or in one, delayed, and healed.
 //! * [`Load`] writes and reads without pause, and remembers; [`history::check`] compares its memory with the store.
 //!
+//! `cargo run --release -p raftkv-tests --bin chaos -- --minutes 5` does all of this at random, from a seed: see [`chaos`].
 //! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader.
 //!
 //! Environment variables:
 //!
 //! | name | meaning |
 //! |---|---|
-//! | `RAFTKV_TEST_ROUNDS` | rounds of `kill -9`; default 20 |
+//! | `RAFTKV_TEST_ROUNDS` | rounds of `kill -9`, and of losses of power; by default a few |
 //! | `RAFTKV_TEST_SEED` | the seed that a test printed, to hurt the same nodes again |
 //! | `RAFTKV_TEST_FAILOVER_MS` | how long a failover may take, for machines slower than usual; default 2000 |
 //! | `RAFTKV_TEST_KEEP` | keep the data and logs of a test that failed, and say where they are |
 
+pub mod chaos;
 pub mod client;
 mod cluster;
 pub mod disk;

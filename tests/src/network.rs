@@ -27,6 +27,8 @@ const SOURCE_LIMIT: Duration = Duration::from_secs(2);
 struct Weather {
     cut: bool,
     delay: Duration,
+    /// How much passes in a second; all there is when none.
+    bytes_per_second: Option<u32>,
     /// Connections of an earlier epoch are closed.
     epoch: u64,
 }
@@ -114,20 +116,25 @@ impl Network {
         self.change(|(from, to)| from == id || to == id, |weather| weather.delay = delay);
     }
 
+    /// Lets no more than this pass in a second between a node and each other, each way.
+    pub fn throttle(&self, id: u64, bytes_per_second: u32) {
+        let rate = Some(bytes_per_second.max(1));
+        self.change(|(from, to)| from == id || to == id, |weather| weather.bytes_per_second = rate);
+    }
+
     /// Closes all connections between a node and all others, once.
     pub fn reset(&self, id: u64) {
         self.change(|(from, to)| from == id || to == id, |weather| weather.epoch += 1);
     }
 
-    /// Ends all cuts and delays.
+    /// Holds everything between these nodes and all others.
+    pub fn part(&self, ids: &[u64]) {
+        self.change(|(from, to)| ids.contains(&from) != ids.contains(&to), |weather| weather.cut = true);
+    }
+
+    /// Ends all cuts, delays and limits.
     pub fn heal(&self) {
-        self.change(
-            |_| true,
-            |weather| {
-                weather.cut = false;
-                weather.delay = Duration::ZERO;
-            },
-        );
+        self.change(|_| true, |weather| *weather = Weather { epoch: weather.epoch, ..Weather::default() });
     }
 
     fn change(&self, which: impl Fn((u64, u64)) -> bool, how: impl Fn(&mut Weather)) {

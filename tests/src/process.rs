@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +19,8 @@ pub struct Process {
     name: String,
     program: PathBuf,
     args: Vec<String>,
+    /// A program that runs this one, with its own arguments; none at first.
+    wrapper: Vec<String>,
     log: PathBuf,
     child: Option<Child>,
     runs: u32,
@@ -27,7 +30,7 @@ impl Process {
     /// A process that does not run yet. Its standard output and error go to the file `log`.
     #[must_use]
     pub fn new(name: &str, program: &Path, args: Vec<String>, log: PathBuf) -> Self {
-        Self { name: name.into(), program: program.into(), args, log, child: None, runs: 0 }
+        Self { name: name.into(), program: program.into(), args, wrapper: Vec::new(), log, child: None, runs: 0 }
     }
 
     /// Starts it.
@@ -41,7 +44,16 @@ impl Process {
         self.runs += 1;
         let mut log = OpenOptions::new().create(true).append(true).open(&self.log)?;
         writeln!(log, "--- {}: run {}: {}", self.name, self.runs, self.args.join(" "))?;
-        let mut command = clean_command(&self.program);
+        let mut command = match self.wrapper.split_first() {
+            Some((wrapper, args)) => {
+                let mut command = clean_command(Path::new(wrapper));
+                command.args(args).arg(&self.program);
+                command
+            }
+            None => clean_command(&self.program),
+        };
+        // A group of its own: Ctrl-C is for whoever started it.
+        command.process_group(0);
         // The open stdin is a watchdog for servers that were told to mind it: they end with the test, however it ends.
         command.args(&self.args).stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("can't start {}", self.program.display()))?;
@@ -52,6 +64,23 @@ impl Process {
     /// Changes the arguments of the next start.
     pub fn set_args(&mut self, args: Vec<String>) {
         self.args = args;
+    }
+
+    /// Runs it, from the next start on, by a program that becomes it in the end (as `unshare` does). Empty: by nothing else.
+    pub fn set_wrapper(&mut self, wrapper: Vec<String>) {
+        self.wrapper = wrapper;
+    }
+
+    /// How it ended, if it has, since it was started last.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        let status = self.child.as_mut().map(Child::try_wait).transpose()?.flatten();
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
     }
 
     /// Its arguments.

@@ -57,6 +57,7 @@ impl Pump {
     async fn deliver(&mut self, mut chunks: mpsc::Receiver<(Instant, Bytes)>, to: &mut OwnedWriteHalf) -> End {
         while let Some((arrived, chunk)) = chunks.recv().await {
             hold(&mut self.there, arrived).await;
+            squeeze(&mut self.there, chunk.len()).await;
             if to.write_all(&chunk).await.is_err() {
                 return End::Receiver;
             }
@@ -96,6 +97,19 @@ async fn hold(weather: &mut watch::Receiver<Weather>, arrived: Instant) {
         tokio::select! {
             () = tokio::time::sleep_until(arrived + delay) => return,
             _ = weather.changed() => {}
+        }
+    }
+}
+
+/// Waits as long as so many bytes take on the link.
+async fn squeeze(weather: &mut watch::Receiver<Weather>, bytes: usize) {
+    let begun = Instant::now();
+    loop {
+        let Some(rate) = weather.borrow_and_update().bytes_per_second else { return };
+        let takes = Duration::from_secs_f64(bytes as f64 / f64::from(rate));
+        tokio::select! {
+            () = tokio::time::sleep_until(begun + takes) => return,
+            changed = weather.changed() => if changed.is_err() { return },
         }
     }
 }

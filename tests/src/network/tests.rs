@@ -99,6 +99,35 @@ async fn a_delay_delays() {
 }
 
 #[tokio::test]
+async fn a_narrow_link_takes_its_time_and_healing_widens_it() {
+    let Some(bench) = Bench::new().await else { return };
+    let (mut outer, mut inner) = bench.connect().await;
+    bench.network.throttle(2, 100_000);
+    let start = Instant::now();
+    outer.write_all(&[0; 20_000]).await.unwrap();
+    let mut received = vec![0; 20_000];
+    timeout(SOON, inner.read_exact(&mut received)).await.unwrap().unwrap();
+    assert!(start.elapsed() >= A_WHILE, "{:?} instead of 200 ms", start.elapsed());
+    // An hour's worth, were it not for the healing.
+    bench.network.throttle(2, 1);
+    outer.write_all(&[0; 4000]).await.unwrap();
+    is_held(&mut inner).await;
+    bench.network.heal();
+    timeout(SOON, inner.read_exact(&mut received[..4000])).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_part_of_the_nodes_is_cut_from_the_rest() {
+    let Some(bench) = Bench::new().await else { return };
+    let (mut outer, mut inner) = bench.connect().await;
+    bench.network.part(&[1, 2]);
+    passes(&mut outer, &mut inner).await;
+    bench.network.part(&[1]);
+    outer.write_all(b"x").await.unwrap();
+    is_held(&mut inner).await;
+}
+
+#[tokio::test]
 async fn a_reset_closes_and_lets_connect_again() {
     let Some(bench) = Bench::new().await else { return };
     let (mut outer, mut inner) = bench.connect().await;
