@@ -2,6 +2,8 @@
 //!
 //! This client is the tests' own, and keeps no secrets: no retries, no second endpoint.
 
+mod versions;
+
 use std::error::Error;
 use std::fmt;
 use std::time::Duration;

@@ -6,11 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use kv_example::api::node::NodeStatusResponse;
+use raftkv::testing::linearizability::KeyValueOp;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::client::Endpoint;
 use crate::history::{Summary, check};
+use crate::hot;
 use crate::load::{History, Load, LoadOptions};
 use crate::network::Network;
 use crate::ports::Port;
@@ -373,7 +375,7 @@ impl Cluster {
         Load::start(&self.servers(), options)
     }
 
-    /// Checks a history against what every single node holds, once all have the same.
+    /// Checks a history: by itself, and against what every single node holds, once all have the same.
     ///
     /// # Errors
     /// Every contradiction, in words.
@@ -382,9 +384,17 @@ impl Cluster {
             bail!("{} stale reads of {}: {}", history.stale.len(), history.reads, first_few(&history.stale));
         }
         self.converged().await?;
+        let mut hot = history.hot.clone();
         let mut summary = None;
         for (id, node) in &self.nodes {
             for serializable in [false, true] {
+                // All nodes have all there is, so that any kind of read must fit.
+                for key in 0..history.hot_keys {
+                    let begun = hot.begin(KeyValueOp::Get(key));
+                    let result = hot::get(&node.endpoint, &history.prefix, key, serializable, PATIENCE).await;
+                    hot.end(&begun, &result);
+                    result.with_context(|| format!("n{id} can't be read"))?;
+                }
                 let found = node.endpoint.list(&history.prefix, serializable, PATIENCE).await;
                 let found = found.with_context(|| format!("n{id} can't be read"))?;
                 match check(&history.writes, &found.kvs) {
@@ -395,7 +405,9 @@ impl Cluster {
                 }
             }
         }
-        summary.context("there is no node")
+        let hot = hot.check()?;
+        let summary = summary.context("there is no node")?;
+        Ok(Summary { hot: hot.answered, hot_unknown: hot.open, ..summary })
     }
 
     /// Waits until all nodes have the same revision, and the same contents at it. Nobody may write meanwhile.

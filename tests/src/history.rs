@@ -51,6 +51,10 @@ pub struct Summary {
     pub unknown: usize,
     /// Unknown, and there in the end.
     pub unknown_but_there: usize,
+    /// Calls at the hot keys that were answered; [`check`] knows nothing of them.
+    pub hot: usize,
+    /// Calls at the hot keys of which nobody knows whether they took effect.
+    pub hot_unknown: usize,
 }
 
 /// Compares what was written with what is there: all keys that the writers may have made.
@@ -166,7 +170,7 @@ mod tests {
             write(2, 3, 0, Outcome::Unknown),
         ];
         let found = [kv(&writes[0], 2), kv(&writes[1], 3), kv(&writes[4], 4)];
-        let expected = Summary { acknowledged: 2, refused: 1, unknown: 2, unknown_but_there: 1 };
+        let expected = Summary { acknowledged: 2, refused: 1, unknown: 2, unknown_but_there: 1, ..Summary::default() };
         assert_eq!(check(&writes, &found), Ok(expected));
     }
 

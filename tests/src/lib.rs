@@ -4,7 +4,8 @@
 //!
 //! * [`Cluster`] starts server processes, signals them, asks them, and leaves none behind.
 //! * [`Network`] stands between the nodes and can be cut, in both directions or in one, delayed, and healed.
-//! * [`Load`] writes and reads without pause, and remembers; [`history::check`] compares its memory with the store.
+//! * [`Load`] writes and reads without pause, and remembers; [`Cluster::verify`] compares its memory with what every node holds, and
+//!   checks that the history of a few hot keys ([`hot`]) is linearizable.
 //!
 //! `cargo run --release -p raftkv-tests --bin chaos -- --minutes 5` does all of this at random, from a seed: see [`chaos`].
 //! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader.
@@ -23,6 +24,7 @@ pub mod client;
 mod cluster;
 pub mod disk;
 pub mod history;
+pub mod hot;
 mod load;
 #[cfg(target_os = "linux")]
 pub mod lossy_disk;

@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::client::{Endpoint, Failure};
 use crate::history::{Outcome, Write};
+use crate::hot;
 
 /// How many clients, and how busy.
 #[derive(Clone, Debug)]
@@ -20,6 +21,10 @@ pub struct LoadOptions {
     pub writers: usize,
     /// Readers. Each reads, linearizably at any node, what was acknowledged just before.
     pub readers: usize,
+    /// Clients that read, write, compare and swap, and delete a few keys, each against the others. See [`hot`](crate::hot).
+    pub hot: usize,
+    /// How many such keys.
+    pub hot_keys: usize,
     /// The pause between two requests of a client.
     pub pause: Duration,
     /// How long one attempt may take.
@@ -34,6 +39,8 @@ impl Default for LoadOptions {
             prefix: "load/".into(),
             writers: 8,
             readers: 4,
+            hot: 5,
+            hot_keys: 5,
             pause: Duration::from_millis(5),
             attempt: Duration::from_secs(2),
             value_size: 64,
@@ -60,6 +67,10 @@ pub struct History {
     pub reads: u64,
     /// Reads that contradict what had been acknowledged, in words.
     pub stale: Vec<String>,
+    /// What was done to the hot keys.
+    pub hot: hot::Book,
+    /// How many hot keys there are.
+    pub hot_keys: usize,
 }
 
 #[derive(Debug, Default)]
@@ -68,6 +79,7 @@ struct Ledger {
     /// The highest revision that anybody was told of.
     highest: AtomicI64,
     book: Mutex<Book>,
+    hot: Mutex<hot::Book>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +94,10 @@ struct Book {
 impl Ledger {
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn hot(&self) -> MutexGuard<'_, hot::Book> {
+        self.hot.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stopped(&self) -> bool {
@@ -111,13 +127,15 @@ impl Load {
         let ledger = Arc::new(Ledger::default());
         let options = Arc::new(options);
         let mut clients = JoinSet::new();
-        for n in 0..options.writers + options.readers {
+        for n in 0..options.writers + options.readers + options.hot {
             let endpoints = servers.iter().map(|address| Endpoint::new(address)).collect::<Result<Vec<_>>>()?;
             let client = Client { n, next: n, endpoints, ledger: Arc::clone(&ledger), options: Arc::clone(&options) };
             if n < options.writers {
                 clients.spawn(client.write_on());
-            } else {
+            } else if n < options.writers + options.readers {
                 clients.spawn(client.read_on());
+            } else {
+                clients.spawn(client.mix_on());
             }
         }
         Ok(Self { ledger, clients, options })
@@ -190,7 +208,9 @@ impl Load {
             Err(_) => bail!("the clients did not stop within {limit:?}"),
         }
         let book = std::mem::take(&mut *self.ledger.book());
-        Ok(History { prefix: self.options.prefix.clone(), writes: book.writes, reads: book.reads, stale: book.stale })
+        let hot = std::mem::take(&mut *self.ledger.hot());
+        let Book { writes, reads, stale, .. } = book;
+        Ok(History { prefix: self.options.prefix.clone(), writes, reads, stale, hot, hot_keys: self.options.hot_keys })
     }
 }
 
@@ -275,6 +295,29 @@ impl Client {
                         );
                         book.stale.push(fault);
                     }
+                }
+                Err(_) => self.turn(sent).await,
+            }
+            tokio::time::sleep(self.options.pause).await;
+        }
+    }
+
+    /// Does all kinds of things to the hot keys, each once.
+    async fn mix_on(mut self) {
+        let mut asker = hot::Asker::new(self.options.hot_keys);
+        let mut count = 0;
+        while !self.ledger.stopped() {
+            let sent = Instant::now();
+            count += 1;
+            let op = asker.next(((self.n as u64) << 32) | count);
+            let begun = self.ledger.hot().begin(op.clone());
+            let result = hot::ask(self.endpoint(), &self.options.prefix, &op, self.options.attempt).await;
+            self.ledger.hot().end(&begun, &result);
+            match result {
+                Ok(answer) => {
+                    asker.learn(&op, &answer);
+                    // Each at another node, so that they meet.
+                    self.next += 1;
                 }
                 Err(_) => self.turn(sent).await,
             }

@@ -45,7 +45,8 @@ async fn measure(args: &Args) -> Result<()> {
     let options = ClusterOptions { args: args.server.clone(), ..ClusterOptions::new(std::env::current_exe()?) };
     let mut cluster = Cluster::start(options).await?;
     let pause = Duration::from_millis(args.pause_ms);
-    let load = cluster.load(LoadOptions { writers: args.clients, readers: 0, pause, ..LoadOptions::default() })?;
+    let load =
+        cluster.load(LoadOptions { writers: args.clients, readers: 0, hot: 0, pause, ..LoadOptions::default() })?;
     let mut times = Vec::new();
     for round in 1..=args.rounds {
         load.wait_for(20, PATIENCE).await?;
