@@ -158,7 +158,7 @@ mod tests {
             Round { kinds: kinds.to_vec(), killed, from: start, until }
         };
         let mut report = Report { skipped: BTreeMap::from([(Kind::Clock, "not here".into())]), ..Report::default() };
-        let writes = Summary { acknowledged: 7, refused: 3, unknown: 2, unknown_but_there: 1 };
+        let writes = Summary { acknowledged: 7, refused: 3, unknown: 2, unknown_but_there: 1, ..Summary::default() };
         report.add(&[round(&[Kind::KillAll], 3), round(&[Kind::Slow, Kind::Pause], 0)], Vec::new(), writes, 5);
         let text = report.to_string();
         for words in ["kill -9 of all", "1.50 s", "SKIPPED   not here", "1 of them took effect", "3 processes killed"] {
