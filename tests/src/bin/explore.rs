@@ -15,13 +15,13 @@ use raftkv::testing::exploration::{Bounds, Progress, Report, explore, presets};
 /// Explores every state of a small cluster within bounds.
 #[derive(Debug, Parser)]
 struct Args {
-    /// Which searches: tiny, ci, campaign, …
+    /// Which searches: tiny (seconds), ci (a minute), campaign (an hour)
     #[arg(long, default_value = "ci")]
     preset: String,
     /// Only the search with this name
     #[arg(long)]
     search: Option<String>,
-    /// Stop each search after so many different states
+    /// Stop each search after so many different states, rather than after those of the preset
     #[arg(long)]
     max_states: Option<u64>,
     /// Stop each search after so many seconds
@@ -30,54 +30,103 @@ struct Args {
     /// Other bounds than those of the preset, such as `--bound in_flight=5 --bound crashes=1`
     #[arg(long = "bound", value_name = "NAME=NUMBER")]
     bounds: Vec<String>,
+    /// Switches a known bug on (see raft/src/mutants.rs); needs a build with RUSTFLAGS='--cfg mutants'
+    #[arg(long)]
+    mutant: Option<String>,
+    /// Lists for every known bug of the core which search finds it, and after how many states; needs the same build
+    #[arg(long)]
+    mutants: bool,
 }
 
 fn main() -> Result<ExitCode> {
     let args = Args::parse();
     let all = presets();
     let Some(preset) = all.iter().find(|preset| preset.name == args.preset) else {
-        let names: Vec<_> = all.iter().map(|preset| preset.name).collect();
+        let names: Vec<_> = all.iter().map(|preset| format!("{} ({})", preset.name, preset.about)).collect();
         bail!("there is no preset {:?}: choose one of {}", args.preset, names.join(", "));
     };
-    let searches: Vec<_> =
-        preset.searches.iter().filter(|search| args.search.as_deref().is_none_or(|name| name == search.name)).collect();
+    let chosen = |search: &&Bounds| args.search.as_deref().is_none_or(|name| name == search.name);
+    let mut searches: Vec<_> = preset.searches.iter().filter(chosen).cloned().collect();
     if searches.is_empty() {
         let names: Vec<_> = preset.searches.iter().map(|search| search.name).collect();
         bail!("{} has no such search: choose one of {}", preset.name, names.join(", "));
     }
+    for bounds in &mut searches {
+        for bound in &args.bounds {
+            change(bounds, bound)?;
+            // What must be met under the bounds of the preset need not be under others.
+            bounds.must_meet.clear();
+        }
+    }
+    let most = args.max_states.unwrap_or(preset.max_states);
+    if args.mutants {
+        return find_mutants(&args, &searches, most);
+    }
+    raftkv::mutants::choose(args.mutant.as_deref()).map_err(anyhow::Error::msg)?;
     let (mut states, mut failed) = (0, false);
     let begun = Instant::now();
-    for search in searches {
-        let mut bounds = search.clone();
-        for bound in &args.bounds {
-            change(&mut bounds, bound)?;
-        }
-        let report = run(&args, &bounds)?;
+    for bounds in &searches {
+        println!("== {}", bounds.name);
+        let since = Instant::now();
+        let report = run(&args, bounds, most)?;
+        print(&report, since.elapsed());
         states += report.distinct;
+        let missing: Vec<_> = bounds.must_meet.iter().filter(|class| report.coverage.count(class) == 0).collect();
+        if report.violation.is_none() && !missing.is_empty() {
+            println!("NEVER MET: {missing:?}: this search has proven nothing about them");
+            failed = true;
+        }
         failed |= report.violation.is_some();
     }
-    println!("{states} different states in {:.0?}", begun.elapsed());
+    println!("{} searches, {states} different states in {:.0?}", searches.len(), begun.elapsed());
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn run(args: &Args, bounds: &Bounds) -> Result<Report> {
-    println!("== {}", bounds.name);
+fn run(args: &Args, bounds: &Bounds, most: u64) -> Result<Report> {
     let (begun, mut shown) = (Instant::now(), Instant::now());
-    let result = explore(bounds, |progress| {
+    let report = explore(bounds, |progress| {
         if shown.elapsed() >= Duration::from_millis(if std::io::stderr().is_terminal() { 500 } else { 10_000 }) {
             shown = Instant::now();
             show(&progress, begun.elapsed());
         }
-        let enough = args.max_states.is_some_and(|most| progress.distinct >= most)
-            || args.max_seconds.is_some_and(|most| begun.elapsed().as_secs() >= most);
+        let enough =
+            progress.distinct >= most || args.max_seconds.is_some_and(|most| begun.elapsed().as_secs() >= most);
         if enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     });
     if std::io::stderr().is_terminal() {
         eprint!("\r\x1b[K");
     }
-    let report = result.map_err(anyhow::Error::msg)?;
-    print(&report, begun.elapsed());
-    Ok(report)
+    report.map_err(anyhow::Error::msg)
+}
+
+/// Tries the known bugs of the core one after the other, each in one search after the other until one finds it.
+fn find_mutants(args: &Args, searches: &[Bounds], most: u64) -> Result<ExitCode> {
+    // A bug that trips an assertion is found; its backtrace would only drown the table.
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut survived = Vec::new();
+    let of_the_core = raftkv::mutants::MUTANTS.iter().filter(|mutant| mutant.depth == "consensus");
+    for mutant in of_the_core.filter(|mutant| args.mutant.as_deref().is_none_or(|name| name == mutant.name)) {
+        raftkv::mutants::choose(Some(mutant.name)).map_err(anyhow::Error::msg)?;
+        let mut before = 0;
+        let mut found = None;
+        for bounds in searches {
+            let report = run(args, bounds, most)?;
+            if let Some(violation) = report.violation {
+                let states = format!("{} states, depth {}", report.distinct, report.depth);
+                found = Some(format!("{:<24} {states:<28} {:.100}", bounds.name, violation.reason));
+                break;
+            }
+            before += report.distinct;
+        }
+        println!("{:<32} {}", mutant.name, found.as_deref().unwrap_or("not found"));
+        if found.is_none() {
+            survived.push(format!("{} ({before} states)", mutant.name));
+        }
+    }
+    if !survived.is_empty() {
+        println!("not found within these bounds: {}", survived.join(", "));
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 fn show(progress: &Progress, elapsed: Duration) {
@@ -119,9 +168,14 @@ fn print(report: &Report, elapsed: Duration) {
     }
 }
 
-/// Changes one bound, given as `name=number`.
+/// Changes one bound, given as `name=number`; logs as terms, such as `logs=1,1/2/`.
 fn change(bounds: &mut Bounds, text: &str) -> Result<()> {
     let Some((name, number)) = text.split_once('=') else { bail!("{text:?} is not of the form name=number") };
+    if name == "logs" {
+        let terms = |log: &str| log.split(',').filter(|term| !term.is_empty()).map(str::parse).collect();
+        bounds.logs = number.split('/').map(terms).collect::<Result<_, _>>()?;
+        return Ok(());
+    }
     let number: u64 = number.parse().map_err(|e| anyhow::anyhow!("{text:?}: {e}"))?;
     let small = u32::try_from(number)?;
     match name {
@@ -142,6 +196,8 @@ fn change(bounds: &mut Bounds, text: &str) -> Result<()> {
         "pre_vote" => bounds.pre_vote = number > 0,
         "check_quorum" => bounds.check_quorum = number > 0,
         "durable_machines" => bounds.durable_machines = number > 0,
+        "single_entries" => bounds.single_entries = number > 0,
+        "forgetful_disks" => bounds.forgetful_disks = number > 0,
         other => bail!("there is no bound {other:?}: see raftkv::testing::exploration::Bounds"),
     }
     Ok(())

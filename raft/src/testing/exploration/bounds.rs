@@ -44,6 +44,8 @@ pub struct Bounds {
     pub pre_vote: bool,
     /// See [`Config::check_quorum`].
     pub check_quorum: bool,
+    /// Whether each append message and each write to a disk carries one entry at most.
+    pub single_entries: bool,
     /// Whether state machines keep what they have applied in a crash.
     pub durable_machines: bool,
     /// The situations that the search must come across, by the names in a report's coverage.
@@ -78,6 +80,7 @@ impl Bounds {
             lapses: 0,
             pre_vote: false,
             check_quorum: false,
+            single_entries: false,
             durable_machines: false,
             must_meet: vec!["a leader is elected", "an entry is committed"],
             forgetful_disks: false,
@@ -85,8 +88,17 @@ impl Bounds {
         }
     }
 
+    /// The same under another name.
+    #[must_use]
+    pub fn named(self, name: &'static str) -> Self {
+        Self { name, ..self }
+    }
+
     pub(super) fn config(&self) -> Config {
-        Config { pre_vote: self.pre_vote, check_quorum: self.check_quorum, ..Config::for_exploration() }
+        let (pre_vote, check_quorum, common) = (self.pre_vote, self.check_quorum, Config::for_exploration());
+        let (max_append_bytes, max_write_bytes) =
+            if self.single_entries { (1, 1) } else { (common.max_append_bytes, common.max_write_bytes) };
+        Config { pre_vote, check_quorum, max_append_bytes, max_write_bytes, ..common }
     }
 
     pub(super) fn may_campaign(&self, node: usize, term: u64) -> bool {

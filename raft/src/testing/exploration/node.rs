@@ -324,7 +324,11 @@ impl Node {
             Body::Vote { last: told } => votes(self.id) && *told == last,
             Body::VoteReply { granted: true } => votes(to),
             Body::AppendReply(AppendReply::Accepted { stored }) => hard.term == message.term && last.index >= *stored,
-            Body::HeartbeatReply { stored, matching, .. } => last.index >= *stored && matching >= stored,
+            Body::HeartbeatReply { stored, matching, .. } => {
+                // An acknowledgement, if it acknowledges anything.
+                let in_term = *stored == Index::ZERO || hard.term == message.term;
+                in_term && last.index >= *stored && matching >= stored
+            }
             Body::AppendReply(AppendReply::Rejected { .. }) => {
                 outcome.marks.set(Mark::AppendRejected);
                 true
