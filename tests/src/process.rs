@@ -113,9 +113,12 @@ impl Process {
     /// `kill -9`, and waits until the system has buried it.
     ///
     /// # Errors
-    /// It does not run.
+    /// It does not run, or has ended by itself.
     pub fn kill(&mut self) -> Result<()> {
         let mut child = self.child.take().ok_or_else(|| anyhow!("{} does not run", self.name))?;
+        if let Some(status) = child.try_wait()? {
+            bail!("{} had ended by itself, with {status}", self.name);
+        }
         child.kill()?;
         child.wait()?;
         Ok(())

@@ -32,6 +32,9 @@ const ROUNDS_OF_AN_ACT: u64 = 100;
 /// How long faults last at most.
 const LONGEST_HOLD: Duration = Duration::from_millis(3000);
 
+/// How often the processes are looked at while nobody serves.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// What a campaign does.
 #[derive(Clone, Debug)]
 pub struct ChaosOptions {
@@ -192,6 +195,8 @@ impl Player<'_> {
         random: &mut fastrand::Rng,
         stop: &mut watch::Receiver<bool>,
     ) -> Result<Round> {
+        // Since the last round, too.
+        stage.ensure_all_run()?;
         let scene = stage.scene().await;
         let faults = if self.only_kills() { vec![scene.kill(random)] } else { scene.round(random) };
         self.doing = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join(" + ");
@@ -210,12 +215,24 @@ impl Player<'_> {
         for fault in faults.iter().rev() {
             stage.end(fault).with_context(|| format!("while it was mended: {fault}"))?;
         }
-        let until =
-            pulse.first_after(Instant::now(), PATIENCE).await.context("everything is mended, and nobody serves")?;
-        stage.ensure_all_run()?;
+        let until = served_again(stage, pulse).await?;
         let led = scene.leader.map_or_else(|| "nobody led".into(), |id| format!("n{id} led"));
         (self.say)(&format!("  {:>5.2} s  {}, {led}", until.duration_since(from).as_secs_f64(), self.doing));
         Ok(Round { kinds: faults.iter().map(|fault| fault.kind).collect(), killed, from, until })
+    }
+}
+
+/// Waits for an acknowledged write that is sent from now on. All nodes must be running meanwhile.
+async fn served_again(stage: &mut Stage, pulse: &Pulse) -> Result<Instant> {
+    let mended = Instant::now();
+    loop {
+        let first = pulse.first_after(mended, mended.elapsed() + LOOK).await;
+        stage.ensure_all_run()?;
+        match first {
+            Ok(at) => return Ok(at),
+            Err(_) if mended.elapsed() < PATIENCE => {}
+            Err(error) => return Err(error.context("everything is mended, and nobody serves")),
+        }
     }
 }
 
