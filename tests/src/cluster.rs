@@ -91,11 +91,19 @@ impl Cluster {
     /// A node can't start, or none leads in time.
     pub async fn start(options: ClusterOptions) -> Result<Self> {
         let mut cluster = Self::prepare(&options)?;
-        for id in cluster.ids() {
-            cluster.launch(id)?;
-        }
-        cluster.leader().await?;
+        cluster.launch_all().await?;
         Ok(cluster)
+    }
+
+    /// Starts all nodes, and waits until one leads.
+    ///
+    /// # Errors
+    /// A node can't start, or none leads in time.
+    pub async fn launch_all(&mut self) -> Result<Leader> {
+        for id in self.ids() {
+            self.launch(id)?;
+        }
+        self.leader().await
     }
 
     /// Makes everything ready, and starts no node.
@@ -466,12 +474,21 @@ impl Cluster {
     /// # Errors
     /// A node panicked.
     pub fn finish(mut self) -> Result<()> {
+        self.ensure_no_panic()?;
+        self.finished = true;
+        Ok(())
+    }
+
+    /// Fails if a node has panicked in any of its runs.
+    ///
+    /// # Errors
+    /// It has.
+    pub fn ensure_no_panic(&self) -> Result<()> {
         for (id, node) in &self.nodes {
             if node.process.log().contains("panicked at") {
                 bail!("n{id} panicked");
             }
         }
-        self.finished = true;
         Ok(())
     }
 }

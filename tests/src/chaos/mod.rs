@@ -143,7 +143,7 @@ impl Player<'_> {
             only_kills: self.only_kills(),
             only: self.options.only.clone(),
         };
-        let mut stage = Stage::set(&options, means, &mut random).await.map_err(|error| (error, None))?;
+        let mut stage = Stage::set(&options, means, &mut random).map_err(|error| (error, None))?;
         (self.say)(&format!("seed {}: {} nodes, {}", self.seed, options.nodes, stage.disks_in_words()));
         match self.play(&mut stage, &mut random, stop, report).await {
             Ok(()) => stage.cluster.finish().map_err(|error| (error, None)),
@@ -169,6 +169,7 @@ impl Player<'_> {
         stop: &mut watch::Receiver<bool>,
         report: &mut Report,
     ) -> Result<()> {
+        stage.cluster.launch_all().await?;
         let load = stage.cluster.load(LoadOptions { pause: Duration::from_millis(10), ..LoadOptions::default() })?;
         let pulse = Pulse::start(&stage.cluster.servers())?;
         load.first_after(Instant::now(), PATIENCE).await?;
@@ -184,6 +185,7 @@ impl Player<'_> {
         let (served, history) = (pulse?, history?);
         let writes = stage.cluster.verify(&history).await?;
         stage.cluster.same_contents().await?;
+        stage.cluster.ensure_no_panic()?;
         report.add(&rounds, served, writes, history.reads);
         Ok(())
     }

@@ -70,6 +70,8 @@ impl Report {
         self.writes.refused += writes.refused;
         self.writes.unknown += writes.unknown;
         self.writes.unknown_but_there += writes.unknown_but_there;
+        self.writes.hot += writes.hot;
+        self.writes.hot_unknown += writes.hot_unknown;
         for round in rounds {
             self.kill_cycles += u64::from(round.killed > 0);
             self.killed += round.killed;
@@ -118,6 +120,8 @@ impl fmt::Display for Report {
         let there = writes.unknown_but_there;
         writeln!(f, "{:<24}{:>8}   {there} of them took effect", "writes of unknown fate", writes.unknown)?;
         writeln!(f, "{:<24}{:>8}", "reads answered", self.reads)?;
+        let open = writes.hot_unknown;
+        writeln!(f, "{:<24}{:>8}   linearizable, with {open} of unknown fate", "calls at hot keys", writes.hot)?;
         writeln!(f)?;
         write!(
             f,

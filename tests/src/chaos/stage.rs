@@ -118,11 +118,12 @@ pub(super) struct StageOptions {
 }
 
 impl Stage {
-    /// Starts a cluster: on disks that can lose power, or on plain ones of which one can be filled, as the random numbers say.
+    /// Makes a cluster ready: on disks that can lose power, or on plain ones of which one can be filled, as the random numbers say.
+    /// No node runs yet.
     ///
     /// # Errors
-    /// Something can't be mounted any more, or the cluster does not start.
-    pub(super) async fn set(options: &StageOptions, means: &Means, random: &mut fastrand::Rng) -> Result<Self> {
+    /// Something can't be mounted any more, or there are no ports.
+    pub(super) fn set(options: &StageOptions, means: &Means, random: &mut fastrand::Rng) -> Result<Self> {
         let mut disks = Disks::default();
         let mut data = BTreeMap::new();
         let only = |kind| !options.only.is_empty() && options.only.iter().all(|other| *other == kind);
@@ -146,15 +147,15 @@ impl Stage {
         let possible = |kind: Kind| means.has(kind) && disks.permit(kind);
         let kinds: BTreeSet<_> = Kind::ALL.into_iter().filter(|kind| wanted(*kind) && possible(*kind)).collect();
         ensure!(!kinds.is_empty(), "none of the faults that are wanted can be done here");
-        let cluster = Cluster::start(ClusterOptions {
+        let cluster = Cluster::prepare(&ClusterOptions {
             nodes: options.nodes,
             network: !options.only_kills && means.has(Kind::Partition),
             args: options.args.clone(),
             data,
             dir: options.dir.clone(),
             ..ClusterOptions::new(&options.program)
-        });
-        Ok(Self { cluster: cluster.await?, disks, kinds, random: random.fork() })
+        })?;
+        Ok(Self { cluster, disks, kinds, random: random.fork() })
     }
 
     /// What the nodes write to.
