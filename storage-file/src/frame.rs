@@ -1,5 +1,6 @@
 //! The bytes of a batch and of an entry. FORMAT.md draws them.
 
+use raftkv::mutant;
 use raftkv::{ClusterId, Entry, EntryKind, GroupId, HardState, Index, LogId, LogWrite, NodeId, Term};
 
 /// Bytes of a batch header.
@@ -179,7 +180,7 @@ impl EntryHeader {
 
     /// Whether these are the payload and padding that the entry was written with.
     pub(crate) fn matches(&self, data: &[u8], salt: Salt, offset: u64) -> bool {
-        self.data_sum == salt.sum(offset, data)
+        self.data_sum == salt.sum(offset, data) || mutant!("checksums-not-compared")
     }
 }
 

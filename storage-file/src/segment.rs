@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use raftkv::mutant;
 use raftkv::{ClusterId, GroupId, HardState, LogId, NodeId, StorageError, Term};
 
 use crate::frame::{
@@ -143,6 +144,9 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, id: u64, size: u64) -> Result<Ar
         file.allocate(size).map_err(failed("allocate", &path))?;
         zero(&*file, 0, size).map_err(failed("write", &path))?;
         file.sync_data().map_err(failed("fsync", &path))?;
+        if mutant!("directory-not-synced") {
+            return Ok(());
+        }
         vfs.sync_dir(dir).map_err(failed("fsync", dir))
     })();
     if made.is_err() {

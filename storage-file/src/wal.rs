@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use raftkv::mutant;
 use raftkv::{Entry, Index, LogId, LogState, LogWrite, StorageError};
 
 use crate::Options;
@@ -73,6 +74,7 @@ impl Wal {
         let (unused, compacted): (Vec<u64>, Vec<u64>) = found.stale.iter().partition(|id| **id > above);
         keeper::remove(&*home.vfs, dir, &unused)?;
         let Recovered { index, sequence, top, durable, segments, next_id, .. } = found;
+        let durable = durable || mutant!("recovered-tail-believed");
         let active = match &top {
             Some(top) if durable => reopen(&home, top)?,
             _ => Active::make(&mut keeper, &options, next_id, (0, 0))?,
@@ -259,7 +261,10 @@ impl Wal {
         frame::encode(&mut self.buf, content, self.sequence, Place { offset, salt, align: active.align });
         let path = segment::path(&self.shared.home.dir, active.id);
         write_all(&*active.file, &self.buf, start).map_err(failed("write", &path))?;
-        active.file.sync_data().map_err(failed("fsync", &path))?;
+        let synced = if mutant!("fsync-skipped") { Ok(()) } else { active.file.sync_data() };
+        if !mutant!("fsync-error-ignored") {
+            synced.map_err(failed("fsync", &path))?;
+        }
         active.blank = None;
         active.offset = start + self.buf.len() as u64;
         active.size = active.size.max(active.offset);
@@ -350,6 +355,9 @@ fn reopen(home: &Home, top: &Top) -> Result<Active, StorageError> {
 /// Cuts what a torn batch left behind the end: later writes must not be mixed with it.
 fn cut_torn_tail(home: &Home, found: &Recovered) -> Result<(), StorageError> {
     let Some(top) = found.top.filter(|top| top.dirty_end > top.end) else { return Ok(()) };
+    if mutant!("torn-tail-kept") {
+        return Ok(());
+    }
     let (id, path) = (top.header.id, home.path(top.header.id));
     tracing::warn!(path = %path.display(), from = top.end, to = top.dirty_end, "cutting a torn tail, which was never acknowledged");
     let file = home.open(id, Access::Write)?;

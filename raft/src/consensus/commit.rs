@@ -7,6 +7,7 @@ use super::io::{Fetch, FetchPurpose, Time};
 use super::quorum;
 use super::role::Role;
 use crate::message::Body;
+use crate::mutant;
 use crate::types::{Entry, Index, NodeId};
 
 /// What the state machine was given and what it has applied.
@@ -46,11 +47,15 @@ impl Consensus {
         }
         let Role::Leader(leader) = &self.role else { return };
         let Some(membership) = self.membership() else { return };
-        let (own, stored) = (self.id, self.log.stored());
+        let stored = if mutant!("leader-counts-itself-early") { self.log.last().index } else { self.log.stored() };
+        let own = self.id;
         let matched = |id: NodeId| {
             if id == own { stored } else { leader.peers.get(&id).map_or(Index::ZERO, |progress| progress.matched) }
         };
         let Some(reached) = quorum::reached(membership, matched) else { return };
+        if reached < leader.opened && mutant!("commit-by-counting-an-earlier-term") {
+            return self.commit_to(reached);
+        }
         if reached < leader.opened || reached <= self.commit {
             return;
         }
@@ -92,14 +97,17 @@ impl Consensus {
     /// A follower takes over the leader's commit index as far as its log is known to be the leader's.
     pub(crate) fn follow_commit(&mut self, leader_commit: Index) {
         if let Role::Follower(follower) = &self.role {
-            self.commit_to(leader_commit.min(follower.matching));
+            let known = follower.matching;
+            let known = if mutant!("follower-commits-what-it-never-matched") { self.log.last().index } else { known };
+            self.commit_to(leader_commit.min(known));
         }
     }
 
     /// Hands committed entries to the state machine, as far as they are on this node's disk: a durable state machine must never be
     /// ahead of its own log.
     pub(crate) fn apply(&mut self) {
-        let upto = self.commit.min(self.log.stored());
+        let stored = if mutant!("applied-before-durable") { self.log.last().index } else { self.log.stored() };
+        let upto = self.commit.min(stored);
         while self.applying.handed < upto && !self.applying.fetching {
             let Some(max_bytes) = self.applying.room(self.config.max_applying_bytes) else { return };
             let from = self.applying.handed.next();

@@ -7,6 +7,7 @@ use super::Consensus;
 use super::io::{Time, Write};
 use super::role::Role;
 use crate::message::{Body, Message};
+use crate::mutant;
 use crate::traits::{HardState, LogWrite};
 use crate::types::{Index, NodeId};
 
@@ -59,6 +60,9 @@ impl Durability {
     pub(crate) fn truncated(&mut self, from: Index) {
         self.write_from = self.write_from.min(from);
         if let Some(writing) = &mut self.writing {
+            if mutant!("stale-completion-after-a-truncation") {
+                return;
+            }
             writing.upto = writing.upto.min(from.prev());
         }
     }
@@ -69,11 +73,16 @@ impl Consensus {
     pub(crate) fn set_hard_state(&mut self, hard_state: HardState) {
         assert!(hard_state.term >= self.hard_state.term, "terms never go back");
         if hard_state.term > self.hard_state.term {
-            self.durability.held.clear();
+            if !mutant!("promises-outlive-their-term") {
+                self.durability.held.clear();
+            }
         } else {
             assert!(self.hard_state.voted_for.is_none(), "a vote is given once a term");
         }
         self.hard_state = hard_state;
+        if mutant!("term-not-stored") && hard_state.voted_for.is_none() {
+            return;
+        }
         self.durability.changes += 1;
     }
 
@@ -139,7 +148,8 @@ impl Consensus {
     /// Whether the write under way takes so long that this node should not lead.
     pub(crate) fn disk_stalls(&self, now: Time) -> bool {
         let writing = self.durability.writing.as_ref();
-        writing.is_some_and(|writing| now.since(writing.since) >= self.config.stall_timeout)
+        let stalls = writing.is_some_and(|writing| now.since(writing.since) >= self.config.stall_timeout);
+        stalls && !mutant!("stalled-leader-stays")
     }
 
     /// Tells the leader how much of its log is on this disk, if it waits for that or it is news.
@@ -147,10 +157,11 @@ impl Consensus {
         let term = self.hard_state.term;
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(leader) = follower.leader else { return };
-        if !self.durability.hard_state_is_stored() {
+        if !self.durability.hard_state_is_stored() && !mutant!("acknowledged-before-the-term-is-durable") {
             return;
         }
         let stored = follower.matching.min(self.log.stored());
+        let stored = if mutant!("acknowledged-before-durable") { follower.matching } else { stored };
         let answers_all = follower.ack_due && stored == follower.matching;
         if answers_all || stored > follower.acked {
             follower.acked = stored;

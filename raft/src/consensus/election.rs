@@ -75,7 +75,7 @@ impl Consensus {
     /// Answers a poll. Nothing changes here, whatever the answer.
     pub(crate) fn on_pre_vote(&mut self, now: Time, from: NodeId, proposed: Term, last: LogId) {
         // Polls of a later term were turned away in `disturbs` by the same rule.
-        if self.hears_leader(now) {
+        if self.hears_leader(now) && !mutant!("poll-granted-against-a-live-leader") {
             return self.ignored(from, "PreVote", "a live leader is heard");
         }
         let granted = proposed > self.hard_state.term && last >= self.log.last();
@@ -106,6 +106,9 @@ impl Consensus {
         self.set_hard_state(HardState { term, voted_for: Some(self.id) });
         self.transition(now, Role::Candidate(Campaign::default()), why);
         let last = self.log.last();
+        if mutant!("candidate-counts-itself-early") {
+            self.durability.stored = self.durability.changes;
+        }
         let others: Vec<_> =
             self.membership().into_iter().flat_map(|m| m.voters.keys().copied()).filter(|id| *id != self.id).collect();
         for id in others {
@@ -118,8 +121,13 @@ impl Consensus {
         if self.role.kind() == RoleKind::Leader || self.leader().is_some() {
             return self.ignored(from, "Vote", "the term has a leader");
         }
-        let free = self.hard_state.voted_for.is_none_or(|id| id == from);
-        if !free || last < self.log.last() {
+        let free = self.hard_state.voted_for.is_none_or(|id| id == from) || mutant!("votes-twice-in-a-term");
+        let behind = if mutant!("log-compared-by-index-first") {
+            last.index < self.log.last().index
+        } else {
+            last < self.log.last() && !mutant!("votes-for-any-log")
+        };
+        if !free || behind {
             return self.send(from, Body::VoteReply { granted: false });
         }
         let term = self.hard_state.term;
@@ -164,7 +172,8 @@ impl Consensus {
     /// for only such an entry can be committed by counting (paper §5.4.2, §8).
     fn win_if_elected(&mut self, now: Time) {
         let Role::Candidate(campaign) = &self.role else { return };
-        if !campaign.granted.contains(&self.id) || !self.is_elected_by(&campaign.granted) {
+        let counts = campaign.granted.contains(&self.id) || mutant!("leads-before-own-vote-is-durable");
+        if !counts || !self.is_elected_by(&campaign.granted) {
             return;
         }
         let last = self.log.last().index;
@@ -211,7 +220,9 @@ impl Consensus {
             follower.leader = Some(from);
             follower.heard = Some(now);
         }
-        self.reset_election_timer(now);
+        if !mutant!("leader-heard-does-not-reset-the-timer") {
+            self.reset_election_timer(now);
+        }
         self.note_leader();
         true
     }
@@ -221,6 +232,9 @@ impl Campaign {
     /// A yes stands, whatever arrives later.
     fn record(&mut self, from: NodeId, granted: bool) {
         if granted {
+            if mutant!("repeated-vote-counts-twice") && self.granted.contains(&from) {
+                self.granted.insert(NodeId(from.0 % 3 + 1));
+            }
             self.refused.remove(&from);
             self.granted.insert(from);
         } else if !self.granted.contains(&from) {

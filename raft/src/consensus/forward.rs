@@ -8,6 +8,7 @@ use super::Consensus;
 use super::io::{RefusedReason, Reply};
 use super::role::Role;
 use crate::message::{Body, ForwardOutcome, RequestId};
+use crate::mutant;
 use crate::types::{Entry, EntryKind, LogId, NodeId};
 
 /// Batches passed on to this term's leader that wait for its answer.
@@ -91,7 +92,8 @@ impl Consensus {
                 return self.send(from, Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader });
             }
         };
-        if !leader.seen.insert(from, request, self.config.max_pending_requests.max(MIN_REMEMBERED)) {
+        let new = leader.seen.insert(from, request, self.config.max_pending_requests.max(MIN_REMEMBERED));
+        if !new && !mutant!("repeated-forward-appended-twice") {
             return self.ignored(from, "Forward", "it came before");
         }
         if commands.is_empty() {
@@ -119,6 +121,11 @@ impl Consensus {
     /// The term moved on: whether its leader took the batches is not to be known any more.
     pub(crate) fn give_up_forwarded(&mut self) {
         let forwarded = std::mem::take(&mut self.forwarded.0);
+        if mutant!("unknown-told-as-refused") {
+            let reason = RefusedReason::NotLeader { leader: None };
+            let refused = forwarded.into_iter().map(|request| Reply::Refused { request, reason });
+            return self.out.replies.extend(refused);
+        }
         self.out.replies.extend(forwarded.into_iter().map(|request| Reply::Unknown { request }));
     }
 
@@ -129,7 +136,8 @@ impl Consensus {
         // What the followers commit without this node's disk stays in memory as well. One batch may always be under
         // way, however large.
         let waiting = leader.uncommitted.max(self.log.unstored_bytes());
-        if waiting > 0 && waiting + cost > self.config.max_uncommitted_bytes {
+        if waiting > 0 && waiting + cost > self.config.max_uncommitted_bytes && !mutant!("uncommitted-without-a-bound")
+        {
             return None;
         }
         let first = LogId { term: self.hard_state.term, index: self.log.last().index.next() };

@@ -5,6 +5,7 @@ use super::io::Time;
 use super::quorum;
 use super::role::Role;
 use crate::message::{Body, Message};
+use crate::mutant;
 use crate::types::{Index, NodeId};
 
 impl Consensus {
@@ -18,6 +19,9 @@ impl Consensus {
             None
         };
         if let Some(why) = why {
+            if mutant!("step-down-forgets-vote") {
+                self.hard_state.voted_for = None;
+            }
             return self.transition(now, Role::Follower(self.fresh_follower()), why);
         }
         self.heartbeat_round(now);
@@ -31,7 +35,8 @@ impl Consensus {
         leader.heartbeat_due = now.plus(self.config.heartbeat_interval);
         for (id, progress) in &mut leader.peers {
             // Never beyond what is known to match: the follower's log may differ there.
-            let commit = self.commit.min(progress.matched);
+            let known = if mutant!("heartbeat-commit-past-the-match") { self.commit } else { progress.matched };
+            let commit = self.commit.min(known);
             progress.commit_told = progress.commit_told.max(commit);
             self.out.send.push((*id, Message { term, body: Body::Heartbeat { commit, round: leader.round } }));
         }
@@ -40,7 +45,7 @@ impl Consensus {
     /// Whether no majority was heard within the last election timeout.
     fn lost_quorum(&self, now: Time) -> bool {
         let (Role::Leader(leader), Some(membership)) = (&self.role, self.membership()) else { return false };
-        if !self.config.check_quorum {
+        if !self.config.check_quorum || mutant!("stale-leader-stays") {
             return false;
         }
         let heard = |id: NodeId| {

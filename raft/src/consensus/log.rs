@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use crate::mutant;
 use crate::traits::{LogState, TermRun};
 use crate::types::{Entry, Index, LogId, Term};
 
@@ -132,7 +133,9 @@ impl Log {
         }
         let term = self.runs.back().map_or(self.base.term, |run| run.term);
         self.last = LogId { term, index: from.prev() };
-        self.stored = self.stored.min(self.last.index);
+        if !mutant!("truncation-leaves-the-durable-cursor") {
+            self.stored = self.stored.min(self.last.index);
+        }
     }
 
     /// Notes that everything up to `index` is on disk.
@@ -171,7 +174,7 @@ impl Log {
 
     /// Drops the oldest payloads from memory until they cost at most `max_bytes`; those beyond `keep` and those not on disk stay.
     pub(crate) fn evict(&mut self, max_bytes: u64, keep: Index) {
-        let limit = self.stored.min(keep);
+        let limit = if mutant!("memory-drops-what-is-not-durable") { self.last.index } else { self.stored.min(keep) };
         while self.tail_bytes > max_bytes && self.tail.front().is_some_and(|entry| entry.id.index <= limit) {
             if let Some(entry) = self.tail.pop_front() {
                 self.tail_bytes -= entry.cost();

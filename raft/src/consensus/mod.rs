@@ -56,6 +56,7 @@ use self::role::{Follower, Role};
 use crate::config::Config;
 use crate::message::{AppendReply, Body, ForwardOutcome, Message, RequestId};
 use crate::metrics::{PeerStatus, Status};
+use crate::mutant;
 use crate::traits::HardState;
 use crate::types::{Index, Membership, NodeId, Term};
 
@@ -288,6 +289,9 @@ impl Consensus {
 
     /// Whether a message of a later term must not move this node there: a campaign against a live leader.
     fn disturbs(&self, now: Time, body: &Body) -> bool {
+        if mutant!("campaigns-disturb-a-live-leader") {
+            return false;
+        }
         match body {
             Body::PreVote { .. } => self.hears_leader(now),
             Body::Vote { .. } => self.config.check_quorum && self.hears_leader(now),
@@ -316,7 +320,10 @@ impl Consensus {
                 Body::AppendReply(AppendReply::Rejected { prev, hint: self.log.last_at_most(prev) })
             }
             // The answer is of this term, in which the rounds are counted anew: it must confirm none of them.
-            Body::Heartbeat { .. } => Body::HeartbeatReply { round: 0, matching: Index::ZERO, stored: Index::ZERO },
+            Body::Heartbeat { round, .. } => {
+                let round = if mutant!("round-of-an-earlier-term-confirms") { round } else { 0 };
+                Body::HeartbeatReply { round, matching: Index::ZERO, stored: Index::ZERO }
+            }
             Body::ReadIndex { request } => Body::ReadIndexReply { request, index: None },
             Body::Forward { request, .. } => Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },
             Body::PreVoteReply { .. }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::io::Time;
 use crate::config::Config;
 use crate::metrics::ReplicationState;
+use crate::mutant;
 use crate::types::Index;
 
 /// The most that a probe carries, in bytes.
@@ -60,7 +61,8 @@ pub(crate) struct Window {
 
 impl Window {
     fn has_room(&self, config: &Config) -> bool {
-        self.messages.is_empty()
+        mutant!("window-without-a-bound")
+            || self.messages.is_empty()
             || (self.messages.len() < config.max_inflight_appends && self.bytes < config.max_inflight_bytes)
     }
 
@@ -146,11 +148,12 @@ impl Progress {
     /// Whether a rejection of the append after `prev` can be news: it was sent, and nothing contradicts it. A member that
     /// acknowledged `prev` and now rejects it is answering late, or its disk has forgotten; asking it again at once does not help.
     pub(crate) fn expects_rejection(&self, prev: Index) -> bool {
-        prev > self.matched
-            && match &self.pace {
-                Pace::Probe { sent } => sent.is_some() && prev == self.next.prev(),
-                Pace::Replicate(_) => prev < self.next,
-            }
+        mutant!("conflict-answer-goes-back-for-ever")
+            || prev > self.matched
+                && match &self.pace {
+                    Pace::Probe { sent } => sent.is_some() && prev == self.next.prev(),
+                    Pace::Replicate(_) => prev < self.next,
+                }
     }
 
     /// Starts over: the logs agree at most up to before `next`.
@@ -176,6 +179,9 @@ impl Progress {
 
     /// Sends again what the member does not have although it was sent: it is lost, or was sent while the member was not there.
     pub(crate) fn send_again(&mut self, now: Time, matching: Index) {
+        if mutant!("full-window-never-reopens") {
+            return;
+        }
         self.said = Said { matching, since: now, gap: self.said.gap };
         if self.lacks_what_was_sent(matching) {
             match self.pace {

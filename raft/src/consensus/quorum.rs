@@ -1,10 +1,11 @@
 //! Majorities.
 
+use crate::mutant;
 use crate::types::{Membership, NodeId};
 
 /// How many of `voters` make a majority.
 pub(crate) fn majority(voters: usize) -> usize {
-    voters / 2 + 1
+    if mutant!("half-is-a-majority") { voters.div_ceil(2) } else { voters / 2 + 1 }
 }
 
 /// The greatest value that a majority of the voters has reached. `of` tells each voter's value.
@@ -13,7 +14,9 @@ pub(crate) fn majority(voters: usize) -> usize {
 /// a quorum was last heard (thesis §6.2).
 pub(crate) fn reached<T: Ord + Copy>(membership: &Membership, of: impl Fn(NodeId) -> T) -> Option<T> {
     let mut values: Vec<T> = membership.voters.keys().map(|id| of(*id)).collect();
-    values.sort_unstable_by(|a, b| b.cmp(a));
+    if !mutant!("unsorted-quorum") {
+        values.sort_unstable_by(|a, b| b.cmp(a));
+    }
     values.get(majority(values.len()) - 1).copied()
 }
 

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::mutant;
+
 /// SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014).
 #[derive(Clone, Debug)]
 pub(crate) struct Random(u64);
@@ -22,6 +24,9 @@ impl Random {
     /// A duration from `least` up to, but not including, twice of it.
     pub(crate) fn once_to_twice(&mut self, least: Duration) -> Duration {
         let micros = u64::try_from(least.as_micros()).unwrap_or(u64::MAX).max(1);
+        if mutant!("timeouts-in-step") {
+            return least;
+        }
         least.saturating_add(Duration::from_micros(self.next() % micros))
     }
 }

@@ -11,6 +11,7 @@ use super::io::{RefusedReason, Reply, Time};
 use super::quorum;
 use super::role::{Leader, Role};
 use crate::message::{Body, Message, RequestId};
+use crate::mutant;
 use crate::types::{Index, NodeId};
 
 /// A leader's reads.
@@ -108,7 +109,7 @@ impl Consensus {
         let Some(leader) = self.leader() else { return };
         let term = self.hard_state.term;
         for (request, asked) in &mut self.asked.0 {
-            if now.since(*asked) >= self.config.election_timeout {
+            if now.since(*asked) >= self.config.election_timeout && !mutant!("lost-question-never-repeated") {
                 *asked = now;
                 self.out.send.push((leader, Message { term, body: Body::ReadIndex { request: *request } }));
             }
@@ -122,7 +123,8 @@ impl Consensus {
     pub(crate) fn confirm_reads(&mut self, now: Time) {
         self.answer_confirmed();
         let Role::Leader(leader) = &self.role else { return };
-        if !leader.reads.wait() || self.commit < leader.opened {
+        let open = self.commit >= leader.opened || mutant!("read-before-the-term-is-open");
+        if !leader.reads.wait() || !open {
             return;
         }
         self.heartbeat_round(now);
@@ -142,7 +144,8 @@ impl Consensus {
         let answered = |id: NodeId| {
             if id == own { u64::MAX } else { leader.peers.get(&id).map_or(0, |progress| progress.round) }
         };
-        if quorum::reached(membership, answered).is_none_or(|round| round < number) {
+        let confirmed = quorum::reached(membership, answered).is_some_and(|round| round >= number);
+        if !confirmed && !mutant!("read-without-a-quorum") {
             return;
         }
         if let Role::Leader(leader) = &mut self.role
@@ -165,6 +168,9 @@ impl Consensus {
 
     /// Leadership is lost: its reads are refused at once, so that they can go elsewhere.
     pub(crate) fn refuse_reads_of(&mut self, leader: Leader) {
+        if mutant!("reads-forgotten-with-leadership") {
+            return;
+        }
         let begun = leader.reads.round.into_iter().flat_map(|round| round.reads);
         for read in begun.chain(leader.reads.waiting) {
             self.answer_read(read, None);

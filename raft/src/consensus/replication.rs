@@ -7,6 +7,7 @@ use super::Consensus;
 use super::io::{Fetch, FetchPurpose, Time};
 use super::role::{Follower, Role};
 use crate::message::{AppendReply, Body, Message};
+use crate::mutant;
 use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
 
 impl Message {
@@ -70,6 +71,7 @@ impl Consensus {
         // Meanwhile the follower may have turned out to need others, and this node may have lost and won leadership.
         let wanted = (progress.next.0..).map(Index).zip(&entries).all(|(n, e)| self.log.id_at(n) == Some(e.id));
         let Some(prev) = self.log.id_at(progress.next.prev()) else { return };
+        let wanted = wanted || mutant!("fetched-entries-unchecked");
         if !wanted || entries.is_empty() || !progress.may_send(&self.config) {
             return;
         }
@@ -95,6 +97,9 @@ impl Consensus {
             return self.send(from, Body::AppendReply(AppendReply::Rejected { prev, hint }));
         }
         let Role::Follower(Follower { matching, .. }) = self.role else { return };
+        if mutant!("append-removes-all-after-prev") && prev.index < self.log.last().index {
+            self.truncate(prev.index.next());
+        }
         let upto = Index(prev.index.0 + entries.len() as u64);
         let known = |entry: &Entry| entry.id.index < self.log.base().index || self.log.holds(entry.id);
         let skip = entries.iter().take_while(|entry| known(entry)).count();
@@ -185,7 +190,7 @@ impl Consensus {
                 }
                 // Both sides skip the terms that the other can't have: one round trip for each term in which they differ.
                 let limit = LogId { term: hint.term, index: hint.index.min(prev.index.prev()) };
-                let agree = self.log.last_at_most(limit);
+                let agree = if mutant!("conflict-hint-believed") { limit } else { self.log.last_at_most(limit) };
                 // Where the logs could agree is compacted away otherwise: only a snapshot can help.
                 if agree.index <= limit.index {
                     progress.probe(agree.index.next());

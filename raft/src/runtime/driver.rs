@@ -26,6 +26,7 @@ use super::shared::{Control, Shared};
 use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time};
 use crate::error::{Fatal, FatalKind, StorageError};
 use crate::message::Body;
+use crate::mutant;
 use crate::types::Peer;
 
 #[derive(Debug)]
@@ -265,6 +266,12 @@ impl Driver {
             tracing::error!(reason = %fatal, "the node stops");
         }
         self.shared.close(fatal.clone());
+        if mutant!("waiters-forgotten-at-the-end") {
+            std::mem::forget(std::mem::replace(
+                &mut self.pending,
+                Pending::new(&crate::Config::default(), 0, crate::Index(0)),
+            ));
+        }
         self.pending.stop(&fatal);
         // Clients whose requests are dropped unanswered learn the reason from their handle.
         drop(received);

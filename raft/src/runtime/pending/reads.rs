@@ -7,6 +7,7 @@ use super::take_if;
 use crate::consensus::Time;
 use crate::error::Error;
 use crate::message::RequestId;
+use crate::mutant;
 use crate::types::{Entry, Index, Peer};
 
 /// Reads that are asked about together.
@@ -53,7 +54,7 @@ impl Reads {
 
     pub(crate) fn on_readable(&mut self, request: RequestId, index: Index, answered: &mut Load) {
         let Some(group) = self.take_asked(request) else { return };
-        if index <= self.applied {
+        if index <= self.applied || mutant!("read-before-applied") {
             return group.answer(&Ok(()), answered);
         }
         let at = self.confirmed.partition_point(|(other, _)| *other <= index);
