@@ -81,10 +81,10 @@ fn check_key<M: Model>(
     let plan = Plan::new(model, history, ids);
     let left = budget.steps.saturating_sub(*steps);
     let all = Limits { steps: left, configurations: budget.configurations, depth: usize::MAX, until: usize::MAX };
-    // Nearly every order is found placing at most one call before another returns. To look for such an order first spares much
-    // where an early mistake shows late.
-    let first = Limits { steps: left / 8, configurations: budget.configurations / 8, depth: 1, ..all };
-    for limits in [first, Limits { steps: left - left / 8, ..all }] {
+    // Nearly every order is found placing at most one or two calls before another returns. To look for such an order first spares
+    // much where an early mistake shows late.
+    let few = |depth| Limits { steps: left / 8, configurations: budget.configurations / 8, depth, ..all };
+    for limits in [few(1), few(2), Limits { steps: left - left / 4, ..all }] {
         let mut search = Search::new(model, &plan, limits);
         let result = search.run(model.initial(key));
         *steps += search.steps;

@@ -1,10 +1,19 @@
 //! Models of machines that most services have something of.
 
+use std::collections::BTreeSet;
 use std::fmt::Debug;
 use std::hash::Hash;
 use std::marker::PhantomData;
 
 use super::model::Model;
+
+/// Makes all values that were not seen the same: the first of them.
+fn merge_values<'v, V: Clone + Ord + 'v>(seen: &BTreeSet<V>, values: impl Iterator<Item = &'v mut V>) {
+    let mut first: Option<V> = None;
+    for value in values.filter(|value| !seen.contains(value)) {
+        *value = first.get_or_insert_with(|| value.clone()).clone();
+    }
+}
 
 /// Registers: each key holds a value or none, and can be read, written, deleted, and compared and set.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +49,7 @@ pub enum RegisterRet<V> {
     Swapped(bool),
 }
 
-impl<K: Ord + Clone + Debug, V: Clone + Eq + Hash + Debug> Model for Register<K, V> {
+impl<K: Ord + Clone + Debug, V: Clone + Ord + Hash + Debug> Model for Register<K, V> {
     type Op = RegisterOp<K, V>;
     type Ret = RegisterRet<V>;
     type State = Option<V>;
@@ -82,6 +91,26 @@ impl<K: Ord + Clone + Debug, V: Clone + Eq + Hash + Debug> Model for Register<K,
     fn leaves_state(&self, _op: &Self::Op, ret: &Self::Ret) -> bool {
         matches!(ret, RegisterRet::Value(_) | RegisterRet::Swapped(false))
     }
+
+    /// A value is told from others by reads, and by comparisons with it.
+    fn merge_open(&self, answered: &[(&Self::Op, &Self::Ret)], open: &mut [Self::Op]) {
+        let compared = answered.iter().map(|(op, _)| *op).chain(&*open).filter_map(|op| match op {
+            RegisterOp::Cas(_, expected, _) => expected.as_ref(),
+            RegisterOp::Get(_) | RegisterOp::Put(..) | RegisterOp::Delete(_) => None,
+        });
+        let read = answered.iter().filter_map(|(_, ret)| match ret {
+            RegisterRet::Value(value) => value.as_ref(),
+            RegisterRet::Done | RegisterRet::Swapped(_) => None,
+        });
+        let seen: BTreeSet<V> = compared.chain(read).cloned().collect();
+        merge_values(
+            &seen,
+            open.iter_mut().filter_map(|op| match op {
+                RegisterOp::Put(_, value) | RegisterOp::Cas(_, _, value) => Some(value),
+                RegisterOp::Get(_) | RegisterOp::Delete(_) => None,
+            }),
+        );
+    }
 }
 
 /// A store of keys and values whose versions can be seen: each key counts its writes since it was made, and a delete
@@ -122,7 +151,7 @@ pub enum KeyValueRet<V> {
     Deleted(bool),
 }
 
-impl<K: Ord + Clone + Debug, V: Clone + Eq + Hash + Debug> Model for KeyValue<K, V> {
+impl<K: Ord + Clone + Debug, V: Clone + Ord + Hash + Debug> Model for KeyValue<K, V> {
     type Op = KeyValueOp<K, V>;
     type Ret = KeyValueRet<V>;
     type State = Option<(V, u64)>;
@@ -162,6 +191,22 @@ impl<K: Ord + Clone + Debug, V: Clone + Eq + Hash + Debug> Model for KeyValue<K,
 
     fn leaves_state(&self, _op: &Self::Op, ret: &Self::Ret) -> bool {
         matches!(ret, KeyValueRet::Found(_) | KeyValueRet::Refused | KeyValueRet::Deleted(false))
+    }
+
+    /// A value is told from others by reads.
+    fn merge_open(&self, answered: &[(&Self::Op, &Self::Ret)], open: &mut [Self::Op]) {
+        let read = answered.iter().filter_map(|(_, ret)| match ret {
+            KeyValueRet::Found(found) => found.as_ref().map(|(value, _)| value),
+            KeyValueRet::Written | KeyValueRet::Refused | KeyValueRet::Deleted(_) => None,
+        });
+        let seen: BTreeSet<V> = read.cloned().collect();
+        merge_values(
+            &seen,
+            open.iter_mut().filter_map(|op| match op {
+                KeyValueOp::Put(_, value) | KeyValueOp::PutIfVersion(_, _, value) => Some(value),
+                KeyValueOp::Get(_) | KeyValueOp::Delete(_) => None,
+            }),
+        );
     }
 }
 

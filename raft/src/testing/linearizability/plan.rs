@@ -19,8 +19,8 @@ pub(super) struct Answered<'h, M: Model> {
 }
 
 /// Open calls that ask the same.
-pub(super) struct Class<'h, M: Model> {
-    pub(super) op: &'h M::Op,
+pub(super) struct Class<M: Model> {
+    pub(super) op: M::Op,
     /// Their numbers in the history, in the order of their invocations.
     pub(super) ids: Vec<usize>,
 }
@@ -37,7 +37,7 @@ pub(super) enum Event {
 pub(super) struct Plan<'h, M: Model> {
     pub(super) answered: Vec<Answered<'h, M>>,
     /// In the order of their first invocations.
-    pub(super) classes: Vec<Class<'h, M>>,
+    pub(super) classes: Vec<Class<M>>,
     pub(super) events: Vec<Event>,
     /// How many answered calls were under way at once, at most.
     pub(super) slots: usize,
@@ -47,11 +47,14 @@ impl<'h, M: Model> Plan<'h, M> {
     /// The calls with these numbers, none of which failed.
     pub(super) fn new(model: &M, history: &'h History<M::Op, M::Ret>, ids: &[usize]) -> Self {
         let mut plan = Self { answered: Vec::new(), classes: Vec::new(), events: Vec::new(), slots: 0 };
-        let mut timed = Vec::new();
+        let (mut timed, mut open, mut open_ids) = (Vec::new(), Vec::new(), Vec::new());
         for id in ids {
             let Call { op, invoked, end } = &history.calls[*id];
             match end {
-                End::Open => timed.push((*invoked, Event::Opened(plan.classify(op, *id)))),
+                End::Open => {
+                    open.push(op.clone());
+                    open_ids.push((*id, *invoked));
+                }
                 End::Returned { at, ret } => {
                     let call = plan.answered.len();
                     let leaves_state = model.leaves_state(op, ret);
@@ -61,13 +64,18 @@ impl<'h, M: Model> Plan<'h, M> {
                 End::Failed => {}
             }
         }
+        let answered: Vec<_> = plan.answered.iter().map(|call| (call.op, call.ret)).collect();
+        model.merge_open(&answered, &mut open);
+        for (op, (id, invoked)) in open.into_iter().zip(open_ids) {
+            timed.push((invoked, Event::Opened(plan.classify(op, id))));
+        }
         timed.sort_unstable_by_key(|(at, _)| *at);
         plan.events = timed.into_iter().map(|(_, event)| event).collect();
         plan.take_slots();
         plan
     }
 
-    fn classify(&mut self, op: &'h M::Op, id: usize) -> usize {
+    fn classify(&mut self, op: M::Op, id: usize) -> usize {
         if let Some(class) = self.classes.iter().position(|class| class.op == op) {
             self.classes[class].ids.push(id);
             return class;

@@ -260,7 +260,7 @@ impl<'a, 'h, M: Model> Search<'a, 'h, M> {
 
     /// The state after an open call.
     fn open(&mut self, state: usize, class: usize) -> Result<usize, Stop> {
-        let (_, after) = self.apply(state, self.plan.classes[class].op)?;
+        let (_, after) = self.apply(state, &self.plan.classes[class].op)?;
         Ok(after.map_or(state, |after| self.states.number(after)))
     }
 
