@@ -4,11 +4,12 @@
 //! often each bounded event occurred; and what an observer must remember to judge it. Messages are a set: they come in any order, late, twice
 //! or never. A disk that takes its time completes a write at any later moment, or loses or tears it in a crash.
 //!
-//! Three things make millions of states a second-by-second affair:
+//! Three things make tens of millions of states a matter of minutes:
 //! * A node is stepped once for each different pair of node and event. States of the cluster hold numbers of nodes and messages, so that
 //!   a transition is a look into a table.
 //! * Nodes that can't be told apart by what they do are one. `consensus/fingerprint.rs` says what is left out and why; above all, times
-//!   are only recent or long ago.
+//!   are only recent or long ago. The search does not take this on trust: a node that was reached in two ways takes its steps in both
+//!   forms, and a difference ends the search.
 //! * States that differ only in what can't matter any more are one: answers of a term that the receiver is past for ever are not kept, and
 //!   the first node to campaign is n1.
 //!

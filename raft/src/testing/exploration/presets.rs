@@ -121,6 +121,7 @@ fn ci() -> Vec<Bounds> {
             ..Bounds::new("forwarding")
         },
         stepping_down(3),
+        Bounds { nodes: 2, ..stepping_down(4) }.named("stepping down, two nodes"),
     ]);
     searches
 }
@@ -169,7 +170,6 @@ fn campaign() -> Vec<Bounds> {
             ..Bounds::new("disks and crashes")
         },
         Bounds {
-            campaigners: ALL,
             in_flight: 5,
             single_entries: true,
             must_meet: names(&[Mark::Figure8, Mark::Truncated, Mark::CommittedIndirectly]),
@@ -182,6 +182,15 @@ fn campaign() -> Vec<Bounds> {
             forwarding: true,
             must_meet: names(&[Mark::LeaderRead, Mark::FollowerRead, Mark::TwoLeaders]),
             ..Bounds::new("reads")
+        },
+        // Answers to a leader of an earlier term must not confirm a later one that it leads, too.
+        Bounds {
+            max_term: 3,
+            campaigners: 0b101,
+            reads: 1,
+            heartbeats: 1,
+            must_meet: names(&[Mark::LeaderRead, Mark::TwoLeaders, Mark::SteppedDown]),
+            ..Bounds::new("reads across terms")
         },
         Bounds {
             max_term: 3,
