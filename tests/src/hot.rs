@@ -1,6 +1,7 @@
 //! A few keys that many clients write, change and read at the same time, and whether all of them saw one store.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use anyhow::{Result, anyhow, bail};
@@ -166,37 +167,33 @@ pub async fn get(
 }
 
 /// What a client asks next, given the versions that it knows.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Asker {
-    versions: Vec<u64>,
+    versions: BTreeMap<usize, u64>,
 }
 
 impl Asker {
-    /// A client that knows nothing.
-    #[must_use]
-    pub fn new(keys: usize) -> Self {
-        Self { versions: vec![0; keys] }
-    }
-
-    /// The next request; `value` must be one that was not written yet.
-    pub fn next(&self, value: u64) -> Op<usize, u64> {
-        let key = fastrand::usize(..self.versions.len());
+    /// The next request, at one of these keys; `value` must be one that was not written yet.
+    pub fn next(&self, keys: Range<usize>, value: u64) -> Op<usize, u64> {
+        let key = fastrand::usize(keys);
+        let version = self.versions.get(&key).copied().unwrap_or(0);
         match fastrand::u32(0..20) {
             0..9 => Op::Get(key),
             9..13 => Op::Put(key, value),
-            13..18 => Op::PutIfVersion(key, self.versions[key], value),
+            13..18 => Op::PutIfVersion(key, version, value),
             _ => Op::Delete(key),
         }
     }
 
     /// What came of it.
     pub fn learn(&mut self, op: &Op<usize, u64>, answer: &Answer) {
-        match (op, &answer.ret) {
-            (Op::Get(key), Ret::Found(found)) => self.versions[*key] = found.map_or(0, |(_, version)| version),
-            (Op::PutIfVersion(key, version, _), Ret::Written) => self.versions[*key] = version + 1,
-            (Op::Delete(key), _) => self.versions[*key] = 0,
-            (Op::Get(_) | Op::Put(..) | Op::PutIfVersion(..), _) => {}
-        }
+        let (key, version) = match (op, &answer.ret) {
+            (Op::Get(key), Ret::Found(found)) => (*key, found.map_or(0, |(_, version)| version)),
+            (Op::PutIfVersion(key, version, _), Ret::Written) => (*key, version + 1),
+            (Op::Delete(key), _) => (*key, 0),
+            (Op::Get(_) | Op::Put(..) | Op::PutIfVersion(..), _) => return,
+        };
+        self.versions.insert(key, version);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Clients that write and read without pause, and remember everything.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,6 +11,9 @@ use tokio::task::JoinSet;
 use crate::client::{Endpoint, Failure};
 use crate::history::{Outcome, Write};
 use crate::hot;
+
+/// How long a set of hot keys is in use, in seconds.
+const HOT_SECONDS: u64 = 10;
 
 /// How many clients, and how busy.
 #[derive(Clone, Debug)]
@@ -23,7 +27,8 @@ pub struct LoadOptions {
     pub readers: usize,
     /// Clients that read, write, compare and swap, and delete a few keys, each against the others. See [`hot`](crate::hot).
     pub hot: usize,
-    /// How many such keys.
+    /// How many such keys at a time. After some seconds they go on to others, so that the calls without an answer at one key, and
+    /// with them the work of the check, stay few.
     pub hot_keys: usize,
     /// The pause between two requests of a client.
     pub pause: Duration,
@@ -69,12 +74,13 @@ pub struct History {
     pub stale: Vec<String>,
     /// What was done to the hot keys.
     pub hot: hot::Book,
-    /// How many hot keys there are.
+    /// How many hot keys there were.
     pub hot_keys: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Ledger {
+    begun: Instant,
     stop: AtomicBool,
     /// The highest revision that anybody was told of.
     highest: AtomicI64,
@@ -98,6 +104,13 @@ impl Ledger {
 
     fn hot(&self) -> MutexGuard<'_, hot::Book> {
         self.hot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keys that are hot now.
+    fn hot_keys(&self, options: &LoadOptions) -> Range<usize> {
+        let age = self.begun.elapsed().as_secs() / HOT_SECONDS;
+        let first = usize::try_from(age).unwrap_or(0) * options.hot_keys;
+        first..first + options.hot_keys
     }
 
     fn stopped(&self) -> bool {
@@ -124,7 +137,13 @@ impl Load {
     /// # Errors
     /// An address is none.
     pub fn start(servers: &[String], options: LoadOptions) -> Result<Self> {
-        let ledger = Arc::new(Ledger::default());
+        let ledger = Arc::new(Ledger {
+            begun: Instant::now(),
+            stop: AtomicBool::new(false),
+            highest: AtomicI64::new(0),
+            book: Mutex::default(),
+            hot: Mutex::default(),
+        });
         let options = Arc::new(options);
         let mut clients = JoinSet::new();
         for n in 0..options.writers + options.readers + options.hot {
@@ -210,7 +229,14 @@ impl Load {
         let book = std::mem::take(&mut *self.ledger.book());
         let hot = std::mem::take(&mut *self.ledger.hot());
         let Book { writes, reads, stale, .. } = book;
-        Ok(History { prefix: self.options.prefix.clone(), writes, reads, stale, hot, hot_keys: self.options.hot_keys })
+        Ok(History {
+            prefix: self.options.prefix.clone(),
+            writes,
+            reads,
+            stale,
+            hot,
+            hot_keys: self.ledger.hot_keys(&self.options).end,
+        })
     }
 }
 
@@ -304,12 +330,12 @@ impl Client {
 
     /// Does all kinds of things to the hot keys, each once.
     async fn mix_on(mut self) {
-        let mut asker = hot::Asker::new(self.options.hot_keys);
+        let mut asker = hot::Asker::default();
         let mut count = 0;
         while !self.ledger.stopped() {
             let sent = Instant::now();
             count += 1;
-            let op = asker.next(((self.n as u64) << 32) | count);
+            let op = asker.next(self.ledger.hot_keys(&self.options), ((self.n as u64) << 32) | count);
             let begun = self.ledger.hot().begin(op.clone());
             let result = hot::ask(self.endpoint(), &self.options.prefix, &op, self.options.attempt).await;
             self.ledger.hot().end(&begun, &result);

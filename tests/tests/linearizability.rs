@@ -1,5 +1,7 @@
 //! The linearizability checker against another one, stateright's: the same verdict on random histories.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
+
 use raftkv::testing::Random;
 use raftkv::testing::linearizability::{
     Budget, CallId, Counter, CounterOp, Error, History, KeyValue, KeyValueOp, KeyValueRet, Model, Register, RegisterOp,
@@ -88,7 +90,6 @@ fn run<M: Model + Clone>(
     let calls = usize::try_from(random.between(3, 10)).unwrap();
     let errors = random.below(25);
     let mut ghosts = Vec::new();
-    // One of them may never be heard again, so a round may begin nothing.
     while both.ours.len() < calls {
         let at = usize::try_from(random.below(clients.len() as u64)).unwrap();
         clients[at] = match std::mem::replace(&mut clients[at], Client::Idle) {
