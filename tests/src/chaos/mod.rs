@@ -217,10 +217,11 @@ impl Player<'_> {
         for fault in faults.iter().rev() {
             stage.end(fault).with_context(|| format!("while it was mended: {fault}"))?;
         }
+        let mended = Instant::now();
         let until = served_again(stage, pulse).await?;
         let led = scene.leader.map_or_else(|| "nobody led".into(), |id| format!("n{id} led"));
         (self.say)(&format!("  {:>5.2} s  {}, {led}", until.duration_since(from).as_secs_f64(), self.doing));
-        Ok(Round { kinds: faults.iter().map(|fault| fault.kind).collect(), killed, from, until })
+        Ok(Round { kinds: faults.iter().map(|fault| fault.kind).collect(), killed, from, mended, until })
     }
 }
 

@@ -16,7 +16,9 @@ pub struct Round {
     pub killed: usize,
     /// When the first fault began.
     pub from: Instant,
-    /// When a write was acknowledged that was sent after everything was mended.
+    /// When everything was mended.
+    pub mended: Instant,
+    /// When a write was acknowledged that was sent after that.
     pub until: Instant,
 }
 
@@ -26,6 +28,8 @@ struct Row {
     times: usize,
     /// The longest time without an acknowledged write, in rounds with nothing else.
     longest: Option<Duration>,
+    /// The longest part of it after everything was mended.
+    recovery: Option<Duration>,
 }
 
 /// A campaign in figures.
@@ -85,6 +89,7 @@ impl Report {
                     &mut self.both
                 }
             };
+            row.recovery = row.recovery.max(Some(round.until.duration_since(round.mended)));
             row.longest = row.longest.max(Some(longest_gap(round, &served)));
         }
     }
@@ -105,11 +110,12 @@ fn longest_gap(round: &Round, acknowledged: &[Instant]) -> Duration {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{:<24}{:>8}   longest time without an acknowledged write", "fault", "times")?;
+        writeln!(f, "{:<24}{:>8}   in all      after it was mended", "", "")?;
         for kind in Kind::ALL {
             match (self.rows.get(&kind), self.skipped.get(&kind)) {
                 (Some(row), _) => line(f, kind.name(), row)?,
                 (None, Some(reason)) => writeln!(f, "{:<24} SKIPPED   {reason}", kind.name())?,
-                (None, None) => writeln!(f, "{:<24}{:>8}   -", kind.name(), 0)?,
+                (None, None) => line(f, kind.name(), &Row::default())?,
             }
         }
         line(f, "two of these at once", &self.both)?;
@@ -132,8 +138,9 @@ impl fmt::Display for Report {
 }
 
 fn line(f: &mut fmt::Formatter<'_>, name: &str, row: &Row) -> fmt::Result {
-    let longest = row.longest.map_or_else(|| "-".into(), |longest| format!("{:.2} s", longest.as_secs_f64()));
-    writeln!(f, "{name:<24}{:>8}   {longest}", row.times)
+    let seconds =
+        |time: Option<Duration>| time.map_or_else(|| "-".into(), |time| format!("{:.2} s", time.as_secs_f64()));
+    writeln!(f, "{name:<24}{:>8}   {:<12}{}", row.times, seconds(row.longest), seconds(row.recovery))
 }
 
 #[cfg(test)]
@@ -145,7 +152,7 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let gap = |acknowledged: &[u64]| {
-            let round = Round { kinds: vec![Kind::Pause], killed: 0, from: at(100), until: at(1000) };
+            let round = Round { kinds: vec![Kind::Pause], killed: 0, from: at(100), mended: at(700), until: at(1000) };
             let acknowledged: Vec<_> = acknowledged.iter().map(|ms| at(*ms)).collect();
             longest_gap(&round, &acknowledged).as_millis()
         };
@@ -158,14 +165,20 @@ mod tests {
     fn the_table_shows_what_was_done_and_what_could_not_be() {
         let start = Instant::now();
         let round = |kinds: &[Kind], killed| {
-            let until = start + Duration::from_millis(1500);
-            Round { kinds: kinds.to_vec(), killed, from: start, until }
+            let at = |ms| start + Duration::from_millis(ms);
+            Round { kinds: kinds.to_vec(), killed, from: start, mended: at(1250), until: at(1500) }
         };
         let mut report = Report { skipped: BTreeMap::from([(Kind::Clock, "not here".into())]), ..Report::default() };
         let writes = Summary { acknowledged: 7, refused: 3, unknown: 2, unknown_but_there: 1, ..Summary::default() };
         report.add(&[round(&[Kind::KillAll], 3), round(&[Kind::Slow, Kind::Pause], 0)], Vec::new(), writes, 5);
         let text = report.to_string();
-        for words in ["kill -9 of all", "1.50 s", "SKIPPED   not here", "1 of them took effect", "3 processes killed"] {
+        for words in [
+            "kill -9 of all",
+            "1.50 s      0.25 s",
+            "SKIPPED   not here",
+            "1 of them took effect",
+            "3 processes killed",
+        ] {
             assert!(text.contains(words), "{words} is missing in\n{text}");
         }
         assert_eq!((report.times(Kind::Slow), report.times(Kind::Pause), report.both.times), (1, 1, 1));

@@ -96,6 +96,8 @@ pub(super) struct Stage {
     pub(super) cluster: Cluster,
     disks: Disks,
     kinds: BTreeSet<Kind>,
+    /// How many bytes were written to use up a full disk, the last time.
+    flooded: u64,
     /// Draws what a loss of power takes.
     random: fastrand::Rng,
 }
@@ -155,7 +157,7 @@ impl Stage {
             dir: options.dir.clone(),
             ..ClusterOptions::new(&options.program)
         })?;
-        Ok(Self { cluster, disks, kinds, random: random.fork() })
+        Ok(Self { cluster, disks, kinds, flooded: 0, random: random.fork() })
     }
 
     /// What the nodes write to.
@@ -190,7 +192,8 @@ impl Stage {
             Kind::KillOne | Kind::KillSeveral | Kind::KillAll | Kind::Clock => self.kill(&fault.victims)?,
             Kind::Power => {
                 self.kill(&fault.victims)?;
-                self.disks.lose_power(&fault.victims, &mut self.random);
+                // It looks at every sector, which takes a while.
+                tokio::task::block_in_place(|| self.disks.lose_power(&fault.victims, &mut self.random));
             }
             Kind::Pause => self.signal(&fault.victims, Signal::STOP)?,
             Kind::Partition => self.cluster.network()?.part(&fault.victims),
@@ -221,7 +224,7 @@ impl Stage {
             Kind::FullDisk => {
                 if let Some((id, disk)) = &self.disks.small {
                     disk.fill(0)?;
-                    flood(&mut self.cluster, *id).await?;
+                    self.flooded = flood(&mut self.cluster, *id).await?;
                 }
             }
             Kind::Rolling => {
@@ -258,8 +261,8 @@ impl Stage {
             Kind::FullDisk => {
                 if let Some((_, disk)) = &mut self.disks.small {
                     disk.make_room()?;
-                    // What was written meanwhile stays.
-                    disk.grow(SMALL_DISK_BYTES)?;
+                    // What was written meanwhile stays, and the log reserves more than it needs.
+                    disk.grow(SMALL_DISK_BYTES + 2 * self.flooded)?;
                 }
                 self.launch(&fault.victims)?;
             }
@@ -303,12 +306,12 @@ impl Stage {
     }
 }
 
-/// Writes large values until a node has used up its full disk, says so, and ends.
-async fn flood(cluster: &mut Cluster, victim: u64) -> Result<()> {
+/// Writes large values until a node has used up its full disk, says so, and ends. Returns how many bytes were sent.
+async fn flood(cluster: &mut Cluster, victim: u64) -> Result<u64> {
     let value = "x".repeat(FLOOD_BYTES);
     let deadline = Instant::now() + PATIENCE;
     let others = cluster.others(victim);
-    for id in others.iter().cycle() {
+    for (sent, id) in (0..).zip(others.iter().cycle()) {
         if let Some(status) = cluster.process_mut(victim)?.ended()? {
             let log = cluster.process(victim)?.log();
             let words = log.lines().rfind(|line| line.starts_with("kv-example: ")).unwrap_or_default();
@@ -316,7 +319,7 @@ async fn flood(cluster: &mut Cluster, victim: u64) -> Result<()> {
                 status.code() == Some(1) && words.contains("no space left"),
                 "n{victim} ended with {status} when its disk was full, and with these words: {words:?}"
             );
-            return Ok(());
+            return Ok(sent * FLOOD_BYTES as u64);
         }
         ensure!(Instant::now() < deadline, "n{victim} still runs on a full disk after {PATIENCE:?} of large writes");
         // Whether it is acknowledged does not matter. Other keys than those of the load.
