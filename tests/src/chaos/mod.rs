@@ -175,7 +175,8 @@ impl Player<'_> {
         load.first_after(Instant::now(), PATIENCE).await?;
         let begun = Instant::now();
         let mut rounds = Vec::new();
-        while begun.elapsed() < self.time && (rounds.len() as u64) < self.rounds && !*stop.borrow() {
+        while begun.elapsed() < self.time && (rounds.len() as u64) < self.rounds && !*stop.borrow() && stage.has_more()
+        {
             // What one round draws may depend on who leads, but moves no other round.
             rounds.push(self.round(stage, &pulse, &mut random.fork(), stop).await?);
         }

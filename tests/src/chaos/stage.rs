@@ -19,6 +19,8 @@ const SMALL_DISK_BYTES: u64 = 24 << 20;
 /// The size of the values that use it up.
 const FLOOD_BYTES: usize = 1 << 20;
 const FLOOD_LIMIT: Duration = Duration::from_secs(2);
+/// How often in an act: each flood is in the log for good, which every node reads when it starts.
+const MOST_FLOODS: usize = 2;
 
 /// What can be done on this machine, and why the rest can't.
 #[derive(Clone, Debug, Default)]
@@ -98,6 +100,7 @@ pub(super) struct Stage {
     kinds: BTreeSet<Kind>,
     /// How many bytes were written to use up a full disk, the last time.
     flooded: u64,
+    floods: usize,
     /// Draws what a loss of power takes.
     random: fastrand::Rng,
 }
@@ -157,7 +160,7 @@ impl Stage {
             dir: options.dir.clone(),
             ..ClusterOptions::new(&options.program)
         })?;
-        Ok(Self { cluster, disks, kinds, flooded: 0, random: random.fork() })
+        Ok(Self { cluster, disks, kinds, flooded: 0, floods: 0, random: random.fork() })
     }
 
     /// What the nodes write to.
@@ -170,6 +173,11 @@ impl Stage {
             Some((id, _)) => format!("n{id} on a small disk"),
             None => "on plain disks".into(),
         }
+    }
+
+    /// Whether any fault is left that can be done.
+    pub(super) fn has_more(&self) -> bool {
+        !self.kinds.is_empty()
     }
 
     /// What there is to draw faults from.
@@ -261,8 +269,12 @@ impl Stage {
             Kind::FullDisk => {
                 if let Some((_, disk)) = &mut self.disks.small {
                     disk.make_room()?;
-                    // What was written meanwhile stays, and the log reserves more than it needs.
-                    disk.grow(SMALL_DISK_BYTES + 2 * self.flooded)?;
+                    // What was written meanwhile stays.
+                    disk.grow(SMALL_DISK_BYTES + self.flooded / 4 * 5)?;
+                }
+                self.floods += 1;
+                if self.floods == MOST_FLOODS {
+                    self.kinds.remove(&Kind::FullDisk);
                 }
                 self.launch(&fault.victims)?;
             }
@@ -309,7 +321,7 @@ impl Stage {
 /// Writes large values until a node has used up its full disk, says so, and ends. Returns how many bytes were sent.
 async fn flood(cluster: &mut Cluster, victim: u64) -> Result<u64> {
     let value = "x".repeat(FLOOD_BYTES);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + 2 * PATIENCE;
     let others = cluster.others(victim);
     for (sent, id) in (0..).zip(others.iter().cycle()) {
         if let Some(status) = cluster.process_mut(victim)?.ended()? {
@@ -321,7 +333,11 @@ async fn flood(cluster: &mut Cluster, victim: u64) -> Result<u64> {
             );
             return Ok(sent * FLOOD_BYTES as u64);
         }
-        ensure!(Instant::now() < deadline, "n{victim} still runs on a full disk after {PATIENCE:?} of large writes");
+        ensure!(
+            Instant::now() < deadline,
+            "n{victim} still runs on a full disk after {:?} of large writes",
+            2 * PATIENCE
+        );
         // Whether it is acknowledged does not matter. Other keys than those of the load.
         let _ = cluster.client(*id)?.put("flood", &value, FLOOD_LIMIT).await;
     }
