@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use raftkv::{ClusterId, GroupId, NodeId, StorageError};
 
-use crate::frame::{Identity, MIN_ALIGN, put, u32_at, u64_at};
+use crate::frame::{ABSURD, Identity, MIN_ALIGN, put, u32_at, u64_at};
 use crate::vfs::{Access, Guard, Vfs, VfsFile, failed, read_full, read_small, write_all};
 
 pub(crate) const LOCK: &str = "LOCK";
@@ -163,7 +163,8 @@ impl SyncedNote {
             let mut bytes = [0; SLOT];
             read_full(file, &mut bytes, slot * u64::from(MIN_ALIGN))?;
             let found = (u64_at(&bytes, 8), u64_at(&bytes, 16));
-            if u32_at(&bytes, 0) == Self::sum(nonce, &bytes) && found.1 >= best.1 {
+            let sane = found.0 < ABSURD && found.1 < ABSURD;
+            if u32_at(&bytes, 0) == Self::sum(nonce, &bytes) && sane && found.1 >= best.1 {
                 best = found;
             }
         }
@@ -173,6 +174,17 @@ impl SyncedNote {
     fn sum(nonce: u64, bytes: &[u8; SLOT]) -> u32 {
         // Never 0, so that blank bytes are no note.
         crc32c::crc32c_append(crc32c::crc32c(&nonce.to_le_bytes()), &bytes[4..]) | 1
+    }
+
+    /// Computes the checksums of both slots anew, for fuzzing.
+    #[cfg(feature = "testing")]
+    pub(crate) fn seal(file: &mut [u8], nonce: u64) {
+        for slot in file.chunks_mut(MIN_ALIGN as usize).take(SLOTS as usize) {
+            if let Some(bytes) = slot.first_chunk::<SLOT>() {
+                let sum = Self::sum(nonce, bytes);
+                put(slot, 0, &sum.to_le_bytes());
+            }
+        }
     }
 
     /// Notes that this batch is synced.

@@ -22,6 +22,9 @@ const EMPTIES: u8 = 8;
 
 const LAST_OF_BATCH: u8 = 1;
 
+/// No log counts this far: whoever wrote such a number was broken, and nobody could count on from it.
+pub(crate) const ABSURD: u64 = 1 << 62;
+
 /// What every checksum of a segment starts from: bytes that belong to another log, another segment or another place
 /// do not pass.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +106,9 @@ impl BatchHeader {
         if bytes[12] != BATCH || u32_at(bytes, 0) != salt.sum(offset, &bytes[4..BATCH_HEADER]) {
             return Err("no valid batch header");
         }
+        if [16, 24, 40, 48].iter().any(|at| u64_at(bytes, *at) >= ABSURD) {
+            return Err("a batch header with absurd numbers");
+        }
         let flags = bytes[13];
         let hard_state = (flags & HAS_HARD_STATE != 0).then(|| HardState {
             term: Term(u64_at(bytes, 24)),
@@ -154,6 +160,9 @@ impl EntryHeader {
             return Err("no entry where one belongs");
         }
         let kind = EntryKind::from_u8(bytes[13]).ok_or("an entry of unknown kind: written by a newer version?")?;
+        if [16, 24].iter().any(|at| u64_at(bytes, *at) >= ABSURD) {
+            return Err("an entry header with absurd numbers");
+        }
         Ok(Self {
             id: LogId::new(u64_at(bytes, 24), u64_at(bytes, 16)),
             kind,

@@ -46,12 +46,16 @@
 //! | `log.rs` | [`FileLog`]: the log behind a thread |
 //! | `dump.rs` | a log shown line by line |
 //! | `snapshots/` | [`FileSnapshots`]: images of the state machine |
+//! | `fuzzing.rs` | the decoders as functions of bytes (feature `testing`) |
 //! | `sim.rs` | a disk that loses, tears and refuses (feature `testing`) |
 //! | `simulation.rs` | the log and snapshots of a simulated node, on such a disk (feature `testing`) |
 
 mod directory;
 mod dump;
 mod frame;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod keeper;
 mod log;

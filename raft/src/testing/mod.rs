@@ -7,6 +7,8 @@
 mod cluster;
 pub mod conformance;
 pub mod exploration;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod linearizability;
 mod machines;
 mod memory_log;

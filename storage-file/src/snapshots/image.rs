@@ -91,6 +91,27 @@ fn frame(buf: &mut Vec<u8>, kind: u8, payload: &[u8], salt: Salt, offset: u64) {
     buf.extend_from_slice(payload);
 }
 
+/// Computes the checksums of an image anew, for fuzzing.
+#[cfg(feature = "testing")]
+pub(crate) fn seal(bytes: &mut [u8], salt: Salt) {
+    let start = usize::try_from(u32_at(bytes, 12)).unwrap_or(usize::MAX);
+    if let Some(header) = bytes.get_mut(..start).filter(|header| header.len() >= HEADER) {
+        let sum = salt.sum(0, &header[12..]);
+        put(header, 8, &sum.to_le_bytes());
+    }
+    let mut at = start;
+    while let Some(header) = bytes.get(at..at.saturating_add(FRAME)) {
+        let end = at + FRAME + usize::try_from(u32_at(header, 8)).unwrap_or(0);
+        if let Some(payload) = bytes.get(at + FRAME..end) {
+            let sum = salt.sum(at as u64, payload);
+            put(bytes, at + 4, &sum.to_le_bytes());
+        }
+        let sum = salt.sum(at as u64, &bytes[at + 4..at + FRAME]);
+        put(bytes, at, &sum.to_le_bytes());
+        at = end;
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct FrameHeader {
     kind: u8,

@@ -13,6 +13,8 @@ use raftkv::{Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
 use crate::directory::{self, Owner};
 use crate::frame::{Identity, Salt};
 use crate::vfs::{Access, Guard, OsVfs, Vfs, VfsFile, failed, write_all};
+#[cfg(feature = "testing")]
+pub(crate) use image::seal;
 use image::{Image, MAX_CHUNK};
 
 const PUBLISHED: &str = ".snap";
