@@ -237,8 +237,17 @@ impl ServerConfig {
     pub fn load(args: &ServerArgs, env: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let path = args.config.clone().or_else(|| env("RAFTKV_CONFIG").map(PathBuf::from));
         let file = path.map(|path| FileConfig::read(&path).map(|config| (path, config))).transpose()?;
-        let layers = Layers { env, file };
+        Self::assemble(args, &Layers { env, file })
+    }
 
+    /// As [`ServerConfig::load`] with a file of this text and no environment, for fuzzing.
+    #[cfg(feature = "testing")]
+    pub(crate) fn from_text(args: &ServerArgs, text: &str, path: &std::path::Path) -> Result<Self, ConfigError> {
+        let file = Some((path.to_owned(), FileConfig::parse(text, path)?));
+        Self::assemble(args, &Layers { env: &|_| None, file })
+    }
+
+    fn assemble(args: &ServerArgs, layers: &Layers<'_>) -> Result<Self, ConfigError> {
         let id = required(layers.text("id", args.id.as_ref(), |f| f.id.map(|n| n.to_string())), "id", "1")?
             .parse::<u64>("a node number such as 1")?;
         let peers = required(
@@ -305,7 +314,7 @@ impl ServerConfig {
             client_addresses,
             max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),
             max_request_bytes: max_request.value,
-            raft: raft_config(args, &layers)?,
+            raft: raft_config(args, layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),
             log_level: log_level.map(|given| given.value),
             exit_on_stdin_close: args.exit_on_stdin_close,

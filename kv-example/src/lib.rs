@@ -6,6 +6,9 @@ pub mod cli;
 pub mod client;
 mod cluster;
 pub mod config;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod machine;
 mod server;
 pub mod service;

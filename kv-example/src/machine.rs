@@ -127,7 +127,7 @@ impl StateMachine for KvMachine {
 }
 
 /// A pure function of the store and the command: every node must come to the same.
-fn apply_one(store: &mut Store, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+pub(crate) fn apply_one(store: &mut Store, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
     use command::Body as Request;
     use outcome::Body as Answer;
 

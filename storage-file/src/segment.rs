@@ -341,7 +341,7 @@ mod tests {
 
     /// Found by fuzzing: with four billion in the header's place for them, a dump took minutes.
     #[test]
-    fn a_batch_that_claims_more_entries_than_it_holds_is_asked_for_one_too_many() {
+    fn a_batch_that_claims_more_entries_than_it_holds_is_not_asked_for_all_of_them() {
         let write = raftkv::LogWrite {
             hard_state: None,
             entries: vec![raftkv::Entry {
@@ -353,10 +353,11 @@ mod tests {
         let (mut bytes, salt) = (Vec::new(), Salt::new(1, 1));
         let place = frame::Place { offset: 512, salt, align: 512 };
         frame::encode(&mut bytes, frame::Content::Write(&write), 1, place);
-        let header = BatchHeader { count: u32::MAX, ..BatchHeader::decode(&bytes, salt, 512).unwrap() };
+        let mut header = BatchHeader::decode(&bytes, salt, 512).unwrap();
+        header.count = u32::MAX;
         let batch = Batch { header, offset: 512, payload: &bytes[BATCH_HEADER..] };
         let found: Vec<bool> = batch.entries().map(|entry| entry.is_ok()).collect();
-        assert_eq!(found, [true, false]);
+        assert_eq!(found, [false]);
     }
 
     #[test]

@@ -56,6 +56,9 @@
 mod accept;
 mod codec;
 mod connection;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod lane;
 mod options;
 mod queue;

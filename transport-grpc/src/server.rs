@@ -68,6 +68,12 @@ impl GrpcServer {
         PeersServer::new(self.clone()).max_decoding_message_size(self.shared.options.max_message_bytes)
     }
 
+    /// The peer that a stream's first frame names, for fuzzing.
+    #[cfg(feature = "testing")]
+    pub(crate) fn greet(&self, first: pb::Frame) -> Result<Peer, Status> {
+        self.shared.greet(Some(first)).map(|(peer, _)| peer)
+    }
+
     /// Ends all streams, and refuses new ones. The peers are told.
     pub fn close(&self) {
         self.shared.closed.send_replace(true);
@@ -159,11 +165,7 @@ impl Shared {
             permit.map_err(|_| Status::resource_exhausted(format!("{limit} streams are open here already")))?;
         let first = timeout(self.options.handshake_timeout, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello in time"))??;
-        let hello = first
-            .filter(|frame| frame.envelopes.is_empty())
-            .and_then(|frame| frame.hello)
-            .ok_or_else(|| Status::invalid_argument("the stream does not begin with a hello"))?;
-        let (sender, lane) = self.check(&hello)?;
+        let (sender, lane) = self.greet(first)?;
         let closed = self.closed.subscribe();
         if *closed.borrow() {
             return Err(self.closing());
@@ -171,6 +173,15 @@ impl Shared {
         let way = Way { cluster: self.inbox.cluster(), from: sender.id, to: self.inbox.node() };
         info!(peer = %sender, lane, remote = remote.map(tracing::field::display), "peer connected");
         Ok(Session { shared: self.clone(), frames, closed, sender, way, lane, remote, ended: None, _permit: permit })
+    }
+
+    /// The peer that a stream's first frame names, and its lane.
+    fn greet(&self, first: Option<pb::Frame>) -> Result<(Peer, &'static str), Status> {
+        let hello = first
+            .filter(|frame| frame.envelopes.is_empty())
+            .and_then(|frame| frame.hello)
+            .ok_or_else(|| Status::invalid_argument("the stream does not begin with a hello"))?;
+        self.check(&hello)
     }
 
     fn check(&self, hello: &pb::Hello) -> Result<(Peer, &'static str), Status> {

@@ -146,3 +146,9 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode,
     runtime.block_on(work)?;
     Ok(ExitCode::SUCCESS)
 }
+
+/// Reads a text in each of the ways in which `txn` reads one, for fuzzing.
+#[cfg(feature = "testing")]
+pub(crate) fn parse_txn(text: &str) {
+    let _ = (txn_syntax::script(text), txn_syntax::comparison(text), txn_syntax::operation(text));
+}

@@ -52,6 +52,10 @@ impl FileConfig {
     pub(super) fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| ConfigError(format!("--config {}: can't read the file: {e}", path.display())))?;
-        toml::from_str(&text).map_err(|e| ConfigError(format!("--config {}: {e}", path.display())))
+        Self::parse(&text, path)
+    }
+
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|e| ConfigError(format!("--config {}: {e}", path.display())))
     }
 }

@@ -22,6 +22,8 @@ const RECORD_BYTES: usize = 128 << 10;
 /// What a reader takes for one record at most. The longest value and the longest key fit several times.
 const MAX_RECORD_BYTES: usize = 64 << 20;
 const HEADER: usize = 8;
+/// No store counts this far, and from further on nobody could count on.
+const MAX_REVISION: i64 = 1 << 62;
 
 /// Why an image can't be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -118,12 +120,16 @@ impl Image {
 }
 
 fn frame(record: &ImageRecord) -> Bytes {
-    let body = record.encode_to_vec();
+    seal_record(&record.encode_to_vec())
+}
+
+/// A record's length and checksum, and the record.
+pub(crate) fn seal_record(body: &[u8]) -> Bytes {
     let mut framed = BytesMut::with_capacity(HEADER + body.len());
     // A record is far below 4 GiB: it is closed at 128 KiB, and a value is at most some MiB.
     framed.put_u32_le(body.len() as u32);
-    framed.put_u32_le(crc32c::crc32c(&body));
-    framed.put_slice(&body);
+    framed.put_u32_le(crc32c::crc32c(body));
+    framed.put_slice(body);
     framed.freeze()
 }
 
@@ -203,6 +209,11 @@ impl Loader {
                 if head.format != FORMAT {
                     return Err(self.error(format!("its format is {}, and this server reads {FORMAT}", head.format)));
                 }
+                let compacted = super::NEVER_COMPACTED..=head.revision;
+                if !(1..MAX_REVISION).contains(&head.revision) || !compacted.contains(&head.compact_revision) {
+                    let (revision, compacted) = (head.revision, head.compact_revision);
+                    return Err(self.error(format!("no store is at revision {revision}, compacted at {compacted}")));
+                }
                 self.store.revision = head.revision;
                 self.store.compacted = head.compact_revision;
                 self.store.swept = head.compact_revision;
@@ -230,7 +241,8 @@ impl Loader {
             let before = self.store.keys.get(&image.key[..]).map_or(0, |history| history.newest().modified());
             let good = before < version.mod_revision
                 && version.mod_revision <= self.store.revision
-                && (0..=version.mod_revision).contains(&version.create_revision);
+                && (0..=version.mod_revision).contains(&version.create_revision)
+                && (0..=version.mod_revision).contains(&version.version);
             if !good {
                 return Err(self.error(format!("the revisions of key {key:?} are out of order")));
             }
@@ -241,5 +253,36 @@ impl Loader {
         }
         self.last = Some(key);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(records: &[Body]) -> Result<Store, ImageError> {
+        let mut loader = Loader::default();
+        for body in records {
+            loader.push(&frame(&ImageRecord { body: Some(body.clone()) }))?;
+        }
+        loader.finish()
+    }
+
+    /// Found by fuzzing: the next put overflowed.
+    #[test]
+    fn an_image_with_numbers_that_no_store_has_is_refused() {
+        let image = |revision, compact_revision, version| {
+            let head = Body::Head(ImageHead { format: FORMAT, revision, compact_revision });
+            let versions = vec![ImageVersion { mod_revision: 2, create_revision: 2, version, value: Bytes::new() }];
+            let keys = Body::Keys(ImageKeys { keys: vec![ImageKey { key: "k".into(), versions }] });
+            load(&[head, keys, Body::End(ImageEnd { versions: 1 })])
+        };
+        assert_eq!(image(2, -1, 1).unwrap().revision(), 2);
+        let strange =
+            [(i64::MAX, -1, 1), (0, -1, 1), (-5, -7, 1), (2, 3, 1), (2, i64::MIN, 1), (2, -1, i64::MAX), (2, -1, -1)];
+        for (revision, compacted, version) in strange {
+            let refused = image(revision, compacted, version).unwrap_err().to_string();
+            assert!(refused.contains("the image is damaged at byte"), "{refused}");
+        }
     }
 }

@@ -34,6 +34,8 @@ use imbl::OrdMap;
 pub use check::{Limits, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
 pub use compact::Checksum;
 pub(crate) use compact::Sweep;
+#[cfg(feature = "testing")]
+pub(crate) use image::seal_record;
 pub use image::{Image, ImageError, Loader};
 pub use refusal::Refusal;
 pub(crate) use write::Writer;

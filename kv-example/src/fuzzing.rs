@@ -1,0 +1,226 @@
+//! The decoders of this crate as functions of bytes; see `raftkv::testing::fuzzing`.
+
+#![expect(clippy::expect_used, reason = "it reports by panicking")]
+
+use std::path::PathBuf;
+
+use bytes::{Bytes, BytesMut};
+use prost::Message;
+use raftkv::LogId;
+use raftkv::testing::Random;
+use raftkv::testing::fuzzing::{Target, within};
+
+use crate::api::command::image_record::Body;
+use crate::api::command::{ImageRecord, Outcome, command};
+use crate::api::etcdserverpb::request_op::Request;
+use crate::api::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
+use crate::config::{ServerArgs, ServerConfig};
+use crate::machine::{apply_one, encode_command};
+use crate::store::{Image, ImageError, Loader, Store, seal_record};
+
+/// The targets of this package.
+pub const TARGETS: &[Target] = &[
+    Target { name: "commands", run: commands, sample: sample_commands },
+    Target { name: "image", run: image, sample: sample_image },
+    Target { name: "txn_syntax", run: txn_syntax, sample: sample_txn_syntax },
+    Target { name: "config_file", run: config_file, sample: sample_config_file },
+];
+
+/// Pieces, each with its length in two bytes before it. The last one may be shorter than it says.
+fn pieces(mut bytes: &[u8]) -> Vec<Bytes> {
+    let mut pieces = Vec::new();
+    while let [low, high, rest @ ..] = bytes {
+        let (piece, after) = rest.split_at(rest.len().min(usize::from(u16::from_le_bytes([*low, *high]))));
+        pieces.push(Bytes::copy_from_slice(piece));
+        bytes = after;
+    }
+    pieces
+}
+
+fn join(pieces: impl IntoIterator<Item = Bytes>) -> Vec<u8> {
+    let mut joined = Vec::new();
+    for piece in pieces {
+        joined.extend_from_slice(&u16::try_from(piece.len()).unwrap_or(u16::MAX).to_le_bytes());
+        joined.extend_from_slice(&piece);
+    }
+    joined
+}
+
+/// What the log holds: a run of commands, applied.
+fn commands(bytes: &[u8]) {
+    let mut store = Store::new();
+    for (n, command) in (1..).zip(pieces(bytes)) {
+        // A command of a kind that only a newer version knows stops a node.
+        let Ok(answer) = apply_one(&mut store, LogId::new(1, n), command) else { continue };
+        let outcome = Outcome::decode(answer).expect("an answer that clients can read");
+        assert!(outcome.body.is_some(), "an answer says nothing");
+    }
+    let taken = taken(&store);
+    let again = load(&taken, 100).expect("an image of a sound store can be loaded");
+    assert!(self::taken(&again) == taken, "a store changes on its way through an image");
+}
+
+fn key(random: &mut Random) -> Bytes {
+    random.pick(&["a", "ab", "b", "c", "a-key-that-is-longer-than-most-others-are"]).unwrap_or("k").into()
+}
+
+fn sample_commands(random: &mut Random) -> Vec<u8> {
+    let request = |random: &mut Random| match random.below(3) {
+        0 => Request::RequestPut(PutRequest {
+            key: key(random),
+            value: key(random),
+            prev_kv: true,
+            ..Default::default()
+        }),
+        1 => Request::RequestRange(RangeRequest { key: key(random), range_end: key(random), ..Default::default() }),
+        _ => Request::RequestDeleteRange(DeleteRangeRequest {
+            key: key(random),
+            range_end: key(random),
+            prev_kv: random.percent(50),
+        }),
+    };
+    let count = random.between(1, 8);
+    join((0..count).map(|_| {
+        encode_command(match (random.below(10), request(random)) {
+            (0, _) => {
+                let revision = i64::try_from(random.below(9)).unwrap_or(0);
+                command::Body::Compact(CompactionRequest { revision, physical: false })
+            }
+            (1..7, Request::RequestPut(put)) => command::Body::Put(put),
+            (_, Request::RequestDeleteRange(delete)) => command::Body::DeleteRange(delete),
+            (_, first) => {
+                let ops = [first, request(random)].map(|request| RequestOp { request: Some(request) }).to_vec();
+                command::Body::Txn(TxnRequest { success: ops, ..Default::default() })
+            }
+        })
+    }))
+}
+
+fn taken(store: &Store) -> Bytes {
+    let (mut image, mut bytes) = (Image::new(store.freeze()), BytesMut::new());
+    while let Some(record) = image.next_record() {
+        bytes.extend_from_slice(&record);
+    }
+    bytes.freeze()
+}
+
+fn load(image: &Bytes, max: usize) -> Result<Store, ImageError> {
+    let mut loader = Loader::default();
+    image.chunks(max).try_for_each(|piece| loader.push(piece))?;
+    loader.finish()
+}
+
+/// An image, as it is, or (by the first byte) in pieces of which each is made a record with its own length and checksum.
+fn image(bytes: &[u8]) {
+    let [mode, rest @ ..] = bytes else { return };
+    let image: Bytes = if mode & 1 == 0 {
+        Bytes::copy_from_slice(rest)
+    } else {
+        pieces(rest).iter().flat_map(|record| seal_record(record)).collect()
+    };
+    let Ok(mut store) = within(image.len(), || load(&image, 64)) else { return };
+    let again = taken(&store);
+    assert!(taken(&load(&again, 1000).expect("it can be loaded again")) == again, "an image changes when it is loaded");
+    // Whatever was taken can be worked with.
+    for (n, command) in (1..).zip(pieces(&sample_commands(&mut Random::new(1)))) {
+        apply_one(&mut store, LogId::new(1, n), command).expect("an answer");
+    }
+}
+
+fn sample_image(random: &mut Random) -> Vec<u8> {
+    let mut store = Store::new();
+    for command in pieces(&sample_commands(random)) {
+        apply_one(&mut store, LogId::new(1, 1), command).expect("an answer");
+    }
+    let image = taken(&store);
+    if random.percent(30) {
+        return [&[0], &image[..]].concat();
+    }
+    let mut rest = &image[..];
+    let mut records = Vec::new();
+    while let Some((header, after)) = rest.split_first_chunk::<8>() {
+        let [a, b, c, d, ..] = *header;
+        let (record, behind) = after.split_at(after.len().min(u32::from_le_bytes([a, b, c, d]) as usize));
+        let mut record = ImageRecord::decode(record).expect("a record of a sound image");
+        strange_numbers(random, &mut record);
+        records.push(record.encode_to_vec().into());
+        rest = behind;
+    }
+    [vec![1], join(records)].concat()
+}
+
+/// Sometimes replaces a number by one that no sound store has.
+fn strange_numbers(random: &mut Random, record: &mut ImageRecord) {
+    let strange = random.pick(&[i64::MAX, i64::MIN, -1, 0, 1, 1 << 62]).unwrap_or(0);
+    match &mut record.body {
+        Some(_) if random.percent(70) => {}
+        Some(Body::Head(head)) if random.percent(50) => head.revision = strange,
+        Some(Body::Head(head)) => head.compact_revision = strange,
+        Some(Body::Keys(keys)) => {
+            for version in keys.keys.iter_mut().flat_map(|key| &mut key.versions) {
+                match random.below(9) {
+                    0 => version.mod_revision = strange,
+                    1 => version.create_revision = strange,
+                    2 => version.version = strange,
+                    _ => {}
+                }
+            }
+        }
+        Some(Body::End(_)) | None => {}
+    }
+}
+
+/// What a person writes for `txn`.
+fn txn_syntax(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    within(text.len(), || crate::cli::parse_txn(&text));
+}
+
+fn sample_txn_syntax(random: &mut Random) -> Vec<u8> {
+    let lines = [
+        "if value(k) = v",
+        r#"if value("a b)") != "\x00\n\"""#,
+        "if version(k) > 3",
+        "if created(k) < 18446744073709551615",
+        "if missing(k)",
+        "then put k \"two words\"",
+        "then get --prefix k",
+        "else del a c",
+        "# nothing",
+    ];
+    let lines = (0..random.between(1, 5)).filter_map(|_| random.pick(&lines));
+    lines.collect::<Vec<_>>().join("\n").into_bytes()
+}
+
+/// The server's configuration file.
+fn config_file(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    let args = ServerArgs::default();
+    if let Ok(config) = within(text.len(), || ServerConfig::from_text(&args, &text, &PathBuf::from("kv.toml"))) {
+        assert_eq!(config.membership.validate(), Ok(()));
+        assert_eq!(config.raft.validate(), Ok(()), "a configuration was taken that no node starts with");
+        assert!(config.membership.is_voter(config.id));
+    }
+}
+
+fn sample_config_file(random: &mut Random) -> Vec<u8> {
+    let mut lines = vec![
+        "id = 1".to_owned(),
+        "data = \"/var/lib/kv\"".to_owned(),
+        random.pick(&["peers = \"1=a:1,2=[::1]:2\"", "peers = { 1 = \"a:1\", 2 = \"b:2\" }"]).unwrap_or("").to_owned(),
+        "listen-client = \"0.0.0.0:2379\"".to_owned(),
+    ];
+    let numbers =
+        ["election-timeout-ms", "heartbeat-ms", "request-timeout-ms", "max-request-bytes", "max-pending-requests"];
+    for name in numbers {
+        if random.percent(40) {
+            lines.push(format!("{name} = {}", random.any() >> random.between(1, 63)));
+        }
+    }
+    if random.percent(30) {
+        lines.push("log-level = \"info,raftkv=debug\"".to_owned());
+    }
+    lines.join("\n").into_bytes()
+}
