@@ -31,6 +31,7 @@ pub mod lossy_disk;
 mod network;
 mod ports;
 pub mod process;
+pub mod simulation;
 
 pub use cluster::{Cluster, ClusterOptions, Leader, PATIENCE};
 pub use load::{History, Load, LoadOptions};

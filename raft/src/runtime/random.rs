@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 /// Differs from run to run and from process to process.
+#[expect(clippy::disallowed_methods, reason = "a node of the real world; those of a simulation are given their seeds")]
 pub(crate) fn seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }

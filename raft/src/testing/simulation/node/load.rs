@@ -14,6 +14,7 @@ use super::ledger::{Ledger, Tag};
 use super::machine::Machine;
 use super::record::Record;
 use super::subject::{OpOf, RetOf, Subject};
+use super::world::Leaders;
 use crate::config::Config;
 use crate::error::Error;
 use crate::handle::{Consistency, Raft};
@@ -41,6 +42,8 @@ pub(super) struct Load<S: Subject> {
     pub(super) record: Record,
     pub(super) ledger: Ledger,
     pub(super) desks: Mutex<BTreeMap<NodeId, Desk<S>>>,
+    /// Who led which term.
+    pub(super) leaders: Leaders,
     pub(super) history: Mutex<History<OpOf<S>, RetOf<S>>>,
     /// Nothing more is begun.
     pub(super) closed: AtomicBool,
@@ -235,6 +238,12 @@ impl<S: Subject> Client<S> {
             Some(Err(Error::TooLarge { .. })) => ("answer TooLarge", "too large"),
         };
         self.load.record.hit(class);
+        if matches!(answer, Some(Ok(())))
+            && lock(&self.load.leaders).last_key_value().is_some_and(|(_, leader)| *leader != node)
+        {
+            let read = what == "read";
+            self.load.record.hit(if read { "reads answered by followers" } else { "writes forwarded by followers" });
+        }
         self.load.record.node(node, format!("client's {what} {:x}: {text}", tag.0));
     }
 }

@@ -53,7 +53,7 @@ impl Plan {
         };
         let mut weights = [0; FAULTS.len()];
         for (weight, kind) in weights.iter_mut().zip(FAULTS) {
-            let drawn = random.between(1, 8);
+            let drawn = random.between(if kind == "disk" { 4 } else { 1 }, 8);
             let present = random.percent(if kind == "disk" { 85 } else { 55 });
             *weight = if present && options.allows(kind) { drawn } else { 0 };
         }
@@ -105,15 +105,15 @@ fn config(random: &mut Random) -> Config {
         slow_disk: millis(100),
         ..usual.clone()
     };
-    if random.percent(60) {
+    if random.percent(50) {
         config.max_append_bytes = one_of(random, &[100, 1000, usual.max_append_bytes], 1000);
         config.max_inflight_appends = one_of(random, &[1, 2, 16, 256], 16);
         config.max_inflight_bytes = one_of(random, &[500, 16 << 20], 16 << 20);
         config.max_write_bytes = one_of(random, &[100, 1000, usual.max_write_bytes], 1000);
         config.max_applying_bytes = one_of(random, &[100, 2000, usual.max_applying_bytes], 2000);
         config.max_tail_bytes = one_of(random, &[1, 500, 4000, usual.max_tail_bytes], 500);
-        config.max_uncommitted_bytes = one_of(random, &[500, 5000, usual.max_uncommitted_bytes], 5000);
-        config.max_pending_requests = one_of(random, &[2, 8, 1000], 1000);
+        config.max_uncommitted_bytes = one_of(random, &[500, 5000, 20_000, usual.max_uncommitted_bytes], 5000);
+        config.max_pending_requests = one_of(random, &[2, 8, 1000, 1000], 1000);
     }
     config
 }

@@ -65,6 +65,10 @@ impl Record {
         lock(&self.0.state).coverage.hit(class);
     }
 
+    pub(super) fn count(&self, class: &'static str) -> u64 {
+        lock(&self.0.state).coverage.count(class)
+    }
+
     /// A promise is broken. The first one counts: it ends the run.
     pub(super) fn violated(&self, what: impl Into<String>) {
         let what = what.into();

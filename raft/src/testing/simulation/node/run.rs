@@ -17,7 +17,7 @@ use super::record::Record;
 use super::seat::{Seat, check_stopped};
 use super::stores::{DiskFault, Outage, Stores};
 use super::subject::Subject;
-use super::world::World;
+use super::world::{Leaders, World};
 use crate::metrics::Status;
 use crate::testing::linearizability::{Budget, check};
 use crate::testing::simulation::Options;
@@ -65,8 +65,10 @@ impl<S: Subject, T: Stores> World<S, T> {
     fn new(plan: Plan, mut random: Random, record: Record, subject: Arc<S>, stores: &dyn Fn() -> T) -> Self {
         let network = Network::new(random.fork(), plan.link.clone(), record.clone());
         let ledger = Ledger::new(record.clone());
+        let leaders = Leaders::default();
         let load = Load {
             subject,
+            leaders: leaders.clone(),
             config: plan.config.clone(),
             record: record.clone(),
             ledger: ledger.clone(),
@@ -84,7 +86,7 @@ impl<S: Subject, T: Stores> World<S, T> {
             ledger,
             load: Arc::new(load),
             seats,
-            leaders: Arc::default(),
+            leaders,
             agenda: BTreeMap::new(),
             appointments: 0,
             notices,
@@ -251,7 +253,7 @@ impl<S: Subject, T: Stores> World<S, T> {
             let (first, second) = (desk.raft.clone(), desk.raft.clone());
             // Twice at once.
             let ended =
-                timeout(Duration::from_secs(5), async { tokio::join!(biased; first.shutdown(), second.shutdown()) });
+                timeout(Duration::from_secs(5), futures_util::future::join(first.shutdown(), second.shutdown()));
             match ended.await {
                 Err(_) => self.record.violated(format!("no end: {id} does not shut down")),
                 Ok(_) => {
@@ -282,6 +284,9 @@ impl<S: Subject, T: Stores> World<S, T> {
         let model = self.load.subject.model();
         if let Err(error) = check(&model, &lock(&self.load.history), Budget::default()) {
             self.record.violated(format!("not linearizable: {error}"));
+        }
+        if self.record.count("storage faults") > 0 {
+            self.record.hit("runs with storage faults");
         }
         if self.ledger.len() > 0 {
             self.record.hit("runs that applied something");

@@ -1,5 +1,6 @@
 //! [`Simulation`]: seeds to run, and what is reported of them.
 
+use std::fmt::Write;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -15,27 +16,36 @@ const SHRINKING: u32 = 60;
 /// The simulation of a state machine on stores. Each seed is a cluster of its own, with its own sizes, limits and faults.
 ///
 /// ```no_run
-/// # use raftkv::testing::simulation::node::{MemStores, Simulation, Subject};
-/// # fn simulate(bank: impl Subject) {
-/// Simulation::new(bank, MemStores::new).seeds(0..1000).run();
-/// # }
+/// # use raftkv::testing::simulation::node::{MemStores, Registers, Simulation};
+/// # let my_subject = Registers::default();
+/// Simulation::new(my_subject, MemStores::new).seeds(0..1000).threads(2).run();
 /// ```
 ///
-/// `raft/examples/simulate.rs` is a whole one.
+/// `raft/examples/simulate.rs` is a whole one. It also is a [`Depth`], for a [`Campaign`] of your own.
+#[derive(Clone)]
 pub struct Simulation<S, F> {
     subject: Arc<S>,
     stores: F,
     seeds: Range<u64>,
     threads: usize,
-    name: &'static str,
+    options: Options,
+    /// The command that repeats a run, without its seed.
+    command: Option<&'static str>,
     expected: Coverage,
 }
 
 impl<S: Subject, T: Stores, F: Fn() -> T + Sync> Simulation<S, F> {
     /// A simulation of this subject, each node with empty stores from `stores`: a hundred seeds from 0, on one thread.
     pub fn new(subject: S, stores: F) -> Self {
-        let expected = Coverage::default();
-        Self { subject: Arc::new(subject), stores, seeds: 0..100, threads: 1, name: "node", expected }
+        Self {
+            subject: Arc::new(subject),
+            stores,
+            seeds: 0..100,
+            threads: 1,
+            options: Options::default(),
+            command: None,
+            expected: Coverage::default(),
+        }
     }
 
     /// Which seeds to run.
@@ -50,40 +60,67 @@ impl<S: Subject, T: Stores, F: Fn() -> T + Sync> Simulation<S, F> {
         Self { threads, ..self }
     }
 
-    /// Classes of coverage that a campaign must meet, beside those that any campaign of some size meets.
+    /// At most so many faults in each run.
+    #[must_use]
+    pub fn events(mut self, events: u64) -> Self {
+        self.options.events = Some(events);
+        self
+    }
+
+    /// So many nodes in each run.
+    #[must_use]
+    pub fn nodes(mut self, nodes: u64) -> Self {
+        self.options.nodes = Some(nodes);
+        self
+    }
+
+    /// Leaves kinds of fault out: `network`, `kill`, `pause`, `stop`, `disk`, `damage`, `clock` or `overload`.
+    #[must_use]
+    pub fn without(mut self, faults: &[&str]) -> Self {
+        self.options.without.extend(faults.iter().map(|fault| (*fault).to_owned()));
+        self
+    }
+
+    /// Classes of coverage that a campaign must meet.
     #[must_use]
     pub fn expecting(mut self, classes: &[&'static str]) -> Self {
         classes.iter().for_each(|class| self.expected.expect(class));
         self
     }
 
-    /// Runs all seeds, and one in a hundred of them twice.
+    /// The command that repeats a run, to which seed and options are added. Without one, a failure names the call that does.
+    #[must_use]
+    pub fn repeated_by(self, command: &'static str) -> Self {
+        Self { command: Some(command), ..self }
+    }
+
+    /// Runs all seeds, and one in a hundred of them twice. Returns what they went through.
     ///
     /// # Panics
-    /// A promise was broken, or two runs of a seed differed. Says which promise, with the last steps as a diagram and the line that repeats
-    /// the run.
+    /// A promise was broken, two runs of a seed differed, or an expected class never occurred. Says which promise, with the last steps as
+    /// a diagram and the line that repeats the run.
     #[expect(clippy::panic, reason = "a test reports by panicking")]
-    pub fn run(self) -> Coverage {
+    pub fn run(&self) -> Coverage {
         let campaign = Campaign {
-            depth: &self,
+            depth: self,
             seeds: self.seeds.clone(),
-            options: Options::default(),
+            options: self.options.clone(),
             threads: self.threads,
             repeat_per_mille: 10,
         };
         let findings = campaign.run(&|_| ());
         if let Some(failure) = findings.failure {
-            let failure = shrink(&self, &failure, SHRINKING);
-            panic!("{}", failure.report(&self));
+            panic!("{}", shrink(self, &failure, SHRINKING).report(self));
         }
         assert!(findings.diverged.is_empty(), "two runs of a seed differ: {:?}", findings.diverged);
+        assert!(findings.coverage.missing().is_empty(), "never met: {:?}", findings.coverage.missing());
         findings.coverage
     }
 }
 
 impl<S: Subject, T: Stores, F: Fn() -> T + Sync> Depth for Simulation<S, F> {
     fn name(&self) -> &'static str {
-        self.name
+        "node"
     }
 
     fn expected(&self) -> Coverage {
@@ -103,6 +140,7 @@ impl<S: Subject, T: Stores, F: Fn() -> T + Sync> Depth for Simulation<S, F> {
             nodes: 0,
             steps: Vec::new(),
         };
+        // One thread, and a clock that moves when nothing else does: a run is a function of its seed.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         let runtime = runtime.map_err(|error| Box::new(failed(format!("no runtime: {error}"))))?;
         let outcome = runtime.block_on(run(self.subject.clone(), &self.stores, seed, options, keep));
@@ -124,9 +162,26 @@ impl<S: Subject, T: Stores, F: Fn() -> T + Sync> Depth for Simulation<S, F> {
     }
 
     fn command(&self, seed: u64, options: &Options) -> String {
-        if self.name != "node" {
-            return format!("Simulation::new(…).seeds({seed}..{})", seed + 1);
+        if let Some(command) = self.command {
+            return format!("{command} --seed {seed} --trace{options}");
         }
-        format!("cargo run --release -p raftkv-tests --bin sim -- --depth node --seed {seed} --trace{options}")
+        let mut call = format!("Simulation::new(…).seeds({seed}..{})", seed + 1);
+        if let Some(events) = options.events {
+            let _ = write!(call, ".events({events})");
+        }
+        if let Some(nodes) = options.nodes {
+            let _ = write!(call, ".nodes({nodes})");
+        }
+        if !options.without.is_empty() {
+            let list: Vec<_> = options.without.iter().collect();
+            let _ = write!(call, ".without(&{list:?})");
+        }
+        call + ".run()"
+    }
+}
+
+impl<S, F> std::fmt::Debug for Simulation<S, F> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulation").field("seeds", &self.seeds).field("options", &self.options).finish_non_exhaustive()
     }
 }
