@@ -302,7 +302,9 @@ impl<S: Subject, T: Stores> World<S, T> {
         seat.state = State::Down;
         seat.excuses.next_run();
         seat.stores.outage(how, &mut self.random);
-        let pause = Duration::from_millis(1) + self.random.duration(Duration::from_millis(1500));
+        // Now and then it is back before the messages that it sent have arrived.
+        let most = if self.random.percent(30) { 20 } else { 1500 };
+        let pause = Duration::from_millis(1) + self.random.duration(Duration::from_millis(most));
         self.later(pause, Due::Start(id));
     }
 
