@@ -330,8 +330,32 @@ pub const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         name: "checksums-not-compared",
-        wrong: "The checksum of an entry is not compared when it is read.",
+        wrong: "The checksums of batches and entries are not compared.",
         file: "storage-file/src/frame.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "note-ahead-of-log",
+        wrong: "The note of what was synced names a batch too many.",
+        file: "storage-file/src/wal.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "unknown-told-as-refused",
+        wrong: "A write that was proposed and not answered in time is said to be refused.",
+        file: "raft/src/runtime/pending/writes.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "request-names-repeat",
+        wrong: "Each run of a node names its forwarded batches anew from 0.",
+        file: "raft/src/runtime/pending.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "answer-of-another-term",
+        wrong: "A client gets the answer to what was applied at its index, in whatever term.",
+        file: "raft/src/runtime/pending/results.rs",
         depth: "node",
     },
 ];

@@ -55,7 +55,7 @@ impl StateMachine for Forgetful {
     async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
         self.1 += 1;
         // Now and then a write is lost.
-        if self.1 % 40 == 0 { Ok(Bytes::from_static(&[1])) } else { self.0.apply(at, command).await }
+        if self.1.is_multiple_of(40) { Ok(Bytes::from_static(&[1])) } else { self.0.apply(at, command).await }
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {

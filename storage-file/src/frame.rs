@@ -129,7 +129,8 @@ impl BatchHeader {
 
     /// Whether these are the bytes that the header was written with.
     pub(crate) fn matches(&self, payload: &[u8], salt: Salt, offset: u64) -> bool {
-        payload.len() == self.length as usize && self.payload_sum == salt.sum(offset, payload)
+        let whole = self.payload_sum == salt.sum(offset, payload) || mutant!("checksums-not-compared");
+        payload.len() == self.length as usize && whole
     }
 }
 

@@ -329,7 +329,8 @@ impl Wal {
     fn note_synced(&mut self) {
         if self.noted < self.sequence {
             self.noted = self.sequence;
-            if let Err(error) = self.note.set(self.sequence) {
+            let ahead = u64::from(mutant!("note-ahead-of-log"));
+            if let Err(error) = self.note.set(self.sequence + ahead) {
                 tracing::warn!(%error, "could not note what is synced; nothing is lost");
             }
         }
@@ -349,7 +350,11 @@ fn reopen(home: &Home, top: &Top) -> Result<Active, StorageError> {
     let id = top.header.id;
     let file = home.open(id, Access::Write)?;
     let size = file.len().map_err(failed("stat", &home.path(id)))?;
-    Ok(Active { id, file, align: top.header.align, offset: top.end, size, blank: None })
+    let mut offset = top.end;
+    if mutant!("torn-tail-kept") {
+        offset = frame::round_up(top.end.max(top.dirty_end), u64::from(top.header.align));
+    }
+    Ok(Active { id, file, align: top.header.align, offset, size, blank: None })
 }
 
 /// Cuts what a torn batch left behind the end: later writes must not be mixed with it.

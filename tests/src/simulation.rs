@@ -84,7 +84,7 @@ impl Depth for NodeDepth {
     }
 
     fn run(&self, seed: u64, options: &Options, keep: usize) -> Result<Run, Box<Failure>> {
-        if seed % 10 == 0 {
+        if seed.is_multiple_of(10) {
             Depth::run(&self.in_memory, seed, options, keep)
         } else {
             Depth::run(&self.on_files, seed, options, keep)

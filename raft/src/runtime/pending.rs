@@ -27,6 +27,7 @@ use crate::config::Config;
 use crate::consensus::{InitializeRefused, Input, RefusedReason, Reply, Time};
 use crate::error::{Error, Fatal, InitializeError};
 use crate::message::RequestId;
+use crate::mutant;
 use crate::types::{Entry, Index, Membership, Peer};
 
 pub(crate) type InitializeAnswer = oneshot::Sender<Result<(), InitializeError>>;
@@ -53,7 +54,7 @@ impl Pending {
             reads: Reads::new(applied),
             initializing: VecDeque::new(),
             // Half of the range is left to count up.
-            next_request: if crate::mutant!("request-names-repeat") { 0 } else { first_request >> 1 },
+            next_request: if mutant!("request-names-repeat") { 0 } else { first_request >> 1 },
             answered: Load::default(),
             check_at: None,
         }

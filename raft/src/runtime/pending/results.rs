@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::cost_of;
+use crate::mutant;
 use crate::types::{Index, LogId, Term};
 
 /// The results of all entries from one index to another. Taken one by one, or forgotten from the front.
@@ -28,7 +29,7 @@ struct Run {
 
 impl Run {
     fn get_mut(&mut self, id: LogId) -> Option<&mut Bytes> {
-        let other_term = id.term != self.first.term && !crate::mutant!("answer-of-another-term");
+        let other_term = id.term != self.first.term && !mutant!("answer-of-another-term");
         if other_term || id.index < self.first.index {
             return None;
         }
