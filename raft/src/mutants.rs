@@ -341,7 +341,7 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "node",
     },
     Mutant {
-        name: "unknown-told-as-refused",
+        name: "deadline-told-as-refused",
         wrong: "A write that was proposed and not answered in time is said to be refused.",
         file: "raft/src/runtime/pending/writes.rs",
         depth: "node",

@@ -301,7 +301,7 @@ impl Writes {
     /// Answers the groups whose time is over.
     pub(crate) fn expire(&mut self, now: Time, answered: &mut Load) {
         for (_, group) in take_if(&mut self.submitted, |(_, group)| group.deadline <= now) {
-            let refused = mutant!("unknown-told-as-refused");
+            let refused = mutant!("deadline-told-as-refused");
             group.fail(if refused { &Error::Unavailable } else { &Error::OutcomeUnknown }, answered);
         }
         for appended in take_if(&mut self.appended, |appended| appended.group.deadline <= now) {
