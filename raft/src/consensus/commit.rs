@@ -32,6 +32,12 @@ impl Applying {
         self.applied
     }
 
+    /// What was handed out and is not applied costs this much.
+    #[cfg(feature = "testing")]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// What may still be handed out: nothing while the limit is reached, but one oversize entry passes alone.
     fn room(&self, max_bytes: u64) -> Option<u64> {
         (self.bytes == 0 || self.bytes < max_bytes).then(|| max_bytes.saturating_sub(self.bytes))

@@ -51,6 +51,12 @@ impl Durability {
         Self { changes: 0, handed: 0, stored: 0, write_from: last.next(), seq: 0, writing: None, held: Vec::new() }
     }
 
+    /// How many promises wait.
+    #[cfg(feature = "testing")]
+    pub(crate) fn promises(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether the present hard state is on disk.
     pub(crate) fn hard_state_is_stored(&self) -> bool {
         self.stored == self.changes

@@ -15,6 +15,13 @@ use crate::types::{Entry, EntryKind, LogId, NodeId};
 #[derive(Clone, Debug, Default, Hash)]
 pub(crate) struct Forwarded(BTreeSet<RequestId>);
 
+#[cfg(feature = "testing")]
+impl Forwarded {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 /// How many forwarded batches of each follower are remembered at least. More than can be under way: a copy may also come long
 /// after its batch was answered.
 const MIN_REMEMBERED: usize = 4096;

@@ -51,6 +51,12 @@ impl Log {
         self.stored
     }
 
+    /// What the entries in memory cost.
+    #[cfg(feature = "testing")]
+    pub(crate) fn tail_bytes(&self) -> u64 {
+        self.tail_bytes
+    }
+
     /// What the entries that are not on disk cost.
     pub(crate) fn unstored_bytes(&self) -> u64 {
         self.unstored_bytes

@@ -28,6 +28,8 @@ mod invariants;
 mod io;
 mod log;
 mod membership;
+#[cfg(feature = "testing")]
+mod observation;
 mod progress;
 mod quorum;
 mod random;

@@ -206,6 +206,15 @@ impl Progress {
         }
     }
 
+    /// What the append messages under way cost.
+    #[cfg(feature = "testing")]
+    pub(crate) fn inflight_bytes(&self) -> u64 {
+        match &self.pace {
+            Pace::Probe { .. } => 0,
+            Pace::Replicate(window) => window.bytes,
+        }
+    }
+
     /// How many append messages are under way.
     pub(crate) fn inflight(&self) -> usize {
         match &self.pace {

@@ -43,10 +43,23 @@ struct Round {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Asked(pub(super) BTreeMap<RequestId, Time>);
 
+#[cfg(feature = "testing")]
+impl Asked {
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
 impl Reads {
     /// Whether reads wait that no round confirms.
     fn wait(&self) -> bool {
         self.round.is_none() && !self.waiting.is_empty()
+    }
+
+    /// How many wait.
+    #[cfg(feature = "testing")]
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len() + self.round.as_ref().map_or(0, |round| round.reads.len())
     }
 
     /// For the invariants.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 
-use super::cluster::Cluster;
 use crate::message::{AppendReply, Body, ForwardOutcome, Message, RequestId};
+use crate::testing::simulation::consensus::Cluster;
 use crate::types::{Entry, EntryKind, Index, LogId, NodeId, Term};
 
 pub(super) type Failure = Box<dyn Error>;

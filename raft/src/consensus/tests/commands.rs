@@ -6,12 +6,10 @@ use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 
 use super::arguments::{Failure, duration, id, ids, key, log_id, message, parse, payload, yes};
-use super::cluster::Cluster;
-use super::disk::Disk;
-use super::show;
 use crate::config::Config;
 use crate::consensus::Input;
 use crate::message::Message;
+use crate::testing::simulation::consensus::{Cluster, Disk, show};
 use crate::traits::HardState;
 use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Peer, Term};
 
@@ -43,9 +41,9 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
     }
     args.reject_next()?;
     config.validate()?;
-    let mut cluster = Cluster::new(nodes, voters, config, seed, true);
+    let mut cluster = Cluster::with_transcript(nodes, voters, config, seed);
     cluster.restart_all()?;
-    cluster.take_trace();
+    cluster.take_transcript();
     if let Some(leader) = leader {
         let input = cluster.initialize(leader, cluster.membership())?;
         cluster.step(leader, input)?;
@@ -55,7 +53,7 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
         let all: Vec<_> = cluster.nodes.keys().copied().collect();
         let heartbeat = cluster.config.heartbeat_interval;
         cluster.advance(&all, heartbeat, true)?;
-        cluster.take_trace();
+        cluster.take_transcript();
         statuses(&mut cluster, &all)?;
     }
     Ok(cluster)
@@ -103,19 +101,21 @@ pub(super) fn execute(
         "log" => {
             for id in ids(args, cluster)? {
                 let line = show::disk(&cluster.node(id)?.disk);
-                cluster.say(|| format!("{id} has on its disk {line}"));
+                cluster.note_down(|| format!("{id} has on its disk {line}"));
             }
         }
         "queue" => {
             for ((from, to), queue) in cluster.links.clone() {
-                queue.iter().for_each(|message| cluster.say(|| format!("{from} -> {to} {}", show::message(message))));
+                queue
+                    .iter()
+                    .for_each(|message| cluster.note_down(|| format!("{from} -> {to} {}", show::message(message))));
             }
         }
         "wake" => {
             for id in ids(args, cluster)? {
                 let node = cluster.node(id)?;
                 let (now, wake) = (node.now, node.next_wake());
-                cluster.say(|| match wake {
+                cluster.note_down(|| match wake {
                     Some(wake) => format!("{id} wakes in {}ms", wake.since(now).as_millis()),
                     None => format!("{id} never wakes"),
                 });
@@ -131,7 +131,7 @@ fn statuses(cluster: &mut Cluster, ids: &[NodeId]) -> Result<(), Failure> {
         let node = cluster.node(*id)?;
         let line =
             node.core.as_ref().map_or_else(|| format!("{id} is down"), |core| show::status(&core.status(node.now)));
-        cluster.say(|| line);
+        cluster.note_down(|| line);
     }
     Ok(())
 }
@@ -162,7 +162,7 @@ fn request(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer, later
             let to = NodeId(parse("id", args.next_pos().ok_or("to which node?")?)?);
             let message = message(args)?;
             args.reject_next()?;
-            cluster.say(|| format!("{to} <- {id} {}, injected", show::message(&message)));
+            cluster.note_down(|| format!("{to} <- {id} {}, injected", show::message(&message)));
             return Ok(cluster.step(to, Input::Receive { from: id, message })?);
         }
     };
@@ -201,23 +201,23 @@ fn links(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> Resu
             "deliver" => cluster.deliver(*from, *to, place - gone(nth))?,
             "drop" => {
                 queue.remove(place - gone(nth));
-                cluster.say(|| format!("{} ... lost", shown()));
+                cluster.note_down(|| format!("{} ... lost", shown()));
             }
             "delay" => {
                 queue.remove(place - gone(nth));
                 cluster.delayed.push((*from, *to, message.clone()));
-                cluster.say(|| format!("{} ... delayed", shown()));
+                cluster.note_down(|| format!("{} ... delayed", shown()));
             }
             "duplicate" => {
                 queue.push_back(message.clone());
-                cluster.say(|| format!("{} ... duplicated", shown()));
+                cluster.note_down(|| format!("{} ... duplicated", shown()));
             }
             // The last one goes first.
             _ => {
                 if let Some(moved) = queue.remove(*place) {
                     queue.push_front(moved);
                 }
-                cluster.say(|| format!("{} ... overtakes", shown()));
+                cluster.note_down(|| format!("{} ... overtakes", shown()));
             }
         }
     }

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use goldenscript::{Command, Context};
 
 use super::arguments::Failure;
-use super::cluster::Cluster;
 use super::commands::{create, execute};
+use crate::testing::simulation::consensus::Cluster;
 
 #[derive(Default)]
 struct Runner {
@@ -30,11 +30,11 @@ impl goldenscript::Runner for Runner {
             let cluster = self.cluster.as_mut().ok_or("the script does not begin with 'cluster'")?;
             let outcome = execute(cluster, &command.name, command.consume_args(), later);
             if let Err(reason) = outcome {
-                return Err(format!("{reason}\nafter:\n{}", cluster.take_trace().join("\n")).into());
+                return Err(format!("{reason}\nafter:\n{}", cluster.take_transcript().join("\n")).into());
             }
         }
         let cluster = self.cluster.as_mut().ok_or("there is no cluster")?;
-        Ok(cluster.take_trace().join("\n"))
+        Ok(cluster.take_transcript().join("\n"))
     }
 }
 
@@ -47,7 +47,7 @@ fn run(path: &str) {
         Ok(Ok(())) => {}
         Ok(Err(error)) => panic!("{}: {error}", path.display()),
         Err(panic) => {
-            let trace = runner.cluster.as_mut().map(Cluster::take_trace).unwrap_or_default();
+            let trace = runner.cluster.as_mut().map(Cluster::take_transcript).unwrap_or_default();
             eprintln!("{}: panic in or after '{}'\n{}", path.display(), runner.current, trace.join("\n"));
             std::panic::resume_unwind(panic)
         }

@@ -4,6 +4,7 @@
 //! [`Failure`], which [`shrink`](shrink()) makes smaller and [`diagram`] shows.
 
 mod campaign;
+pub mod consensus;
 mod coverage;
 pub mod diagram;
 pub mod node;

@@ -80,6 +80,11 @@ impl Trace {
         }
     }
 
+    /// Takes something in that is no step of its own, such as the state after a step.
+    pub fn mix(&mut self, what: impl Hash) {
+        what.hash(&mut self.hasher);
+    }
+
     /// Equal for equal runs.
     #[must_use]
     pub fn hash(&self) -> u64 {

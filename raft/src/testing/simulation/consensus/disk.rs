@@ -6,30 +6,49 @@ use crate::traits::{HardState, LogState, LogWrite, TermRun};
 use crate::types::{Entry, EntryKind, Index, LogId, Membership};
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Disk {
-    pub(super) hard_state: HardState,
+pub(crate) struct Disk {
+    pub(crate) hard_state: HardState,
     /// The last entry compacted away, and the configuration in force there.
-    pub(super) base: LogId,
-    pub(super) base_membership: Option<(Index, Membership)>,
-    pub(super) entries: Vec<Entry>,
+    pub(crate) base: LogId,
+    pub(crate) base_membership: Option<(Index, Membership)>,
+    pub(crate) entries: Vec<Entry>,
 }
 
 impl Disk {
-    pub(super) fn last(&self) -> LogId {
+    pub(crate) fn last(&self) -> LogId {
         self.entries.last().map_or(self.base, |entry| entry.id)
     }
 
-    pub(super) fn get(&self, index: Index) -> Option<&Entry> {
+    pub(crate) fn get(&self, index: Index) -> Option<&Entry> {
         let offset = index.0.checked_sub(self.base.index.0 + 1)?;
         self.entries.get(usize::try_from(offset).ok()?)
     }
 
-    pub(super) fn holds(&self, id: LogId) -> bool {
+    pub(crate) fn holds(&self, id: LogId) -> bool {
         id == LogId::ZERO || id == self.base || self.get(id.index).is_some_and(|entry| entry.id == id)
     }
 
+    /// Whether an entry that is committed is on this disk, or was before it was compacted away.
+    pub(crate) fn held(&self, id: LogId) -> bool {
+        id.index <= self.base.index || self.holds(id)
+    }
+
+    /// Forgets the entries up to this one, which is committed.
+    pub(crate) fn compact(&mut self, upto: Index) {
+        let Some(last) = self.get(upto).map(|entry| entry.id) else { return };
+        let forgotten = usize::try_from(upto.since(self.base.index)).unwrap_or(usize::MAX);
+        for entry in self.entries.drain(..forgotten) {
+            if entry.kind == EntryKind::Config
+                && let Ok(membership) = Membership::decode(&entry.data)
+            {
+                self.base_membership = Some((entry.id.index, membership));
+            }
+        }
+        self.base = last;
+    }
+
     /// What a node finds here when it starts.
-    pub(super) fn state(&self) -> LogState {
+    pub(crate) fn state(&self) -> LogState {
         let mut runs: Vec<TermRun> = Vec::new();
         for entry in &self.entries {
             if runs.last().is_none_or(|run| run.term != entry.id.term) {
@@ -40,7 +59,7 @@ impl Disk {
     }
 
     /// The configuration in force at the end of the log.
-    pub(super) fn membership(&self) -> Option<(Index, Membership)> {
+    pub(crate) fn membership(&self) -> Option<(Index, Membership)> {
         let last = self.entries.iter().rfind(|entry| entry.kind == EntryKind::Config);
         match last {
             Some(entry) => Membership::decode(&entry.data).ok().map(|found| (entry.id.index, found)),
@@ -49,12 +68,12 @@ impl Disk {
     }
 
     /// Makes a whole step durable.
-    pub(super) fn write(&mut self, write: &LogWrite) -> Result<(), String> {
+    pub(crate) fn write(&mut self, write: &LogWrite) -> Result<(), String> {
         self.tear(write, write.entries.len())
     }
 
     /// Makes the hard state of a step durable, and its first `keep` entries: what a loss of power may leave.
-    pub(super) fn tear(&mut self, write: &LogWrite, keep: usize) -> Result<(), String> {
+    pub(crate) fn tear(&mut self, write: &LogWrite, keep: usize) -> Result<(), String> {
         if let Some(next) = write.hard_state {
             self.check_hard_state(next)?;
             self.hard_state = next;
@@ -69,7 +88,7 @@ impl Disk {
             }
         }
         if keep > 0 {
-            let kept = usize::try_from(first.id.index.since(self.base.index.next())).unwrap();
+            let kept = usize::try_from(first.id.index.since(self.base.index.next())).unwrap_or(usize::MAX);
             self.entries.truncate(kept);
             if self.last().term > first.id.term {
                 return Err(format!("{} follows {} on the disk", first.id, self.last()));
@@ -92,7 +111,7 @@ impl Disk {
     }
 
     /// Entries of the range from its start, as `LogStore::read` gives them.
-    pub(super) fn read(&self, range: Range<Index>, max_bytes: u64) -> Vec<Entry> {
+    pub(crate) fn read(&self, range: Range<Index>, max_bytes: u64) -> Vec<Entry> {
         let mut entries: Vec<Entry> = Vec::new();
         let mut bytes = 0;
         let mut index = range.start;

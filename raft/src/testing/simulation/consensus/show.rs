@@ -1,5 +1,6 @@
 //! Short texts for transcripts: one line for everything that happens.
 
+#[cfg(test)]
 use std::fmt::Write as _;
 
 use bytes::Bytes;
@@ -7,6 +8,7 @@ use bytes::Bytes;
 use super::disk::Disk;
 use crate::consensus::{InitializeRefused, Note, RefusedReason, Reply};
 use crate::message::{AppendReply, Body, ForwardOutcome, Message};
+#[cfg(test)]
 use crate::metrics::{ReplicationState, Status};
 use crate::traits::{HardState, LogWrite};
 use crate::types::{Entry, EntryKind, NodeId};
@@ -14,14 +16,14 @@ use crate::types::{Entry, EntryKind, NodeId};
 /// Payloads longer than this are shown by their length.
 const MAX_SHOWN: usize = 24;
 
-pub(super) fn data(bytes: &Bytes) -> String {
+pub(crate) fn data(bytes: &Bytes) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if text.len() <= MAX_SHOWN => format!("{text:?}"),
         _ => format!("<{} bytes>", bytes.len()),
     }
 }
 
-pub(super) fn entry(entry: &Entry) -> String {
+pub(crate) fn entry(entry: &Entry) -> String {
     match entry.kind {
         EntryKind::Noop => format!("{} noop", entry.id),
         EntryKind::Config => format!("{} config", entry.id),
@@ -29,21 +31,21 @@ pub(super) fn entry(entry: &Entry) -> String {
     }
 }
 
-pub(super) fn entries(list: &[Entry]) -> String {
+pub(crate) fn entries(list: &[Entry]) -> String {
     format!("[{}]", list.iter().map(entry).collect::<Vec<_>>().join(", "))
 }
 
-pub(super) fn hard_state(state: HardState) -> String {
+pub(crate) fn hard_state(state: HardState) -> String {
     state.voted_for.map_or_else(|| format!("{}", state.term), |vote| format!("{} vote={vote}", state.term))
 }
 
-pub(super) fn write(write: &LogWrite) -> String {
+pub(crate) fn write(write: &LogWrite) -> String {
     let state = write.hard_state.map(hard_state);
     let list = (!write.entries.is_empty()).then(|| entries(&write.entries));
     [state, list].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
-pub(super) fn message(message: &Message) -> String {
+pub(crate) fn message(message: &Message) -> String {
     let granted = |granted: bool| if granted { "granted" } else { "refused" };
     let text = match &message.body {
         Body::PreVote { proposed, last } => format!("for={proposed} last={last}"),
@@ -78,7 +80,7 @@ fn leader(leader: Option<NodeId>) -> String {
     leader.map_or_else(|| "nobody".into(), |id| id.to_string())
 }
 
-pub(super) fn note(note: &Note) -> String {
+pub(crate) fn note(note: &Note) -> String {
     match note {
         Note::Role { role, term, why } => format!("is {role} in {term}: {why}"),
         Note::Leader { leader: who, term } => format!("follows {} in {term}", leader(*who)),
@@ -89,7 +91,7 @@ pub(super) fn note(note: &Note) -> String {
     }
 }
 
-pub(super) fn reply(reply: &Reply) -> String {
+pub(crate) fn reply(reply: &Reply) -> String {
     match reply {
         Reply::Appended { request, first } => format!("r{} appended at {first}", request.0),
         Reply::Refused { request, reason } => {
@@ -112,7 +114,8 @@ pub(super) fn reply(reply: &Reply) -> String {
     }
 }
 
-pub(super) fn status(status: &Status) -> String {
+#[cfg(test)]
+pub(crate) fn status(status: &Status) -> String {
     let mut text = format!(
         "{} {} {} leader={} last={} stored={} commit={} applied={}",
         status.id,
@@ -139,7 +142,7 @@ pub(super) fn status(status: &Status) -> String {
     text
 }
 
-pub(super) fn disk(disk: &Disk) -> String {
+pub(crate) fn disk(disk: &Disk) -> String {
     let base = if disk.base.index.0 == 0 { String::new() } else { format!(" base={}", disk.base) };
     format!("{}{base} {}", hard_state(disk.hard_state), entries(&disk.entries))
 }

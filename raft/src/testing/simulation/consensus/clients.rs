@@ -4,26 +4,27 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::classes;
 use super::cluster::Cluster;
 use super::show;
 use crate::consensus::{Input, RefusedReason, Reply};
 use crate::message::RequestId;
-use crate::types::{Index, LogId, Membership, NodeId, Term};
+use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
 
 /// The requests at one node that wait for an answer.
 #[derive(Debug, Default)]
-pub(super) struct Clients {
+pub(crate) struct Clients {
     /// Batches that were handed over.
-    pub(super) asked: BTreeMap<RequestId, Vec<Bytes>>,
+    pub(crate) asked: BTreeMap<RequestId, Vec<Bytes>>,
     /// Requests that nobody waits for any more.
-    pub(super) timed_out: BTreeSet<RequestId>,
+    pub(crate) timed_out: BTreeSet<RequestId>,
     /// Commands that are in the log of a leader, by their place there.
-    pub(super) appended: BTreeMap<(Index, Term), (RequestId, Bytes)>,
+    pub(crate) appended: BTreeMap<(Index, Term), (RequestId, Bytes)>,
     /// Reads, with the index that they must cover.
-    pub(super) reads: BTreeMap<RequestId, Index>,
+    pub(crate) reads: BTreeMap<RequestId, Index>,
     /// Reads that wait for the state machine to reach an index.
-    pub(super) readable: BTreeMap<RequestId, Index>,
-    pub(super) initializing: BTreeSet<RequestId>,
+    pub(crate) readable: BTreeMap<RequestId, Index>,
+    pub(crate) initializing: BTreeSet<RequestId>,
 }
 
 impl Cluster {
@@ -33,7 +34,7 @@ impl Cluster {
     }
 
     /// Prepares a proposal; to be stepped.
-    pub(super) fn propose(&mut self, id: NodeId, commands: Vec<Bytes>) -> Result<Input, String> {
+    pub(crate) fn propose(&mut self, id: NodeId, commands: Vec<Bytes>) -> Result<Input, String> {
         let request = self.next_request();
         for command in &commands {
             self.checker.proposed(command);
@@ -43,21 +44,24 @@ impl Cluster {
     }
 
     /// Prepares a read; to be stepped.
-    pub(super) fn read(&mut self, id: NodeId) -> Result<Input, String> {
+    pub(crate) fn read(&mut self, id: NodeId) -> Result<Input, String> {
         let (request, floor) = (self.next_request(), self.checker.visible());
         self.node(id)?.clients.reads.insert(request, floor);
         Ok(Input::Read { request })
     }
 
-    pub(super) fn initialize(&mut self, id: NodeId, membership: Membership) -> Result<Input, String> {
+    pub(crate) fn initialize(&mut self, id: NodeId, membership: Membership) -> Result<Input, String> {
         let request = self.next_request();
         self.node(id)?.clients.initializing.insert(request);
         Ok(Input::Initialize { request, membership })
     }
 
-    pub(super) fn reply(&mut self, id: NodeId, reply: Reply) -> Result<(), String> {
-        self.say(|| format!("{id} {}", show::reply(&reply)));
-        let unasked = || format!("{id} answers what nobody asked: {reply:?}");
+    pub(crate) fn reply(&mut self, id: NodeId, reply: Reply) -> Result<(), String> {
+        self.say(id, || show::reply(&reply));
+        let unasked = || format!("answers: {id} answers what nobody asked: {reply:?}");
+        let is_read = |request| self.nodes.get(&id).is_some_and(|node| node.clients.reads.contains_key(&request));
+        let is_read = matches!(&reply, Reply::Refused { request, .. } if is_read(*request));
+        classes::replied(&mut self.coverage, &reply, is_read);
         let clients = &mut self.node(id)?.clients;
         match &reply {
             Reply::Appended { request, first } => {
@@ -68,11 +72,12 @@ impl Cluster {
                 for (n, command) in commands.into_iter().enumerate() {
                     let at = LogId { term: first.term, index: first.index.plus(n as u64) };
                     if let Some(other) = clients.appended.insert((at.index, at.term), (*request, command)) {
-                        return Err(format!("{id} gives {at} to r{} and to r{}", request.0, other.0.0));
+                        return Err(format!("answers: {id} gives {at} to r{} and to r{}", request.0, other.0.0));
                     }
                 }
                 let known: Vec<_> = self.nodes[&id].applied.range(first.index..).map(|(_, at)| *at).collect();
-                known.into_iter().try_for_each(|at| self.settle(id, at))
+                let known = known.into_iter().filter_map(|at| self.checker.applied_at(at.index).cloned());
+                known.collect::<Vec<_>>().into_iter().try_for_each(|entry| self.settle(id, &entry))
             }
             Reply::Refused { request, reason: RefusedReason::NotLeader { .. } | RefusedReason::Overloaded } => {
                 if clients.reads.remove(request).is_some() || clients.timed_out.remove(request) {
@@ -87,19 +92,28 @@ impl Cluster {
                 let (request, index) = (*request, *index);
                 let floor = clients.reads.remove(&request).ok_or_else(unasked)?;
                 if index < floor {
-                    return Err(format!("a read at {id} gets {index}, but {floor} was visible when it came"));
+                    return Err(format!(
+                        "stale read: a read at {id} gets {index}, but {floor} was visible when it came"
+                    ));
                 }
                 let applied = self.nodes[&id].applied.last_key_value().map_or(Index::ZERO, |(index, _)| *index);
                 if index > applied {
                     self.node(id)?.clients.readable.insert(request, index);
+                } else {
+                    self.coverage.hit("reads confirmed");
                 }
                 Ok(())
             }
-            Reply::Initialized { request, .. } => {
-                if clients.initializing.remove(request) {
-                    Ok(())
-                } else {
-                    Err(unasked())
+            Reply::Initialized { request, outcome } => {
+                if !clients.initializing.remove(request) {
+                    return Err(unasked());
+                }
+                let started = self.nodes[&id].disk.last() != LogId::ZERO;
+                match outcome {
+                    Ok(()) if !started => {
+                        Err(format!("durability: {id} says that it is started, and its disk is empty"))
+                    }
+                    Ok(()) | Err(_) => Ok(()),
                 }
             }
         }
@@ -107,7 +121,8 @@ impl Cluster {
 
     /// An entry was applied at a node: whoever waits for its place learns the outcome. So does whoever waits for a later place
     /// in an earlier term: terms never go back along a log, so that nothing of that term follows any more.
-    pub(super) fn settle(&mut self, id: NodeId, at: LogId) -> Result<(), String> {
+    pub(crate) fn settle(&mut self, id: NodeId, entry: &Entry) -> Result<(), String> {
+        let at = entry.id;
         let appended = &mut self.node(id)?.clients.appended;
         let settled: Vec<_> = appended
             .range((at.index, Term(0))..)
@@ -117,10 +132,15 @@ impl Cluster {
         for (place, (request, command)) in settled {
             self.node(id)?.clients.appended.remove(&place);
             if place == (at.index, at.term) {
-                self.say(|| format!("{id} answers r{} ok", request.0));
+                if command != entry.data {
+                    return Err(format!("outcomes: {id} answers r{}, {command:?}, but {entry:?} is there", request.0));
+                }
+                self.coverage.hit("writes answered");
+                self.say(id, || format!("answers r{} ok", request.0));
                 continue;
             }
-            self.say(|| format!("{id} answers r{} lost, {at} is there", request.0));
+            self.coverage.hit("writes proven lost");
+            self.say(id, || format!("answers r{} lost, {at} is there", request.0));
             self.checker.denied(&command)?;
         }
         Ok(())

@@ -5,79 +5,94 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use super::checker::Checker;
+use super::classes;
 use super::clients::Clients;
 use super::disk::Disk;
 use super::show;
 use crate::config::Config;
 use crate::consensus::{Boot, Consensus, Effects, Fetch, Input, Note, Time, Write};
 use crate::message::Message;
+use crate::testing::simulation::{Coverage, Trace, TraceEvent};
 use crate::types::{Entry, Index, LogId, Membership, NodeId, Peer};
 
 /// A step that causes more rounds of effects than this goes in circles.
 const MAX_ROUNDS: usize = 1000;
-/// A cluster that is not quiet after this many deliveries never will be.
-const MAX_DELIVERIES: usize = 100_000;
 
-pub(super) struct Cluster {
-    pub(super) config: Config,
-    pub(super) nodes: BTreeMap<NodeId, Node>,
-    pub(super) links: BTreeMap<(NodeId, NodeId), VecDeque<Message>>,
+pub(crate) struct Cluster {
+    pub(crate) config: Config,
+    pub(crate) nodes: BTreeMap<NodeId, Node>,
+    pub(crate) links: BTreeMap<(NodeId, NodeId), VecDeque<Message>>,
     /// Messages put aside, to come late.
-    pub(super) delayed: Vec<(NodeId, NodeId, Message)>,
+    pub(crate) delayed: Vec<(NodeId, NodeId, Message)>,
     /// Links that carry nothing.
-    pub(super) cut: BTreeSet<(NodeId, NodeId)>,
-    pub(super) checker: Checker,
+    pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    pub(crate) checker: Checker,
     seed: u64,
-    pub(super) requests: u64,
-    /// What happened, a line each; none when nobody reads it.
-    trace: Option<Vec<String>>,
+    pub(crate) requests: u64,
+    /// What happened, as golden scripts show it; none in simulations.
+    transcript: Option<Vec<String>>,
+    /// What happened, as simulations compare and show it.
+    pub(crate) trace: Trace,
+    /// The time on no node's clock.
+    pub(crate) at: Duration,
+    pub(crate) coverage: Coverage,
+    /// Where a simulation with a clock takes the messages that are sent, instead of from the links.
+    pub(crate) sent: Option<Vec<(NodeId, NodeId, Message)>>,
+    /// Whether a backend completed something at once, so that the core may have more to do.
+    stepped: bool,
+    /// Reused from step to step.
+    effects: Effects,
 }
 
-pub(super) struct Node {
-    pub(super) id: NodeId,
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
     /// The node's own clock.
-    pub(super) now: Time,
+    pub(crate) now: Time,
     /// None while it is down.
-    pub(super) core: Option<Consensus>,
-    pub(super) disk: Disk,
-    pub(super) hold: Hold,
-    pub(super) writing: Option<Write>,
-    pub(super) applying: VecDeque<Entry>,
-    pub(super) fetching: VecDeque<Fetch>,
+    pub(crate) core: Option<Consensus>,
+    pub(crate) disk: Disk,
+    pub(crate) hold: Hold,
+    pub(crate) writing: Option<Write>,
+    /// When it began, on the node's clock.
+    pub(crate) writing_since: Time,
+    pub(crate) applying: VecDeque<Entry>,
+    pub(crate) fetching: VecDeque<Fetch>,
     /// What the state machine has applied in this run.
-    pub(super) applied: BTreeMap<Index, LogId>,
+    pub(crate) applied: BTreeMap<Index, LogId>,
     /// What a state machine that is durable itself would remember after a crash.
-    pub(super) remembered: LogId,
-    pub(super) clients: Clients,
-    boots: u64,
+    pub(crate) remembered: LogId,
+    pub(crate) clients: Clients,
+    /// Counts the runs of the node.
+    pub(crate) boots: u64,
+    /// Whether the last crash left a part of a write.
+    torn: bool,
 }
 
 /// What does not complete by itself.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Hold {
-    pub(super) disk: bool,
-    pub(super) apply: bool,
-    pub(super) fetch: bool,
+pub(crate) struct Hold {
+    pub(crate) disk: bool,
+    pub(crate) apply: bool,
+    pub(crate) fetch: bool,
 }
 
 impl Node {
-    fn core(&mut self) -> Result<(&mut Consensus, Time), String> {
+    pub(crate) fn core(&mut self) -> Result<(&mut Consensus, Time), String> {
         match &mut self.core {
             Some(core) => Ok((core, self.now)),
             None => Err(format!("{} is down", self.id)),
         }
     }
 
-    pub(super) fn next_wake(&self) -> Option<Time> {
+    pub(crate) fn next_wake(&self) -> Option<Time> {
         self.core.as_ref().and_then(Consensus::next_wake)
     }
 }
 
 impl Cluster {
-    /// Nodes 1 to `count`, of which the first `voters` vote.
-    pub(super) fn new(count: u64, voters: u64, config: Config, seed: u64, traced: bool) -> Self {
+    /// Nodes 1 to `count`, of which the first `voters` vote, for a simulation that keeps its last `keep` steps in words.
+    pub(crate) fn new(count: u64, voters: u64, config: Config, seed: u64, keep: usize) -> Self {
         let checker = Checker::new((1..=voters).map(NodeId));
-        let trace = traced.then(Vec::new);
         let mut cluster = Self {
             config,
             nodes: BTreeMap::new(),
@@ -87,7 +102,13 @@ impl Cluster {
             checker,
             seed,
             requests: 0,
-            trace,
+            transcript: None,
+            trace: Trace::new(keep),
+            at: Duration::ZERO,
+            coverage: Coverage::default(),
+            sent: None,
+            stepped: false,
+            effects: Effects::default(),
         };
         for id in (1..=count).map(NodeId) {
             cluster.nodes.insert(
@@ -99,34 +120,60 @@ impl Cluster {
                     disk: Disk::default(),
                     hold: Hold::default(),
                     writing: None,
+                    writing_since: Time::default(),
                     applying: VecDeque::new(),
                     fetching: VecDeque::new(),
                     applied: BTreeMap::new(),
                     remembered: LogId::ZERO,
                     clients: Clients::default(),
                     boots: 0,
+                    torn: false,
                 },
             );
         }
         cluster
     }
 
-    pub(super) fn membership(&self) -> Membership {
+    pub(crate) fn membership(&self) -> Membership {
         Membership::new(self.checker.voters.iter().map(|id| Peer::new(id.0, format!("h{}", id.0))))
     }
 
-    pub(super) fn say(&mut self, line: impl FnOnce() -> String) {
-        if let Some(trace) = &mut self.trace {
-            trace.push(line());
+    /// The same with a transcript, for golden scripts.
+    #[cfg(test)]
+    pub(crate) fn with_transcript(count: u64, voters: u64, config: Config, seed: u64) -> Self {
+        Self { transcript: Some(Vec::new()), ..Self::new(count, voters, config, seed, 0) }
+    }
+
+    /// Something happened at a node.
+    pub(crate) fn say(&mut self, node: NodeId, text: impl FnOnce() -> String) {
+        match &mut self.transcript {
+            Some(transcript) => transcript.push(format!("{node} {}", text())),
+            None => self.trace.step(self.at, node.0, || TraceEvent::Node { node, text: text() }),
+        }
+    }
+
+    /// Something happened to all.
+    pub(crate) fn announce(&mut self, text: impl FnOnce() -> String) {
+        match &mut self.transcript {
+            Some(transcript) => transcript.push(text()),
+            None => self.trace.step(self.at, 0, || TraceEvent::Cluster { text: text() }),
+        }
+    }
+
+    /// A line of a transcript alone.
+    pub(crate) fn note_down(&mut self, line: impl FnOnce() -> String) {
+        if let Some(transcript) = &mut self.transcript {
+            transcript.push(line());
         }
     }
 
     /// What happened since this was asked last.
-    pub(super) fn take_trace(&mut self) -> Vec<String> {
-        self.trace.as_mut().map(std::mem::take).unwrap_or_default()
+    #[cfg(test)]
+    pub(crate) fn take_transcript(&mut self) -> Vec<String> {
+        self.transcript.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
-    pub(super) fn node(&mut self, id: NodeId) -> Result<&mut Node, String> {
+    pub(crate) fn node(&mut self, id: NodeId) -> Result<&mut Node, String> {
         self.nodes.get_mut(&id).ok_or_else(|| format!("there is no {id}"))
     }
 
@@ -137,13 +184,14 @@ impl Cluster {
     // Life and death.
 
     /// Starts a node from its disk. Its state machine is empty, unless it kept `applied`.
-    pub(super) fn boot(&mut self, id: NodeId, applied: LogId) -> Result<(), String> {
+    pub(crate) fn boot(&mut self, id: NodeId, applied: LogId) -> Result<(), String> {
         let (config, seed) = (self.config.clone(), self.seed);
         let node = self.node(id)?;
         if node.core.is_some() {
             return Err(format!("{id} is running"));
         }
         node.boots += 1;
+        let (torn, compacted) = (std::mem::take(&mut node.torn), node.disk.base != LogId::ZERO);
         let boot = Boot {
             id,
             log: node.disk.state(),
@@ -153,39 +201,59 @@ impl Cluster {
         };
         node.applied = BTreeMap::from([(applied.index, applied)]);
         node.core = Some(Consensus::new(node.now, &config, boot));
+        for (class, met) in [("torn writes recovered", torn), ("starts from a compacted log", compacted)] {
+            self.coverage.add(class, u64::from(met));
+        }
+        if self.transcript.is_none() {
+            self.say(id, || "starts".into());
+        }
         self.drain(id)
     }
 
     /// Kills a node. Of a write that is under way, `keep` entries reach the disk (the hard state before them); none: nothing.
-    pub(super) fn crash(&mut self, id: NodeId, keep: Option<usize>) -> Result<(), String> {
+    pub(crate) fn crash(&mut self, id: NodeId, keep: Option<usize>) -> Result<(), String> {
         let node = self.node(id)?;
-        node.core()?;
-        let torn = node.writing.take();
-        if let (Some(torn), Some(keep)) = (&torn, keep) {
-            node.disk.tear(&torn.write, keep.min(torn.write.entries.len()))?;
+        let (core, _) = node.core()?;
+        let led = core.leader() == Some(id);
+        let lost = node.writing.take();
+        if let Some(Write { write, .. }) = &lost {
+            let all = write.entries.len();
+            if let Some(keep) = keep {
+                node.disk.tear(write, keep.min(all))?;
+            }
+            node.torn = keep.is_some_and(|keep| keep < all);
         }
+        let class = if node.torn { "writes torn by a crash" } else { "writes lost in a crash" };
         node.core = None;
         node.applying.clear();
         node.fetching.clear();
         node.applied.clear();
         node.clients = Clients::default();
+        if lost.is_some() {
+            self.coverage.hit(class);
+        }
+        self.coverage.hit(if led { "crashes of leaders" } else { "crashes of others" });
         self.checker.ended(id);
         self.checker.stored(&self.nodes[&id])?;
-        let disk = show::disk(&self.nodes[&id].disk);
-        self.say(|| format!("{id} crashes, on its disk is {disk}"));
+        self.say_disk(id);
         Ok(())
+    }
+
+    fn say_disk(&mut self, id: NodeId) {
+        let disk = self.nodes.get(&id).map(|node| show::disk(&node.disk)).unwrap_or_default();
+        self.say(id, || format!("crashes, on its disk is {disk}"));
     }
 
     // Input.
 
-    pub(super) fn step(&mut self, id: NodeId, input: Input) -> Result<(), String> {
+    pub(crate) fn step(&mut self, id: NodeId, input: Input) -> Result<(), String> {
         let (core, now) = self.node(id)?.core()?;
         core.step(now, input);
         self.drain(id)
     }
 
     /// Hands over an input, and leaves what it causes for later, as a driver does that has more inputs waiting.
-    pub(super) fn step_only(&mut self, id: NodeId, input: Input) -> Result<(), String> {
+    pub(crate) fn step_only(&mut self, id: NodeId, input: Input) -> Result<(), String> {
         let (core, now) = self.node(id)?.core()?;
         core.step(now, input);
         Ok(())
@@ -194,7 +262,7 @@ impl Cluster {
     // Time.
 
     /// Moves the clocks of some nodes, waking each when it asked for it; and delivers everything in between, if wished.
-    pub(super) fn advance(&mut self, ids: &[NodeId], by: Duration, deliver: bool) -> Result<(), String> {
+    pub(crate) fn advance(&mut self, ids: &[NodeId], by: Duration, deliver: bool) -> Result<(), String> {
         let mut left = by;
         loop {
             let until = |node: &Node| node.next_wake().map(|wake| wake.since(node.now));
@@ -221,12 +289,13 @@ impl Cluster {
     }
 
     /// Tells a node that time went on.
-    pub(super) fn wake(&mut self, id: NodeId) -> Result<(), String> {
+    pub(crate) fn wake(&mut self, id: NodeId) -> Result<(), String> {
         self.step(id, Input::Tick)?;
+        self.checker.woken(&self.nodes, id)?;
         let node = self.node(id)?;
         match node.next_wake() {
             Some(wake) if wake <= node.now => {
-                Err(format!("{id} asks at {} to be woken at {wake}: a busy loop", node.now))
+                Err(format!("busy loop: {id} asks at {} to be woken at {wake}", node.now))
             }
             Some(_) | None => Ok(()),
         }
@@ -235,43 +304,56 @@ impl Cluster {
     // Effects.
 
     /// Does what the core wants done, until it wants nothing more.
-    pub(super) fn drain(&mut self, id: NodeId) -> Result<(), String> {
+    pub(crate) fn drain(&mut self, id: NodeId) -> Result<(), String> {
         for _ in 0..MAX_ROUNDS {
+            let mut effects = std::mem::take(&mut self.effects);
             let (core, now) = self.node(id)?.core()?;
-            let mut effects = Effects::default();
             core.effects(now, &mut effects);
             let status = core.status(now);
+            let excess = core.beyond_limits(classes::LARGEST_BATCH).filter(|_| self.transcript.is_none());
+            if let Some(excess) = excess {
+                return Err(format!("bounded queues: {id} has {excess}"));
+            }
+            classes::observed(&mut self.coverage, &self.config, &status);
+            for note in &effects.notes {
+                self.checker.noted(&self.nodes, &mut self.coverage, id, note);
+            }
             self.checker.observed(&self.nodes, &status)?;
-            if effects.is_empty() {
+            self.trace.mix((status.role, status.term, status.last, status.stored, status.commit, status.applied));
+            self.stepped = false;
+            self.perform(id, &mut effects)?;
+            self.effects = effects;
+            if !self.stepped {
                 return Ok(());
             }
-            self.perform(id, effects)?;
         }
-        Err(format!("{id} has not come to rest after {MAX_ROUNDS} rounds of effects"))
+        Err(format!("busy loop: {id} has not come to rest after {MAX_ROUNDS} rounds of effects"))
     }
 
-    fn perform(&mut self, id: NodeId, effects: Effects) -> Result<(), String> {
-        let Effects { send, write, apply, fetch, replies, notes } = effects;
-        for note in notes {
-            let line = || format!("{id} {}", show::note(&note));
-            if matches!(note, Note::Violation { .. }) && self.trace.is_none() {
-                return Err(format!("a correct peer is accused: {}", line()));
+    fn perform(&mut self, id: NodeId, effects: &mut Effects) -> Result<(), String> {
+        for note in effects.notes.drain(..) {
+            let text = || show::note(&note);
+            if matches!(note, Note::Violation { .. }) && self.transcript.is_none() {
+                return Err(format!("a correct peer is accused: {id} {}", text()));
             }
-            self.say(line);
+            classes::noted(&mut self.coverage, &note);
+            if self.transcript.is_some() || !matches!(note, Note::Ignored { .. }) {
+                self.say(id, text);
+            }
         }
-        for (to, message) in send {
+        for (to, message) in effects.send.drain(..) {
             self.send(id, to, message)?;
         }
-        if let Some(write) = write {
+        if let Some(write) = effects.write.take() {
             self.begin_write(id, write)?;
         }
-        for reply in replies {
+        for reply in effects.replies.drain(..) {
             self.reply(id, reply)?;
         }
-        if !apply.is_empty() {
-            self.begin_apply(id, apply)?;
+        if !effects.apply.is_empty() {
+            self.begin_apply(id, std::mem::take(&mut effects.apply))?;
         }
-        for fetch in fetch {
+        for fetch in effects.fetch.drain(..) {
             self.begin_fetch(id, fetch)?;
         }
         Ok(())
@@ -282,9 +364,14 @@ impl Cluster {
         if id == to || !self.nodes.contains_key(&to) {
             return Err(format!("{id} sends to {to}: {message:?}"));
         }
+        classes::sent(&mut self.coverage, &message);
         let lost = self.cut.contains(&(id, to));
-        self.say(|| format!("{id} -> {to} {}{}", show::message(&message), if lost { " ... lost" } else { "" }));
-        if !lost {
+        self.note_down(|| format!("{id} -> {to} {}{}", show::message(&message), if lost { " ... lost" } else { "" }));
+        if lost {
+            self.lose(id, to, &message);
+        } else if let Some(sent) = &mut self.sent {
+            sent.push((id, to, message));
+        } else {
             self.links.entry((id, to)).or_default().push_back(message);
         }
         Ok(())
@@ -292,8 +379,10 @@ impl Cluster {
 
     fn begin_write(&mut self, id: NodeId, write: Write) -> Result<(), String> {
         let held = self.node(id)?.hold.disk;
-        self.say(|| format!("{id} {} {}", if held { "writes" } else { "stores" }, show::write(&write.write)));
+        self.say(id, || format!("{} {}", if held { "writes" } else { "stores" }, show::write(&write.write)));
+        self.checker.written(&write.write)?;
         let node = self.node(id)?;
+        node.writing_since = node.now;
         if let Some(before) = node.writing.replace(write) {
             return Err(format!("{id} writes while write {} is in flight", before.seq));
         }
@@ -301,25 +390,30 @@ impl Cluster {
     }
 
     /// Completes the write that is under way, if there is one.
-    pub(super) fn store(&mut self, id: NodeId, announce: bool) -> Result<(), String> {
+    pub(crate) fn store(&mut self, id: NodeId, announce: bool) -> Result<(), String> {
         let node = self.node(id)?;
         let Some(Write { seq, write }) = node.writing.take() else { return Ok(()) };
         let first = write.entries.first().map(|entry| entry.id.index.prev());
         let prev = first.map(|index| node.disk.get(index).map_or(node.disk.base, |entry| entry.id));
+        self.checker.replaces(&self.nodes[&id], &write.entries)?;
+        let node = self.node(id)?;
         node.disk.write(&write).map_err(|reason| format!("{id}: {reason}"))?;
-        let (core, now) = node.core()?;
-        core.step(now, Input::Stored { seq });
+        // The core notes what is stored when it is told so; the cluster knows it first.
         self.checker.entries(prev.unwrap_or_default(), &write.entries)?;
         self.checker.stored(&self.nodes[&id])?;
         if announce {
-            self.say(|| format!("{id} stored {}", show::write(&write)));
+            self.say(id, || format!("stored {}", show::write(&write)));
         }
+        self.stepped = true;
+        let (core, now) = self.node(id)?.core()?;
+        core.step(now, Input::Stored { seq });
         Ok(())
     }
 
     fn begin_apply(&mut self, id: NodeId, entries: Vec<Entry>) -> Result<(), String> {
         let held = self.node(id)?.hold.apply;
-        self.say(|| format!("{id} {} {}", if held { "is to apply" } else { "applies" }, show::entries(&entries)));
+        self.say(id, || format!("{} {}", if held { "is to apply" } else { "applies" }, show::entries(&entries)));
+        self.checker.handed_out(&self.nodes, id, &entries)?;
         let upto = entries.last().map(|entry| entry.id.index);
         self.node(id)?.applying.extend(entries);
         match upto {
@@ -329,7 +423,7 @@ impl Cluster {
     }
 
     /// Lets the state machine apply what waits for it, up to an index.
-    pub(super) fn apply(&mut self, id: NodeId, upto: Index) -> Result<(), String> {
+    pub(crate) fn apply(&mut self, id: NodeId, upto: Index) -> Result<(), String> {
         let mut last = None;
         while self.node(id)?.applying.front().is_some_and(|entry| entry.id.index <= upto) {
             let node = self.node(id)?;
@@ -341,21 +435,23 @@ impl Cluster {
             node.applied.insert(entry.id.index, entry.id);
             node.remembered = node.remembered.max(entry.id);
             self.checker.applied(&self.nodes, id, &entry)?;
-            self.settle(id, entry.id)?;
+            self.settle(id, &entry)?;
             last = Some(entry.id.index);
         }
         let Some(index) = last else { return Ok(()) };
         let held = self.node(id)?.hold.apply;
         if held {
-            self.say(|| format!("{id} applied {}", index.0));
+            self.say(id, || format!("applied {}", index.0));
         }
         let readable = &mut self.node(id)?.clients.readable;
         let ready: Vec<_> =
             readable.iter().filter(|(_, wanted)| **wanted <= index).map(|(request, _)| *request).collect();
         readable.retain(|_, wanted| *wanted > index);
         for request in ready {
-            self.say(|| format!("{id} serves r{}", request.0));
+            self.coverage.hit("reads confirmed");
+            self.say(id, || format!("serves r{}", request.0));
         }
+        self.stepped = true;
         let (core, now) = self.node(id)?.core()?;
         core.step(now, Input::Applied { index });
         Ok(())
@@ -363,7 +459,8 @@ impl Cluster {
 
     fn begin_fetch(&mut self, id: NodeId, fetch: Fetch) -> Result<(), String> {
         let held = self.node(id)?.hold.fetch;
-        self.say(|| format!("{id} fetches {}..{} for {:?}", fetch.range.start.0, fetch.range.end.0, fetch.purpose));
+        self.coverage.hit(classes::fetch(fetch.purpose));
+        self.say(id, || format!("fetches {}..{} for {:?}", fetch.range.start.0, fetch.range.end.0, fetch.purpose));
         let node = self.node(id)?;
         if node.fetching.iter().any(|other| other.purpose == fetch.purpose) {
             return Err(format!("{id} fetches twice for {:?}", fetch.purpose));
@@ -373,7 +470,7 @@ impl Cluster {
     }
 
     /// Answers the oldest fetch from the disk, if there is one.
-    pub(super) fn fetch(&mut self, id: NodeId) -> Result<(), String> {
+    pub(crate) fn fetch(&mut self, id: NodeId) -> Result<(), String> {
         let node = self.node(id)?;
         let Some(Fetch { purpose, range, max_bytes }) = node.fetching.pop_front() else { return Ok(()) };
         if node.disk.get(range.start).is_none() && !node.hold.fetch {
@@ -384,69 +481,16 @@ impl Cluster {
             ));
         }
         let entries = node.disk.read(range, max_bytes);
-        let (core, now) = node.core()?;
+        self.stepped = true;
+        let (core, now) = self.node(id)?.core()?;
         core.step(now, Input::Fetched { purpose, entries });
         Ok(())
     }
 
-    // Links.
-
-    /// Takes a message off a link and hands it over. A node that is down gets nothing.
-    pub(super) fn deliver(&mut self, from: NodeId, to: NodeId, place: usize) -> Result<(), String> {
-        let Some(message) = self.links.get_mut(&(from, to)).and_then(|queue| queue.remove(place)) else {
-            return Ok(());
-        };
-        self.arrive(from, to, message)
-    }
-
-    /// Takes a message off a link and hands it over, but leaves what follows for the node's next step.
-    pub(super) fn deliver_only(&mut self, from: NodeId, to: NodeId, place: usize) -> Result<(), String> {
-        let Some(message) = self.links.get_mut(&(from, to)).and_then(|queue| queue.remove(place)) else {
-            return Ok(());
-        };
-        if self.node(to)?.core.is_none() {
-            return Ok(());
-        }
-        self.say(|| format!("{to} <- {from} {}, more comes", message.name()));
-        self.step_only(to, Input::Receive { from, message })
-    }
-
-    pub(super) fn arrive(&mut self, from: NodeId, to: NodeId, message: Message) -> Result<(), String> {
-        let down = self.node(to)?.core.is_none();
-        self.say(|| format!("{to} <- {from} {}{}", message.name(), if down { " ... lost" } else { "" }));
-        if down { Ok(()) } else { self.step(to, Input::Receive { from, message }) }
-    }
-
-    /// Delivers everything between the nodes given, or all, until nothing is on its way any more.
-    pub(super) fn stabilize(&mut self, only: Option<&BTreeSet<NodeId>>) -> Result<(), String> {
-        let mut delivered = 0;
-        loop {
-            let within = |id: &NodeId| only.is_none_or(|only| only.contains(id));
-            let open: Vec<_> = self
-                .links
-                .iter()
-                .filter(|(link, queue)| {
-                    !queue.is_empty() && !self.cut.contains(link) && within(&link.0) && within(&link.1)
-                })
-                .map(|(link, queue)| (*link, queue.len()))
-                .collect();
-            if open.is_empty() {
-                return Ok(());
-            }
-            for ((from, to), count) in open {
-                for _ in 0..count {
-                    self.deliver(from, to, 0)?;
-                }
-                delivered += count;
-            }
-            if delivered > MAX_DELIVERIES {
-                return Err(format!("the cluster is not quiet after {delivered} deliveries"));
-            }
-        }
-    }
+    // Everything at once.
 
     /// Completes everything that is held back at a node, and holds nothing back from now on.
-    pub(super) fn release(&mut self, id: NodeId) -> Result<(), String> {
+    pub(crate) fn release(&mut self, id: NodeId) -> Result<(), String> {
         let node = self.node(id)?;
         let hold = std::mem::take(&mut node.hold);
         if node.core.is_none() {
@@ -461,7 +505,7 @@ impl Cluster {
     }
 
     /// Starts every node that is down.
-    pub(super) fn restart_all(&mut self) -> Result<(), String> {
+    pub(crate) fn restart_all(&mut self) -> Result<(), String> {
         let up = self.running();
         let down: Vec<_> = self.nodes.keys().copied().filter(|id| !up.contains(id)).collect();
         down.into_iter().try_for_each(|id| self.boot(id, LogId::ZERO))

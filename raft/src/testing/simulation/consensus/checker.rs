@@ -1,0 +1,418 @@
+//! What must be true of a whole cluster after every step: the properties of the paper's figure 3, and the promises of
+//! `message.rs` that one node alone can't check.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+
+use super::cluster::Node;
+use crate::config::Config;
+use crate::consensus::{Note, RoleKind, Time};
+use crate::message::{AppendReply, Body, Message};
+use crate::metrics::Status;
+use crate::testing::simulation::Coverage;
+use crate::traits::LogWrite;
+use crate::types::{Entry, EntryKind, Index, LogId, NodeId, Term};
+
+type Nodes = BTreeMap<NodeId, Node>;
+
+/// The history of a cluster, as an observer of all its nodes sees it.
+#[derive(Debug, Default)]
+pub(crate) struct Checker {
+    /// The voters of the one configuration.
+    pub(crate) voters: BTreeSet<NodeId>,
+    /// Who led which term.
+    leaders: BTreeMap<Term, NodeId>,
+    /// Whom each node voted for in which term, by what reached its disk.
+    votes: BTreeMap<(NodeId, Term), NodeId>,
+    /// Every entry that was ever sent or stored, with the id of the entry before it.
+    known: BTreeMap<LogId, (LogId, Entry)>,
+    /// What was applied anywhere.
+    committed: BTreeMap<Index, Entry>,
+    /// What each node said of itself last, in this run.
+    seen: BTreeMap<NodeId, Seen>,
+    /// How often a command was proposed; only those proposed once can be told apart.
+    proposed: BTreeMap<Bytes, usize>,
+    /// Commands of which a client was told that they will never be applied.
+    never: BTreeSet<Bytes>,
+    /// Where commands were applied.
+    places: BTreeMap<Bytes, LogId>,
+    /// The highest term that anybody stood for election in.
+    stood: Term,
+    /// When each node last heard the leader of a term, on its own clock.
+    heard: BTreeMap<NodeId, (Term, Time)>,
+    /// Since when each leader leads, on its own clock.
+    leading_since: BTreeMap<NodeId, (Term, Time)>,
+    /// The limits that messages and writes keep to. None where a script writes messages by hand and starts from any disk: then what
+    /// only holds in whole histories is not checked.
+    limits: Option<Config>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Seen {
+    role: RoleKind,
+    term: Term,
+    last: LogId,
+    commit: Index,
+    applied: Index,
+}
+
+impl Checker {
+    pub(crate) fn new(voters: impl IntoIterator<Item = NodeId>) -> Self {
+        Self { voters: voters.into_iter().collect(), ..Self::default() }
+    }
+
+    /// From here on the history is whole, and all that was done is the work of nodes with these limits.
+    pub(crate) fn keep_to(&mut self, config: &Config) {
+        self.limits = Some(config.clone());
+    }
+
+    /// The highest index whose effect anybody may have seen: a read that begins now must cover it.
+    pub(crate) fn visible(&self) -> Index {
+        self.committed.last_key_value().map_or(Index::ZERO, |(index, _)| *index)
+    }
+
+    /// What was applied at an index.
+    pub(crate) fn applied_at(&self, index: Index) -> Option<&Entry> {
+        self.committed.get(&index)
+    }
+
+    /// Where a command was applied.
+    pub(crate) fn place_of(&self, command: &Bytes) -> Option<LogId> {
+        self.places.get(command).copied()
+    }
+
+    pub(crate) fn proposed(&mut self, command: &Bytes) {
+        *self.proposed.entry(command.clone()).or_default() += 1;
+    }
+
+    /// A client was told that this command will never be applied.
+    pub(crate) fn denied(&mut self, command: &Bytes) -> Result<(), String> {
+        if self.proposed.get(command) != Some(&1) {
+            return Ok(());
+        }
+        self.never.insert(command.clone());
+        match self.places.get(command) {
+            Some(at) => Err(format!("outcomes: a client was told that {command:?} is void, and it is applied at {at}")),
+            None => Ok(()),
+        }
+    }
+
+    /// A run of a node ended; the next one may know less.
+    pub(crate) fn ended(&mut self, id: NodeId) {
+        self.seen.remove(&id);
+        self.heard.remove(&id);
+        self.leading_since.remove(&id);
+    }
+
+    /// A node took a leader's message of this term in, or one that is of no use.
+    pub(crate) fn heard(&mut self, id: NodeId, heard: Option<(Term, Time)>) {
+        if let Some(heard) = heard {
+            self.heard.insert(id, heard);
+        }
+    }
+
+    /// Whether a node hears a live leader of this term.
+    fn hears(&self, id: NodeId, term: Term, now: Time) -> bool {
+        let Some(config) = &self.limits else { return false };
+        let recent = |(of, at): &(Term, Time)| *of == term && now.since(*at) < config.election_timeout;
+        self.heard.get(&id).is_some_and(recent)
+    }
+
+    /// A campaign came to a node, which was in a term before and is in one now: a live leader is not disturbed (thesis §4.2.3, §9.6).
+    pub(crate) fn campaigned(&self, id: NodeId, before: Term, after: Term, now: Time) -> Result<(), String> {
+        let ignores = self.limits.as_ref().is_some_and(|config| config.check_quorum);
+        if after > before && ignores && self.hears(id, before, now) {
+            return Err(format!("disturbance: {id} hears the leader of {before}, and a campaign takes it to {after}"));
+        }
+        Ok(())
+    }
+
+    /// Log Matching: an id names one entry, and everything before it (paper §5.3).
+    pub(crate) fn entries(&mut self, mut prev: LogId, entries: &[Entry]) -> Result<(), String> {
+        for entry in entries {
+            if entry.id.index != prev.index.next() || entry.id.term < prev.term {
+                return Err(format!("log matching: {} follows {prev}", entry.id));
+            }
+            let (before, known) = self.known.entry(entry.id).or_insert_with(|| (prev, entry.clone()));
+            if *before != prev || known != entry {
+                return Err(format!("log matching: {entry:?} after {prev}, and elsewhere {known:?} after {before}"));
+            }
+            prev = entry.id;
+        }
+        Ok(())
+    }
+
+    /// What a node says must already be true of its disk.
+    pub(crate) fn sent(&mut self, nodes: &Nodes, from: NodeId, to: NodeId, message: &Message) -> Result<(), String> {
+        let disk = &nodes[&from].disk;
+        let state = disk.hard_state;
+        let promise = |kept: bool, what: &str| match kept {
+            true => Ok(()),
+            false => {
+                let disk = super::show::disk(disk);
+                Err(format!("promises: {from} says {message:?} to {to}, but on its disk is {disk}: {what}"))
+            }
+        };
+        match &message.body {
+            Body::Vote { last } => {
+                promise(state.term == message.term && state.voted_for == Some(from), "a candidate's vote for itself")?;
+                promise(disk.last() == *last, "a candidate's whole log")
+            }
+            Body::VoteReply { granted: true } => {
+                promise(state.term == message.term && state.voted_for == Some(to), "the vote")
+            }
+            Body::Append { prev, entries, commit } => {
+                self.within(entries, |config| config.max_append_bytes)?;
+                self.entries(*prev, entries)?;
+                self.known_as_committed(*commit, message)
+            }
+            Body::AppendReply(AppendReply::Accepted { stored }) => {
+                promise(state.term == message.term, "the term of the promise")?;
+                promise(disk.last().index >= *stored, "the entries")
+            }
+            Body::Heartbeat { commit, .. } | Body::Commit { index: commit } => {
+                let there = nodes.get(&to).map_or(Index::ZERO, |node| node.disk.last().index);
+                if there < *commit {
+                    return Err(format!(
+                        "promises: {from} tells {to} that {commit} is committed, but it has only {there}"
+                    ));
+                }
+                self.known_as_committed(*commit, message)
+            }
+            Body::HeartbeatReply { stored, matching, .. } => {
+                promise(disk.last().index >= *stored, "the entries")?;
+                promise(matching >= stored, "matching covers stored")
+            }
+            Body::PreVoteReply { granted: true, .. } if self.hears(from, message.term, nodes[&from].now) => {
+                Err(format!("disturbance: {from} hears a live leader and would elect {to}: {message:?}"))
+            }
+            Body::PreVote { .. }
+            | Body::PreVoteReply { .. }
+            | Body::VoteReply { granted: false }
+            | Body::AppendReply(AppendReply::Rejected { .. })
+            | Body::ReadIndex { .. }
+            | Body::ReadIndexReply { .. }
+            | Body::Forward { .. }
+            | Body::ForwardReply { .. } => Ok(()),
+        }
+    }
+
+    /// A commit index that is spoken of was reached by some node.
+    fn known_as_committed(&self, commit: Index, message: &Message) -> Result<(), String> {
+        let highest = self.seen.values().map(|seen| seen.commit).max().unwrap_or_default().max(self.visible());
+        if commit > highest {
+            return Err(format!(
+                "promises: {message:?} speaks of {commit} as committed, the highest known is {highest}"
+            ));
+        }
+        Ok(())
+    }
+
+    /// What is sent or written at once keeps to its limit, but one larger entry passes alone.
+    fn within(&self, entries: &[Entry], limit: impl Fn(&Config) -> u64) -> Result<(), String> {
+        let Some(limit) = self.limits.as_ref().map(limit) else { return Ok(()) };
+        let cost: u64 = entries.iter().map(Entry::cost).sum();
+        if cost <= limit || entries.len() <= 1 {
+            return Ok(());
+        }
+        Err(format!("bounded queues: {} entries of {cost} bytes at once, and the limit is {limit}", entries.len()))
+    }
+
+    /// A node hands a write to its disk.
+    pub(crate) fn written(&self, write: &LogWrite) -> Result<(), String> {
+        self.within(&write.entries, |config| config.max_write_bytes)
+    }
+
+    /// Entries are about to replace what a disk holds from the first of them on: what was applied anywhere stays (paper §5.4).
+    pub(crate) fn replaces(&self, node: &Node, entries: &[Entry]) -> Result<(), String> {
+        let Some(first) = entries.first().map(|entry| entry.id.index) else { return Ok(()) };
+        let replaced = first.0..=node.disk.last().index.0;
+        let mut kept = entries.iter().map(|entry| entry.id);
+        for index in replaced.map(Index) {
+            let Some(committed) = self.committed.get(&index).map(|entry| entry.id) else { return Ok(()) };
+            if kept.next() != Some(committed) && node.disk.held(committed) {
+                return Err(format!("committed entries stay: {} removes {committed} from its disk", node.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// A state machine gets entries: it must never be ahead of its own log, or a crash would leave it so.
+    pub(crate) fn handed_out(&self, nodes: &Nodes, id: NodeId, entries: &[Entry]) -> Result<(), String> {
+        match entries.last() {
+            Some(last) if self.limits.is_some() && !nodes[&id].disk.held(last.id) => {
+                Err(format!("durability: {id} applies {}, which is not on its own disk", last.id))
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// What a node says of itself.
+    pub(crate) fn noted(&mut self, nodes: &Nodes, coverage: &mut Coverage, id: NodeId, note: &Note) {
+        match note {
+            Note::Role { role: RoleKind::Candidate, term, .. } => {
+                let stood_already = self.limits.is_some() && *term == self.stood;
+                coverage.add("split votes", u64::from(stood_already));
+                self.stood = self.stood.max(*term);
+            }
+            Note::Role { role: RoleKind::Leader, term, .. } => {
+                let now = nodes[&id].now;
+                self.leading_since.insert(id, (*term, now));
+                self.count_figure_8(nodes, coverage, id);
+            }
+            Note::Role { role, term, .. } => {
+                if self.leading_since.remove(&id).is_some_and(|(led, _)| led < *term) && *role == RoleKind::Follower {
+                    coverage.hit("leaders that step down for a later term");
+                }
+            }
+            Note::Leader { .. }
+            | Note::Truncated { .. }
+            | Note::Membership { .. }
+            | Note::Ignored { .. }
+            | Note::Violation { .. } => {}
+        }
+    }
+
+    /// A leader begins with entries of earlier terms that it does not know to be committed (paper, figure 8).
+    fn count_figure_8(&self, nodes: &Nodes, coverage: &mut Coverage, id: NodeId) {
+        let node = &nodes[&id];
+        let Some(core) = &node.core else { return };
+        let Some(opened) = core.opened() else { return };
+        let before = opened.prev();
+        if before <= core.status(node.now).commit {
+            return;
+        }
+        coverage.hit("elections won over entries of earlier terms");
+        let on_quorum = node.disk.get(before).is_some_and(|entry| self.durable(nodes, entry.id).is_ok());
+        let fresh = before > self.visible();
+        coverage.add(
+            "elections won with an uncommitted entry of an earlier term on a quorum (figure 8)",
+            u64::from(on_quorum && fresh),
+        );
+    }
+
+    /// A node was woken by its clock: a leader gives up without a quorum (thesis §6.2), and with a disk that does not get its work done.
+    pub(crate) fn woken(&self, nodes: &Nodes, id: NodeId) -> Result<(), String> {
+        let (Some(config), node) = (&self.limits, &nodes[&id]) else { return Ok(()) };
+        let Some(core) = &node.core else { return Ok(()) };
+        let Some((term, since)) = self.leading_since.get(&id) else { return Ok(()) };
+        let status = core.status(node.now);
+        if status.role != RoleKind::Leader || status.term != *term || status.peers.is_empty() {
+            return Ok(());
+        }
+        let slack = config.heartbeat_interval * 2;
+        let writes_for = node.writing.as_ref().map(|_| node.now.since(node.writing_since)).unwrap_or_default();
+        if writes_for > config.stall_timeout + slack {
+            return Err(format!("live leaders: {id} leads {term}, and its disk takes {writes_for:?} for a write"));
+        }
+        let silent = |peer: &crate::PeerStatus| peer.silent_for.unwrap_or(node.now.since(*since));
+        let lively = status.peers.iter().filter(|peer| silent(peer) <= config.election_timeout + slack).count();
+        if config.check_quorum && (lively + 1) * 2 <= self.voters.len() {
+            return Err(format!("live leaders: {id} leads {term} without a quorum: {status:?}"));
+        }
+        Ok(())
+    }
+
+    /// A vote that reached the disk stands, also after a crash (paper §5.2).
+    pub(crate) fn stored(&mut self, node: &Node) -> Result<(), String> {
+        let state = node.disk.hard_state;
+        let Some(vote) = state.voted_for else { return Ok(()) };
+        let before = *self.votes.entry((node.id, state.term)).or_insert(vote);
+        if before != vote {
+            return Err(format!("votes: {} voted for {before} and for {vote} in {}", node.id, state.term));
+        }
+        Ok(())
+    }
+
+    /// State Machine Safety (paper §5.4.3), and durability on a quorum before anything is applied anywhere.
+    pub(crate) fn applied(&mut self, nodes: &Nodes, id: NodeId, entry: &Entry) -> Result<(), String> {
+        if let Some(before) = self.committed.get(&entry.id.index) {
+            if before != entry {
+                return Err(format!(
+                    "state machine safety: {id} applies {entry:?}, but {before:?} was applied elsewhere"
+                ));
+            }
+            return Ok(());
+        }
+        self.durable(nodes, entry.id).map_err(|reason| format!("durability: {id} applies {}, {reason}", entry.id))?;
+        if entry.kind == EntryKind::Command && self.proposed.get(&entry.data) == Some(&1) {
+            if self.never.contains(&entry.data) {
+                return Err(format!(
+                    "outcomes: {id} applies {entry:?}, but its client was told that it never would be"
+                ));
+            }
+            if let Some(twice) = self.places.insert(entry.data.clone(), entry.id) {
+                return Err(format!("outcomes: {entry:?} was proposed once, and is also applied at {twice}"));
+            }
+        }
+        self.committed.insert(entry.id.index, entry.clone());
+        Ok(())
+    }
+
+    fn durable(&self, nodes: &Nodes, id: LogId) -> Result<(), String> {
+        let holders: Vec<_> = self.voters.iter().filter(|voter| nodes[voter].disk.held(id)).collect();
+        if holders.len() * 2 > self.voters.len() {
+            return Ok(());
+        }
+        Err(format!("which is stored on no quorum, only on {holders:?}"))
+    }
+
+    /// Looks at a node after a step.
+    pub(crate) fn observed(&mut self, nodes: &Nodes, status: &Status) -> Result<(), String> {
+        let node = &nodes[&status.id];
+        let Status { role, term, last, commit, applied, .. } = *status;
+        let now = Seen { role, term, last, commit, applied };
+        let before = self.seen.insert(status.id, now);
+        let went_back =
+            |before: Seen| now.term < before.term || now.commit < before.commit || now.applied < before.applied;
+        if before.is_some_and(went_back) {
+            return Err(format!("going forward: {} went back: {before:?}, then {now:?}", status.id));
+        }
+        let ordered = status.applied <= status.commit && status.commit <= status.last.index;
+        if !ordered || status.stored > status.last.index || status.base > status.last {
+            return Err(format!("order of positions: {status:?}"));
+        }
+        if self.limits.is_some() && term > self.stood {
+            return Err(format!("terms: {} is in {term}, and nobody stood for it", status.id));
+        }
+        if status.stored > node.disk.last().index {
+            let disk = super::show::disk(&node.disk);
+            return Err(format!("durability: {} believes that {} is stored: {disk}", status.id, status.stored));
+        }
+        match now.role {
+            RoleKind::Leader => self.leads(nodes, status, before),
+            RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => Ok(()),
+        }
+    }
+
+    fn leads(&mut self, nodes: &Nodes, status: &Status, before: Option<Seen>) -> Result<(), String> {
+        let id = status.id;
+        let elected = *self.leaders.entry(status.term).or_insert(id);
+        if elected != id {
+            return Err(format!("election safety: {elected} and {id} both lead {}", status.term));
+        }
+        let led = before.is_some_and(|before| before.role == RoleKind::Leader && before.term == status.term);
+        let disk = &nodes[&id].disk;
+        if !led {
+            // By Log Matching, whoever holds the last one holds all.
+            let last = self.committed.last_key_value().map(|(_, entry)| entry.id);
+            if let Some(last) = last.filter(|last| !disk.held(*last)) {
+                return Err(format!("leader completeness: {id} leads {} without {last}", status.term));
+            }
+        }
+        if let Some(before) = before.filter(|before| led && status.last < before.last) {
+            return Err(format!(
+                "leader append-only: {id} leads {}, and its log went from {} to {}",
+                status.term, before.last, status.last
+            ));
+        }
+        // Only an entry of its own term moves a leader's commit index (paper §5.4.2).
+        if let Some(before) = before.filter(|before| led && before.commit < status.commit) {
+            let at = LogId { term: status.term, index: status.commit };
+            self.durable(nodes, at)
+                .map_err(|reason| format!("durability: {id} commits {} to {at}, {reason}", before.commit))?;
+        }
+        Ok(())
+    }
+}

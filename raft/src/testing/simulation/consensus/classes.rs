@@ -1,0 +1,139 @@
+//! The situations that schedules of the consensus core must meet, and where each is noticed.
+
+use crate::config::Config;
+use crate::consensus::{FetchPurpose, Note, RefusedReason, Reply, RoleKind};
+use crate::message::{AppendReply, Body, Message};
+use crate::metrics::Status;
+use crate::testing::simulation::Coverage;
+use crate::types::{Entry, Index};
+
+/// What the largest batch of commands costs that a schedule proposes.
+pub(crate) const LARGEST_BATCH: u64 = 4 * (Entry::OVERHEAD + 720);
+
+/// All of them. A campaign in which one never occurs has not tried what it claims to.
+pub(crate) const EXPECTED: &[&str] = &[
+    "appends rejected with a hint that skips entries",
+    "bridge partitions",
+    "campaigns asked for by an operator",
+    "clocks that jump",
+    "clocks that run at another rate",
+    "crashes of leaders",
+    "crashes of others",
+    "elections won",
+    "elections won over entries of earlier terms",
+    "elections won with an uncommitted entry of an earlier term on a quorum (figure 8)",
+    "fetches for a follower",
+    "fetches for the state machine",
+    "forwarded writes refused",
+    "forwarded writes with an unknown outcome",
+    "leaders that step down for a later term",
+    "leaders that step down without a quorum",
+    "leaders that give way with a slow disk",
+    "messages delivered late",
+    "messages delivered twice",
+    "messages lost",
+    "messages out of order",
+    "minorities that go on failing",
+    "one-way cuts",
+    "pauses of a process",
+    "polls lost",
+    "pre-votes refused",
+    "reads confirmed",
+    "reads refused",
+    "requests refused for a limit",
+    "runs of one voter",
+    "runs of seven voters",
+    "runs with a clock",
+    "runs without a clock",
+    "split votes",
+    "starts from a compacted log",
+    "stalls of a disk",
+    "state machines that kept what they applied",
+    "torn writes recovered",
+    "truncations",
+    "votes lost",
+    "whole partitions",
+    "windows that were full",
+    "writes answered",
+    "writes lost in a crash",
+    "writes proven lost",
+    "writes torn by a crash",
+];
+
+/// Whether only a leader says this.
+pub(crate) fn is_of_a_leader(message: &Message) -> bool {
+    match message.body {
+        Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } => true,
+        Body::PreVote { .. }
+        | Body::PreVoteReply { .. }
+        | Body::Vote { .. }
+        | Body::VoteReply { .. }
+        | Body::AppendReply(_)
+        | Body::HeartbeatReply { .. }
+        | Body::ReadIndex { .. }
+        | Body::ReadIndexReply { .. }
+        | Body::Forward { .. }
+        | Body::ForwardReply { .. } => false,
+    }
+}
+
+pub(crate) fn fetch(purpose: FetchPurpose) -> &'static str {
+    match purpose {
+        FetchPurpose::Follower(_) => "fetches for a follower",
+        FetchPurpose::Apply => "fetches for the state machine",
+    }
+}
+
+pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
+    match note {
+        Note::Role { role: RoleKind::Leader, .. } => coverage.hit("elections won"),
+        Note::Role { why, .. } => match *why {
+            "a majority refused its vote" => coverage.hit("votes lost"),
+            "a majority would not elect it" => coverage.hit("polls lost"),
+            "it heard no quorum for an election timeout" => coverage.hit("leaders that step down without a quorum"),
+            "its disk does not get a write done" => coverage.hit("leaders that give way with a slow disk"),
+            _ => {}
+        },
+        Note::Truncated { .. } => coverage.hit("truncations"),
+        Note::Leader { .. } | Note::Membership { .. } | Note::Ignored { .. } | Note::Violation { .. } => {}
+    }
+}
+
+pub(crate) fn sent(coverage: &mut Coverage, message: &Message) {
+    match &message.body {
+        Body::PreVoteReply { granted: false, .. } => coverage.hit("pre-votes refused"),
+        Body::AppendReply(AppendReply::Rejected { prev, hint }) if hint.index.next() < prev.index => {
+            coverage.hit("appends rejected with a hint that skips entries");
+        }
+        Body::AppendReply(_)
+        | Body::PreVote { .. }
+        | Body::PreVoteReply { .. }
+        | Body::Vote { .. }
+        | Body::VoteReply { .. }
+        | Body::Append { .. }
+        | Body::Heartbeat { .. }
+        | Body::HeartbeatReply { .. }
+        | Body::ReadIndex { .. }
+        | Body::ReadIndexReply { .. }
+        | Body::Forward { .. }
+        | Body::ForwardReply { .. }
+        | Body::Commit { .. } => {}
+    }
+}
+
+pub(crate) fn replied(coverage: &mut Coverage, reply: &Reply, is_read: bool) {
+    match reply {
+        Reply::Refused { reason: RefusedReason::Overloaded, .. } => coverage.hit("requests refused for a limit"),
+        Reply::Refused { reason: RefusedReason::NotLeader { .. }, .. } if is_read => coverage.hit("reads refused"),
+        Reply::Refused { reason: RefusedReason::NotLeader { .. }, .. } => coverage.hit("forwarded writes refused"),
+        Reply::Unknown { .. } => coverage.hit("forwarded writes with an unknown outcome"),
+        Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } => {}
+    }
+}
+
+pub(crate) fn observed(coverage: &mut Coverage, config: &Config, status: &Status) {
+    let full = |inflight: usize| inflight >= config.max_inflight_appends && inflight > 0;
+    if status.peers.iter().any(|peer| full(peer.inflight) && peer.next > Index(1)) {
+        coverage.hit("windows that were full");
+    }
+}

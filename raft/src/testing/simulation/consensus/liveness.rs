@@ -1,0 +1,148 @@
+//! After the faults: a majority that works must elect and commit, whatever goes on elsewhere; and once all works, all must agree.
+
+use std::time::Duration;
+
+use super::timed::Timed;
+use crate::config::Config;
+use crate::consensus::RoleKind;
+use crate::types::{Index, NodeId};
+
+/// Within so many election timeouts a majority that works has elected a leader and committed.
+const BOUND: u32 = 40;
+/// Without polls before elections, or without leaders that are left alone, every node that comes back disturbs: it takes longer.
+const BOUND_WHEN_DISTURBED: u32 = 400;
+/// Within so many election timeouts all nodes agree, once all of them work, besides the time to catch up.
+const BOUND_OF_ALL: u32 = 30;
+
+impl Timed<'_> {
+    /// Everything that must happen once faults end.
+    pub(crate) fn recovery(&mut self) -> Result<(), String> {
+        self.majority()?;
+        self.all()
+    }
+
+    fn majority(&mut self) -> Result<(), String> {
+        let mut ids = self.world.ids.clone();
+        let count = ids.len() / 2 + 1;
+        while ids.len() > count {
+            let place = self.world.random.below(ids.len() as u64);
+            ids.swap_remove(usize::try_from(place).unwrap_or_default());
+        }
+        self.world.cluster.announce(|| format!("from here on these work: {ids:?}"));
+        (self.faults, self.requests) = (true, false);
+        self.steady(&ids)?;
+        // Those that were told may have failed before they could tell the others: the operator tells all that work.
+        for id in &ids {
+            self.initialize(*id)?;
+        }
+        self.begin_faults();
+        let config = self.world.swarm.config.clone();
+        let bound = bound(&config);
+        let mut written = Vec::new();
+        let mut took = 0;
+        while !self.is_seen(&ids, &written) {
+            if took > bound {
+                return Err(format!("liveness: {ids:?} work, and committed nothing within {bound} election timeouts"));
+            }
+            took += 1;
+            for id in &ids {
+                written.push(self.propose(*id)?);
+            }
+            self.run(config.election_timeout)?;
+        }
+        self.longest_recovery(took);
+        Ok(())
+    }
+
+    /// Whether one of the commands was applied at one of the nodes.
+    fn is_seen(&self, ids: &[NodeId], commands: &[bytes::Bytes]) -> bool {
+        let upto = ids.iter().map(|id| self.applied_upto(*id)).max().unwrap_or_default();
+        let places = commands.iter().filter_map(|command| self.world.cluster.checker.place_of(command));
+        places.map(|id| id.index).min().is_some_and(|first| first <= upto)
+    }
+
+    /// Everything works again: soon there is one leader, every node accepts writes and reads, and all agree.
+    fn all(&mut self) -> Result<(), String> {
+        let ids = self.world.ids.clone();
+        self.world.cluster.announce(|| "all is healed".into());
+        (self.faults, self.requests) = (false, false);
+        self.steady(&ids)?;
+        // A batch that was passed on, and whose answer was lost, is given up by its client; everything else is answered.
+        for node in self.world.cluster.nodes.values_mut() {
+            let asked = std::mem::take(&mut node.clients.asked);
+            node.clients.timed_out.extend(asked.into_keys());
+        }
+        let timeout = self.world.swarm.config.election_timeout;
+        self.agree()?;
+        let mut written = Vec::new();
+        for id in &ids {
+            // One after the other: limits may be so small that another at the same time is refused.
+            written.push(self.propose(*id)?);
+            self.run(timeout)?;
+            self.read(*id)?;
+            self.run(timeout)?;
+        }
+        for command in written {
+            if self.world.cluster.checker.place_of(&command).is_none() {
+                return Err(format!("liveness: {command:?} was proposed after the healing, and is not applied"));
+            }
+        }
+        self.agree()
+    }
+
+    /// Lets time go by until all agree, within a bound.
+    fn agree(&mut self) -> Result<(), String> {
+        let end = self.at + self.settling();
+        loop {
+            self.run(self.world.swarm.config.election_timeout)?;
+            let outcome = self.agreement();
+            if outcome.is_ok() || self.at > end {
+                return outcome;
+            }
+        }
+    }
+
+    /// How long it may take until a leader is found and whoever lacks the whole log has it, when limits are so small that each entry
+    /// takes a round trip of its own.
+    fn settling(&self) -> Duration {
+        let swarm = &self.world.swarm;
+        let entries = u32::try_from(self.world.cluster.checker.visible().0).unwrap_or(u32::MAX);
+        let each = swarm.latency * 6 + swarm.disk_latency * 6 + Duration::from_millis(2);
+        swarm.config.election_timeout * BOUND_OF_ALL + swarm.config.stall_timeout + each * entries
+    }
+
+    fn agreement(&mut self) -> Result<(), String> {
+        let nodes = self.world.cluster.nodes.values();
+        let statuses: Vec<_> = nodes.filter_map(|node| node.core.as_ref().map(|core| core.status(node.now))).collect();
+        let leaders: Vec<_> = statuses.iter().filter(|status| status.role == RoleKind::Leader).collect();
+        let [leader] = leaders[..] else {
+            return Err(format!("agreement: after the healing these lead: {leaders:?}"));
+        };
+        for status in &statuses {
+            let same = status.term == leader.term && status.leader == Some(leader.id) && status.last == leader.last;
+            if !same || status.applied != leader.last.index || status.stored != leader.last.index {
+                return Err(format!("agreement: after the healing {status:?} differs from {leader:?}"));
+            }
+        }
+        if let Some(peer) = leader.peers.iter().find(|peer| peer.inflight > 0 || peer.matched != leader.last.index) {
+            return Err(format!("agreement: after the healing {peer:?} is behind {leader:?}"));
+        }
+        for node in self.world.cluster.nodes.values() {
+            let clients = &node.clients;
+            if !clients.reads.is_empty() || !clients.readable.is_empty() {
+                return Err(format!("hanging: reads at {}: {clients:?}", node.id));
+            }
+            if !clients.asked.is_empty() || !clients.appended.is_empty() {
+                return Err(format!("hanging: writes at {}: {clients:?}", node.id));
+            }
+        }
+        if leader.commit == Index::ZERO {
+            return Err("agreement: nothing is committed".into());
+        }
+        Ok(())
+    }
+}
+
+fn bound(config: &Config) -> u32 {
+    if config.pre_vote && config.check_quorum { BOUND } else { BOUND_WHEN_DISTURBED }
+}

@@ -1,0 +1,211 @@
+//! One run: a cluster, its weather, and what both kinds of schedule do to it.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::cluster::Cluster;
+use super::swarm::Swarm;
+use crate::consensus::Input;
+use crate::testing::Random;
+use crate::testing::simulation::Options;
+use crate::types::{Index, LogId, NodeId};
+
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) swarm: Swarm,
+    pub(crate) cluster: Cluster,
+    pub(crate) ids: Vec<NodeId>,
+    /// Nodes that work again, and the links between them; faults go on elsewhere.
+    pub(crate) steady: BTreeSet<NodeId>,
+    commands: u64,
+    /// How many random events there were.
+    pub(crate) events: u64,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, options: &Options, keep: usize) -> Self {
+        let mut random = Random::new(seed);
+        let swarm = Swarm::draw(&mut random.fork(), options);
+        let mut cluster = Cluster::new(swarm.nodes, swarm.nodes, swarm.config.clone(), seed, keep);
+        cluster.checker.keep_to(&swarm.config);
+        let ids = (1..=swarm.nodes).map(NodeId).collect();
+        for (class, met) in [
+            ("runs of one voter", swarm.nodes == 1),
+            ("runs of seven voters", swarm.nodes == 7),
+            ("runs with a clock", swarm.timed),
+            ("runs without a clock", !swarm.timed),
+        ] {
+            cluster.coverage.add(class, u64::from(met));
+        }
+        Self { random, swarm, cluster, ids, steady: BTreeSet::new(), commands: 0, events: 0 }
+    }
+
+    /// Starts the nodes, and a cluster of them, told to one of them or to several.
+    pub(crate) fn begin(&mut self) -> Result<(), String> {
+        self.cluster.restart_all()?;
+        let several = self.random.percent(20);
+        for id in self.ids.clone() {
+            if several || id == NodeId(1) {
+                let input = self.cluster.initialize(id, self.cluster.membership())?;
+                self.cluster.step(id, input)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn is_up(&self, id: NodeId) -> bool {
+        self.cluster.nodes.get(&id).is_some_and(|node| node.core.is_some())
+    }
+
+    /// Any node that is not steady; none when all are.
+    pub(crate) fn any_unsteady(&mut self) -> Option<NodeId> {
+        let others: Vec<_> = self.ids.iter().copied().filter(|id| !self.steady.contains(id)).collect();
+        self.random.pick(&others)
+    }
+
+    pub(crate) fn any(&mut self) -> NodeId {
+        self.random.pick(&self.ids).unwrap_or_default()
+    }
+
+    /// Whether nothing goes wrong any more on the way from one node to another.
+    pub(crate) fn is_steady(&self, from: NodeId, to: NodeId) -> bool {
+        self.steady.contains(&from) && self.steady.contains(&to)
+    }
+
+    /// A command like no other, of any size.
+    pub(crate) fn command(&mut self) -> Bytes {
+        self.commands += 1;
+        let size = self.random.pick(&[0, 0, 0, 100, 700]).unwrap_or_default();
+        Bytes::from(format!("{}{}", self.commands, ".".repeat(size)))
+    }
+
+    /// Up to four of them.
+    pub(crate) fn commands(&mut self) -> Vec<Bytes> {
+        (0..=self.random.below(3)).map(|_| self.command()).collect()
+    }
+
+    /// A client asks a node for something; none when the node is down.
+    pub(crate) fn request(&mut self, id: NodeId) -> Result<Option<Input>, String> {
+        if !self.is_up(id) {
+            return Ok(None);
+        }
+        if self.random.percent(33) {
+            return self.cluster.read(id).map(Some);
+        }
+        let commands = self.commands();
+        self.cluster.propose(id, commands).map(Some)
+    }
+
+    pub(crate) fn campaign(&mut self, id: NodeId) -> Result<(), String> {
+        if !self.is_up(id) {
+            return Ok(());
+        }
+        self.cluster.coverage.hit("campaigns asked for by an operator");
+        self.cluster.step(id, Input::Campaign)
+    }
+
+    /// Power is lost at a node: what it was writing is gone, or a part of it is there.
+    pub(crate) fn crash(&mut self, id: NodeId) -> Result<(), String> {
+        let torn = self.random.percent(self.swarm.weather.tear);
+        let keep = torn.then(|| usize::try_from(self.random.below(4)).unwrap_or_default());
+        self.cluster.crash(id, keep)
+    }
+
+    /// A node starts again, perhaps after its log was compacted. Some state machines are durable themselves.
+    pub(crate) fn start(&mut self, id: NodeId) -> Result<(), String> {
+        let remembered = self.cluster.node(id)?.remembered;
+        if self.random.percent(self.swarm.weather.compact) {
+            let upto = self.compactable(id).min(remembered.index);
+            self.cluster.node(id)?.disk.compact(upto);
+        }
+        let kept = self.random.percent(self.swarm.weather.keep) && remembered != LogId::ZERO;
+        self.cluster.coverage.add("state machines that kept what they applied", u64::from(kept));
+        // Without an image of the state, what was compacted away is known to such a state machine alone.
+        let compacted = self.cluster.node(id)?.disk.base != LogId::ZERO;
+        self.cluster.boot(id, if kept || compacted { remembered } else { LogId::ZERO })
+    }
+
+    /// Up to where every disk holds what is committed: nobody would need an image of the state.
+    fn compactable(&self, id: NodeId) -> Index {
+        let held = |index: Index| {
+            let Some(entry) = self.cluster.checker.applied_at(index) else { return false };
+            self.cluster.nodes.values().all(|node| node.disk.held(entry.id))
+        };
+        let ends = self.cluster.nodes.values().map(|node| node.disk.last().index);
+        let mut upto = ends.min().unwrap_or_default().min(self.cluster.checker.visible());
+        let base = self.cluster.nodes.get(&id).map(|node| node.disk.base.index).unwrap_or_default();
+        while upto > base && !held(upto) {
+            upto = upto.prev();
+        }
+        upto
+    }
+
+    /// Both directions between two nodes.
+    fn cut(&mut self, one: NodeId, other: NodeId) {
+        self.cut_one_way(one, other);
+        self.cut_one_way(other, one);
+    }
+
+    fn cut_one_way(&mut self, from: NodeId, to: NodeId) {
+        if from != to && !self.is_steady(from, to) {
+            self.cluster.cut.insert((from, to));
+        }
+    }
+
+    /// Two sides that don't see each other, of which one may be a single node; or all links carry again.
+    pub(crate) fn partition(&mut self) {
+        if self.random.percent(35) {
+            self.cluster.cut.clear();
+            self.cluster.announce(|| "all links carry".into());
+            return;
+        }
+        let one = self.any();
+        let side = if self.random.percent(40) { 1 << one.0 } else { self.random.any() };
+        for from in self.ids.clone() {
+            for to in self.ids.clone() {
+                if (side >> from.0 & 1) != (side >> to.0 & 1) {
+                    self.cut_one_way(from, to);
+                }
+            }
+        }
+        self.cluster.coverage.hit("whole partitions");
+        self.say_cuts();
+    }
+
+    pub(crate) fn cut_link_one_way(&mut self) {
+        let (from, to) = (self.any(), self.any());
+        if from == to || self.is_steady(from, to) {
+            return;
+        }
+        self.cut_one_way(from, to);
+        self.cluster.coverage.hit("one-way cuts");
+        self.say_cuts();
+    }
+
+    /// Two sides that don't see each other, and one node that sees both.
+    pub(crate) fn bridge(&mut self) {
+        let (bridge, side) = (self.any(), self.random.any());
+        let others: Vec<_> = self.ids.iter().copied().filter(|id| *id != bridge).collect();
+        let before = self.cluster.cut.len();
+        for one in &others {
+            for other in &others {
+                if (side >> one.0 & 1) != (side >> other.0 & 1) {
+                    self.cut(*one, *other);
+                }
+            }
+        }
+        if self.cluster.cut.len() > before {
+            self.cluster.coverage.hit("bridge partitions");
+            self.say_cuts();
+        }
+    }
+
+    fn say_cuts(&mut self) {
+        let cuts = self.cluster.cut.clone();
+        self.cluster.announce(|| {
+            let list: Vec<_> = cuts.iter().map(|(from, to)| format!("{from}->{to}")).collect();
+            format!("cut: {}", list.join(" "))
+        });
+    }
+}
