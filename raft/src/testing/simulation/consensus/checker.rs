@@ -41,6 +41,8 @@ pub(crate) struct Checker {
     stood: Term,
     /// When each node last heard the leader of a term, on its own clock.
     heard: BTreeMap<NodeId, (Term, Time)>,
+    /// The polls, by receiver, sender and proposed term, that came when no live leader was heard.
+    polls: BTreeSet<(NodeId, NodeId, Term)>,
     /// Since when each leader leads, on its own clock.
     leading_since: BTreeMap<NodeId, (Term, Time)>,
     /// The limits that messages and writes keep to. None where a script writes messages by hand and starts from any disk: then what
@@ -119,6 +121,13 @@ impl Checker {
         self.heard.get(&id).is_some_and(recent)
     }
 
+    /// A poll is about to reach a node.
+    pub(crate) fn polled(&mut self, id: NodeId, from: NodeId, proposed: Term, term: Term, now: Time) {
+        if self.limits.is_some() && !self.hears(id, term, now) {
+            self.polls.insert((id, from, proposed));
+        }
+    }
+
     /// A campaign came to a node, which was in a term before and is in one now: a live leader is not disturbed (thesis §4.2.3, §9.6).
     pub(crate) fn campaigned(&self, id: NodeId, before: Term, after: Term, now: Time) -> Result<(), String> {
         let ignores = self.limits.as_ref().is_some_and(|config| config.check_quorum);
@@ -184,8 +193,10 @@ impl Checker {
                 promise(disk.last().index >= *stored, "the entries")?;
                 promise(matching >= stored, "matching covers stored")
             }
-            Body::PreVoteReply { granted: true, .. } if self.hears(from, message.term, nodes[&from].now) => {
-                Err(format!("disturbance: {from} hears a live leader and would elect {to}: {message:?}"))
+            Body::PreVoteReply { granted: true, proposed }
+                if self.limits.is_some() && !self.polls.contains(&(from, to, *proposed)) =>
+            {
+                Err(format!("disturbance: {from} heard a live leader and would elect {to}: {message:?}"))
             }
             Body::PreVote { .. }
             | Body::PreVoteReply { .. }

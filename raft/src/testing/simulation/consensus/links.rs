@@ -53,6 +53,10 @@ impl Cluster {
         let (core, now) = self.node(to)?.core()?;
         let (leads, term, before) = (classes::is_of_a_leader(&message), message.term, core.term());
         let campaign = matches!(message.body, Body::PreVote { .. } | Body::Vote { .. });
+        if let Body::PreVote { proposed, .. } = message.body {
+            self.checker.polled(to, from, proposed, before, now);
+        }
+        let (core, now) = self.node(to)?.core()?;
         core.step(now, Input::Receive { from, message });
         let after = core.term();
         let heard = leads && core.leader() == Some(from) && after == term;

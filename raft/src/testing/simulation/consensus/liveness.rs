@@ -7,7 +7,7 @@ use crate::config::Config;
 use crate::consensus::RoleKind;
 use crate::types::{Index, NodeId};
 
-/// Within so many election timeouts a majority that works has elected a leader and committed.
+/// Within so many election timeouts a majority that works has elected a leader and committed, besides the time to catch up.
 const BOUND: u32 = 40;
 /// Without polls before elections, or without leaders that are left alone, every node that comes back disturbs: it takes longer.
 const BOUND_WHEN_DISTURBED: u32 = 400;
@@ -38,11 +38,12 @@ impl Timed<'_> {
         self.begin_faults();
         let config = self.world.swarm.config.clone();
         let bound = bound(&config);
+        let end = self.at + config.election_timeout * bound + self.catching_up();
         let mut written = Vec::new();
         let mut took = 0;
         while !self.is_seen(&ids, &written) {
-            if took > bound {
-                return Err(format!("liveness: {ids:?} work, and committed nothing within {bound} election timeouts"));
+            if self.at > end {
+                return Err(format!("liveness: {ids:?} work, and committed nothing within {took} election timeouts"));
             }
             took += 1;
             for id in &ids {
@@ -102,13 +103,18 @@ impl Timed<'_> {
         }
     }
 
-    /// How long it may take until a leader is found and whoever lacks the whole log has it, when limits are so small that each entry
-    /// takes a round trip of its own.
+    /// How long it may take until a leader is found and whoever lacks the whole log has it.
     fn settling(&self) -> Duration {
+        let config = &self.world.swarm.config;
+        config.election_timeout * BOUND_OF_ALL + config.stall_timeout + self.catching_up()
+    }
+
+    /// How long the whole log takes on its way to a node, when limits are so small that each entry takes a round trip of its own.
+    fn catching_up(&self) -> Duration {
         let swarm = &self.world.swarm;
-        let entries = u32::try_from(self.world.cluster.checker.visible().0).unwrap_or(u32::MAX);
-        let each = swarm.latency * 6 + swarm.disk_latency * 6 + Duration::from_millis(2);
-        swarm.config.election_timeout * BOUND_OF_ALL + swarm.config.stall_timeout + each * entries
+        let ends = self.world.cluster.nodes.values().map(|node| node.disk.last().index.0);
+        let entries = u32::try_from(ends.max().unwrap_or(0)).unwrap_or(u32::MAX);
+        (swarm.latency * 6 + swarm.disk_latency * 6 + Duration::from_millis(2)) * entries
     }
 
     fn agreement(&mut self) -> Result<(), String> {

@@ -98,7 +98,7 @@ mod tests {
     #[test]
     fn random_schedules_are_safe_and_end_in_progress() {
         let first = number("FIRST_SEED").unwrap_or(1);
-        let seeds = number("SEEDS").unwrap_or(60);
+        let seeds = number("SEEDS").unwrap_or(25);
         let campaign = Campaign {
             depth: &ConsensusDepth,
             seeds: first..first + seeds,
