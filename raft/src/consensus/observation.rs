@@ -2,13 +2,19 @@
 
 use super::Consensus;
 use super::role::Role;
-use crate::types::{Index, Term};
+use crate::types::{Index, NodeId, Term};
 
 impl Consensus {
     /// The current term.
     #[must_use]
     pub fn term(&self) -> Term {
         self.hard_state.term
+    }
+
+    /// The candidate that has its vote in the current term.
+    #[must_use]
+    pub fn voted_for(&self) -> Option<NodeId> {
+        self.hard_state.voted_for
     }
 
     /// What this node keeps beyond the limits of its [`Config`](crate::Config), if anything, after its effects were collected.

@@ -391,10 +391,27 @@ impl Checker {
             let disk = super::show::disk(&node.disk);
             return Err(format!("durability: {} believes that {} is stored: {disk}", status.id, status.stored));
         }
+        self.own_log(node, status)?;
         match now.role {
             RoleKind::Leader => self.leads(nodes, status, before),
             RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => Ok(()),
         }
+    }
+
+    /// What a node takes for committed is what was committed, and it knows the vote that is on its disk.
+    fn own_log(&self, node: &Node, status: &Status) -> Result<(), String> {
+        let index = status.commit.min(status.stored).min(self.visible());
+        if let (Some(own), Some(committed)) = (node.disk.get(index), self.committed.get(&index))
+            && own.id != committed.id
+        {
+            let (id, own) = (status.id, own.id);
+            return Err(format!("state machine safety: {id} takes {own} for committed, and {} is", committed.id));
+        }
+        let (disk, Some(core)) = (node.disk.hard_state, &node.core) else { return Ok(()) };
+        if disk.term == status.term && disk.voted_for.is_some() && disk.voted_for != core.voted_for() {
+            return Err(format!("votes: {} forgets its vote in {}: {disk:?}", status.id, status.term));
+        }
+        Ok(())
     }
 
     fn leads(&mut self, nodes: &Nodes, status: &Status, before: Option<Seen>) -> Result<(), String> {
@@ -406,6 +423,9 @@ impl Checker {
         let led = before.is_some_and(|before| before.role == RoleKind::Leader && before.term == status.term);
         let disk = &nodes[&id].disk;
         if !led {
+            if disk.hard_state.term != status.term || disk.hard_state.voted_for != Some(id) {
+                return Err(format!("votes: {id} leads {} without its own vote on disk", status.term));
+            }
             // By Log Matching, whoever holds the last one holds all.
             let last = self.committed.last_key_value().map(|(_, entry)| entry.id);
             if let Some(last) = last.filter(|last| !disk.held(*last)) {
