@@ -13,12 +13,14 @@
 //! | the machine: clock, pauses, power | `machine.rs` |
 //! | the network | `network.rs` |
 //! | what state machines are given | `ledger.rs` |
+//! | what logs acknowledged | `vouched.rs` |
 //!
 //! # What is checked
 //!
 //! * What clients were told is linearizable by the model.
 //! * All nodes are given the same commands at the same places, each once, in order and without a gap, and answer the same.
 //! * What was acknowledged was applied, with that answer; what was refused or [`Lost`](crate::Error::Lost) never was.
+//! * A log that acknowledged a write has it at the next start, or refuses to open; one that was under way is there in part at most.
 //! * A term has one leader.
 //! * Every call is answered in bounded time, as long as its node's machine runs.
 //! * A node stops only for a reason that a fault explains. From then on every call at it says so at once, and its state machine and stores
@@ -38,6 +40,7 @@ mod seat;
 mod simulation;
 mod stores;
 mod subject;
+mod vouched;
 mod world;
 
 pub use registers::{RegisterMachine, RegisterView, Registers};

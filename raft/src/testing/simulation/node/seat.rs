@@ -25,6 +25,8 @@ pub(super) enum Notice {
 pub(super) struct Seat<S: Subject, T> {
     pub(super) peer: Peer,
     pub(super) stores: T,
+    /// What its log acknowledged.
+    pub(super) memory: super::vouched::Memory,
     /// Counts the starts.
     pub(super) run: u64,
     pub(super) state: State<S>,

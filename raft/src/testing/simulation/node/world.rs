@@ -17,6 +17,7 @@ use super::record::Record;
 use super::seat::{Excuses, Notice, Running, Seat, State, check_stopped};
 use super::stores::{DiskFault, Outage, Site, Stores};
 use super::subject::Subject;
+use super::vouched::{Memory, Vouched};
 use crate::consensus::RoleKind;
 use crate::error::{Fatal, FatalKind, StorageError};
 use crate::handle::Raft;
@@ -216,6 +217,7 @@ impl<S: Subject, T: Stores> World<S, T> {
         let started = match seat.stores.open(&site).await {
             Err(error) => Err(Fatal::from(error)),
             Ok((log, snapshots)) => {
+                let log = Vouched::new(log, seat.memory.clone(), run, id, self.record.clone());
                 let node = Raft::builder(id, CLUSTER)
                     .config(self.plan.config.clone())
                     .seed(self.random.any())
@@ -353,7 +355,15 @@ impl<S: Subject, T: Stores> World<S, T> {
 impl<S: Subject, T> Seat<S, T> {
     pub(super) fn new(id: NodeId, stores: T) -> Self {
         let peer = Peer::new(id.0, format!("sim:{}", id.0));
-        Self { peer, stores, run: 0, state: State::Down, excuses: Excuses::default(), alive: Vec::new() }
+        Self {
+            peer,
+            stores,
+            memory: Memory::default(),
+            run: 0,
+            state: State::Down,
+            excuses: Excuses::default(),
+            alive: Vec::new(),
+        }
     }
 }
 
