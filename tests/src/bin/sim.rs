@@ -14,6 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use raftkv::mutants::{self, MUTANTS, Mutant};
 use raftkv::testing::simulation::consensus::ConsensusDepth;
 use raftkv::testing::simulation::{Campaign, Depth, Failure, Findings, Options, attempt, diagram, shrink};
+use raftkv_tests::simulation::NodeDepth;
 
 /// With fewer seeds than this, a class that never occurred is no wonder.
 const SEEDS_THAT_COVER: u64 = 500;
@@ -38,7 +39,7 @@ struct Args {
     #[arg(long, requires = "seed")]
     trace: bool,
     /// What is simulated
-    #[arg(long, value_enum, default_value_t = DepthName::Consensus)]
+    #[arg(long, value_enum, default_value_t = DepthName::Node)]
     depth: DepthName,
     /// How many seeds run at the same time
     #[arg(long)]
@@ -68,6 +69,8 @@ struct Args {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum DepthName {
+    /// Whole nodes: runtime, log and state machine, on simulated disks
+    Node,
     /// Many consensus cores, without the runtime
     Consensus,
 }
@@ -75,6 +78,7 @@ enum DepthName {
 impl DepthName {
     fn depth(self) -> Box<dyn Depth> {
         match self {
+            Self::Node => Box::new(NodeDepth::default()),
             Self::Consensus => Box::new(ConsensusDepth),
         }
     }
