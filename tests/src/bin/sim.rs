@@ -19,7 +19,7 @@ use raftkv_tests::simulation::NodeDepth;
 /// With fewer seeds than this, a class that never occurred is no wonder.
 const SEEDS_THAT_COVER: u64 = 500;
 /// How many steps `--trace` shows.
-const TRACED_STEPS: usize = 400;
+const TRACED_STEPS: usize = 10_000;
 /// How many runs shrinking may take.
 const SHRINKING: u32 = 400;
 
