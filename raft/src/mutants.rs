@@ -35,12 +35,6 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
-        name: "leads-before-own-vote-is-durable",
-        wrong: "A candidate leads with the votes of others although its own is not on disk.",
-        file: "raft/src/consensus/election.rs",
-        depth: "consensus",
-    },
-    Mutant {
         name: "step-down-forgets-vote",
         wrong: "A leader that steps down within its term forgets that it voted.",
         file: "raft/src/consensus/heartbeat.rs",
@@ -161,12 +155,6 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
-        name: "follower-commits-what-it-never-matched",
-        wrong: "A follower commits what its leader has committed, though its own log may differ.",
-        file: "raft/src/consensus/commit.rs",
-        depth: "consensus",
-    },
-    Mutant {
         name: "applied-before-durable",
         wrong: "Committed entries are applied before they are on this node's disk.",
         file: "raft/src/consensus/commit.rs",
@@ -182,18 +170,6 @@ pub const MUTANTS: &[Mutant] = &[
         name: "fetched-entries-unchecked",
         wrong: "Entries that were read for a follower are sent though it needs others by now.",
         file: "raft/src/consensus/replication.rs",
-        depth: "consensus",
-    },
-    Mutant {
-        name: "conflict-hint-believed",
-        wrong: "A leader probes where a follower's hint says, whatever its own log holds there.",
-        file: "raft/src/consensus/replication.rs",
-        depth: "consensus",
-    },
-    Mutant {
-        name: "conflict-answer-goes-back-for-ever",
-        wrong: "A late conflict answer takes a leader back although the follower has acknowledged more.",
-        file: "raft/src/consensus/progress.rs",
         depth: "consensus",
     },
     Mutant {

@@ -103,9 +103,7 @@ impl Consensus {
     /// A follower takes over the leader's commit index as far as its log is known to be the leader's.
     pub(crate) fn follow_commit(&mut self, leader_commit: Index) {
         if let Role::Follower(follower) = &self.role {
-            let known = follower.matching;
-            let known = if mutant!("follower-commits-what-it-never-matched") { self.log.last().index } else { known };
-            self.commit_to(leader_commit.min(known));
+            self.commit_to(leader_commit.min(follower.matching));
         }
     }
 

@@ -172,8 +172,7 @@ impl Consensus {
     /// for only such an entry can be committed by counting (paper §5.4.2, §8).
     fn win_if_elected(&mut self, now: Time) {
         let Role::Candidate(campaign) = &self.role else { return };
-        let counts = campaign.granted.contains(&self.id) || mutant!("leads-before-own-vote-is-durable");
-        if !counts || !self.is_elected_by(&campaign.granted) {
+        if !campaign.granted.contains(&self.id) || !self.is_elected_by(&campaign.granted) {
             return;
         }
         let last = self.log.last().index;

@@ -148,12 +148,11 @@ impl Progress {
     /// Whether a rejection of the append after `prev` can be news: it was sent, and nothing contradicts it. A member that
     /// acknowledged `prev` and now rejects it is answering late, or its disk has forgotten; asking it again at once does not help.
     pub(crate) fn expects_rejection(&self, prev: Index) -> bool {
-        mutant!("conflict-answer-goes-back-for-ever")
-            || prev > self.matched
-                && match &self.pace {
-                    Pace::Probe { sent } => sent.is_some() && prev == self.next.prev(),
-                    Pace::Replicate(_) => prev < self.next,
-                }
+        prev > self.matched
+            && match &self.pace {
+                Pace::Probe { sent } => sent.is_some() && prev == self.next.prev(),
+                Pace::Replicate(_) => prev < self.next,
+            }
     }
 
     /// Starts over: the logs agree at most up to before `next`.

@@ -190,7 +190,7 @@ impl Consensus {
                 }
                 // Both sides skip the terms that the other can't have: one round trip for each term in which they differ.
                 let limit = LogId { term: hint.term, index: hint.index.min(prev.index.prev()) };
-                let agree = if mutant!("conflict-hint-believed") { limit } else { self.log.last_at_most(limit) };
+                let agree = self.log.last_at_most(limit);
                 // Where the logs could agree is compacted away otherwise: only a snapshot can help.
                 if agree.index <= limit.index {
                     progress.probe(agree.index.next());

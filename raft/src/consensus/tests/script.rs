@@ -142,6 +142,7 @@ scripts! {
         a_duplicated_vote_counts_once,
         a_higher_term_is_no_vote,
         a_late_vote_changes_nothing,
+        a_late_vote_may_elect_the_leader_of_a_term_that_is_over,
         a_leader_is_elected,
         a_leader_steps_down_before_a_higher_term,
         a_leader_without_a_quorum_steps_down_and_keeps_its_vote,

@@ -29,6 +29,8 @@ pub(crate) struct Checker {
     known: BTreeMap<LogId, (LogId, Entry)>,
     /// What was applied anywhere.
     committed: BTreeMap<Index, Entry>,
+    /// The last entry that each term's leader committed.
+    commits: BTreeMap<Term, LogId>,
     /// What each node said of itself last, in this run.
     seen: BTreeMap<NodeId, Seen>,
     /// How often a command was proposed; only those proposed once can be told apart.
@@ -426,9 +428,10 @@ impl Checker {
             if disk.hard_state.term != status.term || disk.hard_state.voted_for != Some(id) {
                 return Err(format!("votes: {id} leads {} without its own vote on disk", status.term));
             }
-            // By Log Matching, whoever holds the last one holds all.
-            let last = self.committed.last_key_value().map(|(_, entry)| entry.id);
-            if let Some(last) = last.filter(|last| !disk.held(*last)) {
+            // What was committed in earlier terms; by Log Matching, whoever holds the last of it holds all. A vote that comes late may
+            // elect the leader of a term that is long over: it need not have what came after.
+            let last = self.commits.range(..status.term).next_back();
+            if let Some((_, last)) = last.filter(|(_, last)| !disk.held(**last)) {
                 return Err(format!("leader completeness: {id} leads {} without {last}", status.term));
             }
         }
@@ -443,6 +446,7 @@ impl Checker {
             let at = LogId { term: status.term, index: status.commit };
             self.durable(nodes, at)
                 .map_err(|reason| format!("durability: {id} commits {} to {at}, {reason}", before.commit))?;
+            self.commits.insert(status.term, at);
         }
         Ok(())
     }
