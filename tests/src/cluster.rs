@@ -112,7 +112,10 @@ impl Cluster {
     /// There are no ports, or no directory.
     pub fn prepare(options: &ClusterOptions) -> Result<Self> {
         let dir = match &options.dir {
-            Some(dir) => TempDir::with_prefix_in("raftkv-test-", dir)?,
+            Some(dir) => {
+                std::fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
+                TempDir::with_prefix_in("raftkv-test-", dir)?
+            }
             None => TempDir::with_prefix("raftkv-test-")?,
         };
         let mut nodes = BTreeMap::new();

@@ -62,6 +62,10 @@ struct Args {
     /// Find every known bug of this depth: switched on one at a time, each has so many seeds
     #[arg(long)]
     mutants: bool,
+
+    /// With --mutants: all but these
+    #[arg(long, value_name = "NAMES", value_delimiter = ',', requires = "mutants")]
+    except: Vec<String>,
     /// Switch this known bug on
     #[arg(long, value_name = "NAME", conflicts_with = "mutants")]
     mutant: Option<String>,
@@ -218,7 +222,11 @@ fn hours(time: Duration) -> String {
 
 /// Finds every known bug of this depth, or says which survive.
 fn grade(args: &Args, depth: &dyn Depth, options: &Options) -> Result<ExitCode> {
-    let of_this_depth: Vec<&Mutant> = MUTANTS.iter().filter(|mutant| mutant.depth == depth.name()).collect();
+    if let Some(unknown) = args.except.iter().find(|name| MUTANTS.iter().all(|mutant| mutant.name != **name)) {
+        anyhow::bail!("--except: there is no known bug {unknown:?}");
+    }
+    let wanted = |mutant: &&Mutant| mutant.depth == depth.name() && !args.except.iter().any(|name| name == mutant.name);
+    let of_this_depth: Vec<&Mutant> = MUTANTS.iter().filter(wanted).collect();
     let width = of_this_depth.iter().map(|mutant| mutant.name.len()).max().unwrap_or(0);
     let mut survivors = Vec::new();
     println!("{:width$}  {:>6}  {:>7}  what is wrong, and what found it", "known bug", "seeds", "time");
