@@ -395,7 +395,7 @@ impl Cluster {
         let Some(Write { seq, write }) = node.writing.take() else { return Ok(()) };
         let first = write.entries.first().map(|entry| entry.id.index.prev());
         let prev = first.map(|index| node.disk.get(index).map_or(node.disk.base, |entry| entry.id));
-        self.checker.replaces(&self.nodes[&id], &write.entries)?;
+        self.checker.replaces(&self.nodes, id, &write.entries)?;
         let node = self.node(id)?;
         node.disk.write(&write).map_err(|reason| format!("{id}: {reason}"))?;
         // The core notes what is stored when it is told so; the cluster knows it first.
