@@ -1,9 +1,9 @@
 //! A disk in memory that loses power, tears writes, and refuses (feature `testing`).
 //!
 //! What was written and what is durable are kept apart, in sectors of 512 bytes. A write dirties sectors; a sync makes the
-//! sectors of one file durable; names become durable when their directory is synced. [`SimDisk::lose_power`] decides for every
+//! sectors of one file durable; names become durable when their directory is synced. [`Moment::lose_power`] decides for every
 //! dirty sector, length and name on its own whether it made it to the disk, so sectors arrive in any order. A dirty sector may
-//! also become garbage. [`SimDisk::kill`] ends the process only: what was written stays.
+//! also become garbage. [`Moment::kill`] ends the process only: what was written stays.
 //!
 //! The disk can also be full, forget what a sync was to keep, or be hurt where it lies ([`SimDisk::flip`],
 //! [`SimDisk::misdirect`]). `simulation.rs` puts whole nodes on such disks.
