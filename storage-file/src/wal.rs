@@ -8,7 +8,7 @@ use raftkv::{Entry, Index, LogId, LogState, LogWrite, StorageError};
 
 use crate::Options;
 use crate::directory::{self, SyncedNote};
-use crate::frame::{self, Content, Identity, MAX_ALIGN, MIN_ALIGN, Place, entry_size};
+use crate::frame::{self, ABSURD, Content, Identity, MAX_ALIGN, MIN_ALIGN, Place, entry_size};
 use crate::index::Summary;
 use crate::keeper::{self, Keeper};
 use crate::reader::Shared;
@@ -384,8 +384,13 @@ fn copy_out(batch: &segment::Batch<'_>) -> Result<CopiedBatch, &'static str> {
 
 /// What the trait asks of a caller.
 fn check_contract(write: &LogWrite, base: LogId, last: LogId) -> Result<(), StorageError> {
-    let Some(first) = write.entries.first() else { return Ok(()) };
     let misuse = |reason: String| Err(StorageError::Misuse(reason));
+    let terms = write.hard_state.map(|state| state.term).into_iter().chain(write.entries.iter().map(|e| e.id.term));
+    // What is refused when it is read must not be acknowledged when it is written.
+    if let Some(term) = terms.into_iter().find(|term| term.0 >= ABSURD) {
+        return misuse(format!("{term}: no log counts this far"));
+    }
+    let Some(first) = write.entries.first() else { return Ok(()) };
     if first.id.index <= base.index || first.id.index > last.index.next() {
         return misuse(format!("entries from {} do not join a log from {} to {last}", first.id, base.index.0 + 1));
     }

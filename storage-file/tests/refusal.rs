@@ -207,3 +207,11 @@ fn a_simulated_directory_in_use_is_refused() {
     drop(wal);
     open(&disk).unwrap();
 }
+
+/// What is refused when it is read must not be acknowledged when it is written.
+#[test]
+fn a_term_that_no_log_counts_to_is_refused_when_it_is_written() {
+    let mut wal = open_with(&SimDisk::new(), tiny()).unwrap();
+    let error = wal.write(&vote(1 << 63, 1)).unwrap_err();
+    assert!(matches!(&error, StorageError::Misuse(reason) if reason.contains("no log counts this far")), "{error}");
+}

@@ -49,8 +49,12 @@ pub(crate) fn accept(
 ) -> impl Stream<Item = io::Result<Guarded>> {
     stream::unfold((listener, failed), move |(listener, failed)| async move {
         loop {
-            match listener.accept().await.and_then(|(stream, remote)| guard(stream, remote, limit)) {
-                Ok(guarded) => return Some((Ok(guarded), (listener, failed))),
+            match listener.accept().await {
+                Ok((stream, remote)) => match guard(stream, remote, limit) {
+                    Ok(guarded) => return Some((Ok(guarded), (listener, failed))),
+                    // The peer may be gone already: that says nothing of the listener.
+                    Err(error) => warn!(%error, %remote, "a peer's connection is of no use"),
+                },
                 Err(error) if is_final(&error) => {
                     // Nobody listens when the server has ended already.
                     let _ = failed.send(error);
@@ -68,7 +72,7 @@ pub(crate) fn accept(
 /// Whether the listener itself is broken: anything else concerns one connection, or passes.
 fn is_final(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP))
+    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK))
 }
 
 fn guard(stream: TcpStream, remote: SocketAddr, limit: Duration) -> io::Result<Guarded> {

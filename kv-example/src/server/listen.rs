@@ -126,6 +126,9 @@ fn accept(listener: TcpListener, failed: oneshot::Sender<io::Error>) -> impl Str
                     let _ = failed.send(error);
                     return std::future::pending().await;
                 }
+                // A client that is gone already must not make the others wait.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
                 Err(error) => {
                     warn!(%error, "a client's connection could not be accepted");
                     tokio::time::sleep(PAUSE).await;
@@ -138,5 +141,5 @@ fn accept(listener: TcpListener, failed: oneshot::Sender<io::Error>) -> impl Str
 /// Whether the listener itself is broken: anything else concerns one connection, or passes.
 fn is_final(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP))
+    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK))
 }

@@ -27,8 +27,9 @@ pub trait Model {
     fn apply(&self, state: &mut Self::State, op: &Self::Op) -> Self::Ret;
 
     /// Whether this operation leaves every state as it is in which it is answered so: reads do, and writes that were refused.
-    /// It may always say `false`, which makes the check slower where many calls overlap. A wrong `true` is found out when
-    /// it matters, and is an [`Error::Model`](super::Error::Model).
+    /// It may always say `false`, which makes the check slower where many calls overlap. A wrong `true` is
+    /// an [`Error::Model`](super::Error::Model) where the check meets it, and may else refuse a history that is right; it never lets
+    /// one pass that is wrong.
     fn leaves_state(&self, op: &Self::Op, ret: &Self::Ret) -> bool {
         let _ = (op, ret);
         false

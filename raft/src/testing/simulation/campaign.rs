@@ -217,7 +217,9 @@ impl Campaign<'_> {
     }
 
     fn is_repeated(&self, seed: u64) -> bool {
-        crate::testing::Random::new(seed).per_mille(self.repeat_per_mille)
+        // A sequence of its own: the run draws from the seed's, and only runs of one kind would be repeated. The first is, in any case.
+        let drawn = crate::testing::Random::new(!seed).per_mille(self.repeat_per_mille);
+        drawn || (seed == self.seeds.start && self.repeat_per_mille > 0)
     }
 
     fn repeats(&self, seed: u64, first: &Run) -> bool {

@@ -309,6 +309,7 @@ impl Cluster {
             let mut effects = std::mem::take(&mut self.effects);
             let (core, now) = self.node(id)?.core()?;
             core.effects(now, &mut effects);
+            core.assert_invariants();
             let status = core.status(now);
             let excess = core.beyond_limits(classes::LARGEST_BATCH).filter(|_| self.transcript.is_none());
             if let Some(excess) = excess {

@@ -101,6 +101,10 @@ impl<S: Subject, T: Stores, F: Fn() -> T + Sync> Simulation<S, F> {
     /// a diagram and the line that repeats the run.
     #[expect(clippy::panic, reason = "a test reports by panicking")]
     pub fn run(&self) -> Coverage {
+        assert!(!self.seeds.is_empty(), "no seed is to be run: {:?}", self.seeds);
+        assert!(self.options.nodes != Some(0), "a cluster of no nodes does nothing");
+        let unknown = self.options.without.iter().find(|fault| !self.faults().contains(&fault.as_str()));
+        assert!(unknown.is_none(), "there is no fault {unknown:?}; there are {:?}", self.faults());
         let campaign = Campaign {
             depth: self,
             seeds: self.seeds.clone(),
