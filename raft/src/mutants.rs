@@ -149,6 +149,12 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
+        name: "joint-counts-only-the-new-half",
+        wrong: "A joint configuration decides by a majority of its new half alone.",
+        file: "raft/src/consensus/quorum.rs",
+        depth: "consensus",
+    },
+    Mutant {
         name: "heartbeat-commit-past-the-match",
         wrong: "A heartbeat carries a commit index beyond what the follower has matched.",
         file: "raft/src/consensus/heartbeat.rs",

@@ -1,6 +1,6 @@
 //! The nouns of Raft: who (node, group, cluster), when (term), where in the log (index, log id), and what (entry).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -207,37 +207,76 @@ impl fmt::Display for Peer {
     }
 }
 
-/// The configuration of a group: who votes, and where everyone is.
+/// The configuration of a group: who votes, who only learns, and where everyone is.
+///
+/// While one set of voters replaces another, the configuration is *joint* (C<sub>old,new</sub> of the paper, §6): whatever needs a
+/// majority needs one of `voters` and one of `outgoing`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Membership {
     /// The members whose votes and logs count.
     pub voters: BTreeMap<NodeId, Peer>,
+    /// While the configuration is joint: the voters of the configuration that it replaces, some of which may vote in both. Else empty.
+    pub outgoing: BTreeMap<NodeId, Peer>,
+    /// Members that get the log, and serve reads, but count in no majority and never campaign (thesis §4.2.1). While the configuration
+    /// is joint, one that is to become a learner is in here and still votes among `outgoing`.
+    pub learners: BTreeMap<NodeId, Peer>,
 }
 
 impl Membership {
     /// A configuration of voters.
     pub fn new(voters: impl IntoIterator<Item = Peer>) -> Self {
-        Self { voters: voters.into_iter().map(|peer| (peer.id, peer)).collect() }
+        Self { voters: by_id(voters), ..Self::default() }
     }
 
-    /// Whether `id` votes.
+    /// The same configuration with these learners.
+    #[must_use]
+    pub fn with_learners(self, learners: impl IntoIterator<Item = Peer>) -> Self {
+        Self { learners: by_id(learners), ..self }
+    }
+
+    /// Whether one set of voters is being replaced by another, and both must agree to everything.
+    #[must_use]
+    pub fn is_joint(&self) -> bool {
+        !self.outgoing.is_empty()
+    }
+
+    /// Whether `id` votes; while the configuration is joint, in either half.
     #[must_use]
     pub fn is_voter(&self, id: NodeId) -> bool {
-        self.voters.contains_key(&id)
+        self.voters.contains_key(&id) || self.outgoing.contains_key(&id)
+    }
+
+    /// Whether `id` is a member that does not vote.
+    #[must_use]
+    pub fn is_learner(&self, id: NodeId) -> bool {
+        self.learners.contains_key(&id) && !self.is_voter(id)
+    }
+
+    /// Whether `id` is a voter or a learner.
+    #[must_use]
+    pub fn contains(&self, id: NodeId) -> bool {
+        self.get(id).is_some()
     }
 
     /// The member with this id.
     #[must_use]
     pub fn get(&self, id: NodeId) -> Option<&Peer> {
-        self.voters.get(&id)
+        self.voters.get(&id).or_else(|| self.outgoing.get(&id)).or_else(|| self.learners.get(&id))
     }
 
-    /// All members, in the order of their ids.
+    /// All members, voters of both halves and learners, each once, in the order of their ids.
     pub fn members(&self) -> impl Iterator<Item = &Peer> {
-        self.voters.values()
+        let all = self.voters.iter().chain(&self.outgoing).chain(&self.learners);
+        all.collect::<BTreeMap<_, _>>().into_values()
     }
 
-    /// Why this can't be a configuration, if it can't: no voter, a node id of 0, or an empty address.
+    /// The voters of both halves, each once, in the order of their ids.
+    pub fn all_voters(&self) -> impl Iterator<Item = NodeId> {
+        self.voters.keys().chain(self.outgoing.keys()).copied().collect::<BTreeSet<_>>().into_iter()
+    }
+
+    /// Why this can't be a configuration, if it can't: no voter, a node id of 0, an empty address, two addresses of one node, or a
+    /// voter that is a learner as well.
     ///
     /// # Errors
     /// The reason, for a person.
@@ -245,51 +284,70 @@ impl Membership {
         if self.voters.is_empty() {
             return Err("a cluster needs at least one voter".into());
         }
-        for (id, peer) in &self.voters {
-            if id.0 == 0 {
-                return Err(format!("node id 0 is reserved (address {:?})", peer.address));
-            }
-            if *id != peer.id {
-                return Err(format!("voter {} is filed under {}", peer.id, id));
-            }
-            if peer.address.is_empty() {
-                return Err(format!("node {} has an empty address", id.0));
+        for (what, peers) in [("voter", &self.voters), ("outgoing voter", &self.outgoing), ("learner", &self.learners)]
+        {
+            for (id, peer) in peers {
+                if id.0 == 0 {
+                    return Err(format!("node id 0 is reserved (address {:?})", peer.address));
+                }
+                if *id != peer.id {
+                    return Err(format!("{what} {} is filed under {}", peer.id, id));
+                }
+                if peer.address.is_empty() {
+                    return Err(format!("node {} has an empty address", id.0));
+                }
+                if let Some(other) = self.get(*id)
+                    && other.address != peer.address
+                {
+                    return Err(format!("node {} has two addresses, {} and {}", id.0, other.address, peer.address));
+                }
             }
         }
-        Ok(())
+        match self.learners.keys().find(|id| self.voters.contains_key(id)) {
+            Some(id) => Err(format!("node {} is both a voter and a learner", id.0)),
+            None => Ok(()),
+        }
     }
 
     /// The bytes that a [`EntryKind::Config`] entry carries: a protobuf message, so that later versions can add to it.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let voters = self
-            .voters
-            .values()
-            .map(|peer| wire::Peer { id: peer.id.0, address: peer.address.as_ref().to_owned() })
-            .collect();
-        prost::Message::encode_to_vec(&wire::Membership { voters }).into()
+        let wire = |peers: &BTreeMap<NodeId, Peer>| {
+            peers.values().map(|peer| wire::Peer { id: peer.id.0, address: peer.address.as_ref().to_owned() }).collect()
+        };
+        let (voters, outgoing, learners) = (wire(&self.voters), wire(&self.outgoing), wire(&self.learners));
+        prost::Message::encode_to_vec(&wire::Membership { voters, outgoing, learners }).into()
     }
 
     /// Reads what [`Membership::encode`] wrote, and validates it.
     ///
     /// # Errors
-    /// The reason, for a person: undecodable bytes, a voter named twice, or what [`Membership::validate`] finds.
+    /// The reason, for a person: undecodable bytes, a member named twice, or what [`Membership::validate`] finds.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
         let wire = <wire::Membership as prost::Message>::decode(bytes).map_err(|e| e.to_string())?;
-        let count = wire.voters.len();
-        let membership = Self::new(wire.voters.into_iter().map(|peer| Peer::new(peer.id, peer.address)));
-        if membership.voters.len() != count {
-            return Err("a voter is named twice".into());
+        let counts = [wire.voters.len(), wire.outgoing.len(), wire.learners.len()];
+        let read = |peers: Vec<wire::Peer>| by_id(peers.into_iter().map(|peer| Peer::new(peer.id, peer.address)));
+        let (voters, outgoing, learners) = (read(wire.voters), read(wire.outgoing), read(wire.learners));
+        if [voters.len(), outgoing.len(), learners.len()] != counts {
+            return Err("a member is named twice".into());
         }
+        let membership = Self { voters, outgoing, learners };
         membership.validate()?;
         Ok(membership)
     }
 }
 
+fn by_id(peers: impl IntoIterator<Item = Peer>) -> BTreeMap<NodeId, Peer> {
+    peers.into_iter().map(|peer| (peer.id, peer)).collect()
+}
+
+/// `1=a,2=b`, and where there are such, ` from 1=a,3=c` for the outgoing voters and ` learners 4=d`.
 impl fmt::Display for Membership {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, peer) in self.voters.values().enumerate() {
-            write!(f, "{}{peer}", if n == 0 { "" } else { "," })?;
+        for (what, peers) in [("", &self.voters), (" from ", &self.outgoing), (" learners ", &self.learners)] {
+            for (n, peer) in peers.values().enumerate() {
+                write!(f, "{}{peer}", if n == 0 { what } else { "," })?;
+            }
         }
         Ok(())
     }
@@ -309,6 +367,10 @@ mod wire {
     pub(super) struct Membership {
         #[prost(message, repeated, tag = "1")]
         pub(super) voters: Vec<Peer>,
+        #[prost(message, repeated, tag = "2")]
+        pub(super) outgoing: Vec<Peer>,
+        #[prost(message, repeated, tag = "3")]
+        pub(super) learners: Vec<Peer>,
     }
 }
 
@@ -325,7 +387,26 @@ mod tests {
     #[test]
     fn a_membership_survives_its_encoding() {
         let membership = Membership::new([Peer::new(1, "a:1"), Peer::new(2, "b:2")]);
-        assert_eq!(Membership::decode(&membership.encode()), Ok(membership));
+        assert_eq!(Membership::decode(&membership.encode()), Ok(membership.clone()));
+        // What was written before there were learners and joint configurations.
+        assert_eq!(membership.encode()[..], *b"\x0a\x07\x08\x01\x12\x03a:1\x0a\x07\x08\x02\x12\x03b:2");
+        let outgoing = by_id([Peer::new(1, "a:1"), Peer::new(3, "c:3")]);
+        let joint = Membership { outgoing, ..membership }.with_learners([Peer::new(3, "c:3"), Peer::new(4, "d:4")]);
+        assert_eq!(Membership::decode(&joint.encode()), Ok(joint));
+    }
+
+    #[test]
+    fn a_joint_membership_has_the_members_of_both_halves_once() {
+        let outgoing = by_id([Peer::new(1, "a:1"), Peer::new(3, "c:3")]);
+        let plain = Membership::new([Peer::new(1, "a:1"), Peer::new(2, "b:2")]);
+        let joint = Membership { outgoing, ..plain.clone() }.with_learners([Peer::new(3, "c:3"), Peer::new(4, "d:4")]);
+        assert_eq!(joint.members().map(|peer| peer.id.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+        assert_eq!(joint.all_voters().map(|id| id.0).collect::<Vec<_>>(), [1, 2, 3]);
+        assert!(joint.is_voter(NodeId(3)) && !joint.is_learner(NodeId(3)) && joint.is_learner(NodeId(4)));
+        assert_eq!(
+            (plain.to_string(), joint.to_string()),
+            ("1=a:1,2=b:2".into(), "1=a:1,2=b:2 from 1=a:1,3=c:3 learners 3=c:3,4=d:4".into(),)
+        );
     }
 
     #[test]
@@ -334,6 +415,11 @@ mod tests {
         assert!(Membership::decode(&[]).unwrap_err().contains("at least one voter"));
         assert!(Membership::new([Peer::new(0, "a:1")]).validate().unwrap_err().contains("reserved"));
         assert!(Membership::new([Peer::new(1, "")]).validate().unwrap_err().contains("empty address"));
+        let one = Membership::new([Peer::new(1, "a:1")]);
+        let both = one.clone().with_learners([Peer::new(1, "a:1")]);
+        assert!(both.validate().unwrap_err().contains("both a voter and a learner"));
+        let moved = Membership { outgoing: by_id([Peer::new(1, "b:1")]), ..one };
+        assert!(moved.validate().unwrap_err().contains("two addresses"));
     }
 
     #[test]

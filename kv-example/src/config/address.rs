@@ -110,7 +110,7 @@ pub(super) fn parse_peers(text: &str, origin: &Origin) -> Result<Membership, Con
             return Err(mistake(format!("node {id} is named twice; give each node its own id")));
         }
     }
-    let membership = Membership { voters: peers };
+    let membership = Membership { voters: peers, ..Membership::default() };
     membership.validate().map_err(mistake)?;
     Ok(membership)
 }

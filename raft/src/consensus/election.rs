@@ -16,7 +16,7 @@ use super::role::{Campaign, Follower, Leader, Role, RoleKind};
 use crate::message::{Body, Message};
 use crate::mutant;
 use crate::traits::HardState;
-use crate::types::{EntryKind, Index, LogId, NodeId, Term};
+use crate::types::{EntryKind, Index, LogId, Membership, NodeId, Term};
 
 impl Consensus {
     /// Draws a new election timeout from now. Each draw is independent, so that split votes do not repeat (paper §5.2).
@@ -94,7 +94,7 @@ impl Consensus {
         let campaign = campaign.clone();
         if self.is_elected_by(&campaign.granted) {
             self.stand(now, "a majority would elect it");
-        } else if self.is_elected_by(&campaign.refused) {
+        } else if self.is_refused_by(&campaign.refused) {
             self.transition(now, Role::Follower(self.fresh_follower()), "a majority would not elect it");
         }
     }
@@ -110,7 +110,7 @@ impl Consensus {
             self.durability.stored = self.durability.changes;
         }
         let others: Vec<_> =
-            self.membership().into_iter().flat_map(|m| m.voters.keys().copied()).filter(|id| *id != self.id).collect();
+            self.membership().into_iter().flat_map(Membership::all_voters).filter(|id| *id != self.id).collect();
         for id in others {
             self.send_when_stored(id, last.index, Message { term, body: Body::Vote { last } });
         }
@@ -150,7 +150,7 @@ impl Consensus {
         };
         campaign.record(from, granted);
         let refused = campaign.refused.clone();
-        if self.is_elected_by(&refused) {
+        if self.is_refused_by(&refused) {
             self.transition(now, Role::Follower(self.fresh_follower()), "a majority refused its vote");
         } else {
             self.win_if_elected(now);
@@ -176,7 +176,7 @@ impl Consensus {
             return;
         }
         let last = self.log.last().index;
-        let peers = self.membership().into_iter().flat_map(|m| m.voters.keys().copied());
+        let peers = self.membership().into_iter().flat_map(Membership::members).map(|peer| peer.id);
         let peers = peers.filter(|id| *id != self.id).map(|id| (id, Progress::new(now, last))).collect();
         let leader = Leader {
             peers,
@@ -193,8 +193,13 @@ impl Consensus {
     }
 
     /// Whether these nodes hold a majority.
-    fn is_elected_by<'a>(&self, ids: impl IntoIterator<Item = &'a NodeId>) -> bool {
+    fn is_elected_by<'a>(&self, ids: impl IntoIterator<Item = &'a NodeId> + Clone) -> bool {
         self.membership().is_some_and(|membership| quorum::is_majority(membership, ids))
+    }
+
+    /// Whether no majority is left without these nodes.
+    fn is_refused_by<'a>(&self, ids: impl IntoIterator<Item = &'a NodeId> + Clone) -> bool {
+        self.membership().is_some_and(|membership| quorum::is_veto(membership, ids))
     }
 
     /// A leader of this term was heard: every other role gives way to it. Tells whether the message is to be taken.

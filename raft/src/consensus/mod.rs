@@ -402,8 +402,8 @@ impl Consensus {
     /// Sends to every other voter.
     fn broadcast(&mut self, body: &Body) {
         let Some(membership) = self.configurations.current() else { return };
-        for id in membership.voters.keys().filter(|id| **id != self.id) {
-            self.out.send.push((*id, Message { term: self.hard_state.term, body: body.clone() }));
+        for id in membership.all_voters().filter(|id| *id != self.id) {
+            self.out.send.push((id, Message { term: self.hard_state.term, body: body.clone() }));
         }
     }
 

@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use super::Random;
-use crate::types::{Membership, Peer};
+use crate::types::{Membership, NodeId, Peer};
 
 /// A decoder under test.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,13 @@ fn membership(bytes: &[u8]) {
 fn sample_membership(random: &mut Random) -> Vec<u8> {
     let peers =
         (0..random.between(1, 7)).map(|n| Peer::new(random.any() >> (8 * n), format!("host-{n}:{}", random.any())));
-    Membership::new(peers.collect::<Vec<_>>()).encode().to_vec()
+    let mut membership = Membership::new(peers.collect::<Vec<_>>());
+    let mut others = |first: u64| {
+        let count = random.below(4);
+        (first..first + count).map(|id| (NodeId(id), Peer::new(id, format!("other-{id}")))).collect()
+    };
+    (membership.outgoing, membership.learners) = (others(1), others(3));
+    membership.encode().to_vec()
 }
 
 /// Damages bytes as disks, networks and enemies do: flips, lengths that lie, cuts, pieces twice or in another order.
