@@ -26,7 +26,7 @@ impl Consensus {
             Some(InitializeRefused::NotEmpty { existing: self.describe() })
         } else {
             let data = membership.encode();
-            self.adopt_configuration(FIRST.index, &data);
+            self.adopt_configuration(FIRST, &data);
             self.log.append(Entry { id: FIRST, kind: EntryKind::Config, data });
             self.reset_election_timer(now);
             None

@@ -42,8 +42,9 @@ pub struct Boot {
     pub id: NodeId,
     /// What the log store holds.
     pub log: LogState,
-    /// The configuration in force at the end of that log, and its index; none before the node learned of one.
-    pub membership: Option<(Index, Membership)>,
+    /// The configurations that may yet be in force, in the order of their ids: the last one at or before `applied`, and all that the
+    /// log holds after it. Those that are not committed may be taken back. Empty before the node learned of one.
+    pub configurations: Vec<(LogId, Membership)>,
     /// The last entry that the state machine reflects already.
     pub applied: LogId,
     /// Seeds the election timeouts. Give each node and each run its own.

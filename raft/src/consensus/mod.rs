@@ -119,7 +119,7 @@ impl Consensus {
             hard_state: boot.log.hard_state,
             role: Role::Follower(Follower { matching: commit, ..Follower::default() }),
             durability: Durability::new(boot.log.last.index),
-            configurations: Configurations::new(boot.membership),
+            configurations: Configurations::new(boot.configurations),
             commit,
             applying: Applying::new(commit),
             fetching: BTreeSet::new(),

@@ -151,7 +151,7 @@ impl Consensus {
 
     fn append_received(&mut self, entry: Entry) {
         if entry.kind == EntryKind::Config {
-            self.adopt_configuration(entry.id.index, &entry.data);
+            self.adopt_configuration(entry.id, &entry.data);
         }
         self.log.append(entry);
     }

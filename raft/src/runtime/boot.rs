@@ -55,14 +55,14 @@ async fn boot(mut parts: Parts, span: tracing::Span) -> Result<(Arc<Shared>, Inb
     let snapshot = parts.snapshots.latest().await?;
     let applied = restore(&mut *parts.machine, &parts.snapshots, snapshot.as_ref()).await?;
     check(&log, applied)?;
-    let from_snapshot = snapshot.map(|meta| (meta.last.index, meta.membership));
-    let membership = find_membership(&*parts.log, &log).await?.or(from_snapshot);
+    let from_snapshot = snapshot.map(|meta| (meta.last, meta.membership));
+    let configurations = find_configurations(&*parts.log, &log, applied.index, from_snapshot).await?;
     tracing::info!(
         base = %log.base, last = %log.last, term = log.hard_state.term.0, %applied,
-        members = membership.as_ref().map(|(_, membership)| membership.to_string()), "starting"
+        members = configurations.last().map(|(_, membership)| membership.to_string()), "starting"
     );
     let seed = parts.seed.unwrap_or_else(random::seed);
-    let boot = Boot { id: parts.id, log, membership, applied, seed };
+    let boot = Boot { id: parts.id, log, configurations, applied, seed };
     Ok(launch(parts, boot, span))
 }
 
@@ -120,10 +120,16 @@ fn check(log: &LogState, applied: LogId) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// The last configuration in the log. All of it is read, in pieces: only entries tell what they are.
-async fn find_membership(log: &dyn LogStore, state: &LogState) -> Result<Option<(Index, Membership)>, Fatal> {
+/// The last configuration at or before `applied`, and all after it. The whole log is read, in pieces: only entries tell what they are.
+/// The image's configuration is in force until the log holds a later one.
+async fn find_configurations(
+    log: &dyn LogStore,
+    state: &LogState,
+    applied: Index,
+    from_snapshot: Option<(LogId, Membership)>,
+) -> Result<Vec<(LogId, Membership)>, Fatal> {
     let (mut next, end) = (state.base.index.next(), state.last.index.next());
-    let mut found = None;
+    let mut found = Vec::new();
     while next < end {
         let entries = log.read(next..end, PIECE).await?;
         let Some(last) = entries.last() else {
@@ -131,14 +137,21 @@ async fn find_membership(log: &dyn LogStore, state: &LogState) -> Result<Option<
             return Err(Fatal::new(FatalKind::Bug(reason)));
         };
         next = last.id.index.next();
-        let configs = entries.into_iter().filter(|entry| entry.kind == EntryKind::Config);
-        found = configs.last().or(found);
+        for entry in entries.into_iter().filter(|entry| entry.kind == EntryKind::Config) {
+            let membership = Membership::decode(&entry.data).map_err(|reason| {
+                Fatal::new(FatalKind::Bug(format!("the configuration at {} can't be read: {reason}", entry.id)))
+            })?;
+            if entry.id.index <= applied {
+                found.clear();
+            }
+            found.push((entry.id, membership));
+        }
     }
-    let Some(entry) = found else { return Ok(None) };
-    let membership = Membership::decode(&entry.data).map_err(|reason| {
-        Fatal::new(FatalKind::Bug(format!("the configuration at {} can't be read: {reason}", entry.id)))
-    })?;
-    Ok(Some((entry.id.index, membership)))
+    match from_snapshot {
+        Some(image) if found.first().is_none_or(|(id, _)| id.index > image.0.index) => found.insert(0, image),
+        Some(_) | None => {}
+    }
+    Ok(found)
 }
 
 /// Starts the tasks.
@@ -149,7 +162,7 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
     let (inbox, arrivals) = Inbox::channel(cluster, group, id);
     let mut outbox =
         span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config, tasks.clone()));
-    if let Some((_, membership)) = &boot.membership {
+    if let Some((_, membership)) = boot.configurations.last() {
         span.in_scope(|| outbox.set_members(membership));
     }
     let clock = Clock::start(&tasks);

@@ -303,7 +303,7 @@ fn disk(cluster: &mut Cluster, args: &mut ArgumentConsumer) -> Result<(), Failur
     }
     let last = entries.last().map_or(base, |entry| entry.id);
     let hard_state = HardState { term: term.unwrap_or(last.term), voted_for };
-    let base_membership = (base != LogId::ZERO).then(|| (base.index, membership.clone()));
+    let base_membership = (base != LogId::ZERO).then(|| (base, membership.clone()));
     for id in ids(args, cluster)? {
         let node = cluster.node(id)?;
         node.core = None;

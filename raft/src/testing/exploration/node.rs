@@ -172,9 +172,12 @@ impl Node {
     }
 
     fn boot(id: NodeId, config: &Config, now: Time, disk: Disk, applied: LogId) -> Self {
-        let membership = disk.entries.iter().rfind(|entry| entry.kind == EntryKind::Config);
-        let membership = membership.and_then(|entry| Some((entry.id.index, Membership::decode(&entry.data).ok()?)));
-        let boot = Boot { id, log: disk.state(), membership, applied, seed: id.0 };
+        let configs = disk.entries.iter().filter(|entry| entry.kind == EntryKind::Config);
+        let decoded = configs.filter_map(|entry| Some((entry.id, Membership::decode(&entry.data).ok()?)));
+        let mut configurations: Vec<_> = decoded.collect();
+        let settled = configurations.iter().take_while(|(at, _)| at.index <= applied.index).count();
+        configurations.drain(..settled.saturating_sub(1));
+        let boot = Boot { id, log: disk.state(), configurations, applied, seed: id.0 };
         Self { id, core: Consensus::new(now, config, boot), now, disk, writing: None, applied }
     }
 

@@ -195,7 +195,7 @@ impl Cluster {
         let boot = Boot {
             id,
             log: node.disk.state(),
-            membership: node.disk.membership(),
+            configurations: node.disk.configurations(applied.index),
             applied,
             seed: seed.wrapping_mul(1000) + id.0 * 100 + node.boots,
         };

@@ -10,7 +10,7 @@ pub(crate) struct Disk {
     pub(crate) hard_state: HardState,
     /// The last entry compacted away, and the configuration in force there.
     pub(crate) base: LogId,
-    pub(crate) base_membership: Option<(Index, Membership)>,
+    pub(crate) base_membership: Option<(LogId, Membership)>,
     pub(crate) entries: Vec<Entry>,
 }
 
@@ -41,7 +41,7 @@ impl Disk {
             if entry.kind == EntryKind::Config
                 && let Ok(membership) = Membership::decode(&entry.data)
             {
-                self.base_membership = Some((entry.id.index, membership));
+                self.base_membership = Some((entry.id, membership));
             }
         }
         self.base = last;
@@ -58,13 +58,14 @@ impl Disk {
         LogState { hard_state: self.hard_state, base: self.base, last: self.last(), runs }
     }
 
-    /// The configuration in force at the end of the log.
-    pub(crate) fn membership(&self) -> Option<(Index, Membership)> {
-        let last = self.entries.iter().rfind(|entry| entry.kind == EntryKind::Config);
-        match last {
-            Some(entry) => Membership::decode(&entry.data).ok().map(|found| (entry.id.index, found)),
-            None => self.base_membership.clone(),
-        }
+    /// The last configuration at or before `applied`, and all after it.
+    pub(crate) fn configurations(&self, applied: Index) -> Vec<(LogId, Membership)> {
+        let configs = self.entries.iter().filter(|entry| entry.kind == EntryKind::Config);
+        let decoded = configs.filter_map(|entry| Membership::decode(&entry.data).ok().map(|found| (entry.id, found)));
+        let mut all: Vec<_> = self.base_membership.clone().into_iter().chain(decoded).collect();
+        let settled = all.iter().take_while(|(id, _)| id.index <= applied).count();
+        all.drain(..settled.saturating_sub(1));
+        all
     }
 
     /// Makes a whole step durable.
