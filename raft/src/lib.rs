@@ -50,6 +50,7 @@ mod message;
 mod metrics;
 #[doc(hidden)]
 pub mod mutants;
+mod recovery;
 mod runtime;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -61,6 +62,7 @@ pub use error::{Error, Fatal, FatalKind, InitializeError, Refusal, StorageError,
 pub use handle::{Builder, Consistency, Raft};
 pub use message::{AppendReply, Body, Envelope, ForwardOutcome, Lane, Message, RequestId};
 pub use metrics::{PeerStatus, ReplicationState, Status};
+pub use recovery::Survivor;
 #[doc(hidden)]
 pub use runtime::Host;
 pub use runtime::{Arrivals, Event, Events, Inbox};

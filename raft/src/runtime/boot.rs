@@ -122,7 +122,7 @@ fn check(log: &LogState, applied: LogId) -> Result<(), Fatal> {
 
 /// The last configuration at or before `applied`, and all after it. The whole log is read, in pieces: only entries tell what they are.
 /// The image's configuration is in force until the log holds a later one.
-async fn find_configurations(
+pub(crate) async fn find_configurations(
     log: &dyn LogStore,
     state: &LogState,
     applied: Index,

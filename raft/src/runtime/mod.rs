@@ -30,7 +30,7 @@ mod shared;
 
 use std::any::Any;
 
-pub(crate) use boot::{Parts, start};
+pub(crate) use boot::{Parts, find_configurations, start};
 pub use events::{Event, Events};
 #[doc(hidden)]
 pub use host::Host;
