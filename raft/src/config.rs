@@ -37,6 +37,12 @@ pub struct Config {
     /// Requests (writes and reads, in the runtime's queue and awaiting an answer) before `Overloaded`.
     pub max_pending_requests: usize,
 
+    /// How many members a change of the configuration may lead to, voters and learners.
+    pub max_members: usize,
+    /// How long a node that is to vote may take to catch up with the log; past it the change is given up, and the node stays a learner.
+    /// Also how long a leader tries to tell a removed node that it is removed.
+    pub catch_up_timeout: Duration,
+
     /// How long a write may take. Past it the answer is `OutcomeUnknown`, or `Unavailable` if it was never proposed.
     pub write_timeout: Duration,
     /// How long a read may take. Past it the answer is `Unavailable`.
@@ -63,6 +69,8 @@ impl Default for Config {
             max_uncommitted_bytes: 64 << 20,
             max_command_bytes: 8 << 20,
             max_pending_requests: 65_536,
+            max_members: 64,
+            catch_up_timeout: Duration::from_secs(60),
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(1),
@@ -96,6 +104,7 @@ impl Config {
             ("max_uncommitted_bytes", self.max_uncommitted_bytes),
             ("max_command_bytes", self.max_command_bytes),
             ("max_pending_requests", self.max_pending_requests as u64),
+            ("max_members", self.max_members as u64),
         ];
         match limits.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("{name} is 0: nothing could ever pass")),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::change::ChangeRefused;
 use crate::types::{ClusterId, GroupId, Index, NodeId, Peer};
 
 /// Why a write or a read was not answered.
@@ -67,6 +68,30 @@ impl Error {
             Self::TooLarge { .. } | Self::OutcomeUnknown | Self::Stopped(_) => false,
         }
     }
+}
+
+/// Why the configuration was not changed.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum ChangeError {
+    /// The leader refused. [`ChangeRefused`] says why, and what is the case now.
+    #[error("not changed: {0}")]
+    Refused(#[from] ChangeRefused),
+    /// No leader took the change up within the time allowed. Nothing was changed: safe to retry.
+    #[error("not changed: no leader was reachable in time; retry later, or at another node")]
+    Unavailable,
+    /// Too many changes wait at this node. Nothing was changed.
+    #[error("not changed: too many changes wait already; retry when they are done")]
+    Overloaded,
+    /// The leader was lost, or did not answer in time, in the middle of the change. The next leader completes a joint configuration that it
+    /// finds; learners may have been added.
+    #[error(
+        "the outcome is unknown: the change may have been made, or be half-way; look at the configuration before you decide anew"
+    )]
+    OutcomeUnknown,
+    /// The node is down.
+    #[error("this node has stopped: {0}")]
+    Stopped(Fatal),
 }
 
 /// Why a node is down. Sticky: once there, every call gets it.

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use crate::change::Change;
 use crate::config::Config;
-use crate::error::{Error, Fatal, InitializeError};
-use crate::metrics::Status;
+use crate::error::{ChangeError, Error, Fatal, InitializeError};
+use crate::metrics::{ConfigurationStatus, Status};
 use crate::runtime::{self, Control, Events, Host, Inbox, NotAdmitted, Parts, Request, Shared, Tasks};
 use crate::traits::{LogStore, Snapshot, StateMachine, Transport};
-use crate::types::{ClusterId, Entry, GroupId, Membership, NodeId};
+use crate::types::{ClusterId, Entry, GroupId, LogId, Membership, NodeId};
 
 /// A running node. Cheap to clone; it has no type parameters.
 ///
@@ -128,6 +129,28 @@ impl Raft {
     pub async fn initialize(&self, members: Membership) -> Result<(), InitializeError> {
         let outcome = self.shared.request(|answer| Control::Initialize { membership: members, answer }).await;
         outcome.unwrap_or_else(|fatal| Err(InitializeError::Stopped(fatal)))
+    }
+
+    /// Changes who is in the cluster: any set of voters and learners in one call, on any node. Returns the id of the resulting
+    /// configuration when it is committed.
+    ///
+    /// New voters get the log as learners first, for at most `Config::catch_up_timeout`; [`Status::change`] shows how far that is. Where more
+    /// than one voter comes or goes, old and new voters decide together in between (joint consensus, paper §6), so that the cluster
+    /// serves throughout. A new node is started with an empty log and [`Builder::start`] alone, and waits to be reached.
+    ///
+    /// # Errors
+    /// See [`ChangeError`]. Nothing is silently left undone: a change that makes no difference is refused as well.
+    pub async fn change_membership(&self, change: Change) -> Result<LogId, ChangeError> {
+        self.shared.change(change).await
+    }
+
+    /// The configuration in force here, with its id for [`Change::only_if`]; none before this node learned of one. A node that lags
+    /// behind may have an old one.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn membership(&self) -> Result<Option<ConfigurationStatus>, Error> {
+        self.status().await.map(|status| status.configuration)
     }
 
     /// Makes this node campaign now rather than at its election timeout. It need not win, and a live leader is

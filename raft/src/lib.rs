@@ -42,6 +42,7 @@
 //! by stopping, not by lying: messages are checked, but a member that forges them can do harm. Disks may lose what was not
 //! synced, but a disk that loses what it said is synced breaks the promises above.
 
+mod change;
 mod config;
 pub mod consensus;
 mod error;
@@ -57,11 +58,12 @@ pub mod testing;
 mod traits;
 mod types;
 
+pub use change::{Change, ChangeRefused, Edit};
 pub use config::Config;
-pub use error::{Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransportError};
+pub use error::{ChangeError, Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransportError};
 pub use handle::{Builder, Consistency, Raft};
-pub use message::{AppendReply, Body, Envelope, ForwardOutcome, Lane, Message, RequestId};
-pub use metrics::{PeerStatus, ReplicationState, Status};
+pub use message::{AppendReply, Body, ChangeOutcome, Envelope, ForwardOutcome, Lane, Message, RequestId};
+pub use metrics::{ChangeStatus, ConfigurationStatus, PeerStatus, ReplicationState, Status};
 pub use recovery::Survivor;
 #[doc(hidden)]
 pub use runtime::Host;

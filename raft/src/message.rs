@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 
+use crate::change::{Change, ChangeRefused};
 use crate::types::{ClusterId, Entry, GroupId, Index, LogId, NodeId, Term};
 
 /// A message with its way: what a [`Transport`](crate::Transport) carries.
@@ -127,6 +128,20 @@ pub enum Body {
         /// What became of it.
         outcome: ForwardOutcome,
     },
+    /// A follower passes on a change of the configuration to the leader of this very term.
+    Change {
+        /// The follower's name for it, never used twice, not even across its restarts.
+        request: RequestId,
+        /// What shall change.
+        change: Change,
+    },
+    /// The answer, once there is nothing more to do.
+    ChangeReply {
+        /// Echoes the change.
+        request: RequestId,
+        /// What became of it.
+        outcome: ChangeOutcome,
+    },
     /// The leader tells how far is committed, between heartbeats and when there is nothing to append. Wants no answer.
     Commit {
         /// Committed, and known to match the receiver's log.
@@ -146,6 +161,22 @@ pub enum ForwardOutcome {
     Overloaded,
     /// Nothing of it was or will be proposed: this node does not lead the term.
     NotLeader,
+}
+
+/// What became of a change of the configuration that was passed on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum ChangeOutcome {
+    /// It is done.
+    Done {
+        /// The id of the configuration, which is committed.
+        id: LogId,
+    },
+    /// It was not made.
+    Refused(ChangeRefused),
+    /// Nothing of it was or will be made: this node does not lead the term.
+    NotLeader,
+    /// Leadership was lost in the middle of it. Another leader may yet complete it, or take it back.
+    Unknown,
 }
 
 /// The two answers to an append.
@@ -188,6 +219,8 @@ impl Message {
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::ForwardReply { .. }
+            | Body::Change { .. }
+            | Body::ChangeReply { .. }
             | Body::Commit { .. } => Lane::Control,
         }
     }
@@ -199,7 +232,10 @@ impl Message {
             + match &self.body {
                 Body::Append { entries, .. } => entries.iter().map(Entry::cost).sum(),
                 Body::Forward { commands, .. } => commands.iter().map(|c| Entry::OVERHEAD + c.len() as u64).sum(),
-                Body::PreVote { .. }
+                Body::Change { change, .. } => change.cost(),
+                Body::ChangeReply { outcome: ChangeOutcome::Refused(refused), .. } => refused.cost(),
+                Body::ChangeReply { .. }
+                | Body::PreVote { .. }
                 | Body::PreVoteReply { .. }
                 | Body::Vote { .. }
                 | Body::VoteReply { .. }
@@ -229,6 +265,8 @@ impl Message {
             Body::ReadIndexReply { .. } => "ReadIndexReply",
             Body::Forward { .. } => "Forward",
             Body::ForwardReply { .. } => "ForwardReply",
+            Body::Change { .. } => "Change",
+            Body::ChangeReply { .. } => "ChangeReply",
             Body::Commit { .. } => "Commit",
         }
     }

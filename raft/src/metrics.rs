@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::consensus::RoleKind;
-use crate::types::{Index, LogId, NodeId, Peer, Term};
+use crate::types::{Index, LogId, Membership, NodeId, Peer, Term};
 
 /// A node's view of itself and its group at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,12 @@ pub struct Status {
     pub leader: Option<NodeId>,
     /// The members of the configuration in force; empty before the node learned of one.
     pub members: Vec<Peer>,
+    /// The configuration in force; none before the node learned of one.
+    pub configuration: Option<ConfigurationStatus>,
+    /// The change of the configuration that this leader is making.
+    pub change: Option<ChangeStatus>,
+    /// The committed configuration that does not have this node any more, if it has seen itself removed in this run.
+    pub removed: Option<LogId>,
     /// The id before its first log entry.
     pub base: LogId,
     /// The id of its last log entry.
@@ -32,6 +38,28 @@ pub struct Status {
     pub applied: Index,
     /// What a leader knows of the other members; empty on others.
     pub peers: Vec<PeerStatus>,
+}
+
+/// A configuration, and whether it is there to stay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// The entry that holds it.
+    pub id: LogId,
+    /// Whether this node knows that it is committed. Until then it may be taken back.
+    pub committed: bool,
+    /// Who is in it.
+    pub membership: Membership,
+}
+
+/// A change of the configuration under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeStatus {
+    /// What is to be reached.
+    pub target: Membership,
+    /// The voters to be that have not caught up yet. Their progress is in [`Status::peers`].
+    pub catching_up: Vec<NodeId>,
+    /// How long they still have to; none once that is behind, and only the commit is awaited.
+    pub left: Option<Duration>,
 }
 
 /// What a leader knows of another member.

@@ -39,6 +39,12 @@ number! {
     Index, "i"
 }
 
+impl From<u64> for NodeId {
+    fn from(id: u64) -> Self {
+        Self(id)
+    }
+}
+
 impl Term {
     /// The term after this one.
     #[must_use]
@@ -211,7 +217,7 @@ impl fmt::Display for Peer {
 ///
 /// While one set of voters replaces another, the configuration is *joint* (C<sub>old,new</sub> of the paper, §6): whatever needs a
 /// majority needs one of `voters` and one of `outgoing`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Membership {
     /// The members whose votes and logs count.
     pub voters: BTreeMap<NodeId, Peer>,

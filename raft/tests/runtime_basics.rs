@@ -177,7 +177,7 @@ async fn events_tell_the_life_of_a_node_in_order() {
             Event::Role { role, .. } => role.to_string(),
             Event::Leader { leader, .. } => format!("leader {}", leader.map_or(0, |id| id.0)),
             Event::Stopped(fatal) => format!("stopped: {}", fatal.is_shutdown()),
-            Event::Truncated { .. } | Event::Missed { .. } => panic!("nothing was truncated or missed"),
+            Event::Truncated { .. } | Event::Removed { .. } | Event::Missed { .. } => panic!("nothing was lost"),
             other => panic!("an event that this test does not know: {other:?}"),
         });
     }

@@ -3,6 +3,8 @@
 //! Encoding is total. Decoding trusts nothing: whatever a peer sends becomes a message or a reason, never a panic.
 //! Payloads move as shared [`Bytes`](bytes::Bytes) both ways.
 
+mod change;
+
 use raftkv::{
     AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, ForwardOutcome, GroupId, Index, LogId, Message, NodeId,
     RequestId, Term,
@@ -73,6 +75,8 @@ fn encode_body(body: Body) -> Wire {
             Wire::ForwardReply(pb::ForwardReply { request: request.0, outcome: Some(encode_forwarded(outcome)) })
         }
         Body::Commit { index } => Wire::Commit(pb::Commit { index: index.0 }),
+        Body::Change { request, change } => Wire::Change(change::encode(request.0, change)),
+        Body::ChangeReply { request, outcome } => Wire::ChangeReply(change::encode_reply(request.0, outcome)),
     }
 }
 
@@ -151,6 +155,10 @@ fn decode_body(body: Wire) -> Result<Body, String> {
             Body::ForwardReply { request: RequestId(m.request), outcome: decode_forwarded(m.outcome)? }
         }
         Wire::Commit(m) => Body::Commit { index: index(m.index)? },
+        Wire::Change(m) => Body::Change { request: RequestId(m.request), change: change::decode(m)? },
+        Wire::ChangeReply(m) => {
+            Body::ChangeReply { request: RequestId(m.request), outcome: change::decode_reply(m.outcome)? }
+        }
     })
 }
 

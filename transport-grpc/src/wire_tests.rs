@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use raftkv::{Change, ChangeOutcome, ChangeRefused, Edit, Membership, Peer};
 
 const WAY: Way = Way { cluster: ClusterId(5), from: NodeId(1), to: NodeId(2) };
 
@@ -44,6 +45,55 @@ fn at() -> impl Strategy<Value = Index> {
     number().prop_map(Index)
 }
 
+fn peer() -> impl Strategy<Value = Peer> {
+    (any::<u64>(), "[a-z]{1,20}").prop_map(|(id, address)| Peer::new(id, address))
+}
+
+fn node() -> impl Strategy<Value = NodeId> {
+    any::<u64>().prop_map(NodeId)
+}
+
+fn edit() -> impl Strategy<Value = Edit> {
+    let target = (vec(peer(), 1..5), vec(peer(), 0..3)).prop_map(|(voters, learners)| {
+        let mut target = Membership::new(voters.into_iter().filter(|peer| peer.id.0 > 0)).with_learners(learners);
+        target.voters.insert(NodeId(1), Peer::new(1, "a"));
+        target.learners.retain(|id, _| id.0 > 0 && !target.voters.contains_key(id));
+        target
+    });
+    prop_oneof![
+        peer().prop_map(Edit::AddVoter),
+        peer().prop_map(Edit::AddLearner),
+        node().prop_map(Edit::Promote),
+        node().prop_map(Edit::Demote),
+        node().prop_map(Edit::Remove),
+        (node(), peer()).prop_map(|(old, new)| Edit::Replace { old, new }),
+        peer().prop_map(Edit::SetAddress),
+        target.prop_map(Edit::Set),
+    ]
+}
+
+fn change_outcome() -> impl Strategy<Value = ChangeOutcome> {
+    use ChangeRefused as No;
+    let refused = prop_oneof![
+        log_ids().prop_map(|at| No::InProgress { at }),
+        Just(No::NotReady),
+        log_ids().prop_map(|actual| No::Mismatch { actual }),
+        node().prop_map(|id| No::UnknownNode { id }),
+        Just(No::NoVoters),
+        Just(No::NoDifference),
+        (any::<String>(), node(), node()).prop_map(|(address, a, b)| No::AddressConflict { address, nodes: [a, b] }),
+        (node(), at(), at()).prop_map(|(id, matched, last)| No::NotCaughtUp { id, matched, last }),
+        vec(node(), 0..5).prop_map(|silent| No::Unreachable { silent }),
+        any::<String>().prop_map(|reason| No::Invalid { reason }),
+    ];
+    prop_oneof![
+        log_ids().prop_map(|id| ChangeOutcome::Done { id }),
+        refused.prop_map(ChangeOutcome::Refused),
+        Just(ChangeOutcome::NotLeader),
+        Just(ChangeOutcome::Unknown),
+    ]
+}
+
 fn body() -> impl Strategy<Value = Body> {
     let term = || number().prop_map(Term);
     prop_oneof![
@@ -65,6 +115,9 @@ fn body() -> impl Strategy<Value = Body> {
         (request(), vec(payload(), 0..5)).prop_map(|(request, commands)| Body::Forward { request, commands }),
         (request(), outcome()).prop_map(|(request, outcome)| Body::ForwardReply { request, outcome }),
         at().prop_map(|index| Body::Commit { index }),
+        (request(), vec(edit(), 0..5), option::of(log_ids()))
+            .prop_map(|(request, edits, expected)| Body::Change { request, change: Change { edits, expected } }),
+        (request(), change_outcome()).prop_map(|(request, outcome)| Body::ChangeReply { request, outcome }),
     ]
 }
 

@@ -17,6 +17,8 @@ impl Consensus {
     pub(crate) fn initialize(&mut self, now: Time, request: RequestId, membership: Membership) {
         let refused = if let Err(reason) = membership.validate() {
             Some(InitializeRefused::Invalid { reason })
+        } else if membership.is_joint() {
+            Some(InitializeRefused::Invalid { reason: "a cluster can't begin with a joint configuration".into() })
         } else if !membership.is_voter(self.id) {
             let reason = format!("this node ({}) is not among them ({membership})", self.id);
             Some(InitializeRefused::Invalid { reason })

@@ -53,12 +53,13 @@ impl Consensus {
         }
         let Role::Leader(leader) = &self.role else { return };
         let Some(membership) = self.membership() else { return };
+        let counted = quorum::counted(membership, self.id);
         let stored = if mutant!("leader-counts-itself-early") { self.log.last().index } else { self.log.stored() };
         let own = self.id;
         let matched = |id: NodeId| {
             if id == own { stored } else { leader.peers.get(&id).map_or(Index::ZERO, |progress| progress.matched) }
         };
-        let Some(reached) = quorum::reached(membership, matched) else { return };
+        let Some(reached) = quorum::reached(&counted, matched) else { return };
         if reached < leader.opened && mutant!("commit-by-counting-an-earlier-term") {
             return self.commit_to(reached);
         }
@@ -76,7 +77,7 @@ impl Consensus {
     pub(crate) fn commit_to(&mut self, index: Index) {
         if index > self.commit {
             self.commit = index;
-            self.configurations.committed(index);
+            self.settle_configurations(index);
         }
     }
 

@@ -24,9 +24,10 @@ impl Consensus {
         self.election_due = now.plus(self.random.once_to_twice(self.config.election_timeout));
     }
 
-    /// Only a voter campaigns, and only when its vote counts.
+    /// Only a voter campaigns, and one that is none any more until that is committed: it may be needed until then, although it does not
+    /// count itself (thesis §4.2.2).
     pub(crate) fn may_campaign(&self) -> bool {
-        self.membership().is_some_and(|membership| membership.is_voter(self.id))
+        self.configurations.all().any(|membership| membership.is_voter(self.id))
     }
 
     /// Whether a live leader is there, so that campaigns of others are only a disturbance (thesis §4.2.3, §6.2).
@@ -116,10 +117,14 @@ impl Consensus {
         }
     }
 
-    /// Gives the vote of this term to the first candidate whose log is at least as up-to-date (paper §5.2, §5.4.1).
+    /// Gives the vote of this term to the first candidate whose log is at least as up-to-date (paper §5.2, §5.4.1). Whether one of the two
+    /// is a voter is for the candidate to know: its configuration may be the later one.
     pub(crate) fn on_vote(&mut self, now: Time, from: NodeId, last: LogId) {
         if self.role.kind() == RoleKind::Leader || self.leader().is_some() {
             return self.ignored(from, "Vote", "the term has a leader");
+        }
+        if mutant!("promoted-learner-refuses-votes") && !self.may_campaign() {
+            return self.send(from, Body::VoteReply { granted: false });
         }
         let free = self.hard_state.voted_for.is_none_or(|id| id == from) || mutant!("votes-twice-in-a-term");
         let behind = if mutant!("log-compared-by-index-first") {
@@ -176,10 +181,12 @@ impl Consensus {
             return;
         }
         let last = self.log.last().index;
-        let peers = self.membership().into_iter().flat_map(Membership::members).map(|peer| peer.id);
-        let peers = peers.filter(|id| *id != self.id).map(|id| (id, Progress::new(now, last))).collect();
+        let (members, leaving) = self.peers_of_new_leader(now);
+        let all = members.into_iter().chain(leaving.iter().map(|(id, _)| *id));
         let leader = Leader {
-            peers,
+            peers: all.map(|id| (id, Progress::new(now, last))).collect(),
+            leaving: leaving.into_iter().collect(),
+            change: None,
             opened: last.next(),
             since: now,
             uncommitted: 0,

@@ -12,8 +12,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::change::{Changing, Round};
 use super::durability::{Durability, Held, Writing};
 use super::io::Time;
+use super::membership::Leaving;
 use super::progress::{Progress, Said};
 use super::role::{Follower, Leader, Role};
 use super::{Consensus, RoleKind};
@@ -61,6 +63,8 @@ impl Consensus {
             random: _,
             forwarded,
             asked,
+            passed_on,
+            removed,
             initializing,
             noted_leader,
             noted_term,
@@ -72,6 +76,7 @@ impl Consensus {
         } = self;
         past.leader.filter(|(term, _)| *term == hard_state.term).hash(hasher);
         (hard_state, log, configurations, commit, applying, fetching).hash(hasher);
+        (passed_on, removed).hash(hasher);
         (forwarded, initializing, noted_leader, noted_term, commit_due).hash(hasher);
         for (request, since) in &asked.0 {
             (request, long_ago(now, *since)).hash(hasher);
@@ -137,8 +142,18 @@ impl Role {
             Self::PreCandidate(campaign) | Self::Candidate(campaign) => campaign.hash(hasher),
             Self::Leader(leader) => {
                 // A leader is woken when it is to speak, so its heartbeats are always due.
-                let Leader { peers, opened, since, uncommitted, round, heartbeat_due: _, reads, seen } = &**leader;
+                let Leader { peers, opened, since, uncommitted, round, heartbeat_due: _, reads, seen, leaving, change } =
+                    &**leader;
                 (opened, uncommitted, round, reads, seen).hash(hasher);
+                for (id, Leaving { peer, at, told, until }) in leaving {
+                    (id, peer, at, told, now >= *until).hash(hasher);
+                }
+                if let Some(Changing { asker, target, catching_up, until, appended, decided }) = change {
+                    (asker, target, now >= *until, appended, decided).hash(hasher);
+                    for (id, Round { upto, since, caught_up }) in catching_up {
+                        (id, upto, long_ago(now, *since), caught_up).hash(hasher);
+                    }
+                }
                 for (id, progress) in peers {
                     id.hash(hasher);
                     progress.fingerprint(now, *since, hasher);

@@ -54,6 +54,13 @@ impl SeenForwards {
     }
 }
 
+impl SeenForwards {
+    /// The same for a change of the configuration.
+    pub(crate) fn insert_change(&mut self, from: NodeId, request: RequestId, remembered: usize) -> bool {
+        self.insert(from, request, remembered.max(MIN_REMEMBERED))
+    }
+}
+
 impl Consensus {
     /// A local client's batch.
     pub(crate) fn propose(&mut self, request: RequestId, commands: Vec<Bytes>) {

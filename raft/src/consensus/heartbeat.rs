@@ -24,6 +24,7 @@ impl Consensus {
             }
             return self.transition(now, Role::Follower(self.fresh_follower()), why);
         }
+        self.part_with_removed(now);
         self.heartbeat_round(now);
     }
 
@@ -38,6 +39,9 @@ impl Consensus {
             let known = if mutant!("heartbeat-commit-past-the-match") { self.commit } else { progress.matched };
             let commit = self.commit.min(known);
             progress.commit_told = progress.commit_told.max(commit);
+            if let Some(leaving) = leader.leaving.get_mut(id).filter(|leaving| commit >= leaving.at) {
+                leaving.told.get_or_insert(leader.round);
+            }
             self.out.send.push((*id, Message { term, body: Body::Heartbeat { commit, round: leader.round } }));
         }
     }

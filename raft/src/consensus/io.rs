@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::role::RoleKind;
+use crate::change::{Change, ChangeRefused};
 use crate::message::{Message, RequestId};
 use crate::traits::{LogState, LogWrite};
 use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
@@ -100,6 +101,14 @@ pub enum Input {
         /// The first configuration.
         membership: Membership,
     },
+    /// An operator wants other members. Works on any node that knows a leader. Answered, when the last configuration of the change is
+    /// committed, by [`Reply::Changed`]; else by [`Reply::Refused`], when nothing was changed, or by [`Reply::Unknown`].
+    Change {
+        /// A name for the request.
+        request: RequestId,
+        /// What shall change.
+        change: Change,
+    },
     /// An operator wants this node to campaign now rather than at its election timeout. A live leader is not disturbed.
     Campaign,
 }
@@ -182,9 +191,10 @@ pub enum Reply {
         /// Why.
         reason: RefusedReason,
     },
-    /// The batch was passed on to a leader that is none any more, before it answered.
+    /// The batch was passed on to a leader that is none any more, before it answered. Or the leader was lost while it changed the
+    /// configuration.
     Unknown {
-        /// The batch.
+        /// The batch, or the change.
         request: RequestId,
     },
     /// A read is linearizable here once this index is applied.
@@ -193,6 +203,13 @@ pub enum Reply {
         request: RequestId,
         /// The index.
         index: Index,
+    },
+    /// The outcome of [`Input::Change`].
+    Changed {
+        /// The request.
+        request: RequestId,
+        /// The id of the configuration that is now committed, or why nothing was changed.
+        outcome: Result<LogId, ChangeRefused>,
     },
     /// The outcome of [`Input::Initialize`].
     Initialized {
@@ -262,6 +279,11 @@ pub enum Note {
         index: Index,
         /// The configuration.
         membership: Membership,
+    },
+    /// A configuration that does not have this node any more is committed. It is not needed, and does not campaign.
+    Removed {
+        /// The configuration's place in the log.
+        index: Index,
     },
     /// A message was of no use. Common and harmless, unless it happens all the time.
     Ignored {

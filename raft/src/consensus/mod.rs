@@ -15,8 +15,10 @@
 //! | a command enters the log, here or at the leader | `forward.rs` |
 //! | a promise waits for the disk | `durability.rs` |
 //! | a cluster begins, a configuration comes into force | `bootstrap.rs`, `membership.rs` |
+//! | the leader changes the configuration | `change.rs` |
 
 mod bootstrap;
+mod change;
 mod commit;
 mod durability;
 mod election;
@@ -46,6 +48,7 @@ pub use role::RoleKind;
 
 use std::collections::BTreeSet;
 
+use self::change::PassedOn;
 use self::commit::Applying;
 use self::durability::Durability;
 use self::forward::Forwarded;
@@ -56,11 +59,11 @@ use self::random::Random;
 use self::read::Asked;
 use self::role::{Follower, Role};
 use crate::config::Config;
-use crate::message::{AppendReply, Body, ForwardOutcome, Message, RequestId};
+use crate::message::{AppendReply, Body, ChangeOutcome, ForwardOutcome, Message, RequestId};
 use crate::metrics::{PeerStatus, Status};
 use crate::mutant;
 use crate::traits::HardState;
-use crate::types::{Index, Membership, NodeId, Term};
+use crate::types::{Index, LogId, Membership, NodeId, Term};
 
 /// The greatest term and index that is believed. A thousand elections a second do not get there in a million years, so
 /// that arithmetic on what peers say never overflows.
@@ -91,6 +94,10 @@ pub struct Consensus {
     forwarded: Forwarded,
     /// Read indexes asked of this term's leader.
     asked: Asked,
+    /// Changes of the configuration passed on to this term's leader that it has not answered.
+    passed_on: PassedOn,
+    /// The committed configuration that dropped this node, once it knows of one.
+    removed: Option<LogId>,
     /// A request to start a cluster that waits for the disk.
     initializing: Vec<RequestId>,
     /// What was last noted, to note changes only.
@@ -127,6 +134,8 @@ impl Consensus {
             random: Random::new(boot.seed),
             forwarded: Forwarded::default(),
             asked: Asked::default(),
+            passed_on: PassedOn::default(),
+            removed: None,
             initializing: Vec::new(),
             noted_leader: None,
             noted_term: boot.log.hard_state.term,
@@ -151,6 +160,7 @@ impl Consensus {
             Input::Applied { index } => self.on_applied(index),
             Input::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
             Input::Initialize { request, membership } => self.initialize(now, request, membership),
+            Input::Change { request, change } => self.change(now, request, change),
             Input::Campaign if self.hears_leader(now) => self.ignored(self.id, "Campaign", "a live leader is heard"),
             Input::Campaign => self.on_campaign_asked(now),
         }
@@ -160,9 +170,11 @@ impl Consensus {
     /// Collects what is to be done after the steps so far. `out` is overwritten; pass the same one each time, and its buffers are reused.
     pub fn effects(&mut self, now: Time, out: &mut Effects) {
         self.advance_commit();
+        self.advance_change(now);
         self.confirm_reads(now);
         self.replicate();
         self.tell_commit();
+        self.retire_if_removed(now);
         self.acknowledge();
         self.write(now);
         self.apply();
@@ -213,6 +225,9 @@ impl Consensus {
             term: self.hard_state.term,
             leader: self.leader(),
             members: self.membership().map(|m| m.members().cloned().collect()).unwrap_or_default(),
+            configuration: self.configuration_status(),
+            change: self.change_status(now),
+            removed: self.removed,
             base: self.log.base(),
             last: self.log.last(),
             stored: self.log.stored(),
@@ -286,6 +301,8 @@ impl Consensus {
             Body::ReadIndexReply { request, index } => self.on_read_index_reply(from, request, index),
             Body::Forward { request, commands } => self.on_forward(from, request, commands),
             Body::ForwardReply { request, outcome } => self.on_forward_reply(from, request, outcome),
+            Body::Change { request, change } => self.on_change(now, from, request, &change),
+            Body::ChangeReply { request, outcome } => self.on_change_reply(from, request, outcome),
         }
     }
 
@@ -307,7 +324,9 @@ impl Consensus {
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::Forward { .. }
-            | Body::ForwardReply { .. } => false,
+            | Body::ForwardReply { .. }
+            | Body::Change { .. }
+            | Body::ChangeReply { .. } => false,
         }
     }
 
@@ -328,13 +347,16 @@ impl Consensus {
             }
             Body::ReadIndex { request } => Body::ReadIndexReply { request, index: None },
             Body::Forward { request, .. } => Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },
+            // The change may have been taken when this term was the present one.
+            Body::Change { request, .. } => Body::ChangeReply { request, outcome: ChangeOutcome::Unknown },
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendReply(_)
             | Body::HeartbeatReply { .. }
             | Body::Commit { .. }
             | Body::ReadIndexReply { .. }
-            | Body::ForwardReply { .. } => return self.ignored(from, name, "it is of an earlier term"),
+            | Body::ForwardReply { .. }
+            | Body::ChangeReply { .. } => return self.ignored(from, name, "it is of an earlier term"),
         };
         self.ignored(from, name, "it is of an earlier term");
         self.send(from, answer);
@@ -365,7 +387,10 @@ impl Consensus {
         assert!(allowed, "{old} does not become {new}");
         let former = std::mem::replace(&mut self.role, role);
         match former {
-            Role::Leader(leader) => self.refuse_reads_of(*leader),
+            Role::Leader(mut leader) => {
+                self.abandon_change(leader.change.take());
+                self.refuse_reads_of(*leader);
+            }
             Role::Candidate(_) if new != RoleKind::Candidate => self.withdraw_campaign(),
             Role::Candidate(_) | Role::PreCandidate(_) | Role::Follower(_) => {}
         }
@@ -377,6 +402,7 @@ impl Consensus {
         if self.noted_term != term {
             self.noted_term = term;
             self.give_up_forwarded();
+            self.give_up_passed_on();
         }
         // A follower goes on waiting: what moved its term need not be a leader, or a worthy candidate (paper §5.2).
         if old == RoleKind::Leader || new != RoleKind::Follower {

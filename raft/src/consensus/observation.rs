@@ -25,7 +25,7 @@ impl Consensus {
         let config = &self.config;
         let evictable = self.log.tail_start() <= self.log.stored().min(self.commit);
         let tail = if evictable { self.log.tail_bytes() } else { 0 };
-        let members = self.membership().map_or(0, |membership| membership.members().count());
+        let members = config.max_members;
         let limits = [
             ("bytes in memory that are on disk and committed", tail, config.max_tail_bytes),
             ("bytes with the state machine", self.applying.bytes(), config.max_applying_bytes.saturating_add(largest)),

@@ -1,5 +1,6 @@
 //! Majorities.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use crate::mutant;
@@ -8,6 +9,21 @@ use crate::types::{Membership, NodeId, Peer};
 /// How many of `voters` make a majority.
 pub(crate) fn majority(voters: usize) -> usize {
     if mutant!("half-is-a-majority") { voters.div_ceil(2) } else { voters / 2 + 1 }
+}
+
+/// Who is counted: those that the configuration says.
+pub(crate) fn counted(membership: &Membership, leader: NodeId) -> Cow<'_, Membership> {
+    if mutant!("learner-is-counted") {
+        let mut all = membership.clone();
+        all.voters.extend(all.learners.clone());
+        return Cow::Owned(all);
+    }
+    if mutant!("removed-leader-counts-itself") && !membership.is_voter(leader) {
+        let mut all = membership.clone();
+        all.voters.insert(leader, Peer::new(leader.0, ""));
+        return Cow::Owned(all);
+    }
+    Cow::Borrowed(membership)
 }
 
 /// The greatest value that a majority of the voters has reached; of both halves, while the configuration is joint (paper §6). `of`

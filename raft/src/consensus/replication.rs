@@ -161,8 +161,8 @@ impl Consensus {
         let upto = self.log.last().index;
         self.log.truncate(from);
         self.durability.truncated(from);
-        self.configurations.truncated(from);
         self.out.notes.push(super::Note::Truncated { from, upto });
+        self.take_back_configurations(from);
     }
 
     pub(crate) fn on_append_reply(&mut self, now: Time, from: NodeId, reply: AppendReply) {

@@ -5,8 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::change::Changing;
 use super::forward::SeenForwards;
 use super::io::Time;
+use super::membership::Leaving;
 use super::progress::Progress;
 use super::read::Reads;
 use crate::types::{Index, NodeId};
@@ -47,8 +49,12 @@ pub(crate) struct Campaign {
 /// Decides what is in the log, and brings it to all.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader {
-    /// What is known of each other member.
+    /// What is known of each other member, and of those that are leaving.
     pub(crate) peers: BTreeMap<NodeId, Progress>,
+    /// Those of the peers that are members no more, and do not know it yet.
+    pub(crate) leaving: BTreeMap<NodeId, Leaving>,
+    /// The change of the configuration under way.
+    pub(crate) change: Option<Changing>,
     /// The index of the entry that opened the term. Once it is committed, so is everything before it (paper §5.4.2).
     pub(crate) opened: Index,
     /// When the term was opened: nobody can have been heard for longer than since then.

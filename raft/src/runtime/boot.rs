@@ -162,16 +162,16 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
     let (inbox, arrivals) = Inbox::channel(cluster, group, id);
     let mut outbox =
         span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config, tasks.clone()));
-    if let Some((_, membership)) = boot.configurations.last() {
-        span.in_scope(|| outbox.set_members(membership));
-    }
     let clock = Clock::start(&tasks);
+    let pending = Pending::new(&config, random::mix(boot.seed), applied);
+    let core = Consensus::new(clock.now(), &config, boot);
+    span.in_scope(|| outbox.set_members(&core.correspondents()));
     let (jobs, outcomes) = (Arc::new(Mailbox::new()), Arc::new(Mailbox::new()));
     let applier = tasks.spawn(applier::run(machine, jobs.clone(), outcomes.clone()).instrument(span.clone()));
     let driver = Driver {
         shared: shared.clone(),
-        pending: Pending::new(&config, random::mix(boot.seed), applied),
-        core: Consensus::new(clock.now(), &config, boot),
+        pending,
+        core,
         clock,
         writer: LogWriter::new(log.clone(), config.slow_disk),
         fetcher: Fetcher::new(log),

@@ -170,6 +170,10 @@ impl Driver {
                 let input = self.pending.initialize(membership, answer);
                 self.core.step(now, input);
             }
+            Control::Change { change, answer } => {
+                let input = self.pending.change(now, change, answer);
+                self.core.step(now, input);
+            }
             Control::Campaign { answer } => {
                 self.core.step(now, Input::Campaign);
                 let _ = answer.send(());
@@ -190,7 +194,11 @@ impl Driver {
             self.pending.on_reply(now, reply, leader);
         }
         for (to, message) in effects.send.drain(..) {
-            let forward = if let Body::Forward { request, .. } = &message.body { Some(*request) } else { None };
+            let forward = if let Body::Forward { request, .. } | Body::Change { request, .. } = &message.body {
+                Some(*request)
+            } else {
+                None
+            };
             if !self.outbox.send(to, message)
                 && let Some(request) = forward
             {
@@ -224,6 +232,7 @@ impl Driver {
             | Reply::Appended { .. }
             | Reply::Unknown { .. }
             | Reply::Readable { .. }
+            | Reply::Changed { .. }
             | Reply::Initialized { .. } => None,
         }
     }
@@ -248,8 +257,12 @@ impl Driver {
             }
             Note::Membership { index, membership } => {
                 tracing::info!(index = index.0, %membership, "configuration");
-                self.outbox.set_members(&membership);
+                self.outbox.set_members(&self.core.correspondents());
                 self.shared.announcer.announce(Event::Membership { index, membership });
+            }
+            Note::Removed { index } => {
+                tracing::warn!(index = index.0, "this node is removed from the cluster: it may be stopped");
+                self.shared.announcer.announce(Event::Removed { index });
             }
             Note::Ignored { from, message, why } => tracing::debug!(from = from.0, message, why, "ignored"),
             Note::Violation { from, message, why } => {

@@ -34,6 +34,11 @@ pub enum Event {
         /// The configuration.
         membership: Membership,
     },
+    /// A configuration without this node is committed: it may be stopped.
+    Removed {
+        /// The configuration's place in the log.
+        index: Index,
+    },
     /// Uncommitted entries of a former leader were replaced by those of the present one.
     Truncated {
         /// The first index removed.

@@ -19,7 +19,7 @@ use super::panic_text;
 use crate::config::Config;
 use crate::message::{Envelope, Lane, Message};
 use crate::traits::Transport;
-use crate::types::{ClusterId, GroupId, Membership, NodeId, Peer};
+use crate::types::{ClusterId, GroupId, NodeId, Peer};
 
 /// How many messages wait for one peer in one lane at most.
 const MAX_QUEUED: u64 = 4096;
@@ -79,17 +79,17 @@ impl Outbox {
         Self { sender, transport, tasks, max_bulk_bytes, ways: BTreeMap::new() }
     }
 
-    /// A configuration came into force: its members are reached where it says, and others no more.
-    pub(crate) fn set_members(&mut self, membership: &Membership) {
+    /// A configuration came into force: these are reached where it says, and others no more.
+    pub(crate) fn set_members(&mut self, members: &[Peer]) {
         let me = self.sender.node;
         self.ways.retain(|_, way| {
-            let keep = membership.get(way.peer.id) == Some(&way.peer);
+            let keep = members.contains(&way.peer);
             if !keep {
                 way.stop();
             }
             keep
         });
-        for peer in membership.members().filter(|peer| peer.id != me) {
+        for peer in members.iter().filter(|peer| peer.id != me) {
             match self.ways.get_mut(&peer.id) {
                 Some(way) => way.member = true,
                 None => self.open(peer.clone(), true),
@@ -265,7 +265,7 @@ mod tests {
     fn outbox() -> (Outbox, Arc<Post>) {
         let post = Arc::new(Post::default());
         let mut outbox = Outbox::new(ME, Arc::new(post.clone()), &Config::default(), Tasks::default());
-        outbox.set_members(&Membership::new((1..=4).map(|id| Peer::new(id, format!("{id}")))));
+        outbox.set_members(&(1..=4).map(|id| Peer::new(id, format!("{id}"))).collect::<Vec<_>>());
         (outbox, post)
     }
 
@@ -332,7 +332,7 @@ mod tests {
             outbox.learn(&Peer::new(id, "x"));
         }
         assert!(outbox.ways.len() <= 3 + MAX_STRANGERS);
-        outbox.set_members(&Membership::new([Peer::new(1, "1"), Peer::new(5, "moved")]));
+        outbox.set_members(&[Peer::new(1, "1"), Peer::new(5, "moved")]);
         outbox.send(NodeId(4), forward(1));
         outbox.send(NodeId(5), forward(1));
         settle().await;

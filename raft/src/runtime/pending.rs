@@ -7,7 +7,9 @@
 //! | the entry at its index to be applied | `writes.appended` | `OutcomeUnknown` |
 //! | a confirmed read index | `reads.asked` | `Unavailable` |
 //! | that index to be applied | `reads.confirmed` | `Unavailable` |
+//! | a change of the configuration to be committed | `changes` | `OutcomeUnknown` |
 
+mod changes;
 mod reads;
 mod results;
 mod writes;
@@ -17,15 +19,18 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+pub(crate) use self::changes::ChangeAnswer;
+use self::changes::{Changes, Waiter};
 use self::reads::Reads;
 #[cfg(test)]
 pub(crate) use self::results::Fate;
 pub(crate) use self::results::Results;
 use self::writes::Writes;
 use super::intake::{Load, Request};
+use crate::change::Change;
 use crate::config::Config;
 use crate::consensus::{InitializeRefused, Input, RefusedReason, Reply, Time};
-use crate::error::{Error, Fatal, InitializeError};
+use crate::error::{ChangeError, Error, Fatal, InitializeError};
 use crate::message::RequestId;
 use crate::mutant;
 use crate::types::{Entry, Index, Membership, Peer};
@@ -37,6 +42,7 @@ pub(crate) struct Pending {
     config: Config,
     writes: Writes,
     reads: Reads,
+    changes: Changes,
     initializing: VecDeque<(RequestId, InitializeAnswer)>,
     next_request: u64,
     /// Answered since the intake was last told.
@@ -52,6 +58,7 @@ impl Pending {
             config: config.clone(),
             writes: Writes::new(config.max_applying_bytes, applied),
             reads: Reads::new(applied),
+            changes: Changes::default(),
             initializing: VecDeque::new(),
             // Half of the range is left to count up.
             next_request: if mutant!("request-names-repeat") { 0 } else { first_request >> 1 },
@@ -111,6 +118,19 @@ impl Pending {
         Input::Initialize { request, membership }
     }
 
+    /// Somebody wants other members. New ones may take as long as they may to catch up, and the rest as long as a write.
+    pub(crate) fn change(&mut self, now: Time, change: Change, answer: ChangeAnswer) -> Input {
+        let deadline = now.plus(self.config.catch_up_timeout).plus(self.config.write_timeout);
+        self.submit_change(Waiter { change, deadline, answer })
+    }
+
+    fn submit_change(&mut self, waiter: Waiter) -> Input {
+        self.look_at(waiter.deadline);
+        let (request, change) = (self.request(), waiter.change.clone());
+        self.changes.submit(request, waiter);
+        Input::Change { request, change }
+    }
+
     /// Takes in an answer of the core. `leader` is the one named by a refusal, with its address.
     pub(crate) fn on_reply(&mut self, now: Time, reply: Reply, leader: Option<Peer>) {
         match reply {
@@ -119,14 +139,24 @@ impl Pending {
                 RefusedReason::Overloaded => {
                     self.writes.fail(request, &Error::Overloaded, &mut self.answered);
                     self.reads.fail(request, &Error::Overloaded, &mut self.answered);
+                    self.changes.fail(request, ChangeError::Overloaded);
                 }
                 RefusedReason::NotLeader { .. } => {
                     self.look_at(now.plus(self.config.heartbeat_interval));
                     self.writes.park(request, leader.as_ref(), &mut self.answered);
                     self.reads.park(request, leader.as_ref());
+                    self.changes.park(request);
                 }
             },
-            Reply::Unknown { request } => self.writes.fail(request, &Error::OutcomeUnknown, &mut self.answered),
+            Reply::Unknown { request } => {
+                self.writes.fail(request, &Error::OutcomeUnknown, &mut self.answered);
+                self.changes.fail(request, ChangeError::OutcomeUnknown);
+            }
+            Reply::Changed { request, outcome } => {
+                if self.changes.on_changed(request, outcome) {
+                    self.look_at(now.plus(self.config.heartbeat_interval));
+                }
+            }
             Reply::Readable { request, index } => self.reads.on_readable(request, index, &mut self.answered),
             Reply::Initialized { request, outcome } => self.on_initialized(request, outcome),
         }
@@ -156,7 +186,7 @@ impl Pending {
 
     /// A leader is known: parked requests get another chance at once.
     pub(crate) fn on_leader(&mut self, now: Time) {
-        if self.writes.has_parked() || self.reads.has_parked() {
+        if self.has_parked() {
             self.look_at(now);
         }
     }
@@ -168,6 +198,13 @@ impl Pending {
         for group in self.reads.take_parked() {
             self.ask(group, &mut input);
         }
+        for waiter in self.changes.take_parked() {
+            input(self.submit_change(waiter));
+        }
+    }
+
+    fn has_parked(&self) -> bool {
+        self.writes.has_parked() || self.reads.has_parked() || self.changes.has_parked()
     }
 
     fn look_at(&mut self, time: Time) {
@@ -187,12 +224,12 @@ impl Pending {
         self.check_at = None;
         self.writes.expire(now, &mut self.answered);
         self.reads.expire(now, &mut self.answered);
+        self.changes.expire(now);
         if leader_known {
             self.resubmit(leads, input);
         }
-        let parked = self.writes.has_parked() || self.reads.has_parked();
-        let retry = parked.then(|| now.plus(self.config.heartbeat_interval));
-        let next = [retry, self.writes.first_deadline(), self.reads.first_deadline()];
+        let retry = self.has_parked().then(|| now.plus(self.config.heartbeat_interval));
+        let next = [retry, self.writes.first_deadline(), self.reads.first_deadline(), self.changes.first_deadline()];
         self.check_at = next.into_iter().chain([self.check_at]).flatten().min();
     }
 
@@ -201,6 +238,7 @@ impl Pending {
         let error = Error::Stopped(fatal.clone());
         self.writes.fail_all(&error, &mut self.answered);
         self.reads.fail_all(&error, &mut self.answered);
+        self.changes.stop(fatal);
         for (_, answer) in self.initializing.drain(..) {
             let _ = answer.send(Err(InitializeError::Stopped(fatal.clone())));
         }

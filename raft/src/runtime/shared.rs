@@ -7,19 +7,24 @@ use tokio::sync::{Semaphore, oneshot};
 use super::events::{Announcer, Event, Events};
 use super::intake::{Intake, Request};
 use super::mailbox::{Closed, Mailbox};
-use super::pending::InitializeAnswer;
+use super::pending::{ChangeAnswer, InitializeAnswer};
+use crate::change::Change;
 use crate::config::Config;
-use crate::error::{Error, Fatal, FatalKind, InitializeError};
+use crate::error::{ChangeError, Error, Fatal, FatalKind, InitializeError};
 use crate::metrics::Status;
-use crate::types::{Membership, NodeId};
+use crate::types::{LogId, Membership, NodeId};
 
 /// How many requests of the owner are with the driver at a time; further ones wait.
 const MAX_CONTROL: usize = 64;
+
+/// How many changes of the configuration may wait at a node; further ones are turned away.
+const MAX_CHANGES: usize = 16;
 
 /// Requests of the node's owner. Heard under overload as well.
 #[derive(Debug)]
 pub(crate) enum Control {
     Initialize { membership: Membership, answer: InitializeAnswer },
+    Change { change: Change, answer: ChangeAnswer },
     Campaign { answer: oneshot::Sender<()> },
     Status { answer: oneshot::Sender<Status> },
     Stop,
@@ -32,6 +37,8 @@ pub(crate) struct Shared {
     pub(crate) intake: Intake,
     pub(crate) control: Mailbox<Control>,
     control_room: Semaphore,
+    /// For changes of the configuration, which take long.
+    change_room: Semaphore,
     pub(crate) announcer: Announcer,
     /// Set once, when the node begins to stop.
     fatal: OnceLock<Fatal>,
@@ -47,6 +54,7 @@ impl Shared {
             intake: Intake::new(config),
             control: Mailbox::new(),
             control_room: Semaphore::new(MAX_CONTROL),
+            change_room: Semaphore::new(MAX_CHANGES),
             announcer: Announcer::new(),
             fatal: OnceLock::new(),
             ended: Semaphore::new(0),
@@ -81,6 +89,9 @@ impl Shared {
                 Control::Initialize { answer, .. } => {
                     let _ = answer.send(Err(InitializeError::Stopped(fatal.clone())));
                 }
+                Control::Change { answer, .. } => {
+                    let _ = answer.send(Err(ChangeError::Stopped(fatal.clone())));
+                }
                 Control::Campaign { .. } | Control::Status { .. } | Control::Stop => {}
             }
         }
@@ -95,6 +106,18 @@ impl Shared {
         match answered.await {
             Ok(answer) => Ok(answer),
             Err(_) => Err(self.reason().await),
+        }
+    }
+
+    /// Has the driver change the configuration, and waits for the outcome.
+    pub(crate) async fn change(&self, change: Change) -> Result<LogId, ChangeError> {
+        let Ok(_room) = self.change_room.try_acquire() else { return Err(ChangeError::Overloaded) };
+        let (answer, answered) = oneshot::channel();
+        let pushed = self.control.push(Control::Change { change, answer });
+        pushed.map_err(|Closed(_)| ChangeError::Stopped(self.why()))?;
+        match answered.await {
+            Ok(outcome) => outcome,
+            Err(_) => Err(ChangeError::Stopped(self.reason().await)),
         }
     }
 

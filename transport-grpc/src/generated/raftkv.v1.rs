@@ -39,7 +39,7 @@ pub struct Envelope {
     pub term: u64,
     #[prost(
         oneof = "envelope::Body",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15"
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21"
     )]
     pub body: ::core::option::Option<envelope::Body>,
 }
@@ -73,6 +73,10 @@ pub mod envelope {
         VoteReply(super::VoteReply),
         #[prost(message, tag = "15")]
         Commit(super::Commit),
+        #[prost(message, tag = "20")]
+        Change(super::Change),
+        #[prost(message, tag = "21")]
+        ChangeReply(super::ChangeReply),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -211,6 +215,96 @@ pub struct Commit {
     #[prost(uint64, tag = "1")]
     pub index: u64,
 }
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Peer {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+}
+/// A change of the configuration, passed on to the leader.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Change {
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    #[prost(message, repeated, tag = "2")]
+    pub edits: ::prost::alloc::vec::Vec<Edit>,
+    /// Only if this is the id of the configuration in force.
+    #[prost(message, optional, tag = "3")]
+    pub expected: ::core::option::Option<LogId>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Edit {
+    #[prost(oneof = "edit::Edit", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    pub edit: ::core::option::Option<edit::Edit>,
+}
+/// Nested message and enum types in `Edit`.
+pub mod edit {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Edit {
+        #[prost(message, tag = "1")]
+        AddVoter(super::Peer),
+        #[prost(message, tag = "2")]
+        AddLearner(super::Peer),
+        #[prost(uint64, tag = "3")]
+        Promote(u64),
+        #[prost(uint64, tag = "4")]
+        Demote(u64),
+        #[prost(uint64, tag = "5")]
+        Remove(u64),
+        #[prost(message, tag = "6")]
+        Replace(super::Replace),
+        #[prost(message, tag = "7")]
+        SetAddress(super::Peer),
+        /// A whole configuration, as entries of kind CONFIG hold it.
+        #[prost(bytes, tag = "8")]
+        Set(::prost::bytes::Bytes),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Replace {
+    #[prost(uint64, tag = "1")]
+    pub old: u64,
+    #[prost(message, optional, tag = "2")]
+    pub new: ::core::option::Option<Peer>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeReply {
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    #[prost(oneof = "change_reply::Outcome", tags = "2, 3")]
+    pub outcome: ::core::option::Option<change_reply::Outcome>,
+}
+/// Nested message and enum types in `ChangeReply`.
+pub mod change_reply {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Outcome {
+        /// The id of the configuration, which is committed.
+        #[prost(message, tag = "2")]
+        Done(super::LogId),
+        #[prost(message, tag = "3")]
+        Refused(super::ChangeRefused),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ChangeRefused {
+    #[prost(enumeration = "ChangeRefusal", tag = "1")]
+    pub kind: i32,
+    /// IN_PROGRESS, MISMATCH: the configuration in force.
+    #[prost(message, optional, tag = "2")]
+    pub at: ::core::option::Option<LogId>,
+    /// UNKNOWN_NODE, ADDRESS_CONFLICT, NOT_CAUGHT_UP, UNREACHABLE: who.
+    #[prost(uint64, repeated, tag = "3")]
+    pub nodes: ::prost::alloc::vec::Vec<u64>,
+    /// ADDRESS_CONFLICT: the address; INVALID: the reason.
+    #[prost(string, tag = "4")]
+    pub text: ::prost::alloc::string::String,
+    /// NOT_CAUGHT_UP: how far, and to where.
+    #[prost(uint64, tag = "5")]
+    pub matched: u64,
+    #[prost(uint64, tag = "6")]
+    pub last: u64,
+}
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
 pub enum Lane {
@@ -297,6 +391,65 @@ impl ForwardRefusal {
             "FORWARD_REFUSAL_UNSPECIFIED" => Some(Self::Unspecified),
             "FORWARD_REFUSAL_OVERLOADED" => Some(Self::Overloaded),
             "FORWARD_REFUSAL_NOT_LEADER" => Some(Self::NotLeader),
+            _ => None,
+        }
+    }
+}
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum ChangeRefusal {
+    Unspecified = 0,
+    NotLeader = 1,
+    OutcomeUnknown = 2,
+    InProgress = 3,
+    NotReady = 4,
+    Mismatch = 5,
+    UnknownNode = 6,
+    NoVoters = 7,
+    NoDifference = 8,
+    AddressConflict = 9,
+    NotCaughtUp = 10,
+    Unreachable = 11,
+    Invalid = 12,
+}
+impl ChangeRefusal {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CHANGE_REFUSAL_UNSPECIFIED",
+            Self::NotLeader => "CHANGE_REFUSAL_NOT_LEADER",
+            Self::OutcomeUnknown => "CHANGE_REFUSAL_OUTCOME_UNKNOWN",
+            Self::InProgress => "CHANGE_REFUSAL_IN_PROGRESS",
+            Self::NotReady => "CHANGE_REFUSAL_NOT_READY",
+            Self::Mismatch => "CHANGE_REFUSAL_MISMATCH",
+            Self::UnknownNode => "CHANGE_REFUSAL_UNKNOWN_NODE",
+            Self::NoVoters => "CHANGE_REFUSAL_NO_VOTERS",
+            Self::NoDifference => "CHANGE_REFUSAL_NO_DIFFERENCE",
+            Self::AddressConflict => "CHANGE_REFUSAL_ADDRESS_CONFLICT",
+            Self::NotCaughtUp => "CHANGE_REFUSAL_NOT_CAUGHT_UP",
+            Self::Unreachable => "CHANGE_REFUSAL_UNREACHABLE",
+            Self::Invalid => "CHANGE_REFUSAL_INVALID",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CHANGE_REFUSAL_UNSPECIFIED" => Some(Self::Unspecified),
+            "CHANGE_REFUSAL_NOT_LEADER" => Some(Self::NotLeader),
+            "CHANGE_REFUSAL_OUTCOME_UNKNOWN" => Some(Self::OutcomeUnknown),
+            "CHANGE_REFUSAL_IN_PROGRESS" => Some(Self::InProgress),
+            "CHANGE_REFUSAL_NOT_READY" => Some(Self::NotReady),
+            "CHANGE_REFUSAL_MISMATCH" => Some(Self::Mismatch),
+            "CHANGE_REFUSAL_UNKNOWN_NODE" => Some(Self::UnknownNode),
+            "CHANGE_REFUSAL_NO_VOTERS" => Some(Self::NoVoters),
+            "CHANGE_REFUSAL_NO_DIFFERENCE" => Some(Self::NoDifference),
+            "CHANGE_REFUSAL_ADDRESS_CONFLICT" => Some(Self::AddressConflict),
+            "CHANGE_REFUSAL_NOT_CAUGHT_UP" => Some(Self::NotCaughtUp),
+            "CHANGE_REFUSAL_UNREACHABLE" => Some(Self::Unreachable),
+            "CHANGE_REFUSAL_INVALID" => Some(Self::Invalid),
             _ => None,
         }
     }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 
+use crate::change::Change;
 use crate::message::{AppendReply, Body, ForwardOutcome, Message, RequestId};
 use crate::testing::simulation::consensus::Cluster;
-use crate::types::{Entry, EntryKind, Index, LogId, NodeId, Term};
+use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Peer, Term};
 
 pub(super) type Failure = Box<dyn Error>;
 
@@ -114,6 +115,32 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
         _ => return Err(format!("there is no message {kind}").into()),
     };
     Ok(Message { term, body })
+}
+
+/// A change of the configuration: `voter=ID learner=ID promote=ID demote=ID remove=ID replace=OLD:NEW move=ID:ADDRESS if=INDEX@TERM`, each
+/// as often as wished; or `set=ID,ID` with `learners=ID,ID`.
+pub(super) fn change(args: &mut ArgumentConsumer) -> Result<Change, Failure> {
+    let mut change = Change::new();
+    let peer = |id: &str| -> Result<Peer, Failure> { Ok(Peer::new(parse("id", id)?, format!("h{id}"))) };
+    let node = |id: &str| -> Result<u64, Failure> { parse("id", id) };
+    let pair =
+        |text: &str| text.split_once(':').map(|(a, b)| (a.to_owned(), b.to_owned())).ok_or("two, with a colon between");
+    let peers = |list: &str| list.split(',').map(peer).collect::<Result<Vec<_>, _>>();
+    while let Some((name, value)) = args.next_key() {
+        change = match name {
+            "voter" => change.add_voter(peer(value)?),
+            "learner" => change.add_learner(peer(value)?),
+            "promote" => change.promote(node(value)?),
+            "demote" => change.demote(node(value)?),
+            "remove" => change.remove(node(value)?),
+            "replace" => change.replace(node(&pair(value)?.0)?, peer(&pair(value)?.1)?),
+            "move" => change.set_address(Peer::new(node(&pair(value)?.0)?, pair(value)?.1)),
+            "set" => Change::to(Membership::new(peers(value)?)),
+            "if" => change.only_if(log_id(value)?),
+            _ => return Err(format!("there is no edit {name}").into()),
+        };
+    }
+    Ok(change)
 }
 
 /// A made-up entry: its payload is its id, so that equal ids are equal entries.

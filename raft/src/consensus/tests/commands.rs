@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 
-use super::arguments::{Failure, duration, id, ids, key, log_id, message, parse, payload, yes};
+use super::arguments::{Failure, change, duration, id, ids, key, log_id, message, parse, payload, yes};
 use crate::config::Config;
 use crate::consensus::Input;
 use crate::message::Message;
@@ -35,6 +35,8 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
             "max_tail_bytes" => config.max_tail_bytes = parse(name, value)?,
             "max_uncommitted_bytes" => config.max_uncommitted_bytes = parse(name, value)?,
             "max_command_bytes" => config.max_command_bytes = parse(name, value)?,
+            "max_members" => config.max_members = parse(name, value)?,
+            "catch_up_timeout" => config.catch_up_timeout = duration(value)?,
             "max_pending_requests" => config.max_pending_requests = parse(name, value)?,
             _ => return Err(format!("there is no option {name}").into()),
         }
@@ -68,7 +70,9 @@ pub(super) fn execute(
 ) -> Result<(), Failure> {
     let args = &mut args;
     match name {
-        "propose" | "read" | "initialize" | "campaign" | "inject" => return request(cluster, name, args, later),
+        "propose" | "read" | "initialize" | "campaign" | "change" | "inject" => {
+            return request(cluster, name, args, later);
+        }
         "deliver" | "drop" | "duplicate" | "delay" | "reorder" => return links(cluster, name, args),
         "arrive" => {
             for (from, to, message) in std::mem::take(&mut cluster.delayed) {
@@ -149,6 +153,10 @@ fn request(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer, later
         }
         "read" => cluster.read(id)?,
         "campaign" => Input::Campaign,
+        "change" => {
+            let change = change(args)?;
+            cluster.change(id, change)?
+        }
         "initialize" => {
             let mut voters = Vec::new();
             while let Some(text) = args.next_pos() {
@@ -309,6 +317,7 @@ fn disk(cluster: &mut Cluster, args: &mut ArgumentConsumer) -> Result<(), Failur
         node.core = None;
         node.disk = Disk { hard_state, base, base_membership: base_membership.clone(), entries: entries.clone() };
         cluster.checker.ended(id);
+        cluster.checker.base(base, &membership);
         cluster.checker.entries(base, &entries)?;
         cluster.boot(id, base)?;
     }

@@ -348,7 +348,9 @@ impl Node {
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::Forward { .. }
-            | Body::ForwardReply { .. } => true,
+            | Body::ForwardReply { .. }
+            | Body::Change { .. }
+            | Body::ChangeReply { .. } => true,
         };
         let what = || {
             format!(
@@ -365,7 +367,11 @@ impl Node {
                 return Err(format!("no correct node is accused: {from} of its {message}: {why}"));
             }
             Note::Truncated { .. } => outcome.marks.set(Mark::Truncated),
-            Note::Role { .. } | Note::Leader { .. } | Note::Membership { .. } | Note::Ignored { .. } => {}
+            Note::Role { .. }
+            | Note::Leader { .. }
+            | Note::Membership { .. }
+            | Note::Removed { .. }
+            | Note::Ignored { .. } => {}
         }
         Ok(())
     }
@@ -388,7 +394,7 @@ impl Node {
                 let read = request.0 >= FIRST_READ;
                 outcome.told.push(if read { Told::Unreadable { number } } else { Told::Refused { number } });
             }
-            Reply::Unknown { .. } | Reply::Initialized { .. } => {}
+            Reply::Unknown { .. } | Reply::Initialized { .. } | Reply::Changed { .. } => {}
         }
         Ok(())
     }

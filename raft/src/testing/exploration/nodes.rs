@@ -306,14 +306,16 @@ impl Nodes {
             | Body::Append { .. }
             | Body::Heartbeat { .. }
             | Body::ReadIndex { .. }
-            | Body::Forward { .. } => false,
+            | Body::Forward { .. }
+            | Body::Change { .. } => false,
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendReply(_)
             | Body::HeartbeatReply { .. }
             | Body::Commit { .. }
             | Body::ReadIndexReply { .. }
-            | Body::ForwardReply { .. } => true,
+            | Body::ForwardReply { .. }
+            | Body::ChangeReply { .. } => true,
         }
     }
 

@@ -69,6 +69,8 @@ fn flight(flight: &Flight) -> String {
         | Body::ReadIndexReply { .. }
         | Body::Forward { .. }
         | Body::ForwardReply { .. }
+        | Body::Change { .. }
+        | Body::ChangeReply { .. }
         | Body::Commit { .. }) => format!("{other:?}"),
     };
     format!("{from} -> {to} {} {body}", message.term)

@@ -1,6 +1,9 @@
 //! What is sent arrives, unchanged and in order.
 
 use super::*;
+use crate::change::{Change, ChangeRefused};
+use crate::message::ChangeOutcome;
+use crate::types::{Membership, NodeId, Peer};
 
 /// Every statement, with empty and full fields.
 fn samples() -> Vec<Body> {
@@ -13,7 +16,7 @@ fn samples() -> Vec<Body> {
         entry(44, EntryKind::Command, b""),
         entry(45, EntryKind::Config, b"members"),
     ];
-    vec![
+    let mut samples = vec![
         Body::PreVote { proposed: Term(8), last: far },
         Body::PreVote { proposed: Term(1), last: LogId::ZERO },
         Body::PreVoteReply { proposed: Term(8), granted: true },
@@ -37,7 +40,34 @@ fn samples() -> Vec<Body> {
         Body::ForwardReply { request, outcome: ForwardOutcome::Overloaded },
         Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },
         Body::Commit { index: Index(77) },
-    ]
+    ];
+    samples.extend(changes(request, id));
+    samples
+}
+
+/// Changes of the configuration, and what becomes of them.
+fn changes(request: RequestId, id: LogId) -> Vec<Body> {
+    let peer = |id: u64| Peer::new(id, format!("h{id}"));
+    let node = NodeId(7);
+    let edits = Change::new().add_voter(peer(1)).add_learner(peer(2)).promote(3).demote(4).remove(5);
+    let target = Membership::new([peer(1), peer(2)]).with_learners([peer(3)]);
+    let refused = [
+        ChangeRefused::InProgress { at: id },
+        ChangeRefused::NotReady,
+        ChangeRefused::Mismatch { actual: id },
+        ChangeRefused::UnknownNode { id: node },
+        ChangeRefused::NoVoters,
+        ChangeRefused::NoDifference,
+        ChangeRefused::AddressConflict { address: "h1".into(), nodes: [NodeId(1), node] },
+        ChangeRefused::NotCaughtUp { id: node, matched: Index(3), last: Index(9) },
+        ChangeRefused::Unreachable { silent: vec![NodeId(1), node] },
+        ChangeRefused::Invalid { reason: "as told".into() },
+    ];
+    let asked = [edits.replace(6, peer(7)).set_address(peer(8)), Change::to(target).only_if(id), Change::new()];
+    let outcomes = [ChangeOutcome::Done { id }, ChangeOutcome::NotLeader, ChangeOutcome::Unknown];
+    let outcomes = outcomes.into_iter().chain(refused.into_iter().map(ChangeOutcome::Refused));
+    let asked = asked.into_iter().map(|change| Body::Change { request, change });
+    asked.chain(outcomes.map(|outcome| Body::ChangeReply { request, outcome })).collect()
 }
 
 /// Numbers the kinds of statements from 0, so that the compiler asks for a sample of each new one.
@@ -56,9 +86,11 @@ fn kind(body: &Body) -> usize {
         Body::Forward { .. } => 10,
         Body::ForwardReply { .. } => 11,
         Body::Commit { .. } => 12,
+        Body::Change { .. } => 13,
+        Body::ChangeReply { .. } => 14,
     }
 }
-const KINDS: usize = 13;
+const KINDS: usize = 15;
 
 /// Nothing about a message changes on its way.
 pub async fn every_kind_of_message_arrives_unchanged(network: &dyn Network) {

@@ -6,21 +6,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 
 use super::cluster::Node;
+use super::configurations;
 use crate::config::Config;
 use crate::consensus::{Note, RoleKind, Time};
 use crate::message::{AppendReply, Body, Message};
 use crate::metrics::Status;
 use crate::testing::simulation::Coverage;
 use crate::traits::LogWrite;
-use crate::types::{Entry, EntryKind, Index, LogId, NodeId, Term};
+use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
 
 type Nodes = BTreeMap<NodeId, Node>;
 
 /// The history of a cluster, as an observer of all its nodes sees it.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
-    /// The voters of the one configuration.
+    /// The voters of the first configuration.
     pub(crate) voters: BTreeSet<NodeId>,
+    /// All configurations.
+    configurations: configurations::Seen,
     /// Who led which term.
     leaders: BTreeMap<Term, NodeId>,
     /// Whom each node voted for in which term, by what reached its disk.
@@ -64,6 +67,12 @@ struct Seen {
 impl Checker {
     pub(crate) fn new(voters: impl IntoIterator<Item = NodeId>) -> Self {
         Self { voters: voters.into_iter().collect(), ..Self::default() }
+    }
+
+    /// A disk begins after this entry, with this configuration in force.
+    #[cfg(test)]
+    pub(crate) fn base(&mut self, base: LogId, membership: &Membership) {
+        self.configurations.add(base, membership);
     }
 
     /// From here on the history is whole, and all that was done is the work of nodes with these limits.
@@ -145,6 +154,9 @@ impl Checker {
             if entry.id.index != prev.index.next() || entry.id.term < prev.term {
                 return Err(format!("log matching: {} follows {prev}", entry.id));
             }
+            if !self.known.contains_key(&entry.id) {
+                self.configurations.entry(prev, entry, self.limits.as_ref().map(|_| &self.commits))?;
+            }
             let (before, known) = self.known.entry(entry.id).or_insert_with(|| (prev, entry.clone()));
             if *before != prev || known != entry {
                 return Err(format!("log matching: {entry:?} after {prev}, and elsewhere {known:?} after {before}"));
@@ -207,7 +219,9 @@ impl Checker {
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::Forward { .. }
-            | Body::ForwardReply { .. } => Ok(()),
+            | Body::ForwardReply { .. }
+            | Body::Change { .. }
+            | Body::ChangeReply { .. } => Ok(()),
         }
     }
 
@@ -250,9 +264,10 @@ impl Checker {
             if kept.next() == Some(committed) || !node.disk.held(committed) {
                 continue;
             }
-            let others = self.voters.iter().filter(|other| **other != id && nodes[other].disk.held(committed)).count();
-            if others * 2 <= self.voters.len() {
-                return Err(format!("committed entries stay: {id} removes {committed}, and {others} others hold it"));
+            let others = nodes.values().filter(|other| other.id != id && other.disk.held(committed));
+            let others: BTreeSet<_> = others.map(|other| other.id).collect();
+            if !self.configurations.is_quorum_of_any(&others) {
+                return Err(format!("committed entries stay: {id} removes {committed}, and {others:?} hold it"));
             }
         }
         Ok(())
@@ -289,6 +304,7 @@ impl Checker {
             Note::Leader { .. }
             | Note::Truncated { .. }
             | Note::Membership { .. }
+            | Note::Removed { .. }
             | Note::Ignored { .. }
             | Note::Violation { .. } => {}
         }
@@ -304,7 +320,7 @@ impl Checker {
             return;
         }
         coverage.hit("elections won over entries of earlier terms");
-        let on_quorum = node.disk.get(before).is_some_and(|entry| self.durable(nodes, entry.id).is_ok());
+        let on_quorum = node.disk.get(before).is_some_and(|entry| self.durable(nodes, entry.id, None).is_ok());
         let fresh = before > self.visible();
         coverage.add(
             "elections won with an uncommitted entry of an earlier term on a quorum (figure 8)",
@@ -327,8 +343,10 @@ impl Checker {
             return Err(format!("live leaders: {id} leads {term}, and its disk takes {writes_for:?} for a write"));
         }
         let silent = |peer: &crate::PeerStatus| peer.silent_for.unwrap_or(node.now.since(*since));
-        let lively = status.peers.iter().filter(|peer| silent(peer) <= config.election_timeout + slack).count();
-        if config.check_quorum && (lively + 1) * 2 <= self.voters.len() {
+        let lively = status.peers.iter().filter(|peer| silent(peer) <= config.election_timeout + slack);
+        let lively: BTreeSet<_> = lively.map(|peer| peer.id).chain([id]).collect();
+        let in_force = status.configuration.as_ref().map(|found| &found.membership);
+        if config.check_quorum && in_force.is_some_and(|membership| !configurations::is_quorum(membership, &lively)) {
             return Err(format!("live leaders: {id} leads {term} without a quorum: {status:?}"));
         }
         Ok(())
@@ -355,7 +373,8 @@ impl Checker {
             }
             return Ok(());
         }
-        self.durable(nodes, entry.id).map_err(|reason| format!("durability: {id} applies {}, {reason}", entry.id))?;
+        self.durable(nodes, entry.id, None)
+            .map_err(|reason| format!("durability: {id} applies {}, {reason}", entry.id))?;
         if entry.kind == EntryKind::Command && self.proposed.get(&entry.data) == Some(&1) {
             if self.never.contains(&entry.data) {
                 return Err(format!(
@@ -370,12 +389,15 @@ impl Checker {
         Ok(())
     }
 
-    fn durable(&self, nodes: &Nodes, id: LogId) -> Result<(), String> {
-        let holders: Vec<_> = self.voters.iter().filter(|voter| nodes[voter].disk.held(id)).collect();
-        if holders.len() * 2 > self.voters.len() {
-            return Ok(());
-        }
-        Err(format!("which is stored on no quorum, only on {holders:?}"))
+    /// Whether an entry is on the disks of a quorum: of the configuration in force at the leader that commits it; else, where that is not at
+    /// hand, of any.
+    fn durable(&self, nodes: &Nodes, id: LogId, in_force: Option<&Membership>) -> Result<(), String> {
+        let holders: BTreeSet<_> = nodes.values().filter(|node| node.disk.held(id)).map(|node| node.id).collect();
+        let enough = match in_force {
+            Some(membership) => configurations::is_quorum(membership, &holders),
+            None => self.configurations.is_quorum_of_any(&holders),
+        };
+        if enough { Ok(()) } else { Err(format!("which is stored on no quorum, only on {holders:?}")) }
     }
 
     /// Looks at a node after a step.
@@ -451,7 +473,8 @@ impl Checker {
         // Only an entry of its own term moves a leader's commit index (paper §5.4.2).
         if let Some(before) = before.filter(|before| led && before.commit < status.commit) {
             let at = LogId { term: status.term, index: status.commit };
-            self.durable(nodes, at)
+            let in_force = status.configuration.as_ref().map(|found| &found.membership);
+            self.durable(nodes, at, in_force)
                 .map_err(|reason| format!("durability: {id} commits {} to {at}, {reason}", before.commit))?;
             self.commits.insert(status.term, at);
         }

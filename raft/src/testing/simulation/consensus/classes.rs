@@ -73,7 +73,9 @@ pub(crate) fn is_of_a_leader(message: &Message) -> bool {
         | Body::ReadIndex { .. }
         | Body::ReadIndexReply { .. }
         | Body::Forward { .. }
-        | Body::ForwardReply { .. } => false,
+        | Body::ForwardReply { .. }
+        | Body::Change { .. }
+        | Body::ChangeReply { .. } => false,
     }
 }
 
@@ -95,7 +97,11 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
             _ => {}
         },
         Note::Truncated { .. } => coverage.hit("truncations"),
-        Note::Leader { .. } | Note::Membership { .. } | Note::Ignored { .. } | Note::Violation { .. } => {}
+        Note::Leader { .. }
+        | Note::Membership { .. }
+        | Note::Removed { .. }
+        | Note::Ignored { .. }
+        | Note::Violation { .. } => {}
     }
 }
 
@@ -117,6 +123,8 @@ pub(crate) fn sent(coverage: &mut Coverage, message: &Message) {
         | Body::ReadIndexReply { .. }
         | Body::Forward { .. }
         | Body::ForwardReply { .. }
+        | Body::Change { .. }
+        | Body::ChangeReply { .. }
         | Body::Commit { .. } => {}
     }
 }
@@ -127,7 +135,7 @@ pub(crate) fn replied(coverage: &mut Coverage, reply: &Reply, is_read: bool) {
         Reply::Refused { reason: RefusedReason::NotLeader { .. }, .. } if is_read => coverage.hit("reads refused"),
         Reply::Refused { reason: RefusedReason::NotLeader { .. }, .. } => coverage.hit("forwarded writes refused"),
         Reply::Unknown { .. } => coverage.hit("forwarded writes with an unknown outcome"),
-        Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } => {}
+        Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } | Reply::Changed { .. } => {}
     }
 }
 

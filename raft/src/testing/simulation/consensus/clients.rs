@@ -25,6 +25,7 @@ pub(crate) struct Clients {
     /// Reads that wait for the state machine to reach an index.
     pub(crate) readable: BTreeMap<RequestId, Index>,
     pub(crate) initializing: BTreeSet<RequestId>,
+    pub(crate) changing: BTreeSet<RequestId>,
 }
 
 impl Cluster {
@@ -56,6 +57,14 @@ impl Cluster {
         Ok(Input::Initialize { request, membership })
     }
 
+    /// Prepares a change of the configuration; to be stepped.
+    #[cfg(test)]
+    pub(crate) fn change(&mut self, id: NodeId, change: crate::change::Change) -> Result<Input, String> {
+        let request = self.next_request();
+        self.node(id)?.clients.changing.insert(request);
+        Ok(Input::Change { request, change })
+    }
+
     pub(crate) fn reply(&mut self, id: NodeId, reply: Reply) -> Result<(), String> {
         self.say(id, || show::reply(&reply));
         let unasked = || format!("answers: {id} answers what nobody asked: {reply:?}");
@@ -80,13 +89,22 @@ impl Cluster {
                 known.collect::<Vec<_>>().into_iter().try_for_each(|entry| self.settle(id, &entry))
             }
             Reply::Refused { request, reason: RefusedReason::NotLeader { .. } | RefusedReason::Overloaded } => {
-                if clients.reads.remove(request).is_some() || clients.timed_out.remove(request) {
+                let settled = clients.reads.remove(request).is_some() || clients.changing.remove(request);
+                if settled || clients.timed_out.remove(request) {
                     return Ok(());
                 }
                 let commands = clients.asked.remove(request).ok_or_else(unasked)?;
                 commands.iter().try_for_each(|command| self.checker.denied(command))
             }
             Reply::Unknown { request } if clients.timed_out.remove(request) => Ok(()),
+            Reply::Unknown { request } if clients.changing.remove(request) => Ok(()),
+            Reply::Changed { request, .. } => {
+                if clients.changing.remove(request) {
+                    Ok(())
+                } else {
+                    Err(unasked())
+                }
+            }
             Reply::Unknown { request } => clients.asked.remove(request).map(drop).ok_or_else(unasked),
             Reply::Readable { request, index } => {
                 let (request, index) = (*request, *index);

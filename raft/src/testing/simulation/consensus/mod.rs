@@ -11,6 +11,7 @@ mod checker;
 mod classes;
 mod clients;
 mod cluster;
+mod configurations;
 mod disk;
 mod links;
 mod liveness;

@@ -6,8 +6,9 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 
 use super::disk::Disk;
+use crate::change::{Change, Edit};
 use crate::consensus::{InitializeRefused, Note, RefusedReason, Reply};
-use crate::message::{AppendReply, Body, ForwardOutcome, Message};
+use crate::message::{AppendReply, Body, ChangeOutcome, ForwardOutcome, Message};
 #[cfg(test)]
 use crate::metrics::{ReplicationState, Status};
 use crate::traits::{HardState, LogWrite};
@@ -71,9 +72,35 @@ pub(crate) fn message(message: &Message) -> String {
         }
         Body::ForwardReply { request, outcome: ForwardOutcome::Overloaded } => format!("r{} overloaded", request.0),
         Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader } => format!("r{} not leader", request.0),
+        Body::Change { request, change } => format!("r{} {}", request.0, self::change(change)),
+        Body::ChangeReply { request, outcome } => {
+            let outcome = match outcome {
+                ChangeOutcome::Done { id } => format!("done at {id}"),
+                ChangeOutcome::Refused(refused) => format!("refused: {refused}"),
+                ChangeOutcome::NotLeader => "not leader".into(),
+                ChangeOutcome::Unknown => "outcome unknown".into(),
+            };
+            format!("r{} {outcome}", request.0)
+        }
         Body::Commit { index } => format!("commit={}", index.0),
     };
     format!("{} {text} ({})", message.name(), message.term)
+}
+
+pub(crate) fn change(change: &Change) -> String {
+    let edit = |edit: &Edit| match edit {
+        Edit::AddVoter(peer) => format!("voter {peer}"),
+        Edit::AddLearner(peer) => format!("learner {peer}"),
+        Edit::Promote(id) => format!("promote {}", id.0),
+        Edit::Demote(id) => format!("demote {}", id.0),
+        Edit::Remove(id) => format!("remove {}", id.0),
+        Edit::Replace { old, new } => format!("replace {} by {new}", old.0),
+        Edit::SetAddress(peer) => format!("move {peer}"),
+        Edit::Set(target) => format!("set {target}"),
+    };
+    let list: Vec<_> = change.edits.iter().map(edit).collect();
+    let only_if = change.expected.map(|id| format!(" if {id}")).unwrap_or_default();
+    format!("[{}]{only_if}", list.join(", "))
 }
 
 fn leader(leader: Option<NodeId>) -> String {
@@ -86,6 +113,7 @@ pub(crate) fn note(note: &Note) -> String {
         Note::Leader { leader: who, term } => format!("follows {} in {term}", leader(*who)),
         Note::Truncated { from, upto } => format!("truncates {}..={}", from.0, upto.0),
         Note::Membership { index, membership } => format!("has the members {membership} of entry {}", index.0),
+        Note::Removed { index } => format!("is removed by entry {}", index.0),
         Note::Ignored { from, message, why } => format!("ignores {message} of {from}: {why}"),
         Note::Violation { from, message, why } => format!("VIOLATION in {message} of {from}: {why}"),
     }
@@ -103,6 +131,8 @@ pub(crate) fn reply(reply: &Reply) -> String {
         }
         Reply::Unknown { request } => format!("r{} outcome unknown", request.0),
         Reply::Readable { request, index } => format!("r{} readable at {}", request.0, index.0),
+        Reply::Changed { request, outcome: Ok(id) } => format!("r{} changed to the configuration {id}", request.0),
+        Reply::Changed { request, outcome: Err(refused) } => format!("r{} not changed: {refused}", request.0),
         Reply::Initialized { request, outcome } => {
             let outcome = match outcome {
                 Ok(()) => "initialized".into(),
@@ -127,6 +157,19 @@ pub(crate) fn status(status: &Status) -> String {
         status.commit.0,
         status.applied.0
     );
+    if let Some(configuration) = status.configuration.as_ref().filter(|found| !found.committed && found.id.index.0 > 1)
+    {
+        let _ = write!(text, " uncommitted={}", configuration.id);
+    }
+    if let Some(at) = status.removed {
+        let _ = write!(text, " removed={at}");
+    }
+    if let Some(change) = &status.change {
+        let _ = write!(text, "\n   changes to {}", change.target);
+        for id in &change.catching_up {
+            let _ = write!(text, ", {id} is catching up");
+        }
+    }
     for peer in &status.peers {
         let state = match peer.state {
             ReplicationState::Probe => "probe",

@@ -205,7 +205,11 @@ impl Seen {
                 Body::VoteReply { granted } | Body::PreVoteReply { granted, .. } => granted.hash(&mut hasher),
                 Body::Heartbeat { commit, round } => (commit, round).hash(&mut hasher),
                 Body::HeartbeatReply { round, matching, stored } => (round, matching, stored).hash(&mut hasher),
-                Body::ReadIndex { request } | Body::Forward { request, .. } | Body::ForwardReply { request, .. } => {
+                Body::ReadIndex { request }
+                | Body::Forward { request, .. }
+                | Body::ForwardReply { request, .. }
+                | Body::Change { request, .. }
+                | Body::ChangeReply { request, .. } => {
                     request.hash(&mut hasher);
                 }
                 Body::ReadIndexReply { request, index } => (request, index).hash(&mut hasher),

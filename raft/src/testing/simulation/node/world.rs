@@ -407,7 +407,7 @@ async fn watch(
                 record.hit("entries truncated");
                 record.node(node, format!("truncates {} to {}", from.0, upto.0));
             }
-            Event::Leader { .. } | Event::Membership { .. } => {}
+            Event::Leader { .. } | Event::Membership { .. } | Event::Removed { .. } => {}
             Event::Missed { count } => record.node(node, format!("{count} events missed")),
             Event::Stopped(fatal) => {
                 record.node(node, format!("has stopped: {fatal}"));

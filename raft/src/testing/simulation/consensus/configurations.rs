@@ -1,0 +1,76 @@
+//! The configurations that an observer of all nodes has seen, and what must be true of them (paper §6, thesis §4).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::types::{Entry, EntryKind, LogId, Membership, NodeId, Term};
+
+/// Every configuration that was ever sent or stored.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    all: BTreeMap<LogId, Membership>,
+    /// By entry: the configuration that is in force at it, in any log that holds it.
+    in_force: BTreeMap<LogId, LogId>,
+}
+
+impl Seen {
+    /// An entry is seen for the first time. `commits` tells the last entry that each term's leader has committed.
+    pub(crate) fn entry(
+        &mut self,
+        prev: LogId,
+        entry: &Entry,
+        commits: Option<&BTreeMap<Term, LogId>>,
+    ) -> Result<(), String> {
+        let before = self.in_force.get(&prev).copied();
+        if entry.kind != EntryKind::Config {
+            self.in_force.extend(before.map(|at| (entry.id, at)));
+            return Ok(());
+        }
+        let membership =
+            Membership::decode(&entry.data).map_err(|why| format!("configurations: {}: {why}", entry.id))?;
+        if let (Some(at), Some(commits)) = (before, commits) {
+            let old = &self.all[&at];
+            if !follows(old, &membership) {
+                return Err(format!("configurations: {membership} of {} can't follow {old} of {at}", entry.id));
+            }
+            let commit = commits.get(&entry.id.term).copied();
+            if commit.is_none_or(|commit| commit.index < at.index) {
+                return Err(format!(
+                    "configurations: {} comes before that of {at} and an entry of its own term are committed ({commit:?})",
+                    entry.id
+                ));
+            }
+        }
+        self.all.insert(entry.id, membership);
+        self.in_force.insert(entry.id, entry.id);
+        Ok(())
+    }
+
+    /// A configuration that is known from a disk alone.
+    #[cfg(test)]
+    pub(crate) fn add(&mut self, at: LogId, membership: &Membership) {
+        self.all.entry(at).or_insert_with(|| membership.clone());
+    }
+
+    /// Whether these are a quorum in any configuration that was ever seen.
+    pub(crate) fn is_quorum_of_any(&self, holders: &BTreeSet<NodeId>) -> bool {
+        self.all.values().any(|membership| is_quorum(membership, holders))
+    }
+}
+
+/// Whether these are a majority of each half.
+pub(crate) fn is_quorum(membership: &Membership, holders: &BTreeSet<NodeId>) -> bool {
+    let half =
+        |voters: &BTreeMap<NodeId, _>| voters.keys().filter(|id| holders.contains(id)).count() * 2 > voters.len();
+    half(&membership.voters) && (membership.outgoing.is_empty() || half(&membership.outgoing))
+}
+
+/// Whether any quorum of the one has a node in common with any of the other.
+fn follows(old: &Membership, new: &Membership) -> bool {
+    let (was, is): (BTreeSet<_>, BTreeSet<_>) = (old.voters.keys().collect(), new.voters.keys().collect());
+    match (old.is_joint(), new.is_joint()) {
+        (false, false) => was.symmetric_difference(&is).count() <= 1,
+        (false, true) => new.outgoing.keys().eq(old.voters.keys()),
+        (true, false) => was == is,
+        (true, true) => false,
+    }
+}
