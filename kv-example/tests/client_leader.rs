@@ -60,6 +60,7 @@ impl Replica for Node {
             commit: Index(0),
             applied: Index(0),
             peers: Vec::new(),
+            transferring_to: None,
         })
     }
 

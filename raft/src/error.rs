@@ -286,6 +286,53 @@ pub enum Refusal {
     Stopped,
 }
 
+/// Why leadership was not handed over.
+#[derive(Clone, Debug, Error)]
+#[non_exhaustive]
+pub enum TransferError {
+    /// Only the leader can hand over.
+    #[error("this node is not the leader{}; ask {}", named(.leader), if .leader.is_some() { "there" } else { "later" })]
+    NotLeader {
+        /// The leader, as far as this node knows.
+        leader: Option<Peer>,
+    },
+    /// No member has this id.
+    #[error("there is no member {id}: look at the members that `status` lists")]
+    UnknownNode {
+        /// The id.
+        id: NodeId,
+    },
+    /// A learner can't lead.
+    #[error("{id} does not vote, and so can't lead: promote it first, or choose another member")]
+    NotVoter {
+        /// The id.
+        id: NodeId,
+    },
+    /// One transfer at a time.
+    #[error("leadership is being handed over to {to} already: wait for the outcome, at most an election timeout")]
+    InProgress {
+        /// To whom.
+        to: NodeId,
+    },
+    /// There is nobody to hand over to.
+    #[error("no other voter was heard lately: nobody could take over")]
+    NoSuccessor,
+    /// The successor did not lead within an election timeout. The former leader serves again, unless it lost its quorum meanwhile.
+    #[error(
+        "the successor did not take over within an election timeout; the transfer was given up, and the node serves as before"
+    )]
+    TimedOut,
+    /// Another node was elected meanwhile.
+    #[error("{leader} was elected meanwhile, another node than was asked for")]
+    OtherLeader {
+        /// It leads now.
+        leader: NodeId,
+    },
+    /// The node is down.
+    #[error("this node has stopped: {0}")]
+    Stopped(Fatal),
+}
+
 /// Why `initialize` did nothing.
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use crate::change::Change;
 use crate::config::Config;
-use crate::error::{ChangeError, Error, Fatal, InitializeError};
+use crate::error::{ChangeError, Error, Fatal, InitializeError, TransferError};
 use crate::metrics::{ConfigurationStatus, Status};
 use crate::runtime::{self, Control, Events, Host, Inbox, NotAdmitted, Parts, Request, Shared, Tasks};
 use crate::traits::{LogStore, Snapshot, StateMachine, Transport};
@@ -151,6 +151,19 @@ impl Raft {
     /// [`Error::Stopped`].
     pub async fn membership(&self) -> Result<Option<ConfigurationStatus>, Error> {
         self.status().await.map(|status| status.configuration)
+    }
+
+    /// Hands leadership over to another voter, or to the most up-to-date one that was heard lately, and tells who leads then (thesis
+    /// §3.10). To be asked of the leader.
+    ///
+    /// The successor's log is completed first. Writes that come meanwhile are held back, and go to the new leader; they are not refused. If
+    /// the successor does not lead within an election timeout, the transfer is given up and the leader serves again.
+    ///
+    /// # Errors
+    /// See [`TransferError`].
+    pub async fn transfer_leadership(&self, to: Option<NodeId>) -> Result<NodeId, TransferError> {
+        let outcome = self.shared.request(|answer| Control::Transfer { to, answer }).await;
+        outcome.unwrap_or_else(|fatal| Err(TransferError::Stopped(fatal)))
     }
 
     /// Makes this node campaign now rather than at its election timeout. It need not win, and a live leader is

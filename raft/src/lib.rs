@@ -60,7 +60,9 @@ mod types;
 
 pub use change::{Change, ChangeRefused, Edit};
 pub use config::Config;
-pub use error::{ChangeError, Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransportError};
+pub use error::{
+    ChangeError, Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransferError, TransportError,
+};
 pub use handle::{Builder, Consistency, Raft};
 pub use message::{AppendReply, Body, ChangeOutcome, Envelope, ForwardOutcome, Lane, Message, RequestId};
 pub use metrics::{ChangeStatus, ConfigurationStatus, PeerStatus, ReplicationState, Status};

@@ -68,6 +68,9 @@ pub enum Body {
     Vote {
         /// The id of the candidate's last entry.
         last: LogId,
+        /// Whether the leader of the term before told the candidate to campaign ([`Body::TimeoutNow`]): then it is no disturbance,
+        /// whoever hears that leader.
+        transfer: bool,
     },
     /// The answer to a vote request of this term. A grant is on the sender's disk: it will vote for nobody else in the term.
     VoteReply {
@@ -147,6 +150,9 @@ pub enum Body {
         /// Committed, and known to match the receiver's log.
         index: Index,
     },
+    /// "Lead in my place": the leader tells a voter whose log equals its own to campaign at once (thesis §3.10). From then on the
+    /// leader trusts in nobody's patience, for the receiver may follow at any time.
+    TimeoutNow,
 }
 
 /// What became of a forwarded batch.
@@ -161,6 +167,9 @@ pub enum ForwardOutcome {
     Overloaded,
     /// Nothing of it was or will be proposed: this node does not lead the term.
     NotLeader,
+    /// Nothing of it was or will be proposed: this node led the term of the batch, and gave leadership away before it took the batch.
+    /// Other than `NotLeader` this is said by that very leader, and stays true in later terms.
+    Moved,
 }
 
 /// What became of a change of the configuration that was passed on.
@@ -221,7 +230,8 @@ impl Message {
             | Body::ForwardReply { .. }
             | Body::Change { .. }
             | Body::ChangeReply { .. }
-            | Body::Commit { .. } => Lane::Control,
+            | Body::Commit { .. }
+            | Body::TimeoutNow => Lane::Control,
         }
     }
 
@@ -245,7 +255,8 @@ impl Message {
                 | Body::ReadIndex { .. }
                 | Body::ReadIndexReply { .. }
                 | Body::ForwardReply { .. }
-                | Body::Commit { .. } => 0,
+                | Body::Commit { .. }
+                | Body::TimeoutNow => 0,
             }
     }
 
@@ -268,6 +279,7 @@ impl Message {
             Body::Change { .. } => "Change",
             Body::ChangeReply { .. } => "ChangeReply",
             Body::Commit { .. } => "Commit",
+            Body::TimeoutNow => "TimeoutNow",
         }
     }
 }

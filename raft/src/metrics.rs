@@ -38,6 +38,9 @@ pub struct Status {
     pub applied: Index,
     /// What a leader knows of the other members; empty on others.
     pub peers: Vec<PeerStatus>,
+    /// On a leader that hands over: to whom.
+    #[serde(default)]
+    pub transferring_to: Option<NodeId>,
 }
 
 /// A configuration, and whether it is there to stay.

@@ -400,6 +400,18 @@ pub const MUTANTS: &[Mutant] = &[
         file: "raft/src/runtime/pending/results.rs",
         depth: "node",
     },
+    Mutant {
+        name: "held-proposals-dropped",
+        wrong: "Commands that come while leadership is being handed over are neither answered nor kept.",
+        file: "raft/src/consensus/transfer.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "every-campaign-says-transfer",
+        wrong: "Every request for a vote claims that the leader wants it, so that live leaders are disturbed.",
+        file: "raft/src/consensus/election.rs",
+        depth: "consensus",
+    },
 ];
 
 /// Whether the code was compiled with its mutants.

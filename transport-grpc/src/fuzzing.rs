@@ -61,10 +61,10 @@ fn payload(random: &mut Random) -> Bytes {
 
 fn body(random: &mut Random) -> Body {
     let (term, index, request) = (Term(number(random)), Index(number(random)), RequestId(random.any()));
-    match random.below(14) {
+    match random.below(15) {
         0 => Body::PreVote { proposed: term, last: log_id(random) },
         1 => Body::PreVoteReply { proposed: term, granted: random.percent(50) },
-        2 => Body::Vote { last: log_id(random) },
+        2 => Body::Vote { last: log_id(random), transfer: random.percent(50) },
         3 => Body::VoteReply { granted: random.percent(50) },
         4 => {
             let kinds = [EntryKind::Noop, EntryKind::Command, EntryKind::Config];
@@ -81,14 +81,15 @@ fn body(random: &mut Random) -> Body {
         10 => Body::ReadIndexReply { request, index: random.percent(50).then_some(index) },
         11 => Body::Forward { request, commands: (0..random.below(4)).map(|_| payload(random)).collect() },
         12 => {
-            let outcomes = [ForwardOutcome::Overloaded, ForwardOutcome::NotLeader];
+            let outcomes = [ForwardOutcome::Overloaded, ForwardOutcome::NotLeader, ForwardOutcome::Moved];
             let first = ForwardOutcome::Appended { first: log_id(random) };
             Body::ForwardReply {
                 request,
                 outcome: random.pick(&outcomes).filter(|_| random.percent(50)).unwrap_or(first),
             }
         }
-        _ => Body::Commit { index },
+        13 => Body::Commit { index },
+        _ => Body::TimeoutNow,
     }
 }
 

@@ -54,7 +54,7 @@ fn encode_body(body: Body) -> Wire {
         Body::PreVoteReply { proposed, granted } => {
             Wire::PreVoteReply(pb::PreVoteReply { proposed: proposed.0, granted })
         }
-        Body::Vote { last } => Wire::Vote(pb::Vote { last: log_id(last) }),
+        Body::Vote { last, transfer } => Wire::Vote(pb::Vote { last: log_id(last), transfer }),
         Body::VoteReply { granted } => Wire::VoteReply(pb::VoteReply { granted }),
         Body::Append { prev, entries, commit } => Wire::Append(pb::Append {
             prev: log_id(prev),
@@ -77,6 +77,7 @@ fn encode_body(body: Body) -> Wire {
         Body::Commit { index } => Wire::Commit(pb::Commit { index: index.0 }),
         Body::Change { request, change } => Wire::Change(change::encode(request.0, change)),
         Body::ChangeReply { request, outcome } => Wire::ChangeReply(change::encode_reply(request.0, outcome)),
+        Body::TimeoutNow => Wire::TimeoutNow(pb::TimeoutNow {}),
     }
 }
 
@@ -96,6 +97,7 @@ fn encode_forwarded(outcome: ForwardOutcome) -> Forwarded {
         }
         ForwardOutcome::Overloaded => Forwarded::Refused(pb::ForwardRefusal::Overloaded as i32),
         ForwardOutcome::NotLeader => Forwarded::Refused(pb::ForwardRefusal::NotLeader as i32),
+        ForwardOutcome::Moved => Forwarded::Refused(pb::ForwardRefusal::Moved as i32),
     }
 }
 
@@ -132,7 +134,7 @@ fn decode_body(body: Wire) -> Result<Body, String> {
     Ok(match body {
         Wire::PreVote(m) => Body::PreVote { proposed: term(m.proposed)?, last: id("last", m.last)? },
         Wire::PreVoteReply(m) => Body::PreVoteReply { proposed: term(m.proposed)?, granted: m.granted },
-        Wire::Vote(m) => Body::Vote { last: id("last", m.last)? },
+        Wire::Vote(m) => Body::Vote { last: id("last", m.last)?, transfer: m.transfer },
         Wire::VoteReply(m) => Body::VoteReply { granted: m.granted },
         Wire::Append(m) => Body::Append {
             prev: id("prev", m.prev)?,
@@ -159,6 +161,7 @@ fn decode_body(body: Wire) -> Result<Body, String> {
         Wire::ChangeReply(m) => {
             Body::ChangeReply { request: RequestId(m.request), outcome: change::decode_reply(m.outcome)? }
         }
+        Wire::TimeoutNow(pb::TimeoutNow {}) => Body::TimeoutNow,
     })
 }
 
@@ -181,6 +184,7 @@ fn decode_forwarded(outcome: Option<Forwarded>) -> Result<ForwardOutcome, String
     match pb::ForwardRefusal::try_from(refusal) {
         Ok(pb::ForwardRefusal::Overloaded) => Ok(ForwardOutcome::Overloaded),
         Ok(pb::ForwardRefusal::NotLeader) => Ok(ForwardOutcome::NotLeader),
+        Ok(pb::ForwardRefusal::Moved) => Ok(ForwardOutcome::Moved),
         Ok(pb::ForwardRefusal::Unspecified) | Err(_) => {
             Err(format!("an unknown reason to refuse a forward: {refusal}"))
         }

@@ -34,6 +34,7 @@ fn outcome() -> impl Strategy<Value = ForwardOutcome> {
         log_ids().prop_map(|first| ForwardOutcome::Appended { first }),
         Just(ForwardOutcome::Overloaded),
         Just(ForwardOutcome::NotLeader),
+        Just(ForwardOutcome::Moved),
     ]
 }
 
@@ -99,7 +100,7 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         (term(), log_ids()).prop_map(|(proposed, last)| Body::PreVote { proposed, last }),
         (term(), any::<bool>()).prop_map(|(proposed, granted)| Body::PreVoteReply { proposed, granted }),
-        log_ids().prop_map(|last| Body::Vote { last }),
+        (log_ids(), any::<bool>()).prop_map(|(last, transfer)| Body::Vote { last, transfer }),
         any::<bool>().prop_map(|granted| Body::VoteReply { granted }),
         (log_ids(), vec(entry(), 0..5), at()).prop_map(|(prev, entries, commit)| Body::Append {
             prev,
@@ -118,6 +119,7 @@ fn body() -> impl Strategy<Value = Body> {
         (request(), vec(edit(), 0..5), option::of(log_ids()))
             .prop_map(|(request, edits, expected)| Body::Change { request, change: Change { edits, expected } }),
         (request(), change_outcome()).prop_map(|(request, outcome)| Body::ChangeReply { request, outcome }),
+        Just(Body::TimeoutNow),
     ]
 }
 
@@ -179,7 +181,7 @@ fn reason(frame: pb::Frame) -> String {
 fn what_makes_no_sense_is_refused_with_a_reason() {
     assert!(reason(pb::Frame { hello: Some(pb::Hello::default()), envelopes: vec![] }).contains("second hello"));
     assert!(reason(sample(None)).contains("a kind that this version does not know"));
-    assert!(reason(sample(Some(Wire::Vote(pb::Vote { last: None })))).contains("without `last`"));
+    assert!(reason(sample(Some(Wire::Vote(pb::Vote { last: None, transfer: false })))).contains("without `last`"));
     assert!(reason(sample(Some(Wire::Append(pb::Append::default())))).contains("without `prev`"));
     assert!(reason(sample(Some(Wire::AppendReply(pb::AppendReply { outcome: None })))).contains("without an outcome"));
     assert!(reason(sample(Some(Wire::ForwardReply(pb::ForwardReply::default())))).contains("without an outcome"));

@@ -111,7 +111,7 @@ async fn a_message_that_makes_no_sense_ends_its_stream_alone() {
     b.until(1).await;
 
     let good = pb::envelope::Body::Commit(pb::Commit { index: 4 });
-    let bad = pb::envelope::Body::Vote(pb::Vote { last: None });
+    let bad = pb::envelope::Body::Vote(pb::Vote { last: None, transfer: false });
     let envelope = |body| pb::Envelope { group: 0, term: 3, body: Some(body) };
     let frame = pb::Frame { hello: None, envelopes: vec![envelope(good), envelope(bad)] };
     let status = end_of(&b.peer, vec![opening(hello(&b.peer)), frame]).await;

@@ -69,6 +69,7 @@ impl Replica for Local {
             commit: applied,
             applied,
             peers: Vec::new(),
+            transferring_to: None,
         })
     }
 

@@ -66,7 +66,7 @@ impl Consensus {
             return;
         }
         if !self.config.pre_vote || self.is_elected_by(&[self.id]) {
-            return self.stand(now, why);
+            return self.stand(now, why, false);
         }
         let campaign = Campaign { granted: [self.id].into(), ..Campaign::default() };
         self.transition(now, Role::PreCandidate(campaign), why);
@@ -94,7 +94,7 @@ impl Consensus {
         campaign.record(from, granted);
         let campaign = campaign.clone();
         if self.is_elected_by(&campaign.granted) {
-            self.stand(now, "a majority would elect it");
+            self.stand(now, "a majority would elect it", false);
         } else if self.is_refused_by(&campaign.refused) {
             self.transition(now, Role::Follower(self.fresh_follower()), "a majority would not elect it");
         }
@@ -102,7 +102,8 @@ impl Consensus {
 
     /// Opens a term and asks for votes. The requests leave when the vote for itself, and all of the log they speak of, are on
     /// disk: otherwise votes given to a candidate that then crashed could be counted for one with a shorter log.
-    fn stand(&mut self, now: Time, why: &'static str) {
+    /// `transfer` tells whether the leader itself asked for it.
+    pub(crate) fn stand(&mut self, now: Time, why: &'static str, transfer: bool) {
         let term = self.hard_state.term.next();
         self.set_hard_state(HardState { term, voted_for: Some(self.id) });
         self.transition(now, Role::Candidate(Campaign::default()), why);
@@ -110,10 +111,11 @@ impl Consensus {
         if mutant!("candidate-counts-itself-early") {
             self.durability.stored = self.durability.changes;
         }
+        let transfer = transfer || mutant!("every-campaign-says-transfer");
         let others: Vec<_> =
             self.membership().into_iter().flat_map(Membership::all_voters).filter(|id| *id != self.id).collect();
         for id in others {
-            self.send_when_stored(id, last.index, Message { term, body: Body::Vote { last } });
+            self.send_when_stored(id, last.index, Message { term, body: Body::Vote { last, transfer } });
         }
     }
 
@@ -194,6 +196,8 @@ impl Consensus {
             heartbeat_due: now.plus(self.config.heartbeat_interval),
             reads: Reads::default(),
             seen: SeenForwards::default(),
+            transfer: None,
+            abdicated: false,
         };
         self.transition(now, Role::Leader(Box::new(leader)), "a majority elected it");
         self.append_own(EntryKind::Noop, Bytes::new());

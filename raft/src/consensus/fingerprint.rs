@@ -18,6 +18,7 @@ use super::io::Time;
 use super::membership::Leaving;
 use super::progress::{Progress, Said};
 use super::role::{Follower, Leader, Role};
+use super::transfer::HandedOver;
 use super::{Consensus, RoleKind};
 use crate::config::Config;
 use crate::types::{Index, LogId, Term};
@@ -65,6 +66,8 @@ impl Consensus {
             asked,
             passed_on,
             removed,
+            handed_over,
+            retired,
             initializing,
             noted_leader,
             noted_term,
@@ -77,7 +80,12 @@ impl Consensus {
         past.leader.filter(|(term, _)| *term == hard_state.term).hash(hasher);
         (hard_state, log, configurations, commit, applying, fetching).hash(hasher);
         (passed_on, removed).hash(hasher);
-        (forwarded, initializing, noted_leader, noted_term, commit_due).hash(hasher);
+        (&forwarded.asked, initializing, noted_leader, noted_term, commit_due, retired).hash(hasher);
+        for (request, until) in &forwarded.former {
+            (request, now >= *until).hash(hasher);
+        }
+        let handed_over = handed_over.as_ref();
+        handed_over.map(|HandedOver { request, to, deadline }| (request, to, now >= *deadline)).hash(hasher);
         for (request, since) in &asked.0 {
             (request, long_ago(now, *since)).hash(hasher);
         }
@@ -142,9 +150,24 @@ impl Role {
             Self::PreCandidate(campaign) | Self::Candidate(campaign) => campaign.hash(hasher),
             Self::Leader(leader) => {
                 // A leader is woken when it is to speak, so its heartbeats are always due.
-                let Leader { peers, opened, since, uncommitted, round, heartbeat_due: _, reads, seen, leaving, change } =
-                    &**leader;
-                (opened, uncommitted, round, reads, seen).hash(hasher);
+                let Leader {
+                    peers,
+                    opened,
+                    since,
+                    uncommitted,
+                    round,
+                    heartbeat_due: _,
+                    reads,
+                    seen,
+                    leaving,
+                    change,
+                    transfer,
+                    abdicated,
+                } = &**leader;
+                (opened, uncommitted, round, reads, seen, abdicated, transfer.is_some()).hash(hasher);
+                if let Some(transfer) = transfer {
+                    transfer.fingerprint(now >= transfer.deadline, hasher);
+                }
                 for (id, Leaving { peer, at, told, until }) in leaving {
                     (id, peer, at, told, now >= *until).hash(hasher);
                 }

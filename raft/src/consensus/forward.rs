@@ -5,20 +5,26 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use bytes::Bytes;
 
 use super::Consensus;
-use super::io::{RefusedReason, Reply};
+use super::io::{RefusedReason, Reply, Time};
 use super::role::Role;
+use super::transfer::Proposal;
 use crate::message::{Body, ForwardOutcome, RequestId};
 use crate::mutant;
 use crate::types::{Entry, EntryKind, LogId, NodeId};
 
-/// Batches passed on to this term's leader that wait for its answer.
-#[derive(Clone, Debug, Default, Hash)]
-pub(crate) struct Forwarded(BTreeSet<RequestId>);
+/// Batches passed on to a leader that wait for its answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Forwarded {
+    /// To this term's leader.
+    pub(super) asked: BTreeSet<RequestId>,
+    /// To a leader of an earlier term that has stepped down and lives: its answer still stands. With the time at which they are
+    /// given up.
+    pub(super) former: BTreeMap<RequestId, Time>,
+}
 
-#[cfg(feature = "testing")]
 impl Forwarded {
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.asked.len() + self.former.len()
     }
 }
 
@@ -35,9 +41,16 @@ pub(crate) struct SeenForwards(BTreeMap<NodeId, Seen>);
 struct Seen {
     known: BTreeSet<RequestId>,
     order: VecDeque<RequestId>,
+    /// The greatest name that is not remembered any more.
+    forgotten: RequestId,
 }
 
 impl SeenForwards {
+    /// Whether the batch came, or may have come long ago.
+    pub(crate) fn contains(&self, from: NodeId, request: RequestId) -> bool {
+        self.0.get(&from).is_some_and(|seen| request <= seen.forgotten || seen.known.contains(&request))
+    }
+
     /// Remembers a batch, and of each follower as many as it can have under way. Tells whether it is new.
     fn insert(&mut self, from: NodeId, request: RequestId, remembered: usize) -> bool {
         let seen = self.0.entry(from).or_default();
@@ -49,6 +62,7 @@ impl SeenForwards {
             && let Some(oldest) = seen.order.pop_front()
         {
             seen.known.remove(&oldest);
+            seen.forgotten = seen.forgotten.max(oldest);
         }
         true
     }
@@ -66,6 +80,9 @@ impl Consensus {
     pub(crate) fn propose(&mut self, request: RequestId, commands: Vec<Bytes>) {
         match &self.role {
             Role::Leader(_) => {
+                let Some(Proposal { commands, .. }) = self.hold(Proposal { follower: None, request, commands }) else {
+                    return;
+                };
                 let reply = match self.append_commands(commands) {
                     Some(first) => Reply::Appended { request, first },
                     None => Reply::Refused { request, reason: RefusedReason::Overloaded },
@@ -74,7 +91,7 @@ impl Consensus {
             }
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.leader() {
                 Some(leader) => {
-                    self.forwarded.0.insert(request);
+                    self.forwarded.asked.insert(request);
                     self.forget_oldest_forwarded();
                     self.send(leader, Body::Forward { request, commands });
                 }
@@ -86,10 +103,13 @@ impl Consensus {
         }
     }
 
-    /// Answers of this term may be lost, so the oldest batches are given up when there are more than clients can wait for.
+    /// Answers may be lost, so the oldest batches are given up when there are more than clients can wait for.
     fn forget_oldest_forwarded(&mut self) {
-        while self.forwarded.0.len() > self.config.max_pending_requests {
-            let oldest = self.forwarded.0.pop_first();
+        while self.forwarded.len() > self.config.max_pending_requests {
+            let oldest = match self.forwarded.former.pop_first() {
+                Some((oldest, _)) => Some(oldest),
+                None => self.forwarded.asked.pop_first(),
+            };
             self.out.replies.extend(oldest.map(|request| Reply::Unknown { request }));
         }
     }
@@ -113,6 +133,9 @@ impl Consensus {
         if commands.is_empty() {
             return self.violation(from, "Forward", "it holds no command".into());
         }
+        let Some(Proposal { commands, .. }) = self.hold(Proposal { follower: Some(from), request, commands }) else {
+            return;
+        };
         let outcome = match self.append_commands(commands) {
             Some(first) => ForwardOutcome::Appended { first },
             None => ForwardOutcome::Overloaded,
@@ -121,26 +144,56 @@ impl Consensus {
     }
 
     pub(crate) fn on_forward_reply(&mut self, from: NodeId, request: RequestId, outcome: ForwardOutcome) {
-        if !self.forwarded.0.remove(&request) {
+        let former = self.forwarded.former.contains_key(&request);
+        let decided = match outcome {
+            ForwardOutcome::Appended { .. } | ForwardOutcome::Overloaded | ForwardOutcome::Moved => true,
+            // Whoever says so of an earlier term may have forgotten that it led it.
+            ForwardOutcome::NotLeader => !former,
+        };
+        if !decided || (self.forwarded.former.remove(&request).is_none() && !self.forwarded.asked.remove(&request)) {
             return self.ignored(from, "ForwardReply", "nothing waits for it");
         }
         let reply = match outcome {
             ForwardOutcome::Appended { first } => Reply::Appended { request, first },
             ForwardOutcome::Overloaded => Reply::Refused { request, reason: RefusedReason::Overloaded },
             ForwardOutcome::NotLeader => Reply::Refused { request, reason: RefusedReason::NotLeader { leader: None } },
+            ForwardOutcome::Moved => Reply::Refused { request, reason: RefusedReason::Moved },
         };
         self.out.replies.push(reply);
     }
 
     /// The term moved on: whether its leader took the batches is not to be known any more.
     pub(crate) fn give_up_forwarded(&mut self) {
-        let forwarded = std::mem::take(&mut self.forwarded.0);
+        let forwarded = std::mem::take(&mut self.forwarded.asked);
         if mutant!("unknown-told-as-refused") {
             let reason = RefusedReason::NotLeader { leader: None };
             let refused = forwarded.into_iter().map(|request| Reply::Refused { request, reason });
             return self.out.replies.extend(refused);
         }
         self.out.replies.extend(forwarded.into_iter().map(|request| Reply::Unknown { request }));
+    }
+
+    /// The leader of this term has stepped down, and lives: what became of the batches that it has not answered is for it to say.
+    pub(crate) fn await_former_leader(&mut self, now: Time) {
+        let until = now.plus(self.config.election_timeout);
+        let asked = std::mem::take(&mut self.forwarded.asked);
+        self.forwarded.former.extend(asked.into_iter().map(|request| (request, until)));
+    }
+
+    /// When the wait for a former leader's answers ends.
+    pub(crate) fn former_due(&self) -> Option<Time> {
+        self.forwarded.former.values().min().copied()
+    }
+
+    /// A former leader has not answered for long.
+    pub(crate) fn expire_former(&mut self, now: Time) {
+        let out = &mut self.out.replies;
+        self.forwarded.former.retain(|request, until| {
+            if now >= *until {
+                out.push(Reply::Unknown { request: *request });
+            }
+            now < *until
+        });
     }
 
     /// Appends a batch to the leader's log, all or nothing, and tells the id of its first entry.
@@ -154,11 +207,16 @@ impl Consensus {
         {
             return None;
         }
+        Some(self.append_all(commands))
+    }
+
+    /// Appends commands, and tells the id of the first one's entry.
+    pub(crate) fn append_all(&mut self, commands: Vec<Bytes>) -> LogId {
         let first = LogId { term: self.hard_state.term, index: self.log.last().index.next() };
         for command in commands {
             self.append_own(EntryKind::Command, command);
         }
-        Some(first)
+        first
     }
 
     /// Appends one entry of this leader's term.

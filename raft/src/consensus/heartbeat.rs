@@ -25,6 +25,7 @@ impl Consensus {
             return self.transition(now, Role::Follower(self.fresh_follower()), why);
         }
         self.part_with_removed(now);
+        self.hand_over_again();
         self.heartbeat_round(now);
     }
 

@@ -111,6 +111,13 @@ pub enum Input {
     },
     /// An operator wants this node to campaign now rather than at its election timeout. A live leader is not disturbed.
     Campaign,
+    /// This leader is to hand over to another voter. Answered by [`Reply::Transferred`].
+    Transfer {
+        /// A name for the request.
+        request: RequestId,
+        /// To whom; the most up-to-date one if it does not matter.
+        to: Option<NodeId>,
+    },
 }
 
 /// Everything that is to be done, at once: what must wait for the disk stays inside the core until [`Input::Stored`]
@@ -191,6 +198,13 @@ pub enum Reply {
         /// Why.
         reason: RefusedReason,
     },
+    /// Nothing of the batch was or will be proposed by this node: it gave leadership away while it held the batch back.
+    Returned {
+        /// The batch.
+        request: RequestId,
+        /// Its commands, for the next leader.
+        commands: Vec<Bytes>,
+    },
     /// The batch was passed on to a leader that is none any more, before it answered. Or the leader was lost while it changed the
     /// configuration.
     Unknown {
@@ -218,6 +232,13 @@ pub enum Reply {
         /// Done (or the same was done before), or why not.
         outcome: Result<(), InitializeRefused>,
     },
+    /// The outcome of [`Input::Transfer`].
+    Transferred {
+        /// The request.
+        request: RequestId,
+        /// Who leads now, as was wished, or why not.
+        outcome: Result<NodeId, TransferRefused>,
+    },
 }
 
 /// Why a request was refused.
@@ -230,6 +251,42 @@ pub enum RefusedReason {
     },
     /// A limit is reached.
     Overloaded,
+    /// The leader gave leadership away before it took the batch: another one is there, or will be in a moment.
+    Moved,
+}
+
+/// Why leadership was not handed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferRefused {
+    /// This node does not lead.
+    NotLeader {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// There is no such member.
+    UnknownNode {
+        /// Its id.
+        id: NodeId,
+    },
+    /// The member does not vote, and so can't lead.
+    NotVoter {
+        /// Its id.
+        id: NodeId,
+    },
+    /// A transfer is under way.
+    InProgress {
+        /// To this node.
+        to: NodeId,
+    },
+    /// No other voter was heard lately.
+    NoSuccessor,
+    /// The successor did not lead within an election timeout.
+    TimedOut,
+    /// Another node was elected.
+    OtherLeader {
+        /// It leads now.
+        leader: NodeId,
+    },
 }
 
 /// Why a node would not start a cluster.
@@ -265,6 +322,13 @@ pub enum Note {
         leader: Option<NodeId>,
         /// In which term.
         term: Term,
+    },
+    /// Leadership is being handed over.
+    Transfer {
+        /// To this node.
+        to: NodeId,
+        /// How far it is.
+        what: &'static str,
     },
     /// Uncommitted entries of a former leader were proven to conflict with the present one's, and removed.
     Truncated {

@@ -13,6 +13,7 @@
 //! | an entry is committed, and handed to the state machine | `commit.rs` |
 //! | a linearizable read is confirmed | `read.rs` |
 //! | a command enters the log, here or at the leader | `forward.rs` |
+//! | leadership is handed over | `transfer.rs` |
 //! | a promise waits for the disk | `durability.rs` |
 //! | a cluster begins, a configuration comes into force | `bootstrap.rs`, `membership.rs` |
 //! | the leader changes the configuration | `change.rs` |
@@ -40,10 +41,14 @@ mod replication;
 mod role;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 #[cfg(feature = "testing")]
 pub(crate) use fingerprint::LONG_AGO;
-pub use io::{Boot, Effects, Fetch, FetchPurpose, InitializeRefused, Input, Note, RefusedReason, Reply, Time, Write};
+pub use io::{
+    Boot, Effects, Fetch, FetchPurpose, InitializeRefused, Input, Note, RefusedReason, Reply, Time, TransferRefused,
+    Write,
+};
 pub use role::RoleKind;
 
 use std::collections::BTreeSet;
@@ -58,6 +63,7 @@ use self::membership::Configurations;
 use self::random::Random;
 use self::read::Asked;
 use self::role::{Follower, Role};
+use self::transfer::{HandedOver, Retired};
 use crate::config::Config;
 use crate::message::{AppendReply, Body, ChangeOutcome, ForwardOutcome, Message, RequestId};
 use crate::metrics::{PeerStatus, Status};
@@ -98,6 +104,10 @@ pub struct Consensus {
     passed_on: PassedOn,
     /// The committed configuration that dropped this node, once it knows of one.
     removed: Option<LogId>,
+    /// A request for a transfer that waits for the next leader.
+    handed_over: Option<HandedOver>,
+    /// The last term that this node led.
+    retired: Option<Retired>,
     /// A request to start a cluster that waits for the disk.
     initializing: Vec<RequestId>,
     /// What was last noted, to note changes only.
@@ -136,6 +146,8 @@ impl Consensus {
             asked: Asked::default(),
             passed_on: PassedOn::default(),
             removed: None,
+            handed_over: None,
+            retired: None,
             initializing: Vec::new(),
             noted_leader: None,
             noted_term: boot.log.hard_state.term,
@@ -163,6 +175,7 @@ impl Consensus {
             Input::Change { request, change } => self.change(now, request, change),
             Input::Campaign if self.hears_leader(now) => self.ignored(self.id, "Campaign", "a live leader is heard"),
             Input::Campaign => self.on_campaign_asked(now),
+            Input::Transfer { request, to } => self.on_transfer_asked(now, request, to),
         }
         self.check_invariants();
     }
@@ -172,6 +185,7 @@ impl Consensus {
         self.advance_commit();
         self.advance_change(now);
         self.confirm_reads(now);
+        self.hand_over();
         self.replicate();
         self.tell_commit();
         self.retire_if_removed(now);
@@ -193,12 +207,13 @@ impl Consensus {
     /// When to step with [`Input::Tick`] at the latest. None while there is nothing to wait for.
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {
-        match &self.role {
+        let role = match &self.role {
             Role::Leader(leader) => (!leader.peers.is_empty()).then_some(leader.heartbeat_due),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
                 self.may_campaign().then_some(self.election_due)
             }
-        }
+        };
+        [role, self.transfer_due(), self.former_due()].into_iter().flatten().min()
     }
 
     /// What this node knows of itself and its group.
@@ -234,6 +249,7 @@ impl Consensus {
             commit: self.commit,
             applied: self.applying.applied(),
             peers,
+            transferring_to: self.transferring_to(),
         }
     }
 
@@ -241,6 +257,14 @@ impl Consensus {
     #[must_use]
     pub fn membership(&self) -> Option<&Membership> {
         self.configurations.current()
+    }
+
+    /// The node that leadership is being handed over to.
+    fn transferring_to(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(leader) => leader.transfer.as_ref().map(|transfer| transfer.to),
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => None,
+        }
     }
 
     /// The leader of this term, as far as this node knows; itself when it leads.
@@ -254,6 +278,8 @@ impl Consensus {
     }
 
     fn tick(&mut self, now: Time) {
+        self.expire_former(now);
+        self.expire_transfer(now);
         match &self.role {
             Role::Leader(leader) => {
                 if now >= leader.heartbeat_due {
@@ -281,14 +307,17 @@ impl Consensus {
             if self.disturbs(now, &message.body) {
                 return self.ignored(from, name, "a live leader is heard");
             }
+            if self.leader_lives_on(from, &message.body) {
+                self.await_former_leader(now);
+            }
             self.enter_term(now, message.term, "a message of a later term came");
         } else if message.term < self.hard_state.term {
-            return self.answer_earlier_term(from, message);
+            return self.on_earlier_term(from, message);
         }
         match message.body {
             Body::PreVote { proposed, last } => self.on_pre_vote(now, from, proposed, last),
             Body::PreVoteReply { proposed, granted } => self.on_pre_vote_reply(now, from, proposed, granted),
-            Body::Vote { last } => self.on_vote(now, from, last),
+            Body::Vote { last, transfer: _ } => self.on_vote(now, from, last),
             Body::VoteReply { granted } => self.on_vote_reply(now, from, granted),
             Body::Append { prev, entries, commit } => self.on_append(now, from, prev, entries, commit),
             Body::AppendReply(reply) => self.on_append_reply(now, from, reply),
@@ -297,6 +326,7 @@ impl Consensus {
                 self.on_heartbeat_reply(now, from, round, matching, stored);
             }
             Body::Commit { index } => self.on_commit(now, from, index),
+            Body::TimeoutNow => self.on_timeout_now(now, from),
             Body::ReadIndex { request } => self.on_read_index(from, request),
             Body::ReadIndexReply { request, index } => self.on_read_index_reply(from, request, index),
             Body::Forward { request, commands } => self.on_forward(from, request, commands),
@@ -313,6 +343,8 @@ impl Consensus {
         }
         match body {
             Body::PreVote { .. } => self.hears_leader(now),
+            // The leader itself wants it.
+            Body::Vote { transfer: true, .. } => false,
             Body::Vote { .. } => self.config.check_quorum && self.hears_leader(now),
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
@@ -321,6 +353,7 @@ impl Consensus {
             | Body::Heartbeat { .. }
             | Body::HeartbeatReply { .. }
             | Body::Commit { .. }
+            | Body::TimeoutNow
             | Body::ReadIndex { .. }
             | Body::ReadIndexReply { .. }
             | Body::Forward { .. }
@@ -328,6 +361,28 @@ impl Consensus {
             | Body::Change { .. }
             | Body::ChangeReply { .. } => false,
         }
+    }
+
+    /// Whether a message of a later term shows that the leader of the present one has stepped down and lives. Learners are not asked
+    /// for votes, and so never told why a term ends.
+    fn leader_lives_on(&self, from: NodeId, body: &Body) -> bool {
+        self.leader() == Some(from) || matches!(body, Body::Vote { transfer: true, .. }) || !self.may_campaign()
+    }
+
+    /// A message of an earlier term.
+    fn on_earlier_term(&mut self, from: NodeId, message: Message) {
+        if let Body::ForwardReply { request, outcome } = message.body
+            && self.forwarded.former.contains_key(&request)
+        {
+            // What a former leader says of a batch stays true.
+            return self.on_forward_reply(from, request, outcome);
+        }
+        if let Body::Forward { request, .. } = message.body
+            && self.never_took(from, message.term, request)
+        {
+            return self.send(from, Body::ForwardReply { request, outcome: ForwardOutcome::Moved });
+        }
+        self.answer_earlier_term(from, message);
     }
 
     /// Requests of an earlier term are refused in a message of this term, so that the sender learns of it. This also
@@ -354,6 +409,7 @@ impl Consensus {
             | Body::AppendReply(_)
             | Body::HeartbeatReply { .. }
             | Body::Commit { .. }
+            | Body::TimeoutNow
             | Body::ReadIndexReply { .. }
             | Body::ForwardReply { .. }
             | Body::ChangeReply { .. } => return self.ignored(from, name, "it is of an earlier term"),
@@ -389,7 +445,7 @@ impl Consensus {
         match former {
             Role::Leader(mut leader) => {
                 self.abandon_change(leader.change.take());
-                self.refuse_reads_of(*leader);
+                self.retire(*leader);
             }
             Role::Candidate(_) if new != RoleKind::Candidate => self.withdraw_campaign(),
             Role::Candidate(_) | Role::PreCandidate(_) | Role::Follower(_) => {}
@@ -414,6 +470,7 @@ impl Consensus {
 
     /// Notes a change of the leader.
     fn note_leader(&mut self) {
+        self.tell_transferred();
         let leader = self.leader();
         if leader != self.noted_leader {
             self.noted_leader = leader;

@@ -50,6 +50,10 @@ impl Consensus {
         if leader.reads.len() > 2 * config.max_pending_requests {
             return Some(format!("{} reads that wait", leader.reads.len()));
         }
+        let (held, bytes) = leader.transfer.as_ref().map(super::transfer::Transfer::held).unwrap_or_default();
+        if held > config.max_pending_requests || bytes > uncommitted {
+            return Some(format!("{held} batches of {bytes} bytes held back"));
+        }
         let window =
             config.max_inflight_bytes.saturating_add(config.max_append_bytes.max(largest)).saturating_add(largest);
         leader.peers.iter().find_map(|(id, progress)| {

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::Consensus;
 use super::io::{RefusedReason, Reply, Time};
 use super::quorum;
-use super::role::{Leader, Role};
+use super::role::Role;
 use crate::message::{Body, Message, RequestId};
 use crate::mutant;
 use crate::types::{Index, NodeId};
@@ -180,12 +180,12 @@ impl Consensus {
     }
 
     /// Leadership is lost: its reads are refused at once, so that they can go elsewhere.
-    pub(crate) fn refuse_reads_of(&mut self, leader: Leader) {
+    pub(crate) fn refuse_reads_of(&mut self, reads: Reads) {
         if mutant!("reads-forgotten-with-leadership") {
             return;
         }
-        let begun = leader.reads.round.into_iter().flat_map(|round| round.reads);
-        for read in begun.chain(leader.reads.waiting) {
+        let begun = reads.round.into_iter().flat_map(|round| round.reads);
+        for read in begun.chain(reads.waiting) {
             self.answer_read(read, None);
         }
     }

@@ -11,6 +11,7 @@ use super::io::Time;
 use super::membership::Leaving;
 use super::progress::Progress;
 use super::read::Reads;
+use super::transfer::Transfer;
 use crate::types::{Index, NodeId};
 
 /// The roles of the paper (figure 4), with the pre-candidate of the thesis (§9.6).
@@ -69,6 +70,10 @@ pub(crate) struct Leader {
     pub(crate) reads: Reads,
     /// Batches forwarded by followers in this term.
     pub(crate) seen: SeenForwards,
+    /// An attempt to hand leadership over.
+    pub(crate) transfer: Option<Transfer>,
+    /// Whether another node was told to campaign in this term. That word may arrive at any time later.
+    pub(crate) abdicated: bool,
 }
 
 /// A role's name.

@@ -23,7 +23,7 @@ use super::outbox::Outbox;
 use super::panic_text;
 use super::pending::Pending;
 use super::shared::{Control, Shared};
-use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time};
+use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time, TransferRefused};
 use crate::error::{Fatal, FatalKind, StorageError};
 use crate::message::Body;
 use crate::mutant;
@@ -178,6 +178,10 @@ impl Driver {
                 self.core.step(now, Input::Campaign);
                 let _ = answer.send(());
             }
+            Control::Transfer { to, answer } => {
+                let input = self.pending.transfer(to, answer);
+                self.core.step(now, input);
+            }
             Control::Status { answer } => drop(answer.send(self.core.status(now))),
             Control::Stop => return Err(Fatal::shutdown()),
         }
@@ -223,17 +227,21 @@ impl Driver {
     /// The leader that a refusal names, with its address.
     fn named_leader(&self, reply: &Reply) -> Option<Peer> {
         match reply {
-            Reply::Refused { reason: RefusedReason::NotLeader { leader: Some(leader) }, .. } => {
+            Reply::Refused { reason: RefusedReason::NotLeader { leader: Some(leader) }, .. }
+            | Reply::Transferred { outcome: Err(TransferRefused::NotLeader { leader: Some(leader) }), .. } => {
                 self.core.membership()?.get(*leader).cloned()
             }
             Reply::Refused {
-                reason: RefusedReason::NotLeader { leader: None } | RefusedReason::Overloaded, ..
+                reason: RefusedReason::NotLeader { leader: None } | RefusedReason::Overloaded | RefusedReason::Moved,
+                ..
             }
             | Reply::Appended { .. }
+            | Reply::Returned { .. }
             | Reply::Unknown { .. }
             | Reply::Readable { .. }
             | Reply::Changed { .. }
-            | Reply::Initialized { .. } => None,
+            | Reply::Initialized { .. }
+            | Reply::Transferred { .. } => None,
         }
     }
 
@@ -251,6 +259,7 @@ impl Driver {
                 }
                 self.shared.announcer.announce(Event::Leader { leader, term });
             }
+            Note::Transfer { to, what } => tracing::info!(to = to.0, what, "transfer of leadership"),
             Note::Truncated { from, upto } => {
                 tracing::warn!(from = from.0, upto = upto.0, "uncommitted entries of a former leader are replaced");
                 self.shared.announcer.announce(Event::Truncated { from, upto });

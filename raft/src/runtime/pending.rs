@@ -29,13 +29,14 @@ use self::writes::Writes;
 use super::intake::{Load, Request};
 use crate::change::Change;
 use crate::config::Config;
-use crate::consensus::{InitializeRefused, Input, RefusedReason, Reply, Time};
-use crate::error::{ChangeError, Error, Fatal, InitializeError};
+use crate::consensus::{InitializeRefused, Input, RefusedReason, Reply, Time, TransferRefused};
+use crate::error::{ChangeError, Error, Fatal, InitializeError, TransferError};
 use crate::message::RequestId;
 use crate::mutant;
-use crate::types::{Entry, Index, Membership, Peer};
+use crate::types::{Entry, Index, Membership, NodeId, Peer};
 
 pub(crate) type InitializeAnswer = oneshot::Sender<Result<(), InitializeError>>;
+pub(crate) type TransferAnswer = oneshot::Sender<Result<NodeId, TransferError>>;
 
 #[derive(Debug)]
 pub(crate) struct Pending {
@@ -44,6 +45,7 @@ pub(crate) struct Pending {
     reads: Reads,
     changes: Changes,
     initializing: VecDeque<(RequestId, InitializeAnswer)>,
+    transfers: VecDeque<(RequestId, TransferAnswer)>,
     next_request: u64,
     /// Answered since the intake was last told.
     pub(crate) answered: Load,
@@ -60,6 +62,7 @@ impl Pending {
             reads: Reads::new(applied),
             changes: Changes::default(),
             initializing: VecDeque::new(),
+            transfers: VecDeque::new(),
             // Half of the range is left to count up.
             next_request: if mutant!("request-names-repeat") { 0 } else { first_request >> 1 },
             answered: Load::default(),
@@ -131,6 +134,12 @@ impl Pending {
         Input::Change { request, change }
     }
 
+    pub(crate) fn transfer(&mut self, to: Option<NodeId>, answer: TransferAnswer) -> Input {
+        let request = self.request();
+        self.transfers.push_back((request, answer));
+        Input::Transfer { request, to }
+    }
+
     /// Takes in an answer of the core. `leader` is the one named by a refusal, with its address.
     pub(crate) fn on_reply(&mut self, now: Time, reply: Reply, leader: Option<Peer>) {
         match reply {
@@ -141,6 +150,12 @@ impl Pending {
                     self.reads.fail(request, &Error::Overloaded, &mut self.answered);
                     self.changes.fail(request, ChangeError::Overloaded);
                 }
+                // Another leader is there, or will be noted when it is.
+                RefusedReason::Moved => {
+                    self.look_at(now);
+                    self.writes.park(request, None, &mut self.answered);
+                    self.reads.park(request, None);
+                }
                 RefusedReason::NotLeader { .. } => {
                     self.look_at(now.plus(self.config.heartbeat_interval));
                     self.writes.park(request, leader.as_ref(), &mut self.answered);
@@ -148,6 +163,10 @@ impl Pending {
                     self.changes.park(request);
                 }
             },
+            Reply::Returned { request, commands } => {
+                self.look_at(now);
+                self.writes.take_back(request, commands);
+            }
             Reply::Unknown { request } => {
                 self.writes.fail(request, &Error::OutcomeUnknown, &mut self.answered);
                 self.changes.fail(request, ChangeError::OutcomeUnknown);
@@ -159,6 +178,7 @@ impl Pending {
             }
             Reply::Readable { request, index } => self.reads.on_readable(request, index, &mut self.answered),
             Reply::Initialized { request, outcome } => self.on_initialized(request, outcome),
+            Reply::Transferred { request, outcome } => self.on_transferred(request, outcome, leader),
         }
     }
 
@@ -168,6 +188,21 @@ impl Pending {
         let outcome = outcome.map_err(|refused| match refused {
             InitializeRefused::NotEmpty { existing } => InitializeError::NotEmpty { existing },
             InitializeRefused::Invalid { reason } => InitializeError::Invalid(reason),
+        });
+        let _ = answer.send(outcome);
+    }
+
+    fn on_transferred(&mut self, request: RequestId, outcome: Result<NodeId, TransferRefused>, leader: Option<Peer>) {
+        let Some(at) = self.transfers.iter().position(|(id, _)| *id == request) else { return };
+        let Some((_, answer)) = self.transfers.remove(at) else { return };
+        let outcome = outcome.map_err(|refused| match refused {
+            TransferRefused::NotLeader { .. } => TransferError::NotLeader { leader },
+            TransferRefused::UnknownNode { id } => TransferError::UnknownNode { id },
+            TransferRefused::NotVoter { id } => TransferError::NotVoter { id },
+            TransferRefused::InProgress { to } => TransferError::InProgress { to },
+            TransferRefused::NoSuccessor => TransferError::NoSuccessor,
+            TransferRefused::TimedOut => TransferError::TimedOut,
+            TransferRefused::OtherLeader { leader } => TransferError::OtherLeader { leader },
         });
         let _ = answer.send(outcome);
     }
@@ -241,6 +276,9 @@ impl Pending {
         self.changes.stop(fatal);
         for (_, answer) in self.initializing.drain(..) {
             let _ = answer.send(Err(InitializeError::Stopped(fatal.clone())));
+        }
+        for (_, answer) in self.transfers.drain(..) {
+            let _ = answer.send(Err(TransferError::Stopped(fatal.clone())));
         }
     }
 }

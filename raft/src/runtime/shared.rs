@@ -7,10 +7,10 @@ use tokio::sync::{Semaphore, oneshot};
 use super::events::{Announcer, Event, Events};
 use super::intake::{Intake, Request};
 use super::mailbox::{Closed, Mailbox};
-use super::pending::{ChangeAnswer, InitializeAnswer};
+use super::pending::{ChangeAnswer, InitializeAnswer, TransferAnswer};
 use crate::change::Change;
 use crate::config::Config;
-use crate::error::{ChangeError, Error, Fatal, FatalKind, InitializeError};
+use crate::error::{ChangeError, Error, Fatal, FatalKind, InitializeError, TransferError};
 use crate::metrics::Status;
 use crate::types::{LogId, Membership, NodeId};
 
@@ -26,6 +26,7 @@ pub(crate) enum Control {
     Initialize { membership: Membership, answer: InitializeAnswer },
     Change { change: Change, answer: ChangeAnswer },
     Campaign { answer: oneshot::Sender<()> },
+    Transfer { to: Option<NodeId>, answer: TransferAnswer },
     Status { answer: oneshot::Sender<Status> },
     Stop,
 }
@@ -91,6 +92,9 @@ impl Shared {
                 }
                 Control::Change { answer, .. } => {
                     let _ = answer.send(Err(ChangeError::Stopped(fatal.clone())));
+                }
+                Control::Transfer { answer, .. } => {
+                    let _ = answer.send(Err(TransferError::Stopped(fatal.clone())));
                 }
                 Control::Campaign { .. } | Control::Status { .. } | Control::Stop => {}
             }

@@ -39,7 +39,7 @@ pub struct Envelope {
     pub term: u64,
     #[prost(
         oneof = "envelope::Body",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 20, 21"
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 21"
     )]
     pub body: ::core::option::Option<envelope::Body>,
 }
@@ -73,6 +73,8 @@ pub mod envelope {
         VoteReply(super::VoteReply),
         #[prost(message, tag = "15")]
         Commit(super::Commit),
+        #[prost(message, tag = "16")]
+        TimeoutNow(super::TimeoutNow),
         #[prost(message, tag = "20")]
         Change(super::Change),
         #[prost(message, tag = "21")]
@@ -115,6 +117,9 @@ pub struct PreVoteReply {
 pub struct Vote {
     #[prost(message, optional, tag = "1")]
     pub last: ::core::option::Option<LogId>,
+    /// Whether the leader of the term before told the candidate to campaign.
+    #[prost(bool, tag = "2")]
+    pub transfer: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VoteReply {
@@ -215,6 +220,8 @@ pub struct Commit {
     #[prost(uint64, tag = "1")]
     pub index: u64,
 }
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimeoutNow {}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
     #[prost(uint64, tag = "1")]
@@ -372,6 +379,7 @@ pub enum ForwardRefusal {
     Unspecified = 0,
     Overloaded = 1,
     NotLeader = 2,
+    Moved = 3,
 }
 impl ForwardRefusal {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -383,6 +391,7 @@ impl ForwardRefusal {
             Self::Unspecified => "FORWARD_REFUSAL_UNSPECIFIED",
             Self::Overloaded => "FORWARD_REFUSAL_OVERLOADED",
             Self::NotLeader => "FORWARD_REFUSAL_NOT_LEADER",
+            Self::Moved => "FORWARD_REFUSAL_MOVED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -391,6 +400,7 @@ impl ForwardRefusal {
             "FORWARD_REFUSAL_UNSPECIFIED" => Some(Self::Unspecified),
             "FORWARD_REFUSAL_OVERLOADED" => Some(Self::Overloaded),
             "FORWARD_REFUSAL_NOT_LEADER" => Some(Self::NotLeader),
+            "FORWARD_REFUSAL_MOVED" => Some(Self::Moved),
             _ => None,
         }
     }

@@ -70,7 +70,11 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
     let body = match kind {
         "PreVote" => Body::PreVote { proposed: Term(number(args, "for")?), last: at(args, "last")? },
         "PreVoteReply" => Body::PreVoteReply { proposed: Term(number(args, "for")?), granted },
-        "Vote" => Body::Vote { last: at(args, "last")? },
+        "Vote" => Body::Vote {
+            last: at(args, "last")?,
+            transfer: args.take_key("transfer").map(yes).transpose()?.unwrap_or(false),
+        },
+        "TimeoutNow" => Body::TimeoutNow,
         "VoteReply" => Body::VoteReply { granted },
         "Append" => Body::Append {
             prev: at(args, "prev")?,
@@ -106,6 +110,7 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
         "ForwardReply" => Body::ForwardReply {
             request: RequestId(number(args, "request")?),
             outcome: match (args.take_key("first"), args.take_key("overloaded")) {
+                _ if args.take_key("moved").is_some() => ForwardOutcome::Moved,
                 (Some(first), _) => ForwardOutcome::Appended { first: log_id(first)? },
                 (None, Some(_)) => ForwardOutcome::Overloaded,
                 (None, None) => ForwardOutcome::NotLeader,

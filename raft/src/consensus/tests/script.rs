@@ -292,4 +292,28 @@ scripts! {
         only_a_proven_conflict_truncates,
         the_window_is_bounded_in_bytes,
     }
+    transfer {
+        a_claim_is_honoured_only_by_what_it_says,
+        a_follower_learns_from_its_former_leader_what_became_of_its_command,
+        a_former_leader_that_forgot_decides_nothing,
+        a_late_word_still_counts_in_its_term,
+        a_leader_that_crashes_while_it_hands_over,
+        a_learner_does_not_campaign,
+        a_partition_while_leadership_is_handed_over,
+        a_repeated_batch_is_not_given_back_by_the_leader_that_took_it,
+        a_successor_learns_from_its_former_leader_what_became_of_its_command,
+        a_successor_that_crashes,
+        a_transfer_in_vain_is_given_up,
+        a_transfer_that_makes_no_sense_is_refused,
+        a_word_of_an_earlier_term_is_ignored,
+        another_election_while_leadership_is_handed_over,
+        commands_are_held_back_and_go_to_the_new_leader,
+        held_commands_are_bounded,
+        leadership_is_handed_to_a_voter,
+        only_the_first_campaign_says_so,
+        reads_go_on_and_move,
+        the_most_up_to_date_voter_is_chosen,
+        the_successor_is_brought_up_to_date_first,
+        the_word_is_repeated_until_it_is_heard,
+    }
 }

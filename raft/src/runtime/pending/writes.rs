@@ -290,6 +290,13 @@ impl Writes {
         self.forget_unclaimed();
     }
 
+    /// Nothing of the batch was proposed, and these are its commands: it waits for the next leader.
+    pub(crate) fn take_back(&mut self, request: RequestId, commands: Vec<Bytes>) {
+        let Some(group) = self.take_submitted(request) else { return };
+        self.parked.push_back(Parked { group: Group { commands, ..group }, leader: None });
+        self.forget_unclaimed();
+    }
+
     pub(crate) fn has_parked(&self) -> bool {
         !self.parked.is_empty()
     }

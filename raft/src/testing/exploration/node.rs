@@ -324,7 +324,7 @@ impl Node {
         let (hard, last) = (self.disk.hard_state, self.disk.last());
         let votes = |id: NodeId| hard.term == message.term && hard.voted_for == Some(id);
         let kept = match &message.body {
-            Body::Vote { last: told } => votes(self.id) && *told == last,
+            Body::Vote { last: told, .. } => votes(self.id) && *told == last,
             Body::VoteReply { granted: true } => votes(to),
             Body::AppendReply(AppendReply::Accepted { stored }) => hard.term == message.term && last.index >= *stored,
             Body::HeartbeatReply { stored, matching, .. } => {
@@ -349,6 +349,7 @@ impl Node {
             | Body::ReadIndexReply { .. }
             | Body::Forward { .. }
             | Body::ForwardReply { .. }
+            | Body::TimeoutNow
             | Body::Change { .. }
             | Body::ChangeReply { .. } => true,
         };
@@ -371,6 +372,7 @@ impl Node {
             | Note::Leader { .. }
             | Note::Membership { .. }
             | Note::Removed { .. }
+            | Note::Transfer { .. }
             | Note::Ignored { .. } => {}
         }
         Ok(())
@@ -389,12 +391,16 @@ impl Node {
             Reply::Readable { request, index } => {
                 outcome.told.push(Told::Readable { number: number(request), index: *index });
             }
-            Reply::Refused { request, reason: RefusedReason::NotLeader { .. } | RefusedReason::Overloaded } => {
+            Reply::Refused {
+                request,
+                reason: RefusedReason::NotLeader { .. } | RefusedReason::Overloaded | RefusedReason::Moved,
+            }
+            | Reply::Returned { request, commands: _ } => {
                 let number = number(request);
                 let read = request.0 >= FIRST_READ;
                 outcome.told.push(if read { Told::Unreadable { number } } else { Told::Refused { number } });
             }
-            Reply::Unknown { .. } | Reply::Initialized { .. } | Reply::Changed { .. } => {}
+            Reply::Unknown { .. } | Reply::Initialized { .. } | Reply::Changed { .. } | Reply::Transferred { .. } => {}
         }
         Ok(())
     }

@@ -306,15 +306,17 @@ impl Nodes {
             | Body::Append { .. }
             | Body::Heartbeat { .. }
             | Body::ReadIndex { .. }
+            // What a former leader says of a batch stays true.
             | Body::Forward { .. }
+            | Body::ForwardReply { .. }
             | Body::Change { .. } => false,
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendReply(_)
             | Body::HeartbeatReply { .. }
             | Body::Commit { .. }
+            | Body::TimeoutNow
             | Body::ReadIndexReply { .. }
-            | Body::ForwardReply { .. }
             | Body::ChangeReply { .. } => true,
         }
     }

@@ -71,6 +71,7 @@ fn flight(flight: &Flight) -> String {
         | Body::ForwardReply { .. }
         | Body::Change { .. }
         | Body::ChangeReply { .. }
+        | Body::TimeoutNow
         | Body::Commit { .. }) => format!("{other:?}"),
     };
     format!("{from} -> {to} {} {body}", message.term)

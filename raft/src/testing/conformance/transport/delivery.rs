@@ -21,7 +21,8 @@ fn samples() -> Vec<Body> {
         Body::PreVote { proposed: Term(1), last: LogId::ZERO },
         Body::PreVoteReply { proposed: Term(8), granted: true },
         Body::PreVoteReply { proposed: Term(8), granted: false },
-        Body::Vote { last: id },
+        Body::Vote { last: id, transfer: false },
+        Body::Vote { last: id, transfer: true },
         Body::VoteReply { granted: true },
         Body::VoteReply { granted: false },
         Body::Append { prev: id, entries, commit: Index(43) },
@@ -39,7 +40,9 @@ fn samples() -> Vec<Body> {
         Body::ForwardReply { request, outcome: ForwardOutcome::Appended { first: id } },
         Body::ForwardReply { request, outcome: ForwardOutcome::Overloaded },
         Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },
+        Body::ForwardReply { request, outcome: ForwardOutcome::Moved },
         Body::Commit { index: Index(77) },
+        Body::TimeoutNow,
     ];
     samples.extend(changes(request, id));
     samples
@@ -88,9 +91,10 @@ fn kind(body: &Body) -> usize {
         Body::Commit { .. } => 12,
         Body::Change { .. } => 13,
         Body::ChangeReply { .. } => 14,
+        Body::TimeoutNow => 15,
     }
 }
-const KINDS: usize = 15;
+const KINDS: usize = 16;
 
 /// Nothing about a message changes on its way.
 pub async fn every_kind_of_message_arrives_unchanged(network: &dyn Network) {

@@ -19,7 +19,18 @@ impl World {
         let weather = &self.swarm.weather;
         let backend = weather.disk + weather.apply + weather.fetch;
         let cuts = [weather.partition, weather.one_way, weather.bridge];
-        let kinds = [120, 24, 30, weather.crash * 2, backend, cuts[0], cuts[1], cuts[2], weather.campaign * 2];
+        let kinds = [
+            120,
+            24,
+            30,
+            weather.crash * 2,
+            backend,
+            cuts[0],
+            cuts[1],
+            cuts[2],
+            weather.campaign * 2,
+            weather.transfer * 2,
+        ];
         let id = self.any();
         match self.random.weighted(&kinds) {
             0 => self.some_messages(),
@@ -40,7 +51,8 @@ impl World {
                 self.bridge();
                 Ok(())
             }
-            _ => self.campaign(id),
+            8 => self.campaign(id),
+            _ => self.transfer(id),
         }
     }
 

@@ -48,6 +48,8 @@ pub(crate) struct Checker {
     heard: BTreeMap<NodeId, (Term, Time)>,
     /// The polls, by receiver, sender and proposed term, that came when no live leader was heard.
     polls: BTreeSet<(NodeId, NodeId, Term)>,
+    /// Who was told to campaign by the leader of which term.
+    successors: BTreeSet<(NodeId, Term)>,
     /// Since when each leader leads, on its own clock.
     leading_since: BTreeMap<NodeId, (Term, Time)>,
     /// The limits that messages and writes keep to. None where a script writes messages by hand and starts from any disk: then what
@@ -178,7 +180,13 @@ impl Checker {
             }
         };
         match &message.body {
-            Body::Vote { last } => {
+            Body::Vote { last, transfer } => {
+                let before = Term(message.term.0.saturating_sub(1));
+                if *transfer && self.limits.is_some() && !self.successors.contains(&(from, before)) {
+                    return Err(format!(
+                        "disturbance: {from} claims that the leader of {before} wants it: {message:?}"
+                    ));
+                }
                 promise(state.term == message.term && state.voted_for == Some(from), "a candidate's vote for itself")?;
                 promise(disk.last() == *last, "a candidate's whole log")
             }
@@ -206,6 +214,15 @@ impl Checker {
             Body::HeartbeatReply { stored, matching, .. } => {
                 promise(disk.last().index >= *stored, "the entries")?;
                 promise(matching >= stored, "matching covers stored")
+            }
+            Body::TimeoutNow => {
+                self.successors.insert((to, message.term));
+                let Some(core) = &nodes[&from].core else { return Ok(()) };
+                let last = core.status(nodes[&from].now).last;
+                match nodes.get(&to).is_some_and(|node| node.disk.held(last)) || self.limits.is_none() {
+                    true => Ok(()),
+                    false => Err(format!("transfer: {from} hands over to {to}, which does not hold {last}")),
+                }
             }
             Body::PreVoteReply { granted: true, proposed }
                 if self.limits.is_some() && !self.polls.contains(&(from, to, *proposed)) =>
@@ -302,6 +319,7 @@ impl Checker {
                 }
             }
             Note::Leader { .. }
+            | Note::Transfer { .. }
             | Note::Truncated { .. }
             | Note::Membership { .. }
             | Note::Removed { .. }

@@ -25,7 +25,9 @@ pub(crate) const EXPECTED: &[&str] = &[
     "fetches for a follower",
     "fetches for the state machine",
     "forwarded writes refused",
+    "forwarded writes that moved with leadership",
     "forwarded writes with an unknown outcome",
+    "held writes given back",
     "leaders that step down for a later term",
     "leaders that step down without a quorum",
     "leaders that give way with a slow disk",
@@ -49,7 +51,12 @@ pub(crate) const EXPECTED: &[&str] = &[
     "starts from a compacted log",
     "stalls of a disk",
     "state machines that kept what they applied",
+    "successors told to campaign",
     "torn writes recovered",
+    "transfers begun",
+    "transfers completed",
+    "transfers given up",
+    "transfers refused",
     "truncations",
     "votes lost",
     "whole partitions",
@@ -63,7 +70,7 @@ pub(crate) const EXPECTED: &[&str] = &[
 /// Whether only a leader says this.
 pub(crate) fn is_of_a_leader(message: &Message) -> bool {
     match message.body {
-        Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } => true,
+        Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } | Body::TimeoutNow => true,
         Body::PreVote { .. }
         | Body::PreVoteReply { .. }
         | Body::Vote { .. }
@@ -96,6 +103,8 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
             "its disk does not get a write done" => coverage.hit("leaders that give way with a slow disk"),
             _ => {}
         },
+        Note::Transfer { what: "begins", .. } => coverage.hit("transfers begun"),
+        Note::Transfer { .. } => coverage.hit("transfers given up"),
         Note::Truncated { .. } => coverage.hit("truncations"),
         Note::Leader { .. }
         | Note::Membership { .. }
@@ -126,6 +135,7 @@ pub(crate) fn sent(coverage: &mut Coverage, message: &Message) {
         | Body::Change { .. }
         | Body::ChangeReply { .. }
         | Body::Commit { .. } => {}
+        Body::TimeoutNow => coverage.hit("successors told to campaign"),
     }
 }
 
@@ -135,6 +145,12 @@ pub(crate) fn replied(coverage: &mut Coverage, reply: &Reply, is_read: bool) {
         Reply::Refused { reason: RefusedReason::NotLeader { .. }, .. } if is_read => coverage.hit("reads refused"),
         Reply::Refused { reason: RefusedReason::NotLeader { .. }, .. } => coverage.hit("forwarded writes refused"),
         Reply::Unknown { .. } => coverage.hit("forwarded writes with an unknown outcome"),
+        Reply::Refused { reason: RefusedReason::Moved, .. } => {
+            coverage.hit("forwarded writes that moved with leadership")
+        }
+        Reply::Returned { .. } => coverage.hit("held writes given back"),
+        Reply::Transferred { outcome: Ok(_), .. } => coverage.hit("transfers completed"),
+        Reply::Transferred { outcome: Err(_), .. } => coverage.hit("transfers refused"),
         Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } | Reply::Changed { .. } => {}
     }
 }

@@ -16,6 +16,8 @@ use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
 pub(crate) struct Clients {
     /// Batches that were handed over.
     pub(crate) asked: BTreeMap<RequestId, Vec<Bytes>>,
+    /// Of these, the batches of a leader's own clients.
+    pub(crate) at_leader: BTreeSet<RequestId>,
     /// Requests that nobody waits for any more.
     pub(crate) timed_out: BTreeSet<RequestId>,
     /// Commands that are in the log of a leader, by their place there.
@@ -26,6 +28,18 @@ pub(crate) struct Clients {
     pub(crate) readable: BTreeMap<RequestId, Index>,
     pub(crate) initializing: BTreeSet<RequestId>,
     pub(crate) changing: BTreeSet<RequestId>,
+    pub(crate) transfers: BTreeSet<RequestId>,
+}
+
+impl Clients {
+    /// A leader's own clients are told what becomes of a batch.
+    fn decided(&mut self, reply: &Reply) {
+        if let Reply::Appended { request, .. } | Reply::Refused { request, .. } | Reply::Returned { request, .. } =
+            reply
+        {
+            self.at_leader.remove(request);
+        }
+    }
 }
 
 impl Cluster {
@@ -40,7 +54,11 @@ impl Cluster {
         for command in &commands {
             self.checker.proposed(command);
         }
-        self.node(id)?.clients.asked.insert(request, commands.clone());
+        let node = self.node(id)?;
+        if node.core.as_ref().is_some_and(|core| core.leader() == Some(id)) {
+            node.clients.at_leader.insert(request);
+        }
+        node.clients.asked.insert(request, commands.clone());
         Ok(Input::Propose { request, commands })
     }
 
@@ -65,6 +83,29 @@ impl Cluster {
         Ok(Input::Change { request, change })
     }
 
+    /// Prepares a transfer of leadership; to be stepped.
+    pub(crate) fn transfer(&mut self, id: NodeId, to: Option<NodeId>) -> Result<Input, String> {
+        let request = self.next_request();
+        self.node(id)?.clients.transfers.insert(request);
+        Ok(Input::Transfer { request, to })
+    }
+
+    /// A leader answers its own clients at once, unless it holds them back while it hands over.
+    pub(crate) fn check_held(&self, id: NodeId, hands_over: bool) -> Result<(), String> {
+        let waiting = self.nodes.get(&id).and_then(|node| node.clients.at_leader.first());
+        match waiting {
+            Some(request) if !hands_over => Err(format!("hanging: {id} gives no answer to r{}", request.0)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn initialized(&self, id: NodeId, done: bool) -> Result<(), String> {
+        if done && self.nodes[&id].disk.last() == LogId::ZERO {
+            return Err(format!("durability: {id} says that it is started, and its disk is empty"));
+        }
+        Ok(())
+    }
+
     pub(crate) fn reply(&mut self, id: NodeId, reply: Reply) -> Result<(), String> {
         self.say(id, || show::reply(&reply));
         let unasked = || format!("answers: {id} answers what nobody asked: {reply:?}");
@@ -72,6 +113,7 @@ impl Cluster {
         let is_read = matches!(&reply, Reply::Refused { request, .. } if is_read(*request));
         classes::replied(&mut self.coverage, &reply, is_read);
         let clients = &mut self.node(id)?.clients;
+        clients.decided(&reply);
         match &reply {
             Reply::Appended { request, first } => {
                 if clients.timed_out.remove(request) {
@@ -88,7 +130,11 @@ impl Cluster {
                 let known = known.into_iter().filter_map(|at| self.checker.applied_at(at.index).cloned());
                 known.collect::<Vec<_>>().into_iter().try_for_each(|entry| self.settle(id, &entry))
             }
-            Reply::Refused { request, reason: RefusedReason::NotLeader { .. } | RefusedReason::Overloaded } => {
+            Reply::Refused {
+                request,
+                reason: RefusedReason::NotLeader { .. } | RefusedReason::Overloaded | RefusedReason::Moved,
+            }
+            | Reply::Returned { request, commands: _ } => {
                 let settled = clients.reads.remove(request).is_some() || clients.changing.remove(request);
                 if settled || clients.timed_out.remove(request) {
                     return Ok(());
@@ -122,18 +168,17 @@ impl Cluster {
                 }
                 Ok(())
             }
-            Reply::Initialized { request, outcome } => {
-                if !clients.initializing.remove(request) {
-                    return Err(unasked());
-                }
-                let started = self.nodes[&id].disk.last() != LogId::ZERO;
-                match outcome {
-                    Ok(()) if !started => {
-                        Err(format!("durability: {id} says that it is started, and its disk is empty"))
-                    }
-                    Ok(()) | Err(_) => Ok(()),
+            Reply::Transferred { request, outcome: _ } => {
+                if clients.transfers.remove(request) {
+                    Ok(())
+                } else {
+                    Err(unasked())
                 }
             }
+            Reply::Initialized { request, outcome } if clients.initializing.remove(request) => {
+                self.initialized(id, outcome.is_ok())
+            }
+            Reply::Initialized { .. } => Err(unasked()),
         }
     }
 

@@ -324,6 +324,7 @@ impl Cluster {
             self.stepped = false;
             self.perform(id, &mut effects)?;
             self.effects = effects;
+            self.check_held(id, status.transferring_to.is_some())?;
             if !self.stepped {
                 return Ok(());
             }

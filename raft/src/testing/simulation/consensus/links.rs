@@ -52,7 +52,8 @@ impl Cluster {
     fn receive(&mut self, from: NodeId, to: NodeId, message: Message) -> Result<(), String> {
         let (core, now) = self.node(to)?.core()?;
         let (leads, term, before) = (classes::is_of_a_leader(&message), message.term, core.term());
-        let campaign = matches!(message.body, Body::PreVote { .. } | Body::Vote { .. });
+        // One that the leader itself wants is no disturbance; that it does is checked where it is sent.
+        let campaign = matches!(message.body, Body::PreVote { .. } | Body::Vote { transfer: false, .. });
         if let Body::PreVote { proposed, .. } = message.body {
             self.checker.polled(to, from, proposed, before, now);
         }

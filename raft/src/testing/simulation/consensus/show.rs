@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use crate::change::{Change, Edit};
-use crate::consensus::{InitializeRefused, Note, RefusedReason, Reply};
+use crate::consensus::{InitializeRefused, Note, RefusedReason, Reply, TransferRefused};
 use crate::message::{AppendReply, Body, ChangeOutcome, ForwardOutcome, Message};
 #[cfg(test)]
 use crate::metrics::{ReplicationState, Status};
@@ -51,7 +51,7 @@ pub(crate) fn message(message: &Message) -> String {
     let text = match &message.body {
         Body::PreVote { proposed, last } => format!("for={proposed} last={last}"),
         Body::PreVoteReply { proposed, granted: yes } => format!("for={proposed} {}", granted(*yes)),
-        Body::Vote { last } => format!("last={last}"),
+        Body::Vote { last, transfer } => format!("last={last}{}", if *transfer { " transfer" } else { "" }),
         Body::VoteReply { granted: yes } => granted(*yes).into(),
         Body::Append { prev, entries: list, commit } => format!("prev={prev} {} commit={}", entries(list), commit.0),
         Body::AppendReply(AppendReply::Accepted { stored }) => format!("stored={}", stored.0),
@@ -82,7 +82,9 @@ pub(crate) fn message(message: &Message) -> String {
             };
             format!("r{} {outcome}", request.0)
         }
+        Body::ForwardReply { request, outcome: ForwardOutcome::Moved } => format!("r{} moved", request.0),
         Body::Commit { index } => format!("commit={}", index.0),
+        Body::TimeoutNow => return format!("TimeoutNow ({})", message.term),
     };
     format!("{} {text} ({})", message.name(), message.term)
 }
@@ -111,6 +113,7 @@ pub(crate) fn note(note: &Note) -> String {
     match note {
         Note::Role { role, term, why } => format!("is {role} in {term}: {why}"),
         Note::Leader { leader: who, term } => format!("follows {} in {term}", leader(*who)),
+        Note::Transfer { to, what } => format!("transfer to {to} {what}"),
         Note::Truncated { from, upto } => format!("truncates {}..={}", from.0, upto.0),
         Note::Membership { index, membership } => format!("has the members {membership} of entry {}", index.0),
         Note::Removed { index } => format!("is removed by entry {}", index.0),
@@ -126,8 +129,12 @@ pub(crate) fn reply(reply: &Reply) -> String {
             let reason = match reason {
                 RefusedReason::NotLeader { leader: who } => format!("not leader, that is {}", leader(*who)),
                 RefusedReason::Overloaded => "overloaded".into(),
+                RefusedReason::Moved => "leadership moved".into(),
             };
             format!("r{} refused: {reason}", request.0)
+        }
+        Reply::Returned { request, commands } => {
+            format!("r{} returned [{}]", request.0, commands.iter().map(data).collect::<Vec<_>>().join(", "))
         }
         Reply::Unknown { request } => format!("r{} outcome unknown", request.0),
         Reply::Readable { request, index } => format!("r{} readable at {}", request.0, index.0),
@@ -141,6 +148,25 @@ pub(crate) fn reply(reply: &Reply) -> String {
             };
             format!("r{} {outcome}", request.0)
         }
+        Reply::Transferred { request, outcome } => {
+            let outcome = match outcome {
+                Ok(to) => format!("transferred to {to}"),
+                Err(refused) => format!("not transferred: {}", transfer_refused(*refused)),
+            };
+            format!("r{} {outcome}", request.0)
+        }
+    }
+}
+
+fn transfer_refused(refused: TransferRefused) -> String {
+    match refused {
+        TransferRefused::NotLeader { leader: who } => format!("not leader, that is {}", leader(who)),
+        TransferRefused::UnknownNode { id } => format!("there is no {id}"),
+        TransferRefused::NotVoter { id } => format!("{id} does not vote"),
+        TransferRefused::InProgress { to } => format!("a transfer to {to} is under way"),
+        TransferRefused::NoSuccessor => "no other voter is heard".into(),
+        TransferRefused::TimedOut => "timed out".into(),
+        TransferRefused::OtherLeader { leader } => format!("{leader} was elected"),
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "pause",
     "clock",
     "campaign",
+    "transfer",
     "hurry",
 ];
 
@@ -74,6 +75,7 @@ pub(crate) struct Weather {
     pub(crate) pause: u64,
     pub(crate) clock: u64,
     pub(crate) campaign: u64,
+    pub(crate) transfer: u64,
 }
 
 impl Swarm {
@@ -152,6 +154,7 @@ impl Weather {
             pause: chance("pause", 4),
             clock: chance("clock", 4),
             campaign: chance("campaign", 4),
+            transfer: chance("transfer", 6),
         }
     }
 }

@@ -422,6 +422,7 @@ impl<'a> Timed<'a> {
             weather.partition,
             weather.one_way,
             weather.bridge,
+            weather.transfer,
         ];
         if kinds.iter().sum::<u64>() == 0 {
             return Ok(());
@@ -444,11 +445,22 @@ impl<'a> Timed<'a> {
                 self.world.cut_link_one_way();
                 Ok(())
             }
-            _ => {
+            7 => {
                 self.world.bridge();
                 Ok(())
             }
+            _ => self.transfer(id),
         }
+    }
+
+    /// Half of these come to a node that leads, which may well be steady.
+    fn transfer(&mut self, id: NodeId) -> Result<(), String> {
+        let ids = self.world.ids.clone();
+        for id in &ids {
+            self.set_clock(*id)?;
+        }
+        self.world.transfer(id)?;
+        ids.into_iter().try_for_each(|id| self.follow_up(id))
     }
 
     fn crash(&mut self, id: NodeId) -> Result<(), String> {

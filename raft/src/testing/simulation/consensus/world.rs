@@ -105,6 +105,20 @@ impl World {
         self.cluster.step(id, Input::Campaign)
     }
 
+    /// An operator wants another node to lead: any, or a certain one, which may not be fit for it.
+    pub(crate) fn transfer(&mut self, id: NodeId) -> Result<(), String> {
+        let to = if self.random.percent(40) { None } else { Some(self.any()) };
+        // Most such requests come to a leader.
+        let leads = |node: &super::cluster::Node| node.core.as_ref().is_some_and(|core| core.leader() == Some(node.id));
+        let leader = self.cluster.nodes.values().find(|node| leads(node)).map(|node| node.id);
+        let id = if self.random.percent(90) { leader.unwrap_or(id) } else { id };
+        if !self.is_up(id) {
+            return Ok(());
+        }
+        let input = self.cluster.transfer(id, to)?;
+        self.cluster.step(id, input)
+    }
+
     /// Power is lost at a node: what it was writing is gone, or a part of it is there.
     pub(crate) fn crash(&mut self, id: NodeId) -> Result<(), String> {
         let torn = self.random.percent(self.swarm.weather.tear);

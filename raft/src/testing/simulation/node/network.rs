@@ -199,7 +199,9 @@ impl Seen {
                 Body::Append { prev, entries, commit } => {
                     (prev, entries.last().map(|entry| (entry.id, &entry.data)), commit).hash(&mut hasher);
                 }
-                Body::Vote { last } | Body::PreVote { last, .. } => last.hash(&mut hasher),
+                Body::Vote { last, transfer } => (last, transfer).hash(&mut hasher),
+                Body::PreVote { last, .. } => last.hash(&mut hasher),
+                Body::TimeoutNow => {}
                 Body::AppendReply(AppendReply::Accepted { stored }) => stored.hash(&mut hasher),
                 Body::AppendReply(AppendReply::Rejected { prev, hint }) => (prev, hint).hash(&mut hasher),
                 Body::VoteReply { granted } | Body::PreVoteReply { granted, .. } => granted.hash(&mut hasher),
