@@ -1,4 +1,4 @@
-//! The listener's connections, with a time limit on those that never become a peer's.
+//! Connections, with a time limit on those that never become a peer's.
 
 use std::io;
 use std::net::SocketAddr;
@@ -8,16 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::{Stream, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::oneshot;
+use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::Connected;
-use tracing::warn;
-
-/// How long to wait when the system has no more file descriptors, or the like.
-const PAUSE: Duration = Duration::from_millis(50);
 
 /// A connection that ends by itself unless a peer says who it is, in time.
 pub(crate) struct Guarded {
@@ -40,48 +34,13 @@ impl Origin {
     }
 }
 
-/// Accepts as long as the listener lives; what passes is logged. An error that will not pass is told to `failed`, and nothing
-/// follows it.
-pub(crate) fn accept(
-    listener: TcpListener,
-    limit: Duration,
-    failed: oneshot::Sender<io::Error>,
-) -> impl Stream<Item = io::Result<Guarded>> {
-    stream::unfold((listener, failed), move |(listener, failed)| async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, remote)) => match guard(stream, remote, limit) {
-                    Ok(guarded) => return Some((Ok(guarded), (listener, failed))),
-                    // The peer may be gone already: that says nothing of the listener.
-                    Err(error) => warn!(%error, %remote, "a peer's connection is of no use"),
-                },
-                Err(error) if is_final(&error) => {
-                    // Nobody listens when the server has ended already.
-                    let _ = failed.send(error);
-                    return std::future::pending().await;
-                }
-                Err(error) => {
-                    warn!(%error, "a peer's connection could not be accepted");
-                    sleep(PAUSE).await;
-                }
-            }
-        }
-    })
-}
-
-/// Whether the listener itself is broken: anything else concerns one connection, or passes.
-fn is_final(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK))
-}
-
-fn guard(stream: TcpStream, remote: SocketAddr, limit: Duration) -> io::Result<Guarded> {
-    stream.set_nodelay(true)?;
-    let origin = Origin { remote, admitted: Arc::default() };
-    Ok(Guarded { stream, origin, deadline: Some(Box::pin(sleep(limit))) })
-}
-
 impl Guarded {
+    /// A connection that has so long.
+    pub(crate) fn new(stream: TcpStream, remote: SocketAddr, limit: Duration) -> Self {
+        let origin = Origin { remote, admitted: Arc::default() };
+        Self { stream, origin, deadline: Some(Box::pin(sleep(limit))) }
+    }
+
     /// Costs a look at the clock's task only until the deadline has passed or the peer was admitted.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         let Some(deadline) = &mut self.deadline else { return Ok(()) };

@@ -60,6 +60,7 @@ mod connection;
 #[doc(hidden)]
 pub mod fuzzing;
 mod lane;
+pub mod listener;
 mod options;
 mod queue;
 mod server;

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use futures_util::{Stream, StreamExt, stream};
 use raftkv::{ClusterId, Inbox, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
-use crate::accept::{Origin, accept};
+use crate::accept::{Guarded, Origin};
 use crate::lane::explain_status;
+use crate::listener::connections;
 use crate::options::{PROTOCOL_VERSION, ServerOptions};
 use crate::wire::pb::peers_server::{Peers, PeersServer};
 use crate::wire::{self, Way, pb};
@@ -86,7 +87,10 @@ impl GrpcServer {
     pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
         let options = &self.shared.options;
         let (ended, mut end) = watch::channel(false);
-        let (failed, failure) = oneshot::channel();
+        let (connections, hearing) = connections(listener);
+        // Who is a peer has to say so within this.
+        let limit = options.handshake_timeout * 2;
+        let connections = connections.map(move |(stream, remote)| io::Result::Ok(Guarded::new(stream, remote, limit)));
         let shutdown = async {
             shutdown.await;
             self.close();
@@ -100,26 +104,19 @@ impl GrpcServer {
             .max_frame_size(MAX_HTTP2_FRAME)
             .max_concurrent_streams(MAX_STREAMS_OF_A_CONNECTION)
             .add_service(self.service())
-            .serve_with_incoming_shutdown(accept(listener, options.handshake_timeout * 2, failed), shutdown);
+            .serve_with_incoming_shutdown(connections, shutdown);
         let overdue = async {
             // Fails only when the server has ended, and this is not polled again.
             let _ = end.wait_for(|ended| *ended).await;
             sleep(options.shutdown_grace).await;
         };
-        let broken = async {
-            match failure.await {
-                Ok(error) => error,
-                // Its sender went with the listener: the server is ending, and says how.
-                Err(_) => std::future::pending().await,
-            }
-        };
         tokio::select! {
             biased;
-            error = broken => {
+            outcome = hearing.serve(server) => {
+                // Streams that are still open learn of it when the listener has failed.
                 self.close();
-                Err(io::Error::new(error.kind(), format!("no connection can be accepted any more: {error}")))
+                outcome
             }
-            outcome = server => outcome.map_err(io::Error::other),
             () = overdue => Ok(()),
         }
     }

@@ -4,9 +4,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, oneshot, watch};
+use futures_util::StreamExt;
+use raftkv_transport_grpc::listener::connections;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::warn;
@@ -18,8 +19,6 @@ use crate::config::HostPort;
 /// A client that vanished without a word is noticed after these two together.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait when the system has no more file descriptors, or the like.
-const PAUSE: Duration = Duration::from_millis(50);
 /// File descriptors that are for everything else.
 const OTHER_FILES: usize = 256;
 /// What one client connection may have under way: requests, and bytes before they are read.
@@ -75,8 +74,8 @@ pub(super) async fn serve_clients(
     let end_of_connection = ended.clone();
     let limit = connection_limit(max_connections);
     let room = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
-    let (failed, failure) = oneshot::channel();
-    let connections = accept(listener, failed).filter_map(move |stream| {
+    let (connections, hearing) = connections(listener);
+    let connections = connections.filter_map(move |(stream, _)| {
         let admitted = match Arc::clone(&room).try_acquire_owned() {
             Ok(permit) => Some(Ok::<_, io::Error>(ClientConnection::new(stream, end_of_connection(), permit))),
             Err(_) => {
@@ -96,50 +95,5 @@ pub(super) async fn serve_clients(
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, ended());
-    let broken = async {
-        match failure.await {
-            Ok(error) => error,
-            // Its sender went with the listener: the server is ending, and says how.
-            Err(_) => std::future::pending().await,
-        }
-    };
-    tokio::select! {
-        biased;
-        error = broken => Err(io::Error::new(error.kind(), format!("no connection can be accepted any more: {error}"))),
-        served = server => served.map_err(io::Error::other),
-    }
-}
-
-/// Accepts as long as the listener lives. An error that will not pass is told to `failed`, and nothing follows it. (tonic's own
-/// loop would try again, without a pause and for ever.)
-fn accept(listener: TcpListener, failed: oneshot::Sender<io::Error>) -> impl Stream<Item = TcpStream> {
-    futures_util::stream::unfold((listener, failed), |(listener, failed)| async move {
-        loop {
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Without it answers are slower, and right all the same.
-                    let _ = stream.set_nodelay(true);
-                    return Some((stream, (listener, failed)));
-                }
-                Err(error) if is_final(&error) => {
-                    // Nobody listens when the server has ended already.
-                    let _ = failed.send(error);
-                    return std::future::pending().await;
-                }
-                // A client that is gone already must not make the others wait.
-                Err(error)
-                    if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset) => {}
-                Err(error) => {
-                    warn!(%error, "a client's connection could not be accepted");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
-    })
-}
-
-/// Whether the listener itself is broken: anything else concerns one connection, or passes.
-fn is_final(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::BADF | Errno::INVAL | Errno::NOTSOCK))
+    hearing.serve(server).await
 }
