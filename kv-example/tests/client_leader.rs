@@ -161,6 +161,31 @@ async fn a_silent_endpoint_does_not_hide_the_leader() {
     assert_eq!((first.asked(), leader.asked()), (1, 1));
 }
 
+/// A dead node is named as the leader, as happens until its end is noticed, and its endpoint does not answer: to ask that who it
+/// is costs something once, and not with every refusal.
+#[tokio::test]
+async fn a_silent_endpoint_is_not_asked_with_every_refusal() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = silent.local_addr().map(|address| (silent, address.to_string())).unwrap();
+    let (first, second) = (Running::start(1, 3).await, Running::start(2, 2).await);
+    let client = client(&[&first.address, &second.address, &silent.1], 20.0);
+    let begun = Instant::now();
+    client.put("k", "v").await.unwrap();
+    let first_call = begun.elapsed();
+    let begun = Instant::now();
+    for _ in 0..20 {
+        // Whoever answered last is asked first; it refuses, and the other one answers.
+        for (refuser, other) in [(&second, &first), (&first, &second)] {
+            other.node.leader.store(other.node.id, Ordering::Relaxed);
+            refuser.node.leader.store(3, Ordering::Relaxed);
+            client.put("k", "v").await.unwrap();
+        }
+    }
+    let others = begun.elapsed();
+    assert_eq!(first.asked() + second.asked(), 2 + 2 * 40, "one refusal and one answer a call");
+    assert!(others < Duration::from_secs(5), "40 calls took {others:?}, and the first one {first_call:?}");
+}
+
 /// A write whose outcome is unknown goes nowhere else, not even to a known leader.
 #[tokio::test]
 async fn a_write_of_unknown_outcome_is_not_sent_to_the_leader() {

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
@@ -10,12 +11,19 @@ use super::error::{Cause, ClientError};
 use super::{ClientOptions, Kind};
 use crate::config::HostPort;
 
+/// How long an endpoint that did not say who it is comes last, and is not asked again: what that costs is paid once in this time at
+/// most.
+const SILENCE: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(super) struct Endpoint {
     address: String,
     channel: Channel,
     /// The node id that it was seen to have; 0 while that is unknown.
     node: AtomicU64,
+    /// Until when it is taken for silent, in milliseconds after `born`.
+    silent_until: AtomicU64,
+    born: Instant,
 }
 
 impl Endpoint {
@@ -31,7 +39,7 @@ impl Endpoint {
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .connect_lazy();
-        Ok(Self { address, channel, node: AtomicU64::new(0) })
+        Ok(Self { address, channel, node: AtomicU64::new(0), silent_until: AtomicU64::new(0), born: Instant::now() })
     }
 
     pub(super) fn address(&self) -> &str {
@@ -49,6 +57,20 @@ impl Endpoint {
 
     pub(super) fn set_node(&self, id: Option<u64>) {
         self.node.store(id.unwrap_or(0), Ordering::Relaxed);
+    }
+
+    /// It was asked who it is, and did not say; or it has answered after all.
+    pub(super) fn set_silent(&self, silent: bool) {
+        let until = if silent { self.age() + SILENCE.as_millis() as u64 } else { 0 };
+        self.silent_until.store(until, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_silent(&self) -> bool {
+        self.age() < self.silent_until.load(Ordering::Relaxed)
+    }
+
+    fn age(&self) -> u64 {
+        self.born.elapsed().as_millis() as u64
     }
 
     /// Asks once, and says what a failure means.

@@ -12,7 +12,8 @@ use super::error::Cause;
 use crate::api::node::NodeStatusRequest;
 use crate::api::node::node_client::NodeClient;
 
-/// How long the endpoints may take to say who they are, before the call goes on without knowing.
+/// How long the endpoints may take to say who they are, before the call goes on without knowing. Who does not say so is not
+/// asked again for a while.
 const SEARCH_LIMIT: Duration = Duration::from_millis(500);
 
 /// The order in which a call tries the endpoints: in rounds, each endpoint once in a round. So two nodes that take each other for
@@ -26,14 +27,13 @@ pub(super) struct Turns {
 
 impl Turns {
     pub(super) fn new(count: usize, first: usize) -> Self {
-        let mut turns = Self { count, first, left: VecDeque::new() };
-        turns.start_round();
-        turns
+        Self { count, first, left: VecDeque::new() }
     }
 
-    /// Every endpoint once more, beginning with the one that is hoped for most.
-    pub(super) fn start_round(&mut self) {
+    /// Every endpoint once more, beginning with the one that is hoped for most; those where nobody seems to be come last.
+    pub(super) fn start_round(&mut self, is_silent: impl Fn(usize) -> bool) {
         self.left = (0..self.count).map(|turn| (self.first + turn) % self.count).collect();
+        self.left.make_contiguous().sort_by_key(|n| is_silent(*n));
     }
 
     pub(super) fn next(&mut self) -> Option<usize> {
@@ -79,20 +79,24 @@ impl LeaderSearch {
         }
         self.sought = Some(leader);
         // Whoever did not answer is tried in turn, as without a hint.
-        let _ = tokio::time::timeout(limit.min(SEARCH_LIMIT), learn(endpoints, refuser, leader)).await;
+        learn(endpoints, refuser, leader, limit.min(SEARCH_LIMIT)).await;
         endpoints.iter().position(known)
     }
 }
 
 /// Asks the endpoints that are not known, all at once, until the leader is found.
-async fn learn(endpoints: &[Endpoint], refuser: usize, leader: u64) {
-    let unknown = endpoints.iter().enumerate().filter(|(n, endpoint)| *n != refuser && endpoint.node().is_none());
+async fn learn(endpoints: &[Endpoint], refuser: usize, leader: u64, limit: Duration) {
+    let worth_asking = |endpoint: &Endpoint| endpoint.node().is_none() && !endpoint.is_silent();
+    let unknown = endpoints.iter().enumerate().filter(|(n, endpoint)| *n != refuser && worth_asking(endpoint));
     let mut answers: FuturesUnordered<_> = unknown
         .map(|(_, endpoint)| async move {
             let call = async { NodeClient::new(endpoint.channel()).status(NodeStatusRequest {}).await };
-            let answer = endpoint.attempt(Kind::Read, SEARCH_LIMIT, call).await;
-            let id = answer.ok().map(|status| status.id);
+            let id = endpoint.attempt(Kind::Read, limit, call).await.ok().map(|status| status.id);
             endpoint.set_node(id);
+            // A call that is out of time has not given it any.
+            if id.is_none() && limit == SEARCH_LIMIT {
+                endpoint.set_silent(true);
+            }
             id
         })
         .collect();
@@ -111,24 +115,39 @@ mod tests {
         std::iter::from_fn(|| turns.next()).collect()
     }
 
+    fn everybody_speaks(_: usize) -> bool {
+        false
+    }
+
     #[test]
     fn in_turn_without_a_hint() {
         let mut turns = Turns::new(3, 1);
-        assert_eq!(round(&mut turns), [1, 2, 0]);
-        turns.start_round();
-        assert_eq!(round(&mut turns), [1, 2, 0]);
+        for _ in 0..2 {
+            turns.start_round(everybody_speaks);
+            assert_eq!(round(&mut turns), [1, 2, 0]);
+        }
+    }
+
+    #[test]
+    fn silent_ones_come_last() {
+        let mut turns = Turns::new(5, 3);
+        turns.start_round(|n| n == 3 || n == 0);
+        assert_eq!(round(&mut turns), [4, 1, 2, 3, 0]);
+        turns.start_round(everybody_speaks);
+        assert_eq!(round(&mut turns), [3, 4, 0, 1, 2]);
     }
 
     #[test]
     fn a_hint_comes_next_and_every_endpoint_once_in_a_round() {
         let mut turns = Turns::new(4, 0);
+        turns.start_round(everybody_speaks);
         assert_eq!(turns.next(), Some(0));
         turns.prefer(3);
         assert_eq!(turns.next(), Some(3));
         // It had its turn: no going to and fro.
         turns.prefer(0);
         assert_eq!(round(&mut turns), [1, 2]);
-        turns.start_round();
+        turns.start_round(everybody_speaks);
         assert_eq!(round(&mut turns), [0, 1, 2, 3]);
     }
 }

@@ -210,6 +210,7 @@ impl Client {
         let mut backoff = Backoff::new();
         let mut failures: Vec<Option<Cause>> = vec![None; inner.endpoints.len()];
         loop {
+            turns.start_round(|n| inner.endpoints[n].is_silent());
             while let Some(n) = turns.next() {
                 let endpoint = &inner.endpoints[n];
                 let left = deadline.saturating_duration_since(Instant::now());
@@ -221,6 +222,7 @@ impl Client {
                 match endpoint.attempt(kind, limit, work(endpoint.channel())).await {
                     Ok(answer) => {
                         inner.preferred.store(n, Ordering::Relaxed);
+                        endpoint.set_silent(false);
                         return Ok(answer);
                     }
                     Err(ClientError::Safe(cause)) => {
@@ -241,7 +243,6 @@ impl Client {
                 return Err(ClientError::Safe(Cause::merged(failures.into_iter().flatten())));
             }
             tokio::time::sleep(pause).await;
-            turns.start_round();
         }
     }
 }
