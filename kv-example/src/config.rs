@@ -82,7 +82,8 @@ pub struct ServerArgs {
     #[arg(long, value_name = "MS", help_heading = "Raft")]
     pub heartbeat_ms: Option<String>,
 
-    /// How long a request may wait for the cluster, in milliseconds [default: 5000] [env: RAFTKV_REQUEST_TIMEOUT_MS]
+    /// How long a request may wait for the cluster, in milliseconds; less than clients wait (5 s, as etcdctl's), so that they learn
+    /// whether it took effect [default: 4000] [env: RAFTKV_REQUEST_TIMEOUT_MS]
     #[arg(long, value_name = "MS", help_heading = "Raft")]
     pub request_timeout_ms: Option<String>,
 
@@ -383,7 +384,7 @@ fn raft_config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigE
         )));
     }
     let request =
-        layers.number("request-timeout-ms", args.request_timeout_ms.as_ref(), |f| f.request_timeout_ms, 5000)?;
+        layers.number("request-timeout-ms", args.request_timeout_ms.as_ref(), |f| f.request_timeout_ms, 4000)?;
     let pending = layers.number(
         "max-pending-requests",
         args.max_pending_requests.as_ref(),

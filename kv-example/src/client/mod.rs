@@ -208,12 +208,18 @@ impl Client {
         let mut turns = Turns::new(inner.endpoints.len(), inner.preferred.load(Ordering::Relaxed));
         let mut search = LeaderSearch::default();
         let mut backoff = Backoff::new();
+        let mut patience = Duration::ZERO;
         let mut failures: Vec<Option<Cause>> = vec![None; inner.endpoints.len()];
         loop {
             turns.start_round(|n| inner.endpoints[n].is_silent());
             while let Some(n) = turns.next() {
                 let endpoint = &inner.endpoints[n];
-                let left = deadline.saturating_duration_since(Instant::now());
+                let asked = Instant::now();
+                let left = deadline.saturating_duration_since(asked);
+                // The answer would come too late, and leave unknown what is known so far: nothing was done.
+                if kind == Kind::Write && left < patience {
+                    return Err(ClientError::Safe(Cause::merged(failures.into_iter().flatten())));
+                }
                 // A read may be asked elsewhere when one node is slow. A write has to wait for its answer.
                 let limit = match kind {
                     Kind::Read => left.min((inner.options.timeout / 3).max(Duration::from_millis(500))),
@@ -226,6 +232,10 @@ impl Client {
                         return Ok(answer);
                     }
                     Err(ClientError::Safe(cause)) => {
+                        // So long that it was no connection that failed: the node waited for a leader, as the next one will.
+                        if asked.elapsed() > inner.options.connect_timeout * 2 {
+                            patience = asked.elapsed();
+                        }
                         let left = deadline.saturating_duration_since(Instant::now());
                         if let Some(leader) = search.endpoint_of_leader(&inner.endpoints, n, &cause, left).await {
                             turns.prefer(leader);

@@ -51,7 +51,7 @@ fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
     assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(20), "flag");
     assert_eq!(config.cluster_name, "from-env", "environment");
     assert_eq!(config.raft.election_timeout, Duration::from_millis(500), "file");
-    assert_eq!(config.raft.write_timeout, Duration::from_secs(5), "default");
+    assert_eq!(config.raft.write_timeout, Duration::from_secs(4), "default");
 }
 
 #[test]
