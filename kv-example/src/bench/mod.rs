@@ -31,7 +31,7 @@ what the servers can do therefore shows as latency. Requests of the warm-up are 
 count as errors only.
 
 JSON: \"workload\", \"clients\", \"connections\", \"endpoints\", \"value_size\", \"keys\", \"rate\" (null for max), \
-\"duration_s\", \"operations\", \"throughput\" (a second), \"unsent\", \"errors\" (a count by kind), \"per_second\", and \
+\"duration_s\", \"operations\" (answered within it), \"throughput\" (a second), \"unsent\", \"errors\" (a count by kind), \"per_second\", and \
 \"latency_ms\" for \"all\", \"reads\" and \"writes\" with \"count\", \"mean\", \"p50\", \"p90\", \"p99\", \"p999\", \"max\".";
 
 /// Options of `kv-example bench`.
