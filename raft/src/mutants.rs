@@ -317,6 +317,42 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
+        name: "followers-refuse-reads",
+        wrong: "A follower refuses reads although it knows its leader.",
+        file: "raft/src/consensus/read.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "told-taken-for-heard",
+        wrong: "A leader takes those that it tells of itself for those that it hears.",
+        file: "raft/src/consensus/heartbeat.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "window-not-counted",
+        wrong: "What a leader sent ahead is not counted, so that its bound is never reached.",
+        file: "raft/src/consensus/progress.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "applying-not-counted",
+        wrong: "What was given to the state machine is not counted, so that its bound is never reached.",
+        file: "raft/src/consensus/commit.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "acknowledged-by-length",
+        wrong: "A follower acknowledges all of its own log, although it may differ from the leader's.",
+        file: "raft/src/consensus/durability.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "elected-leader-commits-its-log",
+        wrong: "A new leader takes all of its log for committed.",
+        file: "raft/src/consensus/election.rs",
+        depth: "consensus",
+    },
+    Mutant {
         name: "read-before-applied",
         wrong: "A read is answered before the index it was given is applied here.",
         file: "raft/src/runtime/pending/reads.rs",

@@ -172,7 +172,8 @@ impl Consensus {
         if answers_all || stored > follower.acked {
             follower.acked = stored;
             follower.ack_due &= !answers_all;
-            self.out.send.push((leader, Message::accepted(term, stored)));
+            let told = if mutant!("acknowledged-by-length") { self.log.stored() } else { stored };
+            self.out.send.push((leader, Message::accepted(term, told)));
         }
     }
 }

@@ -201,6 +201,9 @@ impl Consensus {
         };
         self.transition(now, Role::Leader(Box::new(leader)), "a majority elected it");
         self.append_own(EntryKind::Noop, Bytes::new());
+        if mutant!("elected-leader-commits-its-log") {
+            self.commit_to(last);
+        }
     }
 
     /// Whether these nodes hold a majority.

@@ -43,6 +43,9 @@ impl Consensus {
             if let Some(leaving) = leader.leaving.get_mut(id).filter(|leaving| commit >= leaving.at) {
                 leaving.told.get_or_insert(leader.round);
             }
+            if mutant!("told-taken-for-heard") {
+                progress.heard = Some(now);
+            }
             self.out.send.push((*id, Message { term, body: Body::Heartbeat { commit, round: leader.round } }));
         }
     }

@@ -79,7 +79,7 @@ impl Consensus {
                 self.out.replies.push(Reply::Refused { request, reason: RefusedReason::Overloaded });
             }
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.leader() {
-                Some(leader) => {
+                Some(leader) if !mutant!("followers-refuse-reads") => {
                     self.asked.0.insert(request, now);
                     if self.asked.0.len() > self.config.max_pending_requests
                         && let Some((request, _)) = self.asked.0.pop_first()
@@ -88,7 +88,7 @@ impl Consensus {
                     }
                     self.send(leader, Body::ReadIndex { request });
                 }
-                None => self.refuse_read(request),
+                Some(_) | None => self.refuse_read(request),
             },
         }
     }

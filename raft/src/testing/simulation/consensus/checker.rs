@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use super::attention::Attention;
 use super::cluster::Node;
 use super::configurations;
+use super::disk::Disk;
+use super::terms::Terms;
 use crate::config::Config;
 use crate::consensus::{Note, RoleKind, Time};
 use crate::message::{AppendReply, Body, Message};
@@ -24,16 +27,14 @@ pub(crate) struct Checker {
     pub(crate) voters: BTreeSet<NodeId>,
     /// All configurations.
     configurations: configurations::Seen,
-    /// Who led which term.
-    leaders: BTreeMap<Term, NodeId>,
+    /// Who led which term, and what leaders committed.
+    terms: Terms,
     /// Whom each node voted for in which term, by what reached its disk.
     votes: BTreeMap<(NodeId, Term), NodeId>,
     /// Every entry that was ever sent or stored, with the id of the entry before it.
     known: BTreeMap<LogId, (LogId, Entry)>,
     /// What was applied anywhere.
     committed: BTreeMap<Index, Entry>,
-    /// The last entry that each term's leader committed.
-    commits: BTreeMap<Term, LogId>,
     /// What each node said of itself last, in this run.
     seen: BTreeMap<NodeId, Seen>,
     /// How often a command was proposed; only those proposed once can be told apart.
@@ -50,6 +51,8 @@ pub(crate) struct Checker {
     polls: BTreeSet<(NodeId, NodeId, Term)>,
     /// Who was told to campaign by the leader of which term.
     successors: BTreeSet<(NodeId, Term)>,
+    /// What went between the nodes.
+    attention: Attention,
     /// Since when each leader leads, on its own clock.
     leading_since: BTreeMap<NodeId, (Term, Time)>,
     /// The limits that messages and writes keep to. None where a script writes messages by hand and starts from any disk: then what
@@ -127,6 +130,11 @@ impl Checker {
         }
     }
 
+    /// A message reached a node that is in its term.
+    pub(crate) fn reached(&mut self, id: NodeId, from: NodeId, term: Term, now: Time) {
+        self.attention.hears(id, from, term, now);
+    }
+
     /// Whether a node hears a live leader of this term.
     fn hears(&self, id: NodeId, term: Term, now: Time) -> bool {
         let Some(config) = &self.limits else { return false };
@@ -172,6 +180,9 @@ impl Checker {
     pub(crate) fn sent(&mut self, nodes: &Nodes, from: NodeId, to: NodeId, message: &Message) -> Result<(), String> {
         let disk = &nodes[&from].disk;
         let state = disk.hard_state;
+        if let Some(config) = &self.limits {
+            self.attention.sends(config, from, to, message)?;
+        }
         let promise = |kept: bool, what: &str| match kept {
             true => Ok(()),
             false => {
@@ -200,7 +211,8 @@ impl Checker {
             }
             Body::AppendReply(AppendReply::Accepted { stored }) => {
                 promise(state.term == message.term, "the term of the promise")?;
-                promise(disk.last().index >= *stored, "the entries")
+                promise(disk.last().index >= *stored, "the entries")?;
+                self.acknowledged(disk, to, message.term, *stored).or_else(|what| promise(false, &what))
             }
             Body::Heartbeat { commit, .. } | Body::Commit { index: commit } => {
                 let there = nodes.get(&to).map_or(Index::ZERO, |node| node.disk.last().index);
@@ -213,6 +225,7 @@ impl Checker {
             }
             Body::HeartbeatReply { stored, matching, .. } => {
                 promise(disk.last().index >= *stored, "the entries")?;
+                self.acknowledged(disk, to, message.term, *stored).or_else(|what| promise(false, &what))?;
                 promise(matching >= stored, "matching covers stored")
             }
             Body::TimeoutNow => {
@@ -242,9 +255,25 @@ impl Checker {
         }
     }
 
-    /// A commit index that is spoken of was reached by some node.
+    fn acknowledged(&self, disk: &Disk, to: NodeId, term: Term, stored: Index) -> Result<(), String> {
+        // A script's nodes may begin with logs that nobody ever sent.
+        if self.limits.is_none() { Ok(()) } else { self.terms.acknowledged(disk, to, term, stored) }
+    }
+
+    /// What is committed at an index, whether it was applied anywhere or not.
+    fn settled(&self, index: Index) -> Option<LogId> {
+        self.terms.agreed(index).or_else(|| self.committed.get(&index).map(|entry| entry.id))
+    }
+
+    /// The highest index that is committed: what leaders committed, and not what others take for it.
+    fn highest(&self) -> Index {
+        let told = self.seen.values().map(|seen| seen.commit).max().filter(|_| self.limits.is_none());
+        told.unwrap_or_default().max(self.visible()).max(self.terms.upto())
+    }
+
+    /// A commit index that is spoken of was reached by a leader.
     fn known_as_committed(&self, commit: Index, message: &Message) -> Result<(), String> {
-        let highest = self.seen.values().map(|seen| seen.commit).max().unwrap_or_default().max(self.visible());
+        let highest = self.highest();
         if commit > highest {
             return Err(format!(
                 "promises: {message:?} speaks of {commit} as committed, the highest known is {highest}"
@@ -268,7 +297,7 @@ impl Checker {
         self.within(&write.entries, |config| config.max_write_bytes)
     }
 
-    /// Entries are about to replace what a disk holds from the first of them on: what was applied anywhere stays (paper §5.4).
+    /// Entries are about to replace what a disk holds from the first of them on: what is committed stays (paper §5.4).
     ///
     /// Not on this very disk: a node may have been told by one leader to remove what a later one committed with others, while a write
     /// was under way that held it. But then the node was not counted, and without it there are enough.
@@ -277,7 +306,7 @@ impl Checker {
         let replaced = first.0..=node.disk.last().index.0;
         let mut kept = entries.iter().map(|entry| entry.id);
         for index in replaced.map(Index) {
-            let Some(committed) = self.committed.get(&index).map(|entry| entry.id) else { return Ok(()) };
+            let Some(committed) = self.settled(index) else { return Ok(()) };
             if kept.next() == Some(committed) || !node.disk.held(committed) {
                 continue;
             }
@@ -360,7 +389,8 @@ impl Checker {
         if writes_for > config.stall_timeout + slack {
             return Err(format!("live leaders: {id} leads {term}, and its disk takes {writes_for:?} for a write"));
         }
-        let silent = |peer: &crate::PeerStatus| peer.silent_for.unwrap_or(node.now.since(*since));
+        let heard = |peer: &crate::PeerStatus| self.attention.last_heard(id, peer.id, *term).unwrap_or(*since);
+        let silent = |peer: &crate::PeerStatus| node.now.since(heard(peer).max(*since));
         let lively = status.peers.iter().filter(|peer| silent(peer) <= config.election_timeout + slack);
         let lively: BTreeSet<_> = lively.map(|peer| peer.id).chain([id]).collect();
         let in_force = status.configuration.as_ref().map(|found| &found.membership);
@@ -393,6 +423,9 @@ impl Checker {
         }
         self.durable(nodes, entry.id, None)
             .map_err(|reason| format!("durability: {id} applies {}, {reason}", entry.id))?;
+        if self.limits.is_some() && self.terms.agreed(entry.id.index) != Some(entry.id) {
+            return Err(format!("commitment: {id} applies {}, which no leader committed", entry.id));
+        }
         if entry.kind == EntryKind::Command && self.proposed.get(&entry.data) == Some(&1) {
             if self.never.contains(&entry.data) {
                 return Err(format!(
@@ -442,19 +475,27 @@ impl Checker {
         }
         self.own_log(node, status)?;
         match now.role {
-            RoleKind::Leader => self.leads(nodes, status, before),
-            RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => Ok(()),
+            RoleKind::Leader => self.leads(nodes, status, before)?,
+            RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => {}
         }
+        let highest = self.highest();
+        if commit > highest {
+            return Err(format!(
+                "commitment: {} takes {commit} for committed, and leaders came to {highest}",
+                status.id
+            ));
+        }
+        Ok(())
     }
 
     /// What a node takes for committed is what was committed, and it knows the vote that is on its disk.
     fn own_log(&self, node: &Node, status: &Status) -> Result<(), String> {
-        let index = status.commit.min(status.stored).min(self.visible());
-        if let (Some(own), Some(committed)) = (node.disk.get(index), self.committed.get(&index))
-            && own.id != committed.id
+        let index = status.commit.min(status.stored).min(self.visible().max(self.terms.upto()));
+        if let (Some(own), Some(committed)) = (node.disk.get(index), self.settled(index))
+            && own.id != committed
         {
             let (id, own) = (status.id, own.id);
-            return Err(format!("state machine safety: {id} takes {own} for committed, and {} is", committed.id));
+            return Err(format!("state machine safety: {id} takes {own} for committed, and {committed} is"));
         }
         let (disk, Some(core)) = (node.disk.hard_state, &node.core) else { return Ok(()) };
         if disk.term == status.term && disk.voted_for.is_some() && disk.voted_for != core.voted_for() {
@@ -464,21 +505,20 @@ impl Checker {
     }
 
     fn leads(&mut self, nodes: &Nodes, status: &Status, before: Option<Seen>) -> Result<(), String> {
-        let id = status.id;
-        let elected = *self.leaders.entry(status.term).or_insert(id);
-        if elected != id {
+        let (id, node) = (status.id, &nodes[&status.id]);
+        let opened = node.core.as_ref().and_then(|core| core.opened()).unwrap_or_default();
+        if let Err(elected) = self.terms.leads(status.term, node, opened) {
             return Err(format!("election safety: {elected} and {id} both lead {}", status.term));
         }
         let led = before.is_some_and(|before| before.role == RoleKind::Leader && before.term == status.term);
-        let disk = &nodes[&id].disk;
+        let disk = &node.disk;
         if !led {
             if disk.hard_state.term != status.term || disk.hard_state.voted_for != Some(id) {
                 return Err(format!("votes: {id} leads {} without its own vote on disk", status.term));
             }
             // What was committed in earlier terms; by Log Matching, whoever holds the last of it holds all. A vote that comes late may
             // elect the leader of a term that is long over: it need not have what came after.
-            let last = self.commits.range(..status.term).next_back();
-            if let Some((_, last)) = last.filter(|(_, last)| !disk.held(**last)) {
+            if let Some(last) = self.terms.before(status.term).filter(|last| !disk.held(*last)) {
                 return Err(format!("leader completeness: {id} leads {} without {last}", status.term));
             }
         }
@@ -489,12 +529,15 @@ impl Checker {
             ));
         }
         // Only an entry of its own term moves a leader's commit index (paper §5.4.2).
-        if let Some(before) = before.filter(|before| led && before.commit < status.commit) {
+        let known = before.map_or(Index::ZERO, |before| before.commit);
+        let moved = if led { known < status.commit } else { status.commit >= opened };
+        if moved {
             let at = LogId { term: status.term, index: status.commit };
             let in_force = status.configuration.as_ref().map(|found| &found.membership);
             self.durable(nodes, at, in_force)
-                .map_err(|reason| format!("durability: {id} commits {} to {at}, {reason}", before.commit))?;
-            self.commits.insert(status.term, at);
+                .map_err(|reason| format!("durability: {id} commits {known} to {at}, {reason}"))?;
+            let prev = |id| self.known.get(&id).map(|(prev, _)| *prev);
+            self.terms.commit(at, prev)?;
         }
         Ok(())
     }

@@ -106,6 +106,12 @@ impl Cluster {
         Ok(())
     }
 
+    /// A client's read was served.
+    pub(crate) fn serve(&mut self, request: RequestId) {
+        self.coverage.hit("reads confirmed");
+        self.served.insert(request);
+    }
+
     pub(crate) fn reply(&mut self, id: NodeId, reply: Reply) -> Result<(), String> {
         self.say(id, || show::reply(&reply));
         let unasked = || format!("answers: {id} answers what nobody asked: {reply:?}");
@@ -164,7 +170,7 @@ impl Cluster {
                 if index > applied {
                     self.node(id)?.clients.readable.insert(request, index);
                 } else {
-                    self.coverage.hit("reads confirmed");
+                    self.serve(request);
                 }
                 Ok(())
             }

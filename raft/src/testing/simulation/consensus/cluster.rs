@@ -11,8 +11,9 @@ use super::disk::Disk;
 use super::show;
 use crate::config::Config;
 use crate::consensus::{Boot, Consensus, Effects, Fetch, Input, Note, Time, Write};
-use crate::message::Message;
+use crate::message::{Message, RequestId};
 use crate::testing::simulation::{Coverage, Trace, TraceEvent};
+use crate::traits::LogWrite;
 use crate::types::{Entry, Index, LogId, Membership, NodeId, Peer};
 
 /// A step that causes more rounds of effects than this goes in circles.
@@ -29,6 +30,8 @@ pub(crate) struct Cluster {
     pub(crate) checker: Checker,
     seed: u64,
     pub(crate) requests: u64,
+    /// The reads that were served, of this run and of earlier ones.
+    pub(crate) served: BTreeSet<RequestId>,
     /// What happened, as golden scripts show it; none in simulations.
     transcript: Option<Vec<String>>,
     /// What happened, as simulations compare and show it.
@@ -102,6 +105,7 @@ impl Cluster {
             checker,
             seed,
             requests: 0,
+            served: BTreeSet::new(),
             transcript: None,
             trace: Trace::new(keep),
             at: Duration::ZERO,
@@ -219,10 +223,11 @@ impl Cluster {
         if let Some(Write { write, .. }) = &lost {
             let all = write.entries.len();
             if let Some(keep) = keep {
-                node.disk.tear(write, keep.min(all))?;
+                self.reach_disk(id, write, keep.min(all))?;
             }
-            node.torn = keep.is_some_and(|keep| keep < all);
+            self.node(id)?.torn = keep.is_some_and(|keep| keep < all);
         }
+        let node = self.node(id)?;
         let class = if node.torn { "writes torn by a crash" } else { "writes lost in a crash" };
         node.core = None;
         node.applying.clear();
@@ -395,14 +400,7 @@ impl Cluster {
     pub(crate) fn store(&mut self, id: NodeId, announce: bool) -> Result<(), String> {
         let node = self.node(id)?;
         let Some(Write { seq, write }) = node.writing.take() else { return Ok(()) };
-        let first = write.entries.first().map(|entry| entry.id.index.prev());
-        let prev = first.map(|index| node.disk.get(index).map_or(node.disk.base, |entry| entry.id));
-        self.checker.replaces(&self.nodes, id, &write.entries)?;
-        let node = self.node(id)?;
-        node.disk.write(&write).map_err(|reason| format!("{id}: {reason}"))?;
-        // The core notes what is stored when it is told so; the cluster knows it first.
-        self.checker.entries(prev.unwrap_or_default(), &write.entries)?;
-        self.checker.stored(&self.nodes[&id])?;
+        self.reach_disk(id, &write, write.entries.len())?;
         if announce {
             self.say(id, || format!("stored {}", show::write(&write)));
         }
@@ -412,10 +410,31 @@ impl Cluster {
         Ok(())
     }
 
+    /// A write reaches the disk, or its first `keep` entries do.
+    fn reach_disk(&mut self, id: NodeId, write: &LogWrite, keep: usize) -> Result<(), String> {
+        let kept = write.entries.get(..keep).unwrap_or_default();
+        let node = self.node(id)?;
+        let first = kept.first().map(|entry| entry.id.index.prev());
+        let prev = first.map(|index| node.disk.get(index).map_or(node.disk.base, |entry| entry.id));
+        self.checker.replaces(&self.nodes, id, kept)?;
+        let node = self.node(id)?;
+        node.disk.tear(write, keep).map_err(|reason| format!("{id}: {reason}"))?;
+        // The core notes what is stored when it is told so; the cluster knows it first.
+        self.checker.entries(prev.unwrap_or_default(), kept)?;
+        self.checker.stored(&self.nodes[&id])
+    }
+
     fn begin_apply(&mut self, id: NodeId, entries: Vec<Entry>) -> Result<(), String> {
         let held = self.node(id)?.hold.apply;
         self.say(id, || format!("{} {}", if held { "is to apply" } else { "applies" }, show::entries(&entries)));
         self.checker.handed_out(&self.nodes, id, &entries)?;
+        let waiting = self.node(id)?.applying.iter().chain(&entries).map(Entry::cost).sum::<u64>();
+        let limit = self.config.max_applying_bytes.saturating_add(classes::LARGEST_BATCH);
+        if waiting > limit && self.transcript.is_none() {
+            return Err(format!(
+                "bounded queues: {id} has given its state machine {waiting} bytes, and the limit is {limit}"
+            ));
+        }
         let upto = entries.last().map(|entry| entry.id.index);
         self.node(id)?.applying.extend(entries);
         match upto {
@@ -450,7 +469,7 @@ impl Cluster {
             readable.iter().filter(|(_, wanted)| **wanted <= index).map(|(request, _)| *request).collect();
         readable.retain(|_, wanted| *wanted > index);
         for request in ready {
-            self.coverage.hit("reads confirmed");
+            self.serve(request);
             self.say(id, || format!("serves r{}", request.0));
         }
         self.stepped = true;

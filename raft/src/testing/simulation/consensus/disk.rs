@@ -68,12 +68,7 @@ impl Disk {
         all
     }
 
-    /// Makes a whole step durable.
-    pub(crate) fn write(&mut self, write: &LogWrite) -> Result<(), String> {
-        self.tear(write, write.entries.len())
-    }
-
-    /// Makes the hard state of a step durable, and its first `keep` entries: what a loss of power may leave.
+    /// Makes the hard state of a step durable, and its first `keep` entries: all of them, or what a loss of power may leave.
     pub(crate) fn tear(&mut self, write: &LogWrite, keep: usize) -> Result<(), String> {
         if let Some(next) = write.hard_state {
             self.check_hard_state(next)?;

@@ -61,6 +61,9 @@ impl Cluster {
         core.step(now, Input::Receive { from, message });
         let after = core.term();
         let heard = leads && core.leader() == Some(from) && after == term;
+        if after == term {
+            self.checker.reached(to, from, term, now);
+        }
         self.checker.heard(to, heard.then_some((term, now)));
         if campaign {
             self.checker.campaigned(to, before, after, now)?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::timed::Timed;
 use crate::config::Config;
 use crate::consensus::RoleKind;
-use crate::types::{Index, NodeId};
+use crate::types::{Entry, Index, NodeId};
 
 /// Within so many election timeouts a majority that works has elected a leader and committed, besides the time to catch up.
 const BOUND: u32 = 40;
@@ -15,6 +15,8 @@ const BOUND_WHEN_DISTURBED: u32 = 400;
 const PAUSE: u32 = 5;
 /// Within so many election timeouts all nodes agree, once all of them work, besides the time to catch up.
 const BOUND_OF_ALL: u32 = 30;
+/// What a state machine takes for a batch at most, and a log for a read, when nothing holds them up.
+const BACKEND: Duration = Duration::from_micros(400);
 
 impl Timed<'_> {
     /// Everything that must happen once faults end.
@@ -80,12 +82,12 @@ impl Timed<'_> {
         }
         let timeout = self.world.swarm.config.election_timeout;
         self.agree()?;
-        let mut written = Vec::new();
+        let (mut written, mut asked) = (Vec::new(), Vec::new());
         for id in &ids {
             // One after the other: limits may be so small that another at the same time is refused.
             written.push(self.propose(*id)?);
             self.run(timeout)?;
-            self.read(*id)?;
+            asked.push((*id, self.read(*id)?));
             self.run(timeout)?;
         }
         for command in written {
@@ -93,7 +95,13 @@ impl Timed<'_> {
                 return Err(format!("liveness: {command:?} was proposed after the healing, and is not applied"));
             }
         }
-        self.agree()
+        self.agree()?;
+        match asked.iter().find(|(_, request)| !self.world.cluster.served.contains(request)) {
+            Some((id, request)) => {
+                Err(format!("liveness: r{} at {id} came after the healing, and is not served", request.0))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Lets time go by until all agree, within a bound.
@@ -114,12 +122,24 @@ impl Timed<'_> {
         config.election_timeout * BOUND_OF_ALL + config.stall_timeout + self.catching_up()
     }
 
-    /// How long the whole log takes on its way to a node, when limits are so small that each entry takes a round trip of its own.
+    /// How long the whole log takes on its way to a node, cut into pieces as the limits have it.
     fn catching_up(&self) -> Duration {
-        let swarm = &self.world.swarm;
-        let ends = self.world.cluster.nodes.values().map(|node| node.disk.last().index.0);
-        let entries = u32::try_from(ends.max().unwrap_or(0)).unwrap_or(u32::MAX);
-        (swarm.latency * 6 + swarm.disk_latency * 6 + Duration::from_millis(2)) * entries
+        let (swarm, config) = (&self.world.swarm, &self.world.swarm.config);
+        let longest = self.world.cluster.nodes.values().map(|node| &node.disk).max_by_key(|disk| disk.last().index);
+        let entries = longest.map(|disk| disk.entries.as_slice()).unwrap_or_default();
+        // A message goes, is written, and its answer comes; as many are under way as the window allows.
+        let round_trip = swarm.latency * 4 + swarm.disk_latency * 4 + BACKEND;
+        let window =
+            (config.max_inflight_bytes / config.max_append_bytes.max(1)).clamp(1, config.max_inflight_appends as u64);
+        let appends =
+            pieces(entries, config.max_append_bytes).div_ceil(u32::try_from(window).unwrap_or(u32::MAX).max(1));
+        // Where logs differ, each term costs a round trip.
+        let terms =
+            entries.iter().zip(entries.iter().skip(1)).filter(|(one, next)| one.id.term != next.id.term).count();
+        let terms = u32::try_from(terms).unwrap_or(u32::MAX);
+        let writes = swarm.disk_latency * 2 * pieces(entries, config.max_write_bytes);
+        let applied = BACKEND * pieces(entries, config.max_applying_bytes);
+        round_trip * (appends + terms) + writes + applied
     }
 
     fn agreement(&mut self) -> Result<(), String> {
@@ -152,6 +172,18 @@ impl Timed<'_> {
         }
         Ok(())
     }
+}
+
+/// How many messages or writes of so many bytes these entries fill: a larger entry passes alone.
+fn pieces(entries: &[Entry], limit: u64) -> u32 {
+    let (mut pieces, mut filled) = (0, u64::MAX);
+    for cost in entries.iter().map(Entry::cost) {
+        filled = filled.saturating_add(cost);
+        if filled > limit {
+            (pieces, filled) = (pieces + 1, cost);
+        }
+    }
+    pieces
 }
 
 fn bound(config: &Config) -> u32 {

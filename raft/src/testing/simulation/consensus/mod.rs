@@ -6,6 +6,7 @@
 //! seed draws its own mix of faults and sizes (`swarm`). First anything may go wrong (safety); then a random majority works while the
 //! faults go on elsewhere, and must elect and commit within a bound; then everything works, and all must agree (`liveness`).
 
+mod attention;
 mod chaos;
 mod checker;
 mod classes;
@@ -17,6 +18,7 @@ mod links;
 mod liveness;
 pub(crate) mod show;
 mod swarm;
+mod terms;
 mod timed;
 mod world;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cluster::Hold;
 use super::world::World;
-use crate::message::Message;
+use crate::message::{Message, RequestId};
 use crate::types::{Index, NodeId};
 
 /// What is going to happen.
@@ -547,11 +547,13 @@ impl<'a> Timed<'a> {
         Ok(command)
     }
 
-    pub(crate) fn read(&mut self, id: NodeId) -> Result<(), String> {
+    pub(crate) fn read(&mut self, id: NodeId) -> Result<RequestId, String> {
         self.set_clock(id)?;
         let input = self.world.cluster.read(id)?;
+        let request = RequestId(self.world.cluster.requests);
         self.world.cluster.step(id, input)?;
-        self.follow_up(id)
+        self.follow_up(id)?;
+        Ok(request)
     }
 
     /// How far a node has applied.
