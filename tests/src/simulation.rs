@@ -54,6 +54,9 @@ const CLASSES: [&str; 44] = [
     "writes forwarded by followers",
 ];
 
+/// In so many percent of the seeds, at least, something befalls a disk.
+const STORAGE_FAULTS: u64 = 70;
+
 /// Whole nodes.
 #[derive(Debug)]
 pub struct NodeDepth {
@@ -83,6 +86,12 @@ impl Depth for NodeDepth {
         self.on_files.faults()
     }
 
+    fn shortfall(&self, coverage: &Coverage, seeds: u64) -> Option<String> {
+        let met = coverage.count("runs with storage faults");
+        let short = met * 100 < seeds * STORAGE_FAULTS;
+        short.then(|| format!("storage faults in {met} of {seeds} seeds only, and {STORAGE_FAULTS}% are to have some"))
+    }
+
     fn run(&self, seed: u64, options: &Options, keep: usize) -> Result<Run, Box<Failure>> {
         if seed.is_multiple_of(10) {
             Depth::run(&self.in_memory, seed, options, keep)
@@ -93,5 +102,19 @@ impl Depth for NodeDepth {
 
     fn command(&self, seed: u64, options: &Options) -> String {
         self.on_files.command(seed, options)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_campaign_with_few_storage_faults_falls_short() {
+        let mut coverage = Coverage::default();
+        coverage.add("runs with storage faults", 699);
+        assert!(NodeDepth::default().shortfall(&coverage, 1000).is_some_and(|text| text.contains("699 of 1000")));
+        coverage.hit("runs with storage faults");
+        assert_eq!(NodeDepth::default().shortfall(&coverage, 1000), None);
     }
 }

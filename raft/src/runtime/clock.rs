@@ -50,6 +50,11 @@ impl Clock {
         Self { origin, wake_at: None, timer, armed: Time(FAR) }
     }
 
+    /// Whether a simulation's machine runs this node.
+    pub(crate) fn is_simulated(&self) -> bool {
+        matches!(self.origin, Origin::Host(..))
+    }
+
     pub(crate) fn now(&self) -> Time {
         match &self.origin {
             Origin::Tokio(origin) => Time(origin.elapsed()),

@@ -73,6 +73,10 @@ impl Driver {
             let now = self.receive(received).await?;
             self.step(now, received)?;
             self.core.effects(now, &mut effects);
+            if self.clock.is_simulated() {
+                // Release builds check themselves here alone.
+                self.core.assert_invariants();
+            }
             self.dispatch(now, &mut effects);
         }
     }

@@ -208,11 +208,16 @@ fn campaign(args: &Args, depth: &dyn Depth, options: &Options) -> Result<ExitCod
         findings.diverged
     );
     let missing = findings.coverage.missing();
-    let uncovered = findings.seeds >= SEEDS_THAT_COVER && options.without.is_empty() && !missing.is_empty();
+    let representative = findings.seeds >= SEEDS_THAT_COVER && options.without.is_empty();
+    let uncovered = representative && !missing.is_empty();
     if uncovered {
         println!("never met, so this campaign proves nothing about it: {}", missing.join("; "));
     }
-    let failed = findings.failure.is_some() || !findings.diverged.is_empty() || uncovered;
+    let shortfall = depth.shortfall(&findings.coverage, findings.seeds).filter(|_| representative);
+    if let Some(shortfall) = &shortfall {
+        println!("{shortfall}");
+    }
+    let failed = findings.failure.is_some() || !findings.diverged.is_empty() || uncovered || shortfall.is_some();
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

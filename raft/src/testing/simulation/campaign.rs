@@ -29,6 +29,13 @@ pub trait Depth: Sync {
     /// The kinds of fault that [`Options::without`] can switch off.
     fn faults(&self) -> &'static [&'static str];
 
+    /// What a campaign that went through this does not prove although it claims to, besides classes that it never met; for campaigns that
+    /// are large enough for shares to mean something.
+    fn shortfall(&self, coverage: &Coverage, seeds: u64) -> Option<String> {
+        let _ = (coverage, seeds);
+        None
+    }
+
     /// Runs one seed: a function of the seed and the options alone. Keeps the last `keep` steps in words.
     ///
     /// # Errors

@@ -256,7 +256,13 @@ impl<S: Subject, T: Stores> World<S, T> {
                 timeout(Duration::from_secs(5), futures_util::future::join(first.shutdown(), second.shutdown()));
             match ended.await {
                 Err(_) => self.record.violated(format!("no end: {id} does not shut down")),
-                Ok(_) => {
+                Ok((one, other)) => {
+                    let Some(seat) = self.seats.get(&id) else { continue };
+                    // Nobody knows of a fault that could end it otherwise, unless it has met one before.
+                    let explained = |fatal| seat.excuses.explain(fatal, true, seat.memory.began());
+                    if let Some(fatal) = [&one, &other].into_iter().find(|fatal| !explained(fatal)) {
+                        self.record.violated(format!("no cause: {id} was shut down, and says {fatal:?}"));
+                    }
                     if let Err(what) = check_stopped(&desk.raft) {
                         self.record.violated(what);
                     }

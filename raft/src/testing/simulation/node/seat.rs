@@ -5,9 +5,10 @@ use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
+use tokio::time::Instant;
 
 use super::load::Desk;
-use super::stores::Stores;
+use super::stores::{DiskFault, Stores};
 use super::subject::Subject;
 use crate::error::{Error, Fatal, FatalKind, InitializeError, StorageError};
 use crate::handle::{Consistency, Raft};
@@ -55,29 +56,55 @@ pub(super) struct Running<S: Subject> {
 pub(super) struct Excuses {
     /// An operation was made to fail, in this run.
     pub(super) error: bool,
+    /// Since when none is any more.
+    healed: Option<Instant>,
     /// There is no room, or was none since the run began.
     pub(super) full: bool,
     pub(super) full_now: bool,
+    /// Since when there is room again.
+    room: Option<Instant>,
     /// Something durable is damaged, for good.
     pub(super) damaged: bool,
 }
 
 impl Excuses {
+    /// Something befalls the disk, or ends to.
+    pub(super) fn befall(&mut self, fault: DiskFault) {
+        let now = Instant::now();
+        match fault {
+            DiskFault::Error | DiskFault::SyncError => (self.error, self.healed) = (true, None),
+            DiskFault::Full => (self.full, self.full_now, self.room) = (true, true, None),
+            DiskFault::Room | DiskFault::Heal => {
+                self.full_now = false;
+                self.room.get_or_insert(now);
+                if fault == DiskFault::Heal {
+                    self.healed.get_or_insert(now);
+                }
+            }
+            DiskFault::Rot | DiskFault::Misdirected => self.damaged = true,
+            DiskFault::Slow(_) | DiskFault::Stall | DiskFault::Resume | DiskFault::PowerFailsSoon => {}
+        }
+    }
+
     /// The machine went down: what befell only that run is over.
     pub(super) fn next_run(&mut self) {
         self.error = false;
         self.full = self.full_now;
     }
 
-    /// Whether a node may stop, or not start, for this reason.
-    pub(super) fn explain(self, fatal: &Fatal, ending: bool) -> bool {
+    /// Whether a node may stop, or not start, for this reason. `began`: when the write began that has failed, or is under way. What is
+    /// mended explains nothing that began later.
+    pub(super) fn explain(self, fatal: &Fatal, ending: bool, began: Option<Instant>) -> bool {
+        let holds = |over: Option<Instant>| over.is_none_or(|over| began.is_some_and(|began| began <= over));
+        let error = self.error && holds(self.healed);
+        let full = self.full && (self.full_now || holds(self.room));
         match fatal.kind() {
             FatalKind::Shutdown => ending,
-            FatalKind::Storage(error) => match error {
-                StorageError::Io { .. } => self.error,
-                StorageError::Full { .. } => self.full,
+            FatalKind::Storage(storage) => match storage {
+                StorageError::Io { .. } => error,
+                StorageError::Full { .. } => full,
                 StorageError::Corrupt { .. } => self.damaged,
-                StorageError::Sticky(_) => self.error || self.full,
+                StorageError::Sticky(_) => error || full,
                 StorageError::Refused { .. } | StorageError::Misuse(_) => false,
             },
             FatalKind::StateMachine(_) | FatalKind::Config(_) | FatalKind::Bug(_) => false,
@@ -128,5 +155,33 @@ pub(super) fn check_stopped(raft: &Raft) -> Result<(), String> {
     match calls.iter().find(|(_, answered)| !answered) {
         Some((call, _)) => Err(format!("after the end: {call} at {} does not say that it has stopped", raft.id())),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_mended_explains_only_what_began_before() {
+        let io = StorageError::Io { op: "write", path: "log".into(), source: std::io::Error::other("made to fail") };
+        let (io, full) = (Fatal::from(io), Fatal::from(StorageError::Full { op: "write", path: "log".into() }));
+        let (before, mut excuses) = (Some(Instant::now()), Excuses::default());
+        assert!(!excuses.explain(&io, false, before) && !excuses.explain(&full, false, before));
+        excuses.befall(DiskFault::Error);
+        excuses.befall(DiskFault::Full);
+        assert!(excuses.explain(&io, false, None) && excuses.explain(&full, false, None));
+        excuses.befall(DiskFault::Heal);
+        assert!(excuses.explain(&io, false, before) && excuses.explain(&full, false, before));
+        let later = Some(Instant::now() + Duration::from_secs(1));
+        for began in [None, later] {
+            assert!(!excuses.explain(&io, false, began) && !excuses.explain(&full, false, began), "{began:?}");
+        }
+        excuses.befall(DiskFault::SyncError);
+        assert!(excuses.explain(&io, false, later) && !excuses.explain(&full, false, later));
+        excuses.next_run();
+        assert!(!excuses.explain(&io, false, before));
     }
 }

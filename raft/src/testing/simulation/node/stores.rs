@@ -143,6 +143,8 @@ impl Stores for MemStores {
             DiskFault::Resume => self.log.release(),
             DiskFault::Error => self.log.fail_after(random.below(3)),
             DiskFault::Heal => {
+                // What was to fail, and has not yet, does not.
+                self.log.fail_after(u64::MAX);
                 self.log.set_latency(Duration::ZERO);
                 self.log.release();
             }

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use super::record::Record;
 use crate::error::StorageError;
@@ -23,6 +24,15 @@ struct Known {
     held: Held,
     /// What it would hold if the write under way were there, with 0, 1, 2 and so on of its entries.
     doubtful: Vec<Held>,
+    /// When the write began that is under way, or has failed.
+    began: Option<Instant>,
+}
+
+impl Memory {
+    /// When the last write began, unless it succeeded.
+    pub(super) fn began(&self) -> Option<Instant> {
+        lock(&self.0).began
+    }
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -95,7 +105,7 @@ impl LogStore for Vouched {
                 self.node, known.held.hard_state, found.hard_state
             ));
         }
-        *known = Known { run: self.run, held: found, doubtful: Vec::new() };
+        *known = Known { run: self.run, held: found, doubtful: Vec::new(), began: None };
         Ok(state)
     }
 
@@ -105,18 +115,21 @@ impl LogStore for Vouched {
 
     async fn write(&self, write: LogWrite) -> Result<(), StorageError> {
         self.remember(|known| {
+            known.began = Some(Instant::now());
             known.doubtful = (0..=write.entries.len()).map(|entries| known.held.after(&write, entries)).collect();
         });
         self.log.write(write).await?;
         self.remember(|known| {
             known.held = known.doubtful.pop().unwrap_or_default();
             known.doubtful.clear();
+            known.began = None;
         });
         Ok(())
     }
 
     async fn compact(&self, upto: LogId) -> Result<(), StorageError> {
         self.remember(|known| {
+            known.began = Some(Instant::now());
             let mut after = known.held.clone();
             let kept = after.terms.split_off(&upto.index.next());
             let holds = after.terms.get(&upto.index) == Some(&upto.term);
@@ -124,7 +137,9 @@ impl LogStore for Vouched {
         });
         self.log.compact(upto).await?;
         let state = self.log.load().await?;
-        self.remember(|known| (known.held, known.doubtful) = (Held::of(&state), Vec::new()));
+        self.remember(|known| {
+            (known.held, known.doubtful, known.began) = (Held::of(&state), Vec::new(), None);
+        });
         Ok(())
     }
 }

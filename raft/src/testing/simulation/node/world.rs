@@ -174,13 +174,7 @@ impl<S: Subject, T: Stores> World<S, T> {
         if !seat.stores.fault(fault, &mut self.random) {
             return false;
         }
-        match fault {
-            DiskFault::Error | DiskFault::SyncError => seat.excuses.error = true,
-            DiskFault::Full => (seat.excuses.full, seat.excuses.full_now) = (true, true),
-            DiskFault::Room | DiskFault::Heal => seat.excuses.full_now = false,
-            DiskFault::Rot | DiskFault::Misdirected => seat.excuses.damaged = true,
-            DiskFault::Slow(_) | DiskFault::Stall | DiskFault::Resume | DiskFault::PowerFailsSoon => {}
-        }
+        seat.excuses.befall(fault);
         self.record.node(id, format!("disk: {fault:?}"));
         true
     }
@@ -266,13 +260,13 @@ impl<S: Subject, T: Stores> World<S, T> {
             self.record.hit("power lost in recovery");
             return self.take_down(id, Outage::PowerLoss);
         }
-        self.judge(id, fatal, false);
+        self.judge(id, fatal, false, None);
     }
 
     /// Checks that a node had a reason to stop, and decides how it goes on.
-    fn judge(&mut self, id: NodeId, fatal: &Fatal, ending: bool) {
+    fn judge(&mut self, id: NodeId, fatal: &Fatal, ending: bool, began: Option<Instant>) {
         let Some(seat) = self.seats.get_mut(&id) else { return };
-        if !seat.excuses.explain(fatal, ending) {
+        if !seat.excuses.explain(fatal, ending, began) {
             let excuses = seat.excuses;
             return self
                 .record
@@ -346,7 +340,8 @@ impl<S: Subject, T: Stores> World<S, T> {
                     return self.record.violated(what);
                 }
                 let ending = running.ending;
-                self.judge(node, &fatal, ending);
+                let began = seat.memory.began();
+                self.judge(node, &fatal, ending, began);
             }
         }
     }
