@@ -92,8 +92,17 @@ impl<K: Ord + Clone + Debug, V: Clone + Ord + Hash + Debug> Model for Register<K
         matches!(ret, RegisterRet::Value(_) | RegisterRet::Swapped(false))
     }
 
-    /// A value is told from others by reads, and by comparisons with it.
+    /// A value is told from others by reads, and by comparisons with it. A comparison with what never is there does nothing, as a read
+    /// does that nobody hears of.
     fn merge_open(&self, answered: &[(&Self::Op, &Self::Ret)], open: &mut [Self::Op]) {
+        let possible = possible_values(answered, open);
+        for op in &mut *open {
+            if let RegisterOp::Cas(key, expected, _) = op
+                && !possible.contains(expected)
+            {
+                *op = RegisterOp::Get(key.clone());
+            }
+        }
         let compared = answered.iter().map(|(op, _)| *op).chain(&*open).filter_map(|op| match op {
             RegisterOp::Cas(_, expected, _) => expected.as_ref(),
             RegisterOp::Get(_) | RegisterOp::Put(..) | RegisterOp::Delete(_) => None,
@@ -110,6 +119,40 @@ impl<K: Ord + Clone + Debug, V: Clone + Ord + Hash + Debug> Model for Register<K
                 RegisterOp::Get(_) | RegisterOp::Delete(_) => None,
             }),
         );
+    }
+}
+
+/// What a register can hold at some time, whichever open calls are carried out: nothing, what is written, and what is swapped in where
+/// that can be.
+fn possible_values<K, V: Ord + Clone>(
+    answered: &[(&RegisterOp<K, V>, &RegisterRet<V>)],
+    open: &[RegisterOp<K, V>],
+) -> BTreeSet<Option<V>> {
+    let refused = |ret: &RegisterRet<V>| matches!(ret, RegisterRet::Swapped(false));
+    let carried_out = answered.iter().filter(|(_, ret)| !refused(ret)).map(|(op, _)| *op);
+    let mut possible = BTreeSet::from([None]);
+    let mut swaps = Vec::new();
+    for op in carried_out.chain(open) {
+        match op {
+            RegisterOp::Put(_, value) => {
+                possible.insert(Some(value.clone()));
+            }
+            RegisterOp::Cas(_, expected, value) => swaps.push((expected, value)),
+            RegisterOp::Get(_) | RegisterOp::Delete(_) => {}
+        }
+    }
+    loop {
+        let before = possible.len();
+        swaps.retain(|(expected, value)| {
+            let met = possible.contains(*expected);
+            if met {
+                possible.insert(Some((*value).clone()));
+            }
+            !met
+        });
+        if possible.len() == before {
+            return possible;
+        }
     }
 }
 

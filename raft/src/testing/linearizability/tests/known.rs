@@ -144,6 +144,20 @@ fn a_compare_and_swap_that_succeeds_twice() {
     story.fails();
 }
 
+/// Each compares with a value that is there only if another one succeeded that compares with such a value: none ever does.
+#[test]
+fn many_comparisons_with_what_is_never_there_cost_nothing() {
+    let mut story = Story::default();
+    for value in 100..500 {
+        story.begin(Op::Cas("x", Some(value), value % 400 + 101));
+    }
+    story.put(1);
+    story.get(1);
+    story.passes();
+    story.get(101);
+    story.fails();
+}
+
 #[test]
 fn a_write_without_an_answer_may_come_late_or_never() {
     for seen in [None, Some(1)] {
