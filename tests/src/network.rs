@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 
 use crate::Port;
 use pump::Pump;
+use source::Opener;
 
 /// How long a new connection's process may stay unknown.
 const SOURCE_LIMIT: Duration = Duration::from_secs(2);
@@ -186,8 +187,10 @@ impl Shared {
         loop {
             // A process may connect before the test has told of it.
             let pids = self.pids.lock().unwrap_or_else(PoisonError::into_inner).clone();
-            if let Some((id, _)) = pids.into_iter().find(|(_, pid)| source::opened_by(stream, *pid)) {
-                return Some(id);
+            match source::opener(stream, pids.values().copied()) {
+                Opener::Process(opener) => return pids.into_iter().find(|(_, pid)| *pid == opener).map(|(id, _)| id),
+                Opener::Gone => return None,
+                Opener::Unknown => {}
             }
             if tokio::time::Instant::now() > deadline {
                 return None;
