@@ -1,0 +1,172 @@
+//! The simulated disk as the log sees it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::{Fault, Inode, NameChange, SimDisk};
+use crate::vfs::{Access, Guard, Vfs, VfsFile};
+
+impl Vfs for SimDisk {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.state().image.dirs.insert(dir.to_owned());
+        Ok(())
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        let state = self.state();
+        if !state.image.dirs.contains(dir) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let inside = state.image.names.keys().filter(|path| path.parent() == Some(dir));
+        Ok(inside.filter_map(|path| path.file_name()?.to_str().map(str::to_owned)).collect())
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
+        let mut state = self.state();
+        let inode = match (access, state.inode(path)) {
+            (Access::Read | Access::Write, found) => found?,
+            (Access::Create, Ok(inode)) => {
+                state.begin_io()?;
+                state.image.inodes[inode].set_len(0);
+                inode
+            }
+            (Access::Create, Err(_)) => {
+                state.begin_io()?;
+                let inode = state.image.inodes.len();
+                state.image.inodes.push(Inode { path: path.to_owned(), ..Inode::default() });
+                state.change(NameChange::Link(path.to_owned(), inode));
+                inode
+            }
+        };
+        Ok(Arc::new(SimFile { disk: self.clone(), inode }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin_io()?;
+        let inode = state.inode(from)?;
+        state.change(NameChange::Rename(from.to_owned(), to.to_owned(), inode));
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin_io()?;
+        state.inode(path)?;
+        state.change(NameChange::Unlink(path.to_owned()));
+        Ok(())
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        let mut state = self.state();
+        state.begin_io()?;
+        let image = &mut state.image;
+        let (here, elsewhere): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut image.changes).into_iter().partition(|change| change.path().parent() == Some(dir));
+        for change in here {
+            change.apply(&mut image.disk_names);
+        }
+        image.changes = elsewhere;
+        Ok(())
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Guard>> {
+        if !self.state().locks.insert(path.to_owned()) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(Box::new(SimGuard { disk: self.clone(), path: path.to_owned() }))
+    }
+
+    fn random(&self) -> u64 {
+        let mut state = self.state();
+        state.random += 1;
+        state.random.wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+#[derive(Debug)]
+struct SimGuard {
+    disk: SimDisk,
+    path: PathBuf,
+}
+
+impl Guard for SimGuard {}
+
+impl Drop for SimGuard {
+    fn drop(&mut self) {
+        self.disk.state().locks.remove(&self.path);
+    }
+}
+
+#[derive(Debug)]
+struct SimFile {
+    disk: SimDisk,
+    inode: usize,
+}
+
+fn position(offset: u64) -> io::Result<usize> {
+    usize::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput.into())
+}
+
+impl VfsFile for SimFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let state = self.disk.state();
+        let from = position(offset)?;
+        let bytes = state.image.inodes[self.inode].cache.get(from..).unwrap_or_default();
+        let n = buf.len().min(bytes.len());
+        buf[..n].copy_from_slice(&bytes[..n]);
+        Ok(n)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.disk.state();
+        state.begin_io()?;
+        let buf = &buf[..buf.len().min(state.write_limit.unwrap_or(usize::MAX))];
+        let from = position(offset)?;
+        let len = state.image.inodes[self.inode].cache.len();
+        state.check_room((from + buf.len()).saturating_sub(len))?;
+        state.image.inodes[self.inode].write(buf, from);
+        Ok(buf.len())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.disk.state();
+        let mut begun = state.begin();
+        if begun.is_ok() && std::mem::take(&mut state.forget_next_sync) {
+            begun = Err(Fault::Forget);
+        }
+        let inode = &mut state.image.inodes[self.inode];
+        match begun {
+            Ok(()) => inode.sync(),
+            Err(Fault::Refuse(kind)) => return Err(kind.into()),
+            Err(Fault::Forget) => {
+                inode.take_dirty();
+                return Err(io::Error::other("the disk failed"));
+            }
+        }
+        Ok(())
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.disk.state().image.inodes[self.inode].cache.len() as u64)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.begin_io()?;
+        let (len, have) = (position(len)?, state.image.inodes[self.inode].cache.len());
+        if len > have {
+            state.check_room(len - have)?;
+            state.image.inodes[self.inode].set_len(len);
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let mut state = self.disk.state();
+        state.begin_io()?;
+        state.image.inodes[self.inode].set_len(position(len)?);
+        Ok(())
+    }
+}
