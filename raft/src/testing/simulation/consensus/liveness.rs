@@ -15,9 +15,6 @@ const BOUND_WHEN_DISTURBED: u32 = 400;
 const PAUSE: u32 = 5;
 /// Within so many election timeouts all nodes agree, once all of them work, besides the time to catch up.
 const BOUND_OF_ALL: u32 = 30;
-/// What a state machine takes for a batch at most, and a log for a read, when nothing holds them up.
-const BACKEND: Duration = Duration::from_micros(400);
-
 impl Timed<'_> {
     /// Everything that must happen once faults end.
     pub(crate) fn recovery(&mut self) -> Result<(), String> {
@@ -122,24 +119,20 @@ impl Timed<'_> {
         config.election_timeout * BOUND_OF_ALL + config.stall_timeout + self.catching_up()
     }
 
-    /// How long the whole log takes on its way to a node, cut into pieces as the limits have it.
+    /// How long the whole log takes on its way to a node, in pieces as large as all limits allow.
+    ///
+    /// What is sent ahead spares nothing here: on these links one append overtakes another, is rejected, and the leader asks anew where
+    /// the logs agree. So each piece may take more than a round trip, as may each term in which the logs differ.
     fn catching_up(&self) -> Duration {
         let (swarm, config) = (&self.world.swarm, &self.world.swarm.config);
         let longest = self.world.cluster.nodes.values().map(|node| &node.disk).max_by_key(|disk| disk.last().index);
-        let entries = longest.map(|disk| disk.entries.as_slice()).unwrap_or_default();
-        // A message goes, is written, and its answer comes; as many are under way as the window allows.
-        let round_trip = swarm.latency * 4 + swarm.disk_latency * 4 + BACKEND;
-        let window =
-            (config.max_inflight_bytes / config.max_append_bytes.max(1)).clamp(1, config.max_inflight_appends as u64);
-        let appends =
-            pieces(entries, config.max_append_bytes).div_ceil(u32::try_from(window).unwrap_or(u32::MAX).max(1));
-        // Where logs differ, each term costs a round trip.
+        let (entries, end) = longest.map_or((&[][..], 0), |disk| (disk.entries.as_slice(), disk.last().index.0));
+        let limit = config.max_append_bytes.min(config.max_write_bytes).min(config.max_applying_bytes);
         let terms =
             entries.iter().zip(entries.iter().skip(1)).filter(|(one, next)| one.id.term != next.id.term).count();
-        let terms = u32::try_from(terms).unwrap_or(u32::MAX);
-        let writes = swarm.disk_latency * 2 * pieces(entries, config.max_write_bytes);
-        let applied = BACKEND * pieces(entries, config.max_applying_bytes);
-        round_trip * (appends + terms) + writes + applied
+        let trips = (pieces(entries, limit) + terms as u64).min(end);
+        let trip = swarm.latency * 6 + swarm.disk_latency * 6 + Duration::from_millis(2);
+        trip * u32::try_from(trips).unwrap_or(u32::MAX)
     }
 
     fn agreement(&mut self) -> Result<(), String> {
@@ -175,7 +168,7 @@ impl Timed<'_> {
 }
 
 /// How many messages or writes of so many bytes these entries fill: a larger entry passes alone.
-fn pieces(entries: &[Entry], limit: u64) -> u32 {
+fn pieces(entries: &[Entry], limit: u64) -> u64 {
     let (mut pieces, mut filled) = (0, u64::MAX);
     for cost in entries.iter().map(Entry::cost) {
         filled = filled.saturating_add(cost);
