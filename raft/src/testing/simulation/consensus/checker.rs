@@ -165,7 +165,7 @@ impl Checker {
                 return Err(format!("log matching: {} follows {prev}", entry.id));
             }
             if !self.known.contains_key(&entry.id) {
-                self.configurations.entry(prev, entry, self.limits.as_ref().map(|_| &self.commits))?;
+                self.configurations.entry(prev, entry, self.limits.as_ref().map(|_| self.terms.commits()))?;
             }
             let (before, known) = self.known.entry(entry.id).or_insert_with(|| (prev, entry.clone()));
             if *before != prev || known != entry {

@@ -63,6 +63,11 @@ impl Terms {
         self.agreed.get(&index).copied()
     }
 
+    /// The last entry that each term's leader committed.
+    pub(crate) fn commits(&self) -> &BTreeMap<Term, LogId> {
+        &self.commits
+    }
+
     /// The last entry that leaders of earlier terms committed.
     pub(crate) fn before(&self, term: Term) -> Option<LogId> {
         self.commits.range(..term).next_back().map(|(_, last)| *last)
