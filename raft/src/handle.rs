@@ -34,7 +34,7 @@ struct Owner(Arc<Shared>);
 
 impl Drop for Owner {
     fn drop(&mut self) {
-        self.0.stop();
+        self.0.stop(false);
     }
 }
 
@@ -175,11 +175,19 @@ impl Raft {
         self.shared.request(|answer| Control::Campaign { answer }).await.map_err(Error::Stopped)
     }
 
-    /// Stops the node: requests in progress are answered with [`Error::Stopped`]; what a backend is doing is let to its
-    /// end. Returns when all tasks have ended and the backends are released. May be called more than once, and by several
-    /// at once; returns the reason of the first stop.
+    /// Ends the node in good order. New requests are refused with [`Error::Stopped`]. A leader hands leadership over first, to the most
+    /// up-to-date voter that was heard lately, and requests in progress get their answers, from here or from the next leader. All this takes
+    /// at most two election timeouts; what is not answered then is answered with [`Error::Stopped`], and what a backend is doing is let to
+    /// its end. Returns when all tasks have ended and the backends are released. May be called more than once, and by several at once;
+    /// returns the reason of the first stop.
     pub async fn shutdown(&self) -> Fatal {
-        self.shared.stop();
+        self.shared.stop(true);
+        self.shared.ended().await
+    }
+
+    /// As [`Raft::shutdown`], but without a transfer of leadership, and requests in progress are answered with [`Error::Stopped`].
+    pub async fn shutdown_now(&self) -> Fatal {
+        self.shared.stop(false);
         self.shared.ended().await
     }
 

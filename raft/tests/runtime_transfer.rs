@@ -68,10 +68,7 @@ fn assert_applied_once(cluster: &Cluster<Recorder>, written: &[Bytes]) {
 #[tokio::test(start_paused = true)]
 async fn clients_do_not_notice_that_leadership_moves() {
     let cluster = three().await;
-    for (from, to) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
-        let link = Link { delay: Duration::from_millis(1), jitter: Duration::from_millis(1), ..Link::default() };
-        cluster.network().set_link(NodeId(from), NodeId(to), link);
-    }
+    slow_down(&cluster);
     let nodes: Vec<Raft> = cluster.ids().into_iter().map(|id| cluster.node(id).clone()).collect();
     let load = Load::start(&nodes);
     for round in 0..30 {
@@ -123,4 +120,80 @@ async fn a_transfer_that_makes_no_sense_is_refused_with_a_reason() {
     cluster.shutdown().await;
     let outcome = node.transfer_leadership(None).await;
     assert!(matches!(outcome, Err(TransferError::Stopped(_))), "{outcome:?}");
+}
+
+/// All links take their time.
+fn slow_down(cluster: &Cluster<Recorder>) {
+    for (from, to) in [(1, 2), (1, 3), (2, 1), (2, 3), (3, 1), (3, 2)] {
+        let link = Link { delay: Duration::from_millis(1), jitter: Duration::from_millis(1), ..Link::default() };
+        cluster.network().set_link(NodeId(from), NodeId(to), link);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_ends_in_good_order_costs_the_clients_of_others_nothing() {
+    for leads in [true, false] {
+        let mut cluster = three().await;
+        slow_down(&cluster);
+        let ending = if leads { cluster.leader().await } else { cluster.follower().await };
+        let others: Vec<Raft> =
+            cluster.ids().into_iter().filter(|id| *id != ending).map(|id| cluster.node(id).clone()).collect();
+        let load = Load::start(&others);
+        sleep(Duration::from_millis(200)).await;
+        let began = Instant::now();
+        assert!(cluster.node(ending).shutdown().await.is_shutdown());
+        assert!(began.elapsed() < Duration::from_millis(150), "it took {:?}", began.elapsed());
+        cluster.network().disconnect(ending);
+        sleep(Duration::from_millis(300)).await;
+        let (written, longest) = load.finish().await;
+        assert!(longest <= 100, "a write took {longest}ms");
+        cluster.restart(ending).await;
+        cluster.converge().await;
+        assert_applied_once(&cluster, &written);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_in_progress_at_a_node_that_ends_get_their_answers() {
+    for leads in [true, false] {
+        for after in [0, 500, 1000, 1500, 2500, 5000] {
+            let cluster = three().await;
+            slow_down(&cluster);
+            let ending = if leads { cluster.leader().await } else { cluster.follower().await };
+            let node = cluster.node(ending).clone();
+            let mut requests = JoinSet::new();
+            for n in 0..50 {
+                let node = node.clone();
+                requests.spawn(async move { node.write(format!("{n}").into()).await });
+            }
+            sleep(Duration::from_micros(after)).await;
+            // Those that come later are turned away.
+            let (ended, late) = tokio::join!(node.shutdown(), async {
+                tokio::task::yield_now().await;
+                sleep(Duration::from_micros(1)).await;
+                node.write("late".into()).await
+            });
+            assert!(ended.is_shutdown() && matches!(late, Err(raftkv::Error::Stopped(_))), "{late:?}");
+            for outcome in requests.join_all().await {
+                outcome.unwrap_or_else(|error| panic!("after {after}us, leads: {leads}: {error}"));
+            }
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_without_a_successor_ends_within_its_bound() {
+    let cluster = three().await;
+    let leader = cluster.leader().await;
+    cluster.network().partition(&[leader]);
+    let node = cluster.node(leader).clone();
+    let hopeless = tokio::spawn({
+        let node = node.clone();
+        async move { node.write("never".into()).await }
+    });
+    sleep(Duration::from_millis(1)).await;
+    let began = Instant::now();
+    assert!(node.shutdown().await.is_shutdown());
+    assert!(began.elapsed() <= Duration::from_millis(601), "it took {:?}", began.elapsed());
+    assert!(hopeless.await.unwrap().is_err());
 }

@@ -179,6 +179,8 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
         outbox,
         jobs,
         applied: outcomes,
+        config,
+        leaving: None,
     };
     let guard = EndGuard(shared.clone());
     let life = async move {

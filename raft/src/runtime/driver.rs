@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::applier::{Job, Outcome};
@@ -17,12 +18,14 @@ use super::events::Event;
 use super::fetcher::{Fetched, Fetcher};
 use super::inbox::{Arrival, Arrivals};
 use super::intake::Request;
+use super::leaving::Leaving;
 use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
 use super::outbox::Outbox;
 use super::panic_text;
 use super::pending::Pending;
 use super::shared::{Control, Shared};
+use crate::config::Config;
 use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time, TransferRefused};
 use crate::error::{Fatal, FatalKind, StorageError};
 use crate::message::Body;
@@ -41,6 +44,9 @@ pub(crate) struct Driver {
     pub(crate) outbox: Outbox,
     pub(crate) jobs: Arc<Mailbox<Job>>,
     pub(crate) applied: Arc<Mailbox<Outcome>>,
+    pub(crate) config: Config,
+    /// Set once the node is told to end in good order.
+    pub(crate) leaving: Option<Leaving>,
 }
 
 /// What came since the last round. Its buffers are reused.
@@ -78,12 +84,14 @@ impl Driver {
                 self.core.assert_invariants();
             }
             self.dispatch(now, &mut effects);
+            self.leave(now)?;
         }
     }
 
     /// Waits until something happens, then takes all that is there.
     async fn receive(&mut self, received: &mut Received) -> Result<Time, Fatal> {
-        let wake = [self.core.next_wake(), self.pending.next_wake(), self.writer.next_wake()];
+        let leaving = self.leaving.as_ref().map(Leaving::next_wake);
+        let wake = [self.core.next_wake(), self.pending.next_wake(), self.writer.next_wake(), leaving];
         self.clock.wake_at(wake.into_iter().flatten().min());
         let mut yielded = false;
         std::future::poll_fn(|cx| {
@@ -187,9 +195,34 @@ impl Driver {
                 self.core.step(now, input);
             }
             Control::Status { answer } => drop(answer.send(self.core.status(now))),
-            Control::Stop => return Err(Fatal::shutdown()),
+            Control::Stop { orderly: true } => self.begin_to_leave(now),
+            Control::Stop { orderly: false } => return Err(Fatal::shutdown()),
         }
         Ok(())
+    }
+
+    /// The node is to end in good order: it takes in nothing new, and a leader hands over.
+    fn begin_to_leave(&mut self, now: Time) {
+        if self.leaving.is_some() {
+            return;
+        }
+        self.shared.intake.close();
+        let leads = self.core.leader() == Some(self.shared.id);
+        self.leaving = Some(Leaving::begin(now, &self.config, leads));
+        if leads {
+            let (unheard, _) = oneshot::channel();
+            let input = self.pending.transfer(None, unheard);
+            self.core.step(now, input);
+        }
+    }
+
+    /// Ends the node once nothing holds it any more.
+    fn leave(&mut self, now: Time) -> Result<(), Fatal> {
+        let waiting = self.pending.is_waited_for();
+        match &mut self.leaving {
+            Some(leaving) if leaving.is_over(now, &self.core, waiting) => Err(Fatal::shutdown()),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Passes on what is to be done.

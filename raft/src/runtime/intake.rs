@@ -131,6 +131,11 @@ impl Intake {
         Poll::Pending
     }
 
+    /// Admits nothing more; what is there is still taken.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+    }
+
     /// Admits nothing more, and gives back what nobody will take.
     pub(crate) fn close_and_drain(&self) -> Vec<Request> {
         let mut state = self.lock();

@@ -21,6 +21,7 @@ mod fetcher;
 mod host;
 mod inbox;
 mod intake;
+mod leaving;
 mod log_writer;
 mod mailbox;
 mod outbox;

@@ -268,6 +268,11 @@ impl Pending {
         self.check_at = next.into_iter().chain([self.check_at]).flatten().min();
     }
 
+    /// Whether a client waits for an answer.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.writes.is_waited_for() || self.reads.is_waited_for()
+    }
+
     /// The node stops: everyone is told why.
     pub(crate) fn stop(&mut self, fatal: &Fatal) {
         let error = Error::Stopped(fatal.clone());

@@ -28,7 +28,8 @@ pub(crate) enum Control {
     Campaign { answer: oneshot::Sender<()> },
     Transfer { to: Option<NodeId>, answer: TransferAnswer },
     Status { answer: oneshot::Sender<Status> },
-    Stop,
+    /// In good order, or at once.
+    Stop { orderly: bool },
 }
 
 #[derive(Debug)]
@@ -96,7 +97,7 @@ impl Shared {
                 Control::Transfer { answer, .. } => {
                     let _ = answer.send(Err(TransferError::Stopped(fatal.clone())));
                 }
-                Control::Campaign { .. } | Control::Status { .. } | Control::Stop => {}
+                Control::Campaign { .. } | Control::Status { .. } | Control::Stop { .. } => {}
             }
         }
     }
@@ -126,9 +127,9 @@ impl Shared {
     }
 
     /// Asks the driver to stop.
-    pub(crate) fn stop(&self) {
+    pub(crate) fn stop(&self, orderly: bool) {
         // Where nobody takes it, the node has stopped.
-        let _ = self.control.push(Control::Stop);
+        let _ = self.control.push(Control::Stop { orderly });
     }
 
     /// Why the node stops, for someone who has seen it drop a request: then there is a reason, or will be in a moment.

@@ -226,7 +226,9 @@ impl<M: StateMachine + Clone> Cluster<M> {
     pub async fn crash(&mut self, id: NodeId, crash: Crash) {
         self.network.disconnect(id);
         self.get(id).log.crash(crash);
-        self.stop(id).await;
+        if let Some(raft) = self.nodes.get_mut(&id).and_then(|node| node.raft.take()) {
+            raft.shutdown_now().await;
+        }
     }
 
     /// Starts a node again, with the log and the images that it left.

@@ -11,6 +11,7 @@ mod kill;
 mod pause;
 #[cfg(target_os = "linux")]
 mod power;
+mod rolling;
 mod shutdown;
 mod stranger;
 

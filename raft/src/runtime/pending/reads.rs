@@ -82,6 +82,10 @@ impl Reads {
         }
     }
 
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.asked.is_empty() || !self.confirmed.is_empty() || !self.parked.is_empty()
+    }
+
     pub(crate) fn has_parked(&self) -> bool {
         !self.parked.is_empty()
     }

@@ -297,6 +297,10 @@ impl Writes {
         self.forget_unclaimed();
     }
 
+    pub(crate) fn is_waited_for(&self) -> bool {
+        !self.submitted.is_empty() || !self.appended.is_empty() || !self.parked.is_empty()
+    }
+
     pub(crate) fn has_parked(&self) -> bool {
         !self.parked.is_empty()
     }

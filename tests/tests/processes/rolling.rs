@@ -1,0 +1,113 @@
+//! A rolling restart: each node in turn is asked to go and started again, while clients write and read.
+//!
+//! A leader hands over before it ends, and a node that ends answers what is in progress. So the retrying client sees no error, and hardly a
+//! pause.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use kv_example::client::{Client, ClientOptions};
+use raftkv_tests::process::exclusive;
+use raftkv_tests::{Cluster, PATIENCE};
+use tokio::task::JoinSet;
+
+use crate::three;
+
+/// How many clients, each with connections of its own to all nodes.
+const CLIENTS: usize = 9;
+/// The pause between two requests of a client.
+const PAUSE: Duration = Duration::from_millis(5);
+/// What a write may take for the restarts, beyond what it takes on this machine without them.
+const LIMIT: Duration = Duration::from_millis(100);
+
+#[derive(Default)]
+struct Ledger {
+    stop: AtomicBool,
+    acknowledged: AtomicU64,
+    /// Microseconds.
+    longest: AtomicU64,
+}
+
+impl Ledger {
+    fn take_longest(&self) -> Duration {
+        Duration::from_micros(self.longest.swap(0, Ordering::Relaxed))
+    }
+
+    async fn wait_for(&self, more: u64) -> Result<()> {
+        let goal = self.acknowledged.load(Ordering::Relaxed) + more;
+        let deadline = Instant::now() + PATIENCE;
+        while self.acknowledged.load(Ordering::Relaxed) < goal {
+            ensure!(Instant::now() < deadline, "{more} writes were not acknowledged within {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a key after the other, and reads each back, until it is told to stop. Returns how many.
+async fn client(n: usize, mut servers: Vec<String>, ledger: Arc<Ledger>) -> Result<u64> {
+    let first = n % servers.len();
+    servers.rotate_left(first);
+    let client = Client::new(&servers, ClientOptions::default()).map_err(anyhow::Error::msg)?;
+    let mut count = 0;
+    while !ledger.stop.load(Ordering::Relaxed) {
+        let (key, value) = (format!("rolling/{n}/{count:06}"), format!("{n}:{count}"));
+        let sent = Instant::now();
+        client.put(key.clone(), value.clone()).await.with_context(|| format!("writing {key}"))?;
+        let took = u64::try_from(sent.elapsed().as_micros())?;
+        ledger.longest.fetch_max(took, Ordering::Relaxed);
+        ledger.acknowledged.fetch_add(1, Ordering::Relaxed);
+        let found = client.get(key.clone()).await.with_context(|| format!("reading {key}"))?;
+        ensure!(found.is_some_and(|kv| kv.value == value.as_bytes()), "{key} is not what was written");
+        count += 1;
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(count)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_rolling_restart_is_not_noticed_by_clients() -> Result<()> {
+    let _alone = exclusive().await?;
+    let mut cluster = Cluster::start(three()).await?;
+    let ledger = Arc::new(Ledger::default());
+    let mut clients = JoinSet::new();
+    for n in 0..CLIENTS {
+        clients.spawn(client(n, cluster.servers(), ledger.clone()));
+    }
+    // Connections are there, and this machine's own pauses are known.
+    ledger.wait_for(300).await?;
+    ledger.take_longest();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let calm = ledger.take_longest();
+    let (mut led, mut longest) = (0, Duration::ZERO);
+    for round in 1..=2 {
+        for id in cluster.ids() {
+            ledger.wait_for(100).await?;
+            let leader = cluster.leader().await?.id;
+            led += u64::from(leader == id);
+            let began = Instant::now();
+            cluster.terminate(id).await?;
+            let ended = began.elapsed();
+            cluster.launch(id)?;
+            cluster.caught_up(id).await?;
+            ledger.wait_for(50).await?;
+            let took = ledger.take_longest();
+            longest = longest.max(took);
+            let role = if leader == id { "leader" } else { "follower" };
+            println!("round {round}: n{id}, a {role}, ended within {ended:.1?}; the longest write took {took:.1?}");
+        }
+    }
+    ledger.stop.store(true, Ordering::Relaxed);
+    let mut count = 0;
+    while let Some(ended) = clients.join_next().await {
+        count += ended??;
+    }
+    println!("{count} writes and as many reads, no error; the longest write took {longest:.1?}, and {calm:.1?} in calm");
+    ensure!(led > 0, "no leader was restarted");
+    ensure!(longest <= LIMIT + calm, "a write took {longest:?}, and {calm:?} without restarts");
+    cluster.converged().await?;
+    cluster.same_contents().await?;
+    cluster.finish()
+}
