@@ -15,6 +15,7 @@ mod tests;
 
 use std::io;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use raftkv::{Config, Fatal, FatalKind, GroupId, InitializeError, Peer, Raft, StorageError};
@@ -213,15 +214,17 @@ async fn open_log(config: &ServerConfig) -> Result<FileLog, Failure> {
 
 async fn start_raft(config: &ServerConfig, log: FileLog, machine: KvMachine) -> Result<Raft, Failure> {
     let local = Local { cluster: config.cluster_id(), node: own_peer(config) };
+    let transport = Arc::new(GrpcTransport::new(local, transport_options(config)));
     let raft = Raft::builder(config.id, config.cluster_id())
         .config(Config { max_command_bytes: config.max_request_bytes + COMMAND_OVERHEAD, ..config.raft.clone() })
-        .transport(GrpcTransport::new(local, transport_options(config)))
+        .transport(transport.clone())
         .log(log)
         .snapshots(NoSnapshots)
         .state_machine(machine)
         .start()
         .await
         .map_err(|fatal| from_fatal(&fatal))?;
+    transport.report_losses_to(raft.inbox());
     match raft.initialize(config.membership.clone()).await {
         Ok(()) => Ok(raft),
         Err(InitializeError::Stopped(fatal)) => Err(from_fatal(&fatal)),

@@ -448,6 +448,18 @@ pub const MUTANTS: &[Mutant] = &[
         file: "raft/src/consensus/election.rs",
         depth: "consensus",
     },
+    Mutant {
+        name: "suspicion-outlives-the-leaders-word",
+        wrong: "A lost connection makes a follower doubt its leader for good, although it hears it again.",
+        file: "raft/src/consensus/election.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "any-lost-peer-is-the-leader",
+        wrong: "A lost connection with any node makes a follower doubt its leader, which it hears.",
+        file: "raft/src/consensus/election.rs",
+        depth: "consensus",
+    },
 ];
 
 /// Whether the code was compiled with its mutants.

@@ -2,9 +2,9 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use raftkv::{Lane as Kind, Peer};
+use raftkv::{Inbox, Lane as Kind, Peer};
 use tokio::task::AbortHandle;
 use tonic::transport::Endpoint;
 use tonic::{Code, Status, Streaming};
@@ -21,6 +21,8 @@ use crate::wire::pb::peers_client::PeersClient;
 pub(crate) struct Dialer {
     pub(crate) local: Arc<Local>,
     pub(crate) options: Arc<Options>,
+    /// Who is told that a peer was lost.
+    pub(crate) losses: Arc<OnceLock<Inbox>>,
 }
 
 /// A stream that the peer has welcomed. Dropping it ends all that belongs to it, whatever the peer does.

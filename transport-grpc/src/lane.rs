@@ -180,6 +180,9 @@ impl Keeper {
                 Err(failure) => (failure, false),
             };
             self.say_failed(&failure);
+            if let Some(inbox) = self.dialer.losses.get() {
+                inbox.peer_lost(self.shared.peer.id);
+            }
             let refused = failure.refused;
             self.shared.set(State::Down(failure));
             if survived && !refused {

@@ -200,7 +200,7 @@ impl Shared {
             return Err(Status::invalid_argument("the hello names no node, or no address that could be one"));
         }
         let lane = match pb::Lane::try_from(hello.lane) {
-            Ok(pb::Lane::Control) => "Control",
+            Ok(pb::Lane::Control) => CONTROL,
             Ok(pb::Lane::Bulk) => "Bulk",
             Ok(pb::Lane::Unspecified) | Err(_) => {
                 return Err(Status::invalid_argument(format!("the hello names no lane, but {}", hello.lane)));
@@ -236,6 +236,9 @@ impl Shared {
 const MAX_ADDRESS_BYTES: usize = 300;
 const MAX_KNOWN_REFUSALS: usize = 256;
 const REPEAT_REFUSAL_AFTER: Duration = Duration::from_secs(60);
+
+/// The lane that a leader never leaves idle.
+const CONTROL: &str = "Control";
 
 /// A peer's stream after its welcome.
 struct Session {
@@ -288,6 +291,10 @@ impl Drop for Session {
     fn drop(&mut self) {
         let reason = self.ended.as_deref().unwrap_or("closed by the peer");
         info!(peer = %self.sender, lane = self.lane, reason, "peer disconnected");
+        // A stream that ends is a hint that its sender did, unless this node ended it. The other lane may be idle for long, and ends then.
+        if self.lane == CONTROL && !*self.closed.borrow() {
+            self.shared.inbox.peer_lost(self.sender.id);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use async_trait::async_trait;
-use raftkv::{ClusterId, Envelope, Lane as Kind, NodeId, Peer, Transport, TransportError};
+use raftkv::{ClusterId, Envelope, Inbox, Lane as Kind, NodeId, Peer, Transport, TransportError};
 
 use crate::connection::Dialer;
 use crate::lane::{Lane, Rejected};
@@ -35,8 +35,16 @@ impl GrpcTransport {
     /// A transport for this node. Opens nothing yet.
     #[must_use]
     pub fn new(local: Local, options: Options) -> Self {
-        let dialer = Dialer { local: Arc::new(local), options: Arc::new(options) };
+        let dialer = Dialer { local: Arc::new(local), options: Arc::new(options), losses: Arc::default() };
         Self { dialer, lanes: RwLock::default() }
+    }
+
+    /// Tells this node of connections that are lost or refused ([`Inbox::peer_lost`]), so that it notices at once when its leader's
+    /// process dies. Without it the node learns of that from the leader's own streams alone ([`serve`](crate::serve)). Only the first call
+    /// counts.
+    pub fn report_losses_to(&self, inbox: Inbox) {
+        let losses: &OnceLock<Inbox> = &self.dialer.losses;
+        let _ = losses.set(inbox);
     }
 
     /// The open lane to this peer, or a new one. A lane to an earlier address of the same node is closed.

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::Consensus;
 use super::forward::SeenForwards;
-use super::io::Time;
+use super::io::{Note, Time};
 use super::progress::Progress;
 use super::quorum;
 use super::read::Reads;
@@ -36,10 +36,28 @@ impl Consensus {
             Role::Leader(_) => true,
             Role::Follower(follower) => {
                 follower.leader.is_some()
+                    && !follower.suspect
                     && follower.heard.is_some_and(|heard| now.since(heard) < self.config.election_timeout)
             }
             Role::PreCandidate(_) | Role::Candidate(_) => false,
         }
+    }
+
+    /// The transport lost a peer. If that is the leader, it may be dead: unless it is heard meanwhile, a poll is held soon rather than at
+    /// the election timeout. A leader that lives speaks once a heartbeat interval, and takes the suspicion away.
+    ///
+    /// Suspicion is each node's own. Others answer the poll as they see the leader themselves, so that a connection lost here alone disturbs
+    /// nobody.
+    pub(crate) fn on_peer_lost(&mut self, now: Time, peer: NodeId) {
+        let Role::Follower(follower) = &mut self.role else { return };
+        let leader = follower.leader == Some(peer) || mutant!("any-lost-peer-is-the-leader");
+        if !leader || follower.suspect {
+            return;
+        }
+        follower.suspect = true;
+        let soon = now.plus(self.random.once_to_twice(self.config.heartbeat_interval));
+        self.election_due = self.election_due.min(soon);
+        self.out.notes.push(Note::Suspect { leader: peer });
     }
 
     /// No leader was heard for an election timeout.
@@ -50,7 +68,13 @@ impl Consensus {
         if voting || self.disk_stalls(now) {
             return self.reset_election_timer(now);
         }
-        self.campaign(now, "no leader was heard for an election timeout");
+        let suspects = matches!(&self.role, Role::Follower(follower) if follower.suspect);
+        let why = if suspects {
+            "the connection with its leader was lost"
+        } else {
+            "no leader was heard for an election timeout"
+        };
+        self.campaign(now, why);
     }
 
     /// An operator wants this node to lead. Not against a live leader.
@@ -237,6 +261,7 @@ impl Consensus {
         if let Role::Follower(follower) = &mut self.role {
             follower.leader = Some(from);
             follower.heard = Some(now);
+            follower.suspect = mutant!("suspicion-outlives-the-leaders-word") && follower.suspect;
         }
         if !mutant!("leader-heard-does-not-reset-the-timer") {
             self.reset_election_timer(now);

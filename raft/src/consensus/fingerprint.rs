@@ -143,9 +143,9 @@ impl Role {
     fn fingerprint(&self, now: Time, hasher: &mut impl Hasher) {
         self.kind().hash(hasher);
         match self {
-            Self::Follower(Follower { leader, heard, matching, acked, ack_due }) => {
+            Self::Follower(Follower { leader, heard, suspect, matching, acked, ack_due }) => {
                 let heard = heard.map(|heard| long_ago(now, heard));
-                (leader, heard, matching, acked, ack_due).hash(hasher);
+                (leader, heard, suspect, matching, acked, ack_due).hash(hasher);
             }
             Self::PreCandidate(campaign) | Self::Candidate(campaign) => campaign.hash(hasher),
             Self::Leader(leader) => {

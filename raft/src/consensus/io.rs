@@ -111,6 +111,11 @@ pub enum Input {
     },
     /// An operator wants this node to campaign now rather than at its election timeout. A live leader is not disturbed.
     Campaign,
+    /// The transport saw a connection with this node end, or an attempt at one refused. A hint: it may be wrong, and may never come.
+    PeerLost {
+        /// The node.
+        peer: NodeId,
+    },
     /// This leader is to hand over to another voter. Answered by [`Reply::Transferred`].
     Transfer {
         /// A name for the request.
@@ -322,6 +327,11 @@ pub enum Note {
         leader: Option<NodeId>,
         /// In which term.
         term: Term,
+    },
+    /// The connection with the leader was lost: it is asked early whether another node should lead.
+    Suspect {
+        /// The leader.
+        leader: NodeId,
     },
     /// Leadership is being handed over.
     Transfer {

@@ -175,6 +175,7 @@ impl Consensus {
             Input::Change { request, change } => self.change(now, request, change),
             Input::Campaign if self.hears_leader(now) => self.ignored(self.id, "Campaign", "a live leader is heard"),
             Input::Campaign => self.on_campaign_asked(now),
+            Input::PeerLost { peer } => self.on_peer_lost(now, peer),
             Input::Transfer { request, to } => self.on_transfer_asked(now, request, to),
         }
         self.check_invariants();

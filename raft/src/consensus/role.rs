@@ -30,6 +30,8 @@ pub(crate) struct Follower {
     pub(crate) leader: Option<NodeId>,
     /// When it was last heard. While that is recent, campaigns of others are ignored.
     pub(crate) heard: Option<Time>,
+    /// Whether the connection with the leader was lost after that: then it is not counted as live.
+    pub(crate) suspect: bool,
     /// The log equals the leader's of this term up to here; beyond it nothing is known.
     pub(crate) matching: Index,
     /// The last index acknowledged to the leader.

@@ -16,7 +16,7 @@ use super::applier::{Job, Outcome};
 use super::clock::Clock;
 use super::events::Event;
 use super::fetcher::{Fetched, Fetcher};
-use super::inbox::{Arrival, Arrivals};
+use super::inbox::{Arrival, Arrivals, Batch};
 use super::intake::Request;
 use super::leaving::Leaving;
 use super::log_writer::LogWriter;
@@ -155,12 +155,20 @@ impl Driver {
             self.core.step(now, Input::Applied { index: results.upto() });
             self.pending.on_applied(results);
         }
-        for Arrival { sender, batch, cost } in received.arrivals.drain(..) {
-            self.outbox.learn(&sender);
-            for envelope in batch {
-                self.core.step(now, Input::Receive { from: envelope.from, message: envelope.message });
+        for arrival in received.arrivals.drain(..) {
+            match arrival {
+                Arrival::Batch(Batch { sender, batch, cost }) => {
+                    self.outbox.learn(&sender);
+                    for envelope in batch {
+                        self.core.step(now, Input::Receive { from: envelope.from, message: envelope.message });
+                    }
+                    self.arrivals.make_room(cost);
+                }
+                Arrival::Lost(peer) => {
+                    self.arrivals.hint_taken();
+                    self.core.step(now, Input::PeerLost { peer });
+                }
             }
-            self.arrivals.make_room(cost);
         }
         if self.core.next_wake().is_some_and(|wake| wake <= now) {
             self.core.step(now, Input::Tick);
@@ -218,11 +226,9 @@ impl Driver {
 
     /// Ends the node once nothing holds it any more.
     fn leave(&mut self, now: Time) -> Result<(), Fatal> {
-        let waiting = self.pending.is_waited_for();
-        match &mut self.leaving {
-            Some(leaving) if leaving.is_over(now, &self.core, waiting) => Err(Fatal::shutdown()),
-            Some(_) | None => Ok(()),
-        }
+        let waiting = self.pending.is_waited_for() || !self.shared.intake.is_empty();
+        let over = self.leaving.as_mut().is_some_and(|leaving| leaving.is_over(now, &self.core, waiting));
+        if over { Err(Fatal::shutdown()) } else { Ok(()) }
     }
 
     /// Passes on what is to be done.
@@ -295,6 +301,12 @@ impl Driver {
                     self.pending.on_leader(now);
                 }
                 self.shared.announcer.announce(Event::Leader { leader, term });
+            }
+            Note::Suspect { leader } => {
+                tracing::info!(
+                    leader = leader.0,
+                    "the connection with the leader was lost: asking soon whether another should lead"
+                );
             }
             Note::Transfer { to, what } => tracing::info!(to = to.0, what, "transfer of leadership"),
             Note::Truncated { from, upto } => {

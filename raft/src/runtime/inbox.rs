@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::sync::Semaphore;
@@ -14,6 +15,9 @@ use crate::types::{ClusterId, GroupId, NodeId, Peer};
 /// How many bytes ([`Message::cost`](crate::Message::cost)) wait for the driver before [`Inbox::deliver`] does. The fixed part of each
 /// message's cost bounds their number as well.
 const MAX_BYTES: u32 = 32 << 20;
+
+/// How many hints of lost peers wait for the driver at most. Further ones are dropped: they are hints.
+const MAX_HINTS: usize = 64;
 
 /// A node's letter box. Cheap to clone. It does not keep the node running: once that has stopped, everything is refused.
 #[derive(Clone, Debug)]
@@ -30,11 +34,21 @@ pub struct Arrivals {
     queue: Arc<Queue>,
     /// Taken from the queue, and not yet given out by [`Arrivals::next`].
     taken: VecDeque<Arrival>,
+    /// Peers that were lost, and not yet given out by [`Arrivals::lost`].
+    lost: VecDeque<NodeId>,
+}
+
+/// What comes through an inbox, in order.
+#[derive(Debug)]
+pub(crate) enum Arrival {
+    Batch(Batch),
+    /// The transport lost its connection with a peer.
+    Lost(NodeId),
 }
 
 /// A batch with its sender.
 #[derive(Debug)]
-pub(crate) struct Arrival {
+pub(crate) struct Batch {
     pub(crate) sender: Peer,
     pub(crate) batch: Vec<Envelope>,
     /// What it occupies of the queue's bytes.
@@ -45,6 +59,7 @@ pub(crate) struct Arrival {
 struct Queue {
     mailbox: Mailbox<Arrival>,
     room: Semaphore,
+    hints: AtomicUsize,
 }
 
 /// Shared by all clones of an inbox; the last one ends the stream.
@@ -61,9 +76,13 @@ impl Inbox {
     /// A letter box for this node, and its other end.
     #[must_use]
     pub fn channel(cluster: ClusterId, group: GroupId, node: NodeId) -> (Self, Arrivals) {
-        let queue = Arc::new(Queue { mailbox: Mailbox::new(), room: Semaphore::new(MAX_BYTES as usize) });
+        let queue = Arc::new(Queue {
+            mailbox: Mailbox::new(),
+            room: Semaphore::new(MAX_BYTES as usize),
+            hints: AtomicUsize::new(0),
+        });
         let senders = Arc::new(Senders(queue.clone()));
-        (Self { cluster, group, node, senders }, Arrivals { queue, taken: VecDeque::new() })
+        (Self { cluster, group, node, senders }, Arrivals { queue, taken: VecDeque::new(), lost: VecDeque::new() })
     }
 
     /// The cluster that is served here.
@@ -104,8 +123,24 @@ impl Inbox {
         let cost = u32::try_from(cost).unwrap_or(MAX_BYTES).min(MAX_BYTES);
         let queue = &self.senders.0;
         queue.room.acquire_many(cost).await.map_err(|_| Refusal::Stopped)?.forget();
-        let arrival = Arrival { sender: sender.clone(), batch, cost };
+        let arrival = Arrival::Batch(Batch { sender: sender.clone(), batch, cost });
         queue.mailbox.push(arrival).map_err(|_| Refusal::Stopped)
+    }
+
+    /// Tells the node that a connection with this peer has ended, or that an attempt at one was refused: if it is the leader, the node
+    /// asks early whether another should lead. Only a hint: a wrong one does no harm as long as the leader is heard, and one that
+    /// never comes costs an election timeout. Never waits.
+    pub fn peer_lost(&self, peer: NodeId) {
+        let queue = &self.senders.0;
+        if peer == self.node {
+            return;
+        }
+        if queue.hints.fetch_add(1, Ordering::Relaxed) >= MAX_HINTS {
+            queue.hints.fetch_sub(1, Ordering::Relaxed);
+            return;
+        }
+        // Where nobody takes it, the node has stopped.
+        let _ = queue.mailbox.push(Arrival::Lost(peer));
     }
 
     fn check(&self, envelope: &Envelope) -> Result<(), Refusal> {
@@ -125,14 +160,46 @@ impl Inbox {
 impl Arrivals {
     /// The next batch, with the sender's address; none when every [`Inbox`] is gone.
     pub async fn next(&mut self) -> Option<(Peer, Vec<Envelope>)> {
+        loop {
+            match self.next_arrival().await? {
+                Arrival::Batch(Batch { sender, batch, cost }) => {
+                    self.make_room(cost);
+                    return Some((sender, batch));
+                }
+                Arrival::Lost(peer) => self.lost.push_back(peer),
+            }
+        }
+    }
+
+    /// The next peer that the transport lost, for tests of transports; drops the batches before it. None when every [`Inbox`] is gone.
+    pub async fn lost(&mut self) -> Option<NodeId> {
+        loop {
+            if let Some(peer) = self.lost.pop_front() {
+                return Some(peer);
+            }
+            match self.next_arrival().await? {
+                Arrival::Batch(Batch { cost, .. }) => self.make_room(cost),
+                Arrival::Lost(peer) => self.lost.push_back(peer),
+            }
+        }
+    }
+
+    async fn next_arrival(&mut self) -> Option<Arrival> {
         if self.taken.is_empty() {
             let mut arrivals = Vec::new();
             self.queue.mailbox.take(&mut arrivals).await;
             self.taken.extend(arrivals);
         }
         let arrival = self.taken.pop_front()?;
-        self.make_room(arrival.cost);
-        Some((arrival.sender, arrival.batch))
+        if matches!(arrival, Arrival::Lost(_)) {
+            self.hint_taken();
+        }
+        Some(arrival)
+    }
+
+    /// A hint was dealt with: another may come in its place.
+    pub(crate) fn hint_taken(&self) {
+        self.queue.hints.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// Takes all batches that are there; waits while there are none, and for ever when every [`Inbox`] is gone.

@@ -131,6 +131,11 @@ impl Intake {
         Poll::Pending
     }
 
+    /// Whether requests are there that nobody has taken yet.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().queue.is_empty()
+    }
+
     /// Admits nothing more; what is there is still taken.
     pub(crate) fn close(&self) {
         self.lock().closed = true;

@@ -23,13 +23,28 @@ const MAX_CHANGES: usize = 16;
 /// Requests of the node's owner. Heard under overload as well.
 #[derive(Debug)]
 pub(crate) enum Control {
-    Initialize { membership: Membership, answer: InitializeAnswer },
-    Change { change: Change, answer: ChangeAnswer },
-    Campaign { answer: oneshot::Sender<()> },
-    Transfer { to: Option<NodeId>, answer: TransferAnswer },
-    Status { answer: oneshot::Sender<Status> },
+    Initialize {
+        membership: Membership,
+        answer: InitializeAnswer,
+    },
+    Change {
+        change: Change,
+        answer: ChangeAnswer,
+    },
+    Campaign {
+        answer: oneshot::Sender<()>,
+    },
+    Transfer {
+        to: Option<NodeId>,
+        answer: TransferAnswer,
+    },
+    Status {
+        answer: oneshot::Sender<Status>,
+    },
     /// In good order, or at once.
-    Stop { orderly: bool },
+    Stop {
+        orderly: bool,
+    },
 }
 
 #[derive(Debug)]

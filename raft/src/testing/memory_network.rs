@@ -92,6 +92,14 @@ impl MemNetwork {
         lock(&self.0.state).inboxes.remove(&node);
     }
 
+    /// Tells all other nodes that their connections with this one were reset, as the machine of a process that died does. Where it
+    /// lives, that is a false hint.
+    pub fn reset(&self, node: NodeId) {
+        let others: Vec<Inbox> =
+            lock(&self.0.state).inboxes.iter().filter(|(id, _)| **id != node).map(|(_, inbox)| inbox.clone()).collect();
+        others.into_iter().for_each(|inbox| inbox.peer_lost(node));
+    }
+
     /// Connects a node that is reached at this address alone. Whatever is sent there comes to it, also what is meant for others,
     /// as on a real network.
     pub fn connect_at(&self, address: &str, inbox: Inbox) {

@@ -104,7 +104,9 @@ async fn a_rolling_restart_is_not_noticed_by_clients() -> Result<()> {
     while let Some(ended) = clients.join_next().await {
         count += ended??;
     }
-    println!("{count} writes and as many reads, no error; the longest write took {longest:.1?}, and {calm:.1?} in calm");
+    println!(
+        "{count} writes and as many reads, no error; the longest write took {longest:.1?}, and {calm:.1?} in calm"
+    );
     ensure!(led > 0, "no leader was restarted");
     ensure!(longest <= LIMIT + calm, "a write took {longest:?}, and {calm:?} without restarts");
     cluster.converged().await?;

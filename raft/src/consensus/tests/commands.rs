@@ -70,7 +70,7 @@ pub(super) fn execute(
 ) -> Result<(), Failure> {
     let args = &mut args;
     match name {
-        "propose" | "read" | "initialize" | "campaign" | "change" | "transfer" | "inject" => {
+        "propose" | "read" | "initialize" | "campaign" | "change" | "transfer" | "lost" | "inject" => {
             return request(cluster, name, args, later);
         }
         "deliver" | "drop" | "duplicate" | "delay" | "reorder" => return links(cluster, name, args),
@@ -156,6 +156,10 @@ fn request(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer, later
         "change" => {
             let change = change(args)?;
             cluster.change(id, change)?
+        }
+        "lost" => {
+            let peer = NodeId(parse("id", args.next_pos().ok_or("which peer is lost?")?)?);
+            Input::PeerLost { peer }
         }
         "transfer" => {
             let to = args.next_pos().map(|text| parse("id", text)).transpose()?.map(NodeId);

@@ -161,6 +161,16 @@ scripts! {
         two_voters_need_each_other,
         votes_of_strangers_do_not_count,
     }
+    failover {
+        a_hint_at_one_node_is_not_enough,
+        a_hint_does_not_disturb_a_live_leader,
+        a_hint_of_another_node_means_nothing,
+        a_late_hint_is_cancelled_by_the_next_word,
+        a_leader_that_restarts_faster_than_the_hint,
+        a_leader_whose_process_died_is_replaced_at_once,
+        a_node_that_suspects_its_leader_grants_polls_and_votes,
+        a_partitioned_leader_is_missed_within_the_election_timeout,
+    }
     forward {
         a_batch_is_appended_whole_and_in_order,
         a_batch_larger_than_the_limit_passes_alone,

@@ -372,6 +372,7 @@ impl Node {
             | Note::Leader { .. }
             | Note::Membership { .. }
             | Note::Removed { .. }
+            | Note::Suspect { .. }
             | Note::Transfer { .. }
             | Note::Ignored { .. } => {}
         }

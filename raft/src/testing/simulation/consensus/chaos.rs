@@ -30,6 +30,7 @@ impl World {
             cuts[2],
             weather.campaign * 2,
             weather.transfer * 2,
+            weather.hint * 2,
         ];
         let id = self.any();
         match self.random.weighted(&kinds) {
@@ -52,7 +53,8 @@ impl World {
                 Ok(())
             }
             8 => self.campaign(id),
-            _ => self.transfer(id),
+            9 => self.transfer(id),
+            _ => self.hint(id),
         }
     }
 

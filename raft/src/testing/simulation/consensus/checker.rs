@@ -135,6 +135,11 @@ impl Checker {
         self.attention.hears(id, from, term, now);
     }
 
+    /// A node is about to hear that its connection with another was lost: from now on it may doubt that its leader lives.
+    pub(crate) fn lost(&mut self, id: NodeId, peer: NodeId) {
+        self.heard.retain(|node, (term, _)| *node != id || self.terms.leader(*term) != Some(peer));
+    }
+
     /// Whether a node hears a live leader of this term.
     fn hears(&self, id: NodeId, term: Term, now: Time) -> bool {
         let Some(config) = &self.limits else { return false };
@@ -348,6 +353,7 @@ impl Checker {
                 }
             }
             Note::Leader { .. }
+            | Note::Suspect { .. }
             | Note::Transfer { .. }
             | Note::Truncated { .. }
             | Note::Membership { .. }

@@ -28,6 +28,7 @@ pub(crate) const EXPECTED: &[&str] = &[
     "forwarded writes that moved with leadership",
     "forwarded writes with an unknown outcome",
     "held writes given back",
+    "leaders suspected",
     "leaders that step down for a later term",
     "leaders that step down without a quorum",
     "leaders that give way with a slow disk",
@@ -38,6 +39,7 @@ pub(crate) const EXPECTED: &[&str] = &[
     "minorities that go on failing",
     "one-way cuts",
     "pauses of a process",
+    "polls held for a hint",
     "polls lost",
     "pre-votes refused",
     "reads confirmed",
@@ -99,10 +101,12 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
         Note::Role { why, .. } => match *why {
             "a majority refused its vote" => coverage.hit("votes lost"),
             "a majority would not elect it" => coverage.hit("polls lost"),
+            "the connection with its leader was lost" => coverage.hit("polls held for a hint"),
             "it heard no quorum for an election timeout" => coverage.hit("leaders that step down without a quorum"),
             "its disk does not get a write done" => coverage.hit("leaders that give way with a slow disk"),
             _ => {}
         },
+        Note::Suspect { .. } => coverage.hit("leaders suspected"),
         Note::Transfer { what: "begins", .. } => coverage.hit("transfers begun"),
         Note::Transfer { .. } => coverage.hit("transfers given up"),
         Note::Truncated { .. } => coverage.hit("truncations"),

@@ -27,6 +27,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "clock",
     "campaign",
     "transfer",
+    "hint",
     "hurry",
 ];
 
@@ -76,6 +77,7 @@ pub(crate) struct Weather {
     pub(crate) clock: u64,
     pub(crate) campaign: u64,
     pub(crate) transfer: u64,
+    pub(crate) hint: u64,
 }
 
 impl Swarm {
@@ -155,6 +157,7 @@ impl Weather {
             clock: chance("clock", 4),
             campaign: chance("campaign", 4),
             transfer: chance("transfer", 6),
+            hint: chance("hint", 6),
         }
     }
 }

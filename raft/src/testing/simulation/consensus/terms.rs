@@ -53,6 +53,11 @@ impl Terms {
         if led.id == node.id { Ok(()) } else { Err(led.id) }
     }
 
+    /// Who led a term.
+    pub(crate) fn leader(&self, term: Term) -> Option<NodeId> {
+        self.leaders.get(&term).map(|led| led.id)
+    }
+
     /// The highest index that a leader committed.
     pub(crate) fn upto(&self) -> Index {
         self.agreed.last_key_value().map_or(Index::ZERO, |(index, _)| *index)

@@ -105,6 +105,22 @@ impl World {
         self.cluster.step(id, Input::Campaign)
     }
 
+    /// A transport says that a connection with the leader is lost. It may be true, and comes to one node or to all.
+    pub(crate) fn hint(&mut self, id: NodeId) -> Result<(), String> {
+        let all = self.random.percent(50);
+        let ids = if all { self.ids.clone() } else { vec![id] };
+        let any = self.any();
+        for id in ids {
+            let leader = self.cluster.nodes.get(&id).and_then(|node| node.core.as_ref().and_then(|core| core.leader()));
+            let peer = if self.random.percent(80) { leader.unwrap_or(any) } else { any };
+            if self.is_up(id) && peer != id {
+                self.cluster.checker.lost(id, peer);
+                self.cluster.step(id, Input::PeerLost { peer })?;
+            }
+        }
+        Ok(())
+    }
+
     /// An operator wants another node to lead: any, or a certain one, which may not be fit for it.
     pub(crate) fn transfer(&mut self, id: NodeId) -> Result<(), String> {
         let to = if self.random.percent(40) { None } else { Some(self.any()) };

@@ -1,6 +1,7 @@
 //! What goes wrong in a schedule with a clock: one fault at a time, drawn by the run's weights.
 
 use super::{Event, Timed};
+use crate::testing::simulation::consensus::world::World;
 use crate::types::NodeId;
 
 impl Timed<'_> {
@@ -25,6 +26,7 @@ impl Timed<'_> {
             weather.one_way,
             weather.bridge,
             weather.transfer,
+            weather.hint,
         ];
         if kinds.iter().sum::<u64>() == 0 {
             return Ok(());
@@ -51,17 +53,18 @@ impl Timed<'_> {
                 self.world.bridge();
                 Ok(())
             }
-            _ => self.transfer(id),
+            8 => self.at_any_node(|world| world.transfer(id)),
+            _ => self.at_any_node(|world| world.hint(id)),
         }
     }
 
-    /// Half of these come to a node that leads, which may well be steady.
-    fn transfer(&mut self, id: NodeId) -> Result<(), String> {
+    /// Something that may come to other nodes than the one that was drawn, steady ones too.
+    fn at_any_node(&mut self, event: impl FnOnce(&mut World) -> Result<(), String>) -> Result<(), String> {
         let ids = self.world.ids.clone();
         for id in &ids {
             self.set_clock(*id)?;
         }
-        self.world.transfer(id)?;
+        event(self.world)?;
         ids.into_iter().try_for_each(|id| self.follow_up(id))
     }
 
