@@ -26,6 +26,9 @@ impl Consensus {
         }
         self.part_with_removed(now);
         self.hand_over_again();
+        if let Role::Leader(leader) = &mut self.role {
+            leader.heartbeat_due = now.plus(self.config.heartbeat_interval);
+        }
         self.heartbeat_round(now);
     }
 
@@ -34,7 +37,6 @@ impl Consensus {
         let term = self.hard_state.term;
         let Role::Leader(leader) = &mut self.role else { return };
         leader.round += 1;
-        leader.heartbeat_due = now.plus(self.config.heartbeat_interval);
         for (id, progress) in &mut leader.peers {
             // Never beyond what is known to match: the follower's log may differ there.
             let known = if mutant!("heartbeat-commit-past-the-match") { self.commit } else { progress.matched };

@@ -135,6 +135,7 @@ scripts! {
         an_acknowledgement_waits_for_the_disk,
         one_write_at_a_time_carries_all_that_waits,
         promises_of_an_earlier_term_are_dropped,
+        reads_do_not_keep_a_stalled_leader_in_office,
         writes_are_bounded_and_one_oversize_entry_passes_alone,
     }
     election {
