@@ -122,7 +122,7 @@ impl Raft {
     }
 
     /// Starts a cluster of these members, this node among them. Tell one member, or each of them the same; repeating
-    /// it does nothing. Returns when it is on this node's disk; then the members elect a leader.
+    /// it does nothing, until the membership has changed: then the node refuses it as one that has state. Returns when it is on this node's disk; then the members elect a leader.
     ///
     /// # Errors
     /// The node has other state already, the members make no sense, or the node has stopped.

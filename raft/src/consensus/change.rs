@@ -253,11 +253,17 @@ impl Consensus {
         }
     }
 
-    /// A leader that its committed configuration does not let vote steps down (paper §6), once all it took in is committed.
+    /// A leader that its committed configuration does not let vote steps down (paper §6). It hands over to a voter that has all of its log,
+    /// so that nobody waits for an election timeout (thesis §4.2.2).
     pub(crate) fn retire_if_removed(&mut self, now: Time) {
         let (Role::Leader(leader), Some((at, current))) = (&self.role, self.configurations.latest()) else { return };
         let removed = at.index <= self.commit && leader.change.is_none() && !current.is_voter(self.id);
         if removed && !mutant!("removed-leader-stays") {
+            let last = self.log.last().index;
+            let complete = |id: &NodeId| leader.peers.get(id).is_some_and(|progress| progress.matched == last);
+            if let Some(to) = self.successor(now).filter(complete) {
+                self.send(to, Body::TimeoutNow);
+            }
             let follower = Role::Follower(self.fresh_follower());
             self.transition(now, follower, "the configuration does not let it vote any more");
         }
