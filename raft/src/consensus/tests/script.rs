@@ -38,8 +38,13 @@ impl goldenscript::Runner for Runner {
     }
 }
 
-/// Runs one script; a failure names it, the command and what led to it.
+/// Runs one script; a failure names it, the command and what led to it. With `--cfg mutants`, `RAFTKV_MUTANT` names a known bug to
+/// switch on: some script should fail then.
 fn run(path: &str) {
+    if cfg!(mutants) {
+        let mutant = std::env::var("RAFTKV_MUTANT").ok();
+        crate::mutants::choose(mutant.as_deref()).expect("a known bug");
+    }
     let mut runner = Runner::default();
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/testscripts").join(path);
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| goldenscript::run(&mut runner, &path)));
