@@ -25,6 +25,8 @@ type Nodes = BTreeMap<NodeId, Node>;
 pub(crate) struct Checker {
     /// The voters of the first configuration.
     pub(crate) voters: BTreeSet<NodeId>,
+    /// Where the configuration is that each node had last, in this run.
+    config_at: BTreeMap<NodeId, Index>,
     /// All configurations.
     configurations: configurations::Seen,
     /// Who led which term, and what leaders committed.
@@ -120,6 +122,7 @@ impl Checker {
     pub(crate) fn ended(&mut self, id: NodeId) {
         self.seen.remove(&id);
         self.heard.remove(&id);
+        self.config_at.remove(&id);
         self.leading_since.remove(&id);
     }
 
@@ -352,11 +355,14 @@ impl Checker {
                     coverage.hit("leaders that step down for a later term");
                 }
             }
+            Note::Membership { index, .. } => {
+                let before = self.config_at.insert(id, *index);
+                coverage.add("configurations taken back", u64::from(before.is_some_and(|before| *index < before)));
+            }
             Note::Leader { .. }
             | Note::Suspect { .. }
             | Note::Transfer { .. }
             | Note::Truncated { .. }
-            | Note::Membership { .. }
             | Note::Removed { .. }
             | Note::Ignored { .. }
             | Note::Violation { .. } => {}
@@ -463,6 +469,9 @@ impl Checker {
         let Status { role, term, last, commit, applied, .. } = *status;
         let now = Seen { role, term, last, commit, applied };
         let before = self.seen.insert(status.id, now);
+        if let Some(found) = status.configuration.as_ref().filter(|_| role == RoleKind::Leader) {
+            self.configurations.add(found.id, &found.membership);
+        }
         let went_back =
             |before: Seen| now.term < before.term || now.commit < before.commit || now.applied < before.applied;
         if before.is_some_and(went_back) {
@@ -539,8 +548,13 @@ impl Checker {
         let moved = if led { known < status.commit } else { status.commit >= opened };
         if moved {
             let at = LogId { term: status.term, index: status.commit };
-            let in_force = status.configuration.as_ref().map(|found| &found.membership);
-            self.durable(nodes, at, in_force)
+            let in_force = status.configuration.as_ref();
+            // One that was appended since the last look need not have been in force when this was committed.
+            let looked = before.map_or(Index::ZERO, |before| before.last.index);
+            let new = in_force.is_some_and(|found| found.id.index > looked);
+            let earlier = self.configurations.at(at).filter(|_| new);
+            self.durable(nodes, at, in_force.map(|found| &found.membership))
+                .or_else(|reason| earlier.map_or(Err(reason), |earlier| self.durable(nodes, at, Some(earlier))))
                 .map_err(|reason| format!("durability: {id} commits {known} to {at}, {reason}"))?;
             let prev = |id| self.known.get(&id).map(|(prev, _)| *prev);
             self.terms.commit(at, prev)?;

@@ -1,5 +1,6 @@
 //! The situations that schedules of the consensus core must meet, and where each is noticed.
 
+use crate::change::ChangeRefused;
 use crate::config::Config;
 use crate::consensus::{FetchPurpose, Note, RefusedReason, Reply, RoleKind};
 use crate::message::{AppendReply, Body, Message};
@@ -15,6 +16,14 @@ pub(crate) const EXPECTED: &[&str] = &[
     "appends rejected with a hint that skips entries",
     "bridge partitions",
     "campaigns asked for by an operator",
+    "changes made",
+    "changes refused",
+    "changes that did not catch up in time",
+    "configurations that were joint",
+    "configurations taken back",
+    "leaders that were removed",
+    "nodes that learned that they are removed",
+    "runs with changing members",
     "clocks that jump",
     "clocks that run at another rate",
     "crashes of leaders",
@@ -100,6 +109,7 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
         Note::Role { role: RoleKind::Leader, .. } => coverage.hit("elections won"),
         Note::Role { why, .. } => match *why {
             "a majority refused its vote" => coverage.hit("votes lost"),
+            "the configuration does not let it vote any more" => coverage.hit("leaders that were removed"),
             "a majority would not elect it" => coverage.hit("polls lost"),
             "the connection with its leader was lost" => coverage.hit("polls held for a hint"),
             "it heard no quorum for an election timeout" => coverage.hit("leaders that step down without a quorum"),
@@ -110,11 +120,9 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
         Note::Transfer { what: "begins", .. } => coverage.hit("transfers begun"),
         Note::Transfer { .. } => coverage.hit("transfers given up"),
         Note::Truncated { .. } => coverage.hit("truncations"),
-        Note::Leader { .. }
-        | Note::Membership { .. }
-        | Note::Removed { .. }
-        | Note::Ignored { .. }
-        | Note::Violation { .. } => {}
+        Note::Removed { .. } => coverage.hit("nodes that learned that they are removed"),
+        Note::Membership { membership, .. } if membership.is_joint() => coverage.hit("configurations that were joint"),
+        Note::Leader { .. } | Note::Membership { .. } | Note::Ignored { .. } | Note::Violation { .. } => {}
     }
 }
 
@@ -155,7 +163,12 @@ pub(crate) fn replied(coverage: &mut Coverage, reply: &Reply, is_read: bool) {
         Reply::Returned { .. } => coverage.hit("held writes given back"),
         Reply::Transferred { outcome: Ok(_), .. } => coverage.hit("transfers completed"),
         Reply::Transferred { outcome: Err(_), .. } => coverage.hit("transfers refused"),
-        Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } | Reply::Changed { .. } => {}
+        Reply::Changed { outcome: Ok(_), .. } => coverage.hit("changes made"),
+        Reply::Changed { outcome: Err(ChangeRefused::NotCaughtUp { .. }), .. } => {
+            coverage.hit("changes that did not catch up in time");
+        }
+        Reply::Changed { outcome: Err(_), .. } => coverage.hit("changes refused"),
+        Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } => {}
     }
 }
 

@@ -76,7 +76,6 @@ impl Cluster {
     }
 
     /// Prepares a change of the configuration; to be stepped.
-    #[cfg(test)]
     pub(crate) fn change(&mut self, id: NodeId, change: crate::change::Change) -> Result<Input, String> {
         let request = self.next_request();
         self.node(id)?.clients.changing.insert(request);
@@ -151,7 +150,7 @@ impl Cluster {
             Reply::Unknown { request } if clients.timed_out.remove(request) => Ok(()),
             Reply::Unknown { request } if clients.changing.remove(request) => Ok(()),
             Reply::Changed { request, .. } => {
-                if clients.changing.remove(request) {
+                if clients.changing.remove(request) || clients.timed_out.remove(request) {
                     Ok(())
                 } else {
                     Err(unasked())

@@ -45,10 +45,14 @@ impl Seen {
         Ok(())
     }
 
-    /// A configuration that is known from a disk alone.
-    #[cfg(test)]
+    /// A configuration that is known from a leader's memory, or from a disk.
     pub(crate) fn add(&mut self, at: LogId, membership: &Membership) {
         self.all.entry(at).or_insert_with(|| membership.clone());
+    }
+
+    /// The configuration in force at an entry.
+    pub(crate) fn at(&self, entry: LogId) -> Option<&Membership> {
+        self.in_force.get(&entry).and_then(|at| self.all.get(at))
     }
 
     /// Whether these are a quorum in any configuration that was ever seen.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::timed::Timed;
 use crate::config::Config;
 use crate::consensus::RoleKind;
+use crate::metrics::{ConfigurationStatus, Status};
 use crate::types::{Entry, Index, NodeId};
 
 /// Within so many election timeouts a majority that works has elected a leader and committed, besides the time to catch up.
@@ -18,8 +19,50 @@ const BOUND_OF_ALL: u32 = 30;
 impl Timed<'_> {
     /// Everything that must happen once faults end.
     pub(crate) fn recovery(&mut self) -> Result<(), String> {
-        self.majority()?;
+        if self.world.swarm.weather.change > 0 {
+            self.regrouped()?;
+        } else {
+            self.majority()?;
+        }
         self.all()
+    }
+
+    /// Members came and went: whichever are left, they elect a leader, and an operator can make voters of all nodes again.
+    fn regrouped(&mut self) -> Result<(), String> {
+        let ids = self.world.ids.clone();
+        self.world.cluster.announce(|| "all is healed, and all shall vote".into());
+        (self.faults, self.requests) = (false, false);
+        self.steady(&ids)?;
+        for id in self.world.cluster.checker.voters.clone() {
+            self.initialize(id)?;
+        }
+        let config = self.world.swarm.config.clone();
+        let bound =
+            config.election_timeout * BOUND_WHEN_DISTURBED + config.catch_up_timeout * 4 + self.catching_up() * 4;
+        let end = self.at + bound;
+        loop {
+            let statuses = self.statuses();
+            let done = |status: &Status| {
+                let all = |found: &ConfigurationStatus| found.committed && found.membership.voters.len() == ids.len();
+                status.configuration.as_ref().is_some_and(all)
+            };
+            if statuses.iter().all(done) {
+                return Ok(());
+            }
+            if self.at > end {
+                return Err(format!("liveness: all work, and not all could be made voters: {statuses:?}"));
+            }
+            let leader = statuses.iter().find(|status| status.role == RoleKind::Leader && status.change.is_none());
+            if let Some(leader) = leader {
+                self.regroup(leader.id)?;
+            }
+            self.run(config.election_timeout * PAUSE)?;
+        }
+    }
+
+    fn statuses(&self) -> Vec<Status> {
+        let nodes = self.world.cluster.nodes.values();
+        nodes.filter_map(|node| node.core.as_ref().map(|core| core.status(node.now))).collect()
     }
 
     fn majority(&mut self) -> Result<(), String> {
@@ -76,6 +119,7 @@ impl Timed<'_> {
         for node in self.world.cluster.nodes.values_mut() {
             let asked = std::mem::take(&mut node.clients.asked);
             node.clients.timed_out.extend(asked.into_keys());
+            node.clients.timed_out.extend(std::mem::take(&mut node.clients.changing));
         }
         let timeout = self.world.swarm.config.election_timeout;
         self.agree()?;
@@ -136,8 +180,7 @@ impl Timed<'_> {
     }
 
     fn agreement(&mut self) -> Result<(), String> {
-        let nodes = self.world.cluster.nodes.values();
-        let statuses: Vec<_> = nodes.filter_map(|node| node.core.as_ref().map(|core| core.status(node.now))).collect();
+        let statuses = self.statuses();
         let leaders: Vec<_> = statuses.iter().filter(|status| status.role == RoleKind::Leader).collect();
         let [leader] = leaders[..] else {
             return Err(format!("agreement: after the healing these lead: {leaders:?}"));

@@ -28,6 +28,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "campaign",
     "transfer",
     "hint",
+    "change",
     "hurry",
 ];
 
@@ -38,6 +39,8 @@ const MAX_REQUESTS: u32 = 1000;
 #[derive(Clone, Debug)]
 pub(crate) struct Swarm {
     pub(crate) nodes: u64,
+    /// How many of them are voters at first.
+    pub(crate) voters: u64,
     pub(crate) config: Config,
     pub(crate) weather: Weather,
     /// Whether time decides what happens next, or chance alone.
@@ -78,21 +81,28 @@ pub(crate) struct Weather {
     pub(crate) campaign: u64,
     pub(crate) transfer: u64,
     pub(crate) hint: u64,
+    /// Of a hundred requests; none in runs whose members stay the same.
+    pub(crate) change: u64,
 }
 
 impl Swarm {
     pub(crate) fn draw(random: &mut Random, options: &Options) -> Self {
         let nodes = pick(random, &[1, 2, 3, 3, 3, 3, 4, 5, 5, 5, 6, 7]);
         let config = config(random);
-        let weather = Weather::draw(random, options);
+        let mut weather = Weather::draw(random, options);
+        let churn = random.percent(40) && options.allows("change");
+        weather.change = if churn { random.between(2, 25) } else { 0 };
+        let first = random.any();
         let timed = random.percent(60);
         let events = if timed { random.between(30, 150) } else { 400 };
         let between_faults = Duration::from_millis(pick(random, &[50, 300, 1000, 3000]));
         let between_requests = Duration::from_millis(pick(random, &[3, 20, 100, 400]));
         // Long runs are quiet ones.
         let quiet = between_faults * u32::try_from(events).unwrap_or(u32::MAX) / MAX_REQUESTS;
+        let nodes = options.nodes.unwrap_or(nodes).clamp(1, 60);
         Self {
-            nodes: options.nodes.unwrap_or(nodes).clamp(1, 60),
+            nodes,
+            voters: if churn { first % nodes + 1 } else { nodes },
             config,
             weather,
             timed,
@@ -126,6 +136,7 @@ fn config(random: &mut Random) -> Config {
         max_uncommitted_bytes: pick(random, &[500, 2000, 1 << 20]),
         max_pending_requests: pick(random, &[3, 1 << 16]),
         stall_timeout: Duration::from_millis(pick(random, &[200, 1000])),
+        catch_up_timeout: election_timeout * pick(random, &[3, 10, 40]),
         ..Config::default()
     }
 }
@@ -158,6 +169,7 @@ impl Weather {
             campaign: chance("campaign", 4),
             transfer: chance("transfer", 6),
             hint: chance("hint", 6),
+            change: 0,
         }
     }
 }

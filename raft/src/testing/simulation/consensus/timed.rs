@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::cluster::Hold;
 use super::world::World;
+use crate::change::Change;
 use crate::message::{Message, RequestId};
-use crate::types::{Index, NodeId};
+use crate::types::{Index, Membership, NodeId, Peer};
 
 /// What is going to happen.
 #[derive(Debug)]
@@ -423,6 +424,15 @@ impl<'a> Timed<'a> {
     pub(crate) fn initialize(&mut self, id: NodeId) -> Result<(), String> {
         self.set_clock(id)?;
         let input = self.world.cluster.initialize(id, self.world.cluster.membership())?;
+        self.world.cluster.step(id, input)?;
+        self.follow_up(id)
+    }
+
+    /// An operator wants all nodes to vote.
+    pub(crate) fn regroup(&mut self, id: NodeId) -> Result<(), String> {
+        self.set_clock(id)?;
+        let all = self.world.ids.iter().map(|id| Peer::new(id.0, format!("h{}", id.0)));
+        let input = self.world.cluster.change(id, Change::to(Membership::new(all)))?;
         self.world.cluster.step(id, input)?;
         self.follow_up(id)
     }

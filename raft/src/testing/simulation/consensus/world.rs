@@ -6,10 +6,11 @@ use bytes::Bytes;
 
 use super::cluster::Cluster;
 use super::swarm::Swarm;
+use crate::change::Change;
 use crate::consensus::Input;
 use crate::testing::Random;
 use crate::testing::simulation::Options;
-use crate::types::{Index, LogId, NodeId};
+use crate::types::{Index, LogId, Membership, NodeId, Peer};
 
 pub(crate) struct World {
     pub(crate) random: Random,
@@ -27,7 +28,7 @@ impl World {
     pub(crate) fn new(seed: u64, options: &Options, keep: usize) -> Self {
         let mut random = Random::new(seed);
         let swarm = Swarm::draw(&mut random.fork(), options);
-        let mut cluster = Cluster::new(swarm.nodes, swarm.nodes, swarm.config.clone(), seed, keep);
+        let mut cluster = Cluster::new(swarm.nodes, swarm.voters, swarm.config.clone(), seed, keep);
         cluster.checker.keep_to(&swarm.config);
         let ids = (1..=swarm.nodes).map(NodeId).collect();
         for (class, met) in [
@@ -35,6 +36,7 @@ impl World {
             ("runs of seven voters", swarm.nodes == 7),
             ("runs with a clock", swarm.timed),
             ("runs without a clock", !swarm.timed),
+            ("runs with changing members", swarm.weather.change > 0),
         ] {
             cluster.coverage.add(class, u64::from(met));
         }
@@ -90,11 +92,40 @@ impl World {
         if !self.is_up(id) {
             return Ok(None);
         }
+        if self.random.percent(self.swarm.weather.change) {
+            let change = self.change();
+            return self.cluster.change(id, change).map(Some);
+        }
         if self.random.percent(33) {
             return self.cluster.read(id).map(Some);
         }
         let commands = self.commands();
         self.cluster.propose(id, commands).map(Some)
+    }
+
+    /// One to three edits of the configuration, or a whole other one. Not all of them make sense.
+    fn change(&mut self) -> Change {
+        let peer = |id: NodeId| Peer::new(id.0, format!("h{}", id.0));
+        if self.random.percent(30) {
+            let (voters, learners) = (self.random.any(), self.random.any());
+            let among = |set: u64| self.ids.iter().filter(move |id| set >> id.0 & 1 == 1).copied();
+            let mut target = Membership::new(among(voters).map(peer));
+            target = target.with_learners(among(learners & !voters).map(peer));
+            return Change::to(target);
+        }
+        let mut change = Change::new();
+        for _ in 0..=self.random.below(3) {
+            let (id, other) = (self.any(), self.any());
+            change = match self.random.below(7) {
+                0 | 1 => change.add_voter(peer(id)),
+                2 => change.add_learner(peer(id)),
+                3 => change.remove(id),
+                4 => change.replace(id, peer(other)),
+                5 => change.promote(id),
+                _ => change.demote(id),
+            };
+        }
+        change
     }
 
     pub(crate) fn campaign(&mut self, id: NodeId) -> Result<(), String> {
