@@ -23,6 +23,11 @@ impl Attention {
         self.ahead.remove(&(id, from));
     }
 
+    /// A node has other members: it begins anew with one that was gone and came back.
+    pub(crate) fn members_change(&mut self, id: NodeId) {
+        self.ahead.retain(|(from, _), _| *from != id);
+    }
+
     /// When a node last heard another one in this term.
     pub(crate) fn last_heard(&self, id: NodeId, from: NodeId, term: Term) -> Option<Time> {
         self.heard.get(&(id, from)).filter(|(of, _)| *of == term).map(|(_, at)| *at)

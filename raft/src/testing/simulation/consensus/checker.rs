@@ -356,6 +356,7 @@ impl Checker {
                 }
             }
             Note::Membership { index, .. } => {
+                self.attention.members_change(id);
                 let before = self.config_at.insert(id, *index);
                 coverage.add("configurations taken back", u64::from(before.is_some_and(|before| *index < before)));
             }
