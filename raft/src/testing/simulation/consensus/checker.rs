@@ -492,7 +492,13 @@ impl Checker {
         self.own_log(node, status)?;
         match now.role {
             RoleKind::Leader => self.leads(nodes, status, before)?,
-            RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => {}
+            // What a leader committed that stepped down at once, as it is removed: nobody else leads its term.
+            RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => {
+                let led = |before: &Seen| before.role == RoleKind::Leader && before.term == term && before.commit < commit;
+                if let Some(before) = before.filter(led) {
+                    self.commits(nodes, status, before.commit, before.last.index)?;
+                }
+            }
         }
         let highest = self.highest();
         if commit > highest {
@@ -548,18 +554,22 @@ impl Checker {
         let known = before.map_or(Index::ZERO, |before| before.commit);
         let moved = if led { known < status.commit } else { status.commit >= opened };
         if moved {
-            let at = LogId { term: status.term, index: status.commit };
-            let in_force = status.configuration.as_ref();
-            // One that was appended since the last look need not have been in force when this was committed.
-            let looked = before.map_or(Index::ZERO, |before| before.last.index);
-            let new = in_force.is_some_and(|found| found.id.index > looked);
-            let earlier = self.configurations.at(at).filter(|_| new);
-            self.durable(nodes, at, in_force.map(|found| &found.membership))
-                .or_else(|reason| earlier.map_or(Err(reason), |earlier| self.durable(nodes, at, Some(earlier))))
-                .map_err(|reason| format!("durability: {id} commits {known} to {at}, {reason}"))?;
-            let prev = |id| self.known.get(&id).map(|(prev, _)| *prev);
-            self.terms.commit(at, prev)?;
+            self.commits(nodes, status, known, before.map_or(Index::ZERO, |before| before.last.index))?;
         }
         Ok(())
+    }
+
+    /// A leader moved its commit index on from `known`, since its log was seen to end at `looked`.
+    fn commits(&mut self, nodes: &Nodes, status: &Status, known: Index, looked: Index) -> Result<(), String> {
+        let at = LogId { term: status.term, index: status.commit };
+        let in_force = status.configuration.as_ref();
+        // One that was appended since the last look need not have been in force when this was committed.
+        let new = in_force.is_some_and(|found| found.id.index > looked);
+        let earlier = self.configurations.at(at).filter(|_| new);
+        self.durable(nodes, at, in_force.map(|found| &found.membership))
+            .or_else(|reason| earlier.map_or(Err(reason), |earlier| self.durable(nodes, at, Some(earlier))))
+            .map_err(|reason| format!("durability: {} commits {known} to {at}, {reason}", status.id))?;
+        let prev = |id| self.known.get(&id).map(|(prev, _)| *prev);
+        self.terms.commit(at, prev)
     }
 }
