@@ -299,6 +299,12 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
+        name: "refused-batch-taken-later",
+        wrong: "A batch refused to a node that is no member is taken when a copy comes and it is one; one taken is refused when it is none any more.",
+        file: "raft/src/consensus/forward.rs",
+        depth: "consensus",
+    },
+    Mutant {
         name: "unknown-told-as-refused",
         wrong: "A batch whose fate is not known is told to be refused.",
         file: "raft/src/consensus/forward.rs",

@@ -76,6 +76,9 @@ impl Consensus {
 
     /// A follower passes a change on. One that came before is not answered again.
     pub(crate) fn on_change(&mut self, now: Time, from: NodeId, request: RequestId, change: &Change) {
+        if self.leaves_unanswered(from, request) {
+            return self.ignored(from, "Change", "it came before, or too many that are no members ask");
+        }
         let leader = match &mut self.role {
             Role::Leader(leader) if leader.peers.contains_key(&from) => leader,
             // Whoever voted for itself may have led this term, and have taken this very change before it came again.

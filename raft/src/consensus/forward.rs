@@ -73,6 +73,16 @@ impl SeenForwards {
     pub(crate) fn insert_change(&mut self, from: NodeId, request: RequestId, remembered: usize) -> bool {
         self.insert(from, request, remembered.max(MIN_REMEMBERED))
     }
+
+    /// Remembers what is refused to a node that is no member: a copy may come once it is one. One that came while it was a member is not new
+    /// either. Tells whether it may be refused; not if the refusal can't be remembered, as more nodes ask than `most`.
+    pub(crate) fn insert_refused(&mut self, from: NodeId, request: RequestId, most: usize) -> bool {
+        if mutant!("refused-batch-taken-later") {
+            return true;
+        }
+        let room = self.0.len() < most || self.0.contains_key(&from);
+        room && self.insert(from, request, MIN_REMEMBERED)
+    }
 }
 
 impl Consensus {
@@ -116,6 +126,9 @@ impl Consensus {
 
     /// A follower's batch. One that came before is not answered: its first answer stands, or is lost.
     pub(crate) fn on_forward(&mut self, from: NodeId, request: RequestId, commands: Vec<Bytes>) {
+        if self.leaves_unanswered(from, request) {
+            return self.ignored(from, "Forward", "it came before, or too many that are no members ask");
+        }
         let leader = match &mut self.role {
             Role::Leader(leader) if leader.peers.contains_key(&from) => leader,
             // Whoever voted for itself may have led this term, and have taken this very batch before it came again.
@@ -141,6 +154,17 @@ impl Consensus {
             None => ForwardOutcome::Overloaded,
         };
         self.send(from, Body::ForwardReply { request, outcome });
+    }
+
+    /// Whether this node leads, and must not refuse what one that is no member passes on.
+    pub(crate) fn leaves_unanswered(&mut self, from: NodeId, request: RequestId) -> bool {
+        let most = 2 * self.config.max_members;
+        match &mut self.role {
+            Role::Leader(leader) => {
+                !leader.peers.contains_key(&from) && !leader.seen.insert_refused(from, request, most)
+            }
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => false,
+        }
     }
 
     pub(crate) fn on_forward_reply(&mut self, from: NodeId, request: RequestId, outcome: ForwardOutcome) {

@@ -180,6 +180,8 @@ scripts! {
     forward {
         a_batch_is_appended_whole_and_in_order,
         a_batch_larger_than_the_limit_passes_alone,
+        a_batch_refused_to_a_stranger_is_never_taken,
+        a_batch_that_was_taken_is_not_refused_once_its_sender_left,
         a_batch_whose_leader_is_lost_has_an_unknown_outcome,
         a_command_at_a_follower_is_answered_from_its_own_state,
         a_leader_at_its_limit_refuses,

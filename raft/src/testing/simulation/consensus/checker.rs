@@ -494,7 +494,8 @@ impl Checker {
             RoleKind::Leader => self.leads(nodes, status, before)?,
             // What a leader committed that stepped down at once, as it is removed: nobody else leads its term.
             RoleKind::Follower | RoleKind::PreCandidate | RoleKind::Candidate => {
-                let led = |before: &Seen| before.role == RoleKind::Leader && before.term == term && before.commit < commit;
+                let led =
+                    |before: &Seen| before.role == RoleKind::Leader && before.term == term && before.commit < commit;
                 if let Some(before) = before.filter(led) {
                     self.commits(nodes, status, before.commit, before.last.index)?;
                 }
