@@ -326,7 +326,7 @@ fn disk(cluster: &mut Cluster, args: &mut ArgumentConsumer) -> Result<(), Failur
         node.disk = Disk { hard_state, base, base_membership: base_membership.clone(), entries: entries.clone() };
         cluster.checker.ended(id);
         cluster.checker.base(base, &membership);
-        cluster.checker.entries(base, &entries)?;
+        cluster.checker.entries(&cluster.nodes, base, &entries)?;
         cluster.boot(id, base)?;
     }
     Ok(())

@@ -18,21 +18,23 @@ use crate::testing::simulation::Coverage;
 use crate::traits::LogWrite;
 use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
 
-type Nodes = BTreeMap<NodeId, Node>;
+pub(super) type Nodes = BTreeMap<NodeId, Node>;
 
 /// The history of a cluster, as an observer of all its nodes sees it.
 #[derive(Debug, Default)]
 pub(crate) struct Checker {
     /// The voters of the first configuration.
     pub(crate) voters: BTreeSet<NodeId>,
-    /// Where the configuration is that each node had last, in this run.
-    config_at: BTreeMap<NodeId, Index>,
+    /// The configuration that each node had last, in this run, and where it is.
+    pub(super) config_at: BTreeMap<NodeId, (Index, Membership)>,
+    /// The nodes that learned that they are removed, and were not let in again since.
+    pub(super) gone: BTreeSet<NodeId>,
     /// All configurations.
-    configurations: configurations::Seen,
+    pub(super) configurations: configurations::Seen,
     /// Who led which term, and what leaders committed.
     terms: Terms,
     /// Whom each node voted for in which term, by what reached its disk.
-    votes: BTreeMap<(NodeId, Term), NodeId>,
+    pub(super) votes: BTreeMap<(NodeId, Term), NodeId>,
     /// Every entry that was ever sent or stored, with the id of the entry before it.
     known: BTreeMap<LogId, (LogId, Entry)>,
     /// What was applied anywhere.
@@ -59,7 +61,7 @@ pub(crate) struct Checker {
     leading_since: BTreeMap<NodeId, (Term, Time)>,
     /// The limits that messages and writes keep to. None where a script writes messages by hand and starts from any disk: then what
     /// only holds in whole histories is not checked.
-    limits: Option<Config>,
+    pub(super) limits: Option<Config>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -167,13 +169,16 @@ impl Checker {
     }
 
     /// Log Matching: an id names one entry, and everything before it (paper §5.3).
-    pub(crate) fn entries(&mut self, mut prev: LogId, entries: &[Entry]) -> Result<(), String> {
+    pub(crate) fn entries(&mut self, nodes: &Nodes, mut prev: LogId, entries: &[Entry]) -> Result<(), String> {
         for entry in entries {
             if entry.id.index != prev.index.next() || entry.id.term < prev.term {
                 return Err(format!("log matching: {} follows {prev}", entry.id));
             }
             if !self.known.contains_key(&entry.id) {
-                self.configurations.entry(prev, entry, self.limits.as_ref().map(|_| self.terms.commits()))?;
+                let commits = self.limits.as_ref().map(|_| self.terms.commits());
+                if let Some(new) = self.configurations.entry(prev, entry, commits)? {
+                    self.caught_up(nodes, entry.id, &new)?;
+                }
             }
             let (before, known) = self.known.entry(entry.id).or_insert_with(|| (prev, entry.clone()));
             if *before != prev || known != entry {
@@ -214,7 +219,7 @@ impl Checker {
             }
             Body::Append { prev, entries, commit } => {
                 self.within(entries, |config| config.max_append_bytes)?;
-                self.entries(*prev, entries)?;
+                self.entries(nodes, *prev, entries)?;
                 self.known_as_committed(*commit, message)
             }
             Body::AppendReply(AppendReply::Accepted { stored }) => {
@@ -269,12 +274,12 @@ impl Checker {
     }
 
     /// What is committed at an index, whether it was applied anywhere or not.
-    fn settled(&self, index: Index) -> Option<LogId> {
+    pub(super) fn settled(&self, index: Index) -> Option<LogId> {
         self.terms.agreed(index).or_else(|| self.committed.get(&index).map(|entry| entry.id))
     }
 
     /// The highest index that is committed: what leaders committed, and not what others take for it.
-    fn highest(&self) -> Index {
+    pub(super) fn highest(&self) -> Index {
         let told = self.seen.values().map(|seen| seen.commit).max().filter(|_| self.limits.is_none());
         told.unwrap_or_default().max(self.visible()).max(self.terms.upto())
     }
@@ -355,16 +360,17 @@ impl Checker {
                     coverage.hit("leaders that step down for a later term");
                 }
             }
-            Note::Membership { index, .. } => {
+            Note::Membership { index, membership } => {
                 self.attention.members_change(id);
-                let before = self.config_at.insert(id, *index);
-                coverage.add("configurations taken back", u64::from(before.is_some_and(|before| *index < before)));
+                self.count_members(coverage, id, *index, membership);
+            }
+            Note::Removed { .. } => {
+                self.gone.insert(id);
             }
             Note::Leader { .. }
             | Note::Suspect { .. }
             | Note::Transfer { .. }
             | Note::Truncated { .. }
-            | Note::Removed { .. }
             | Note::Ignored { .. }
             | Note::Violation { .. } => {}
         }
@@ -490,6 +496,8 @@ impl Checker {
             return Err(format!("durability: {} believes that {} is stored: {disk}", status.id, status.stored));
         }
         self.own_log(node, status)?;
+        self.configured(status)?;
+        self.stands(status)?;
         match now.role {
             RoleKind::Leader => self.leads(nodes, status, before)?,
             // What a leader committed that stepped down at once, as it is removed: nobody else leads its term.
@@ -539,6 +547,7 @@ impl Checker {
             if disk.hard_state.term != status.term || disk.hard_state.voted_for != Some(id) {
                 return Err(format!("votes: {id} leads {} without its own vote on disk", status.term));
             }
+            self.elected(nodes, node, status.term)?;
             // What was committed in earlier terms; by Log Matching, whoever holds the last of it holds all. A vote that comes late may
             // elect the leader of a term that is long over: it need not have what came after.
             if let Some(last) = self.terms.before(status.term).filter(|last| !disk.held(*last)) {
@@ -566,7 +575,7 @@ impl Checker {
         let in_force = status.configuration.as_ref();
         // One that was appended since the last look need not have been in force when this was committed.
         let new = in_force.is_some_and(|found| found.id.index > looked);
-        let earlier = self.configurations.at(at).filter(|_| new);
+        let earlier = self.configurations.known_at(at).map(|(_, earlier)| earlier).filter(|_| new);
         self.durable(nodes, at, in_force.map(|found| &found.membership))
             .or_else(|reason| earlier.map_or(Err(reason), |earlier| self.durable(nodes, at, Some(earlier))))
             .map_err(|reason| format!("durability: {} commits {known} to {at}, {reason}", status.id))?;

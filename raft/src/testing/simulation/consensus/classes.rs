@@ -16,14 +16,29 @@ pub(crate) const EXPECTED: &[&str] = &[
     "appends rejected with a hint that skips entries",
     "bridge partitions",
     "campaigns asked for by an operator",
+    "addresses changed",
     "changes made",
+    "changes meant for another configuration",
+    "changes of too few voters that can be reached",
+    "changes passed on",
     "changes refused",
+    "changes that come too early in a term",
+    "changes that come while another is in progress",
     "changes that did not catch up in time",
-    "configurations that were joint",
+    "changes with an unknown outcome",
+    "clusters of one voter that grew",
+    "clusters that shrank to one voter",
     "configurations taken back",
+    "configurations that were joint",
+    "joint configurations left",
+    "leaders that leave for good",
     "leaders that were removed",
+    "learners promoted",
     "nodes that learned that they are removed",
+    "removed nodes that came back",
     "runs with changing members",
+    "voters demoted",
+    "votes given without a vote of one's own",
     "clocks that jump",
     "clocks that run at another rate",
     "crashes of leaders",
@@ -144,9 +159,9 @@ pub(crate) fn sent(coverage: &mut Coverage, message: &Message) {
         | Body::ReadIndexReply { .. }
         | Body::Forward { .. }
         | Body::ForwardReply { .. }
-        | Body::Change { .. }
         | Body::ChangeReply { .. }
         | Body::Commit { .. } => {}
+        Body::Change { .. } => coverage.hit("changes passed on"),
         Body::TimeoutNow => coverage.hit("successors told to campaign"),
     }
 }
@@ -164,11 +179,31 @@ pub(crate) fn replied(coverage: &mut Coverage, reply: &Reply, is_read: bool) {
         Reply::Transferred { outcome: Ok(_), .. } => coverage.hit("transfers completed"),
         Reply::Transferred { outcome: Err(_), .. } => coverage.hit("transfers refused"),
         Reply::Changed { outcome: Ok(_), .. } => coverage.hit("changes made"),
-        Reply::Changed { outcome: Err(ChangeRefused::NotCaughtUp { .. }), .. } => {
-            coverage.hit("changes that did not catch up in time");
-        }
-        Reply::Changed { outcome: Err(_), .. } => coverage.hit("changes refused"),
+        Reply::Changed { outcome: Err(refused), .. } => coverage.hit(change_refused(refused)),
         Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } => {}
+    }
+}
+
+fn change_refused(refused: &ChangeRefused) -> &'static str {
+    match refused {
+        ChangeRefused::NotCaughtUp { .. } => "changes that did not catch up in time",
+        ChangeRefused::InProgress { .. } => "changes that come while another is in progress",
+        ChangeRefused::NotReady => "changes that come too early in a term",
+        ChangeRefused::Mismatch { .. } => "changes meant for another configuration",
+        ChangeRefused::Unreachable { .. } => "changes of too few voters that can be reached",
+        ChangeRefused::UnknownNode { .. }
+        | ChangeRefused::NoVoters
+        | ChangeRefused::NoDifference
+        | ChangeRefused::AddressConflict { .. }
+        | ChangeRefused::Invalid { .. } => "changes refused",
+    }
+}
+
+/// A message of a node that does not vote by its own configuration.
+pub(crate) fn sent_without_a_vote(coverage: &mut Coverage, message: &Message) {
+    // Its configuration may be an old one: it votes for whoever asks (thesis §4.1).
+    if matches!(message.body, Body::VoteReply { granted: true }) {
+        coverage.hit("votes given without a vote of one's own");
     }
 }
 

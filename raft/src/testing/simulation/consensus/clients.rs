@@ -148,7 +148,10 @@ impl Cluster {
                 commands.iter().try_for_each(|command| self.checker.denied(command))
             }
             Reply::Unknown { request } if clients.timed_out.remove(request) => Ok(()),
-            Reply::Unknown { request } if clients.changing.remove(request) => Ok(()),
+            Reply::Unknown { request } if clients.changing.remove(request) => {
+                self.coverage.hit("changes with an unknown outcome");
+                Ok(())
+            }
             Reply::Changed { request, .. } => {
                 if clients.changing.remove(request) || clients.timed_out.remove(request) {
                     Ok(())
@@ -173,17 +176,11 @@ impl Cluster {
                 }
                 Ok(())
             }
-            Reply::Transferred { request, outcome: _ } => {
-                if clients.transfers.remove(request) {
-                    Ok(())
-                } else {
-                    Err(unasked())
-                }
-            }
+            Reply::Transferred { request, outcome: _ } if clients.transfers.remove(request) => Ok(()),
             Reply::Initialized { request, outcome } if clients.initializing.remove(request) => {
                 self.initialized(id, outcome.is_ok())
             }
-            Reply::Initialized { .. } => Err(unasked()),
+            Reply::Transferred { .. } | Reply::Initialized { .. } => Err(unasked()),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::types::{Entry, EntryKind, LogId, Membership, NodeId, Term};
+use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
 
 /// Every configuration that was ever sent or stored.
 #[derive(Debug, Default)]
@@ -14,16 +14,18 @@ pub(crate) struct Seen {
 
 impl Seen {
     /// An entry is seen for the first time. `commits` tells the last entry that each term's leader has committed.
+    ///
+    /// Tells who is to vote that did not, and up to where those must hold the log by now.
     pub(crate) fn entry(
         &mut self,
         prev: LogId,
         entry: &Entry,
         commits: Option<&BTreeMap<Term, LogId>>,
-    ) -> Result<(), String> {
+    ) -> Result<Option<NewVoters>, String> {
         let before = self.in_force.get(&prev).copied();
         if entry.kind != EntryKind::Config {
             self.in_force.extend(before.map(|at| (entry.id, at)));
-            return Ok(());
+            return Ok(None);
         }
         let membership =
             Membership::decode(&entry.data).map_err(|why| format!("configurations: {}: {why}", entry.id))?;
@@ -40,9 +42,15 @@ impl Seen {
                 ));
             }
         }
+        let new = before.and_then(|at| {
+            let old = &self.all[&at];
+            let ids: Vec<_> = membership.voters.keys().copied().filter(|id| !old.voters.contains_key(id)).collect();
+            // A change begins before it makes learners of strangers, and its first round goes up to the end of the log there.
+            (!ids.is_empty()).then_some(NewVoters { ids, upto: at.index.prev() })
+        });
         self.all.insert(entry.id, membership);
         self.in_force.insert(entry.id, entry.id);
-        Ok(())
+        Ok(new)
     }
 
     /// A configuration that is known from a leader's memory, or from a disk.
@@ -50,15 +58,29 @@ impl Seen {
         self.all.entry(at).or_insert_with(|| membership.clone());
     }
 
-    /// The configuration in force at an entry.
-    pub(crate) fn at(&self, entry: LogId) -> Option<&Membership> {
-        self.in_force.get(&entry).and_then(|at| self.all.get(at))
+    /// The configuration in force at an entry that was sent or stored, and where it is.
+    pub(crate) fn known_at(&self, entry: LogId) -> Option<(LogId, &Membership)> {
+        let at = *self.in_force.get(&entry)?;
+        self.all.get(&at).map(|membership| (at, membership))
+    }
+
+    /// All configurations from an index on, in whichever logs they are or were.
+    pub(crate) fn since(&self, index: Index) -> impl Iterator<Item = &Membership> {
+        self.all.iter().filter(move |(at, _)| at.index >= index).map(|(_, membership)| membership)
     }
 
     /// Whether these are a quorum in any configuration that was ever seen.
     pub(crate) fn is_quorum_of_any(&self, holders: &BTreeSet<NodeId>) -> bool {
         self.all.values().any(|membership| is_quorum(membership, holders))
     }
+}
+
+/// Nodes that are to vote from a configuration on.
+#[derive(Debug)]
+pub(crate) struct NewVoters {
+    pub(crate) ids: Vec<NodeId>,
+    /// By now they hold the log at least up to here (thesis §4.2.1).
+    pub(crate) upto: Index,
 }
 
 /// Whether these are a majority of each half.

@@ -5,7 +5,6 @@ use std::time::Duration;
 use super::timed::Timed;
 use crate::config::Config;
 use crate::consensus::RoleKind;
-use crate::metrics::{ConfigurationStatus, Status};
 use crate::types::{Entry, Index, NodeId};
 
 /// Within so many election timeouts a majority that works has elected a leader and committed, besides the time to catch up.
@@ -19,59 +18,18 @@ const BOUND_OF_ALL: u32 = 30;
 impl Timed<'_> {
     /// Everything that must happen once faults end.
     pub(crate) fn recovery(&mut self) -> Result<(), String> {
-        if self.world.swarm.weather.change > 0 {
+        let changing = self.world.swarm.weather.change > 0;
+        self.majority()?;
+        if changing {
             self.regrouped()?;
-        } else {
-            self.majority()?;
         }
-        self.all()
-    }
-
-    /// Members came and went: whichever are left, they elect a leader, and an operator can make voters of all nodes again.
-    fn regrouped(&mut self) -> Result<(), String> {
-        let ids = self.world.ids.clone();
-        self.world.cluster.announce(|| "all is healed, and all shall vote".into());
-        (self.faults, self.requests) = (false, false);
-        self.steady(&ids)?;
-        for id in self.world.cluster.checker.voters.clone() {
-            self.initialize(id)?;
-        }
-        let config = self.world.swarm.config.clone();
-        let bound =
-            config.election_timeout * BOUND_WHEN_DISTURBED + config.catch_up_timeout * 4 + self.catching_up() * 4;
-        let end = self.at + bound;
-        loop {
-            let statuses = self.statuses();
-            let done = |status: &Status| {
-                let all = |found: &ConfigurationStatus| found.committed && found.membership.voters.len() == ids.len();
-                status.configuration.as_ref().is_some_and(all)
-            };
-            if statuses.iter().all(done) {
-                return Ok(());
-            }
-            if self.at > end {
-                return Err(format!("liveness: all work, and not all could be made voters: {statuses:?}"));
-            }
-            let leader = statuses.iter().find(|status| status.role == RoleKind::Leader && status.change.is_none());
-            if let Some(leader) = leader {
-                self.regroup(leader.id)?;
-            }
-            self.run(config.election_timeout * PAUSE)?;
-        }
-    }
-
-    fn statuses(&self) -> Vec<Status> {
-        let nodes = self.world.cluster.nodes.values();
-        nodes.filter_map(|node| node.core.as_ref().map(|core| core.status(node.now))).collect()
+        self.all()?;
+        if changing { self.parting() } else { Ok(()) }
     }
 
     fn majority(&mut self) -> Result<(), String> {
-        let mut ids = self.world.ids.clone();
-        let count = ids.len() / 2 + 1;
-        while ids.len() > count {
-            let place = self.world.random.below(ids.len() as u64);
-            ids.swap_remove(usize::try_from(place).unwrap_or_default());
-        }
+        self.forget_changes();
+        let ids = self.survivors();
         self.world.cluster.announce(|| format!("from here on these work: {ids:?}"));
         (self.faults, self.requests) = (true, false);
         self.steady(&ids)?;
@@ -167,7 +125,7 @@ impl Timed<'_> {
     ///
     /// What is sent ahead spares nothing here: on these links one append overtakes another, is rejected, and the leader asks anew where
     /// the logs agree. So each piece may take more than a round trip, as may each term in which the logs differ.
-    fn catching_up(&self) -> Duration {
+    pub(super) fn catching_up(&self) -> Duration {
         let (swarm, config) = (&self.world.swarm, &self.world.swarm.config);
         let longest = self.world.cluster.nodes.values().map(|node| &node.disk).max_by_key(|disk| disk.last().index);
         let (entries, end) = longest.map_or((&[][..], 0), |disk| (disk.entries.as_slice(), disk.last().index.0));
@@ -222,6 +180,6 @@ fn pieces(entries: &[Entry], limit: u64) -> u64 {
     pieces
 }
 
-fn bound(config: &Config) -> u32 {
+pub(super) fn bound(config: &Config) -> u32 {
     if config.pre_vote && config.check_quorum { BOUND } else { BOUND_WHEN_DISTURBED }
 }

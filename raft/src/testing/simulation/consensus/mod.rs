@@ -16,6 +16,8 @@ mod configurations;
 mod disk;
 mod links;
 mod liveness;
+mod members;
+mod regroup;
 pub(crate) mod show;
 mod swarm;
 mod terms;

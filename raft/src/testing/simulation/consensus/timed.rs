@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::cluster::Hold;
 use super::world::World;
 use crate::change::Change;
-use crate::message::{Message, RequestId};
+use crate::message::{Body, Message, RequestId};
 use crate::types::{Index, Membership, NodeId, Peer};
 
 /// What is going to happen.
@@ -428,11 +428,17 @@ impl<'a> Timed<'a> {
         self.follow_up(id)
     }
 
-    /// An operator wants all nodes to vote.
-    pub(crate) fn regroup(&mut self, id: NodeId) -> Result<(), String> {
+    /// Requests for changes that are on their way are lost: nobody knows whom they would make voters of.
+    pub(crate) fn forget_changes(&mut self) {
+        let is_one = |event: &Event| matches!(event, Event::Deliver { message, .. } if matches!(message.body, Body::Change { .. }));
+        self.events.retain(|_, event| !is_one(event));
+    }
+
+    /// An operator wants these nodes to vote, and asks this one for it.
+    pub(crate) fn regroup(&mut self, id: NodeId, voters: &[NodeId]) -> Result<(), String> {
         self.set_clock(id)?;
-        let all = self.world.ids.iter().map(|id| Peer::new(id.0, format!("h{}", id.0)));
-        let input = self.world.cluster.change(id, Change::to(Membership::new(all)))?;
+        let voters = voters.iter().map(|id| Peer::new(id.0, format!("h{}", id.0)));
+        let input = self.world.cluster.change(id, Change::to(Membership::new(voters)))?;
         self.world.cluster.step(id, input)?;
         self.follow_up(id)
     }

@@ -93,7 +93,7 @@ impl World {
             return Ok(None);
         }
         if self.random.percent(self.swarm.weather.change) {
-            let change = self.change();
+            let change = self.change(id);
             return self.cluster.change(id, change).map(Some);
         }
         if self.random.percent(33) {
@@ -103,8 +103,21 @@ impl World {
         self.cluster.propose(id, commands).map(Some)
     }
 
+    /// What an operator at a node may want, who may have looked at the configuration before: there, or long ago.
+    fn change(&mut self, id: NodeId) -> Change {
+        let change = self.any_change();
+        if !self.random.percent(20) {
+            return change;
+        }
+        let node = self.cluster.nodes.get(&id);
+        let status = node.and_then(|node| node.core.as_ref().map(|core| core.status(node.now)));
+        let Some(seen) = status.and_then(|status| status.configuration) else { return change };
+        let stale = self.random.percent(30);
+        change.only_if(if stale { LogId { index: seen.id.index.prev(), ..seen.id } } else { seen.id })
+    }
+
     /// One to three edits of the configuration, or a whole other one. Not all of them make sense.
-    fn change(&mut self) -> Change {
+    fn any_change(&mut self) -> Change {
         let peer = |id: NodeId| Peer::new(id.0, format!("h{}", id.0));
         if self.random.percent(30) {
             let (voters, learners) = (self.random.any(), self.random.any());
@@ -116,12 +129,16 @@ impl World {
         let mut change = Change::new();
         for _ in 0..=self.random.below(3) {
             let (id, other) = (self.any(), self.any());
-            change = match self.random.below(7) {
+            change = match self.random.below(8) {
                 0 | 1 => change.add_voter(peer(id)),
                 2 => change.add_learner(peer(id)),
                 3 => change.remove(id),
                 4 => change.replace(id, peer(other)),
                 5 => change.promote(id),
+                6 => change.set_address(Peer::new(
+                    id.0,
+                    format!("{}{}", self.random.pick(&["h", "g"]).unwrap_or_default(), other.0),
+                )),
                 _ => change.demote(id),
             };
         }

@@ -72,6 +72,10 @@ impl Cluster {
             return Err(format!("{id} sends to {to}: {message:?}"));
         }
         classes::sent(&mut self.coverage, &message);
+        let own = self.nodes[&id].core.as_ref().and_then(|core| core.membership());
+        if own.is_some_and(|own| !own.is_voter(id)) {
+            classes::sent_without_a_vote(&mut self.coverage, &message);
+        }
         let lost = self.cut.contains(&(id, to));
         self.note_down(|| format!("{id} -> {to} {}{}", show::message(&message), if lost { " ... lost" } else { "" }));
         if lost {
@@ -120,7 +124,7 @@ impl Cluster {
         let node = self.node(id)?;
         node.disk.tear(write, keep).map_err(|reason| format!("{id}: {reason}"))?;
         // The core notes what is stored when it is told so; the cluster knows it first.
-        self.checker.entries(prev.unwrap_or_default(), kept)?;
+        self.checker.entries(&self.nodes, prev.unwrap_or_default(), kept)?;
         self.checker.stored(&self.nodes[&id])
     }
 
