@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::api::command::{Command, Outcome, command, outcome};
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
-use crate::store::{Checksum, Image, Loader, Refusal, Stats, Store, Writer};
+use crate::store::{Checksum, Image, Loader, Members, Refusal, Stats, Store, Writer};
 
 /// Commands applied under one lock. Readers get a turn between two such runs.
 const RUN: usize = 256;
@@ -148,6 +148,7 @@ pub(crate) fn apply_one(store: &mut Store, at: LogId, command: Bytes) -> Result<
                 Request::DeleteRange(delete) => Ok(Answer::DeleteRange(writer.delete_range(delete))),
                 Request::Txn(txn) => writer.txn(txn).map(Answer::Txn),
                 Request::Compact(compact) => writer.compact(compact).map(Answer::Compact),
+                Request::Member(note) => writer.note_member(note).map(Answer::Member),
             };
             result.unwrap_or_else(|refusal| Answer::Refusal(refusal.into()))
         }
@@ -193,6 +194,12 @@ impl KvView {
     #[must_use]
     pub fn compacted(&self) -> i64 {
         self.shared.read().compacted()
+    }
+
+    /// What is known of the members.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        self.shared.read().members().clone()
     }
 
     /// The store's sizes.

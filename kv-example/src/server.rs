@@ -279,6 +279,8 @@ fn service_options(config: &ServerConfig) -> service::Options {
             request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
             ..Limits::default()
         },
+        max_members: config.raft.max_members,
+        keeps_members: true,
     }
 }
 

@@ -11,7 +11,10 @@ use kv_example::client::{Client, ClientError, ClientOptions};
 use kv_example::machine::KvMachine;
 use kv_example::service::{Options, Replica, Services};
 use raftkv::consensus::RoleKind;
-use raftkv::{ClusterId, Consistency, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term};
+use raftkv::{
+    Change, ChangeError, ClusterId, Consistency, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term,
+    TransferError,
+};
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Server;
@@ -66,6 +69,14 @@ impl Replica for Node {
 
     async fn campaign(&self) -> Result<(), Error> {
         Ok(())
+    }
+
+    async fn change_membership(&self, _: Change) -> Result<LogId, ChangeError> {
+        Err(ChangeError::Unavailable)
+    }
+
+    async fn transfer_leadership(&self, _: Option<NodeId>) -> Result<NodeId, TransferError> {
+        Err(TransferError::NoSuccessor)
     }
 }
 

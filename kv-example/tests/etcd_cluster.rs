@@ -12,10 +12,13 @@ use kv_example::api::etcdserverpb::cluster_client::ClusterClient;
 use kv_example::api::etcdserverpb::kv_client::KvClient;
 use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
 use kv_example::api::etcdserverpb::{
-    HashKvRequest, MemberListRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
+    HashKvRequest, MemberAddRequest, MemberListRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
+    MoveLeaderRequest, PutRequest, RangeRequest, RangeResponse, StatusRequest,
 };
 use kv_example::api::node::node_client::NodeClient;
-use kv_example::api::node::{CampaignRequest, NodeStatusRequest, NodeStatusResponse};
+use kv_example::api::node::{
+    AddMemberRequest, CampaignRequest, NodeStatusRequest, NodeStatusResponse, TransferLeadershipRequest,
+};
 use kv_example::machine::KvMachine;
 use kv_example::service::{Options, RETRY, RETRY_SAFE, RETRY_UNKNOWN, Services};
 use raftkv::testing::{MemLog, MemNetwork, MemSnapshots};
@@ -187,5 +190,94 @@ async fn a_node_that_is_cut_off_refuses_linearizable_reads_and_serves_serializab
     assert_eq!(status.metadata().get(RETRY).unwrap(), RETRY_SAFE);
     assert!(all(cluster.kv(alone), true).await.unwrap().count >= 1);
     assert!(put_safely(&mut cluster.kv((alone + 1) % 3), "others go on").await > 2);
+    cluster.stop().await;
+}
+
+fn refused<T: std::fmt::Debug>(answer: Result<T, Status>) -> (Code, String) {
+    let status = answer.unwrap_err();
+    (status.code(), status.message().to_owned())
+}
+
+/// In etcd's words and codes, whichever node is asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn members_are_added_moved_and_removed_through_any_node() {
+    let cluster = Cluster::start().await;
+    put_safely(&mut cluster.kv(0), "k").await;
+    let leader = cluster.leader().await;
+    let urls = |port: u16| vec![format!("http://127.0.0.1:{port}")];
+    for (n, node) in [(leader + 1) % 3, leader].into_iter().enumerate() {
+        let mut client = ClusterClient::new(cluster.nodes[node].channel.clone());
+        let (port, id) = (20 + n as u16, 4 + n as u64);
+        let add = |port, is_learner| MemberAddRequest { peer_urls: urls(port), is_learner };
+        let added = client.member_add(add(port, false)).await.unwrap().into_inner();
+        let member = added.member.unwrap();
+        assert_eq!((member.id, member.is_learner, added.members.len()), (id, true, 4));
+        let exists = (Code::FailedPrecondition, "etcdserver: Peer URLs already exists".to_owned());
+        assert_eq!(refused(client.member_add(add(port, false)).await), exists);
+        let invalid = (Code::InvalidArgument, "etcdserver: given member URLs are invalid".to_owned());
+        for peer_urls in [vec![], vec!["nowhere".to_owned()], vec!["https://a:1".to_owned()], urls(0)] {
+            assert_eq!(refused(client.member_add(MemberAddRequest { peer_urls, is_learner: true }).await), invalid);
+        }
+        let not_found = (Code::NotFound, "etcdserver: member not found".to_owned());
+        let promote = async |id| client.clone().member_promote(MemberPromoteRequest { id }).await;
+        assert_eq!(refused(promote(99).await), not_found);
+        let (code, words) = refused(promote(1).await);
+        assert_eq!((code, &*words), (Code::FailedPrecondition, "etcdserver: can only promote a learner member"));
+        let (code, words) = refused(promote(id).await);
+        assert_eq!(code, Code::FailedPrecondition);
+        assert_eq!(words, "etcdserver: can only promote a learner member which is in sync with leader");
+        let update = |id, port| MemberUpdateRequest { id, peer_urls: urls(port) };
+        assert_eq!(refused(client.member_update(update(99, 30)).await), not_found);
+        assert_eq!(refused(client.member_update(update(id, 2)).await), exists);
+        let members = client.member_update(update(id, 30)).await.unwrap().into_inner().members;
+        assert_eq!(members[3].peer_urls, urls(30));
+        client.member_update(update(id, 30)).await.unwrap();
+        let members = client.member_remove(MemberRemoveRequest { id }).await.unwrap().into_inner().members;
+        assert_eq!(members.len(), 3);
+        assert_eq!(refused(client.member_remove(MemberRemoveRequest { id }).await), not_found);
+        // Its id is used, for ever.
+        let again = AddMemberRequest { id, address: "127.0.0.1:40".into(), learner: true };
+        let again = NodeClient::new(cluster.nodes[node].channel.clone()).add_member(again).await;
+        assert_eq!(refused(again), (Code::FailedPrecondition, "etcdserver: member ID already exist".to_owned()));
+    }
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_removed_hands_over_and_serves_no_more() {
+    let cluster = Cluster::start().await;
+    put_safely(&mut cluster.kv(0), "k").await;
+    let leader = cluster.leader().await;
+    let other = (leader + 1) % 3;
+    let mut of_follower = MaintenanceClient::new(cluster.nodes[other].channel.clone());
+    let target_id = other as u64 + 1;
+    let (code, words) = refused(of_follower.move_leader(MoveLeaderRequest { target_id }).await);
+    assert_eq!((code, &*words), (Code::FailedPrecondition, "etcdserver: not leader"));
+    let mut of_leader = MaintenanceClient::new(cluster.nodes[leader].channel.clone());
+    let (_, words) = refused(of_leader.move_leader(MoveLeaderRequest { target_id: 99 }).await);
+    assert_eq!(words, "etcdserver: bad leader transferee");
+    of_leader.move_leader(MoveLeaderRequest { target_id }).await.unwrap();
+    let leading = NodeClient::new(cluster.nodes[other].channel.clone());
+    let transfer = TransferLeadershipRequest { target: leader as u64 + 1 };
+    let now = leading.clone().transfer_leadership(transfer).await.unwrap().into_inner();
+    assert_eq!(now.leader, leader as u64 + 1);
+
+    let mut client = ClusterClient::new(cluster.nodes[leader].channel.clone());
+    let members =
+        client.member_remove(MemberRemoveRequest { id: leader as u64 + 1 }).await.unwrap().into_inner().members;
+    assert_eq!(members.len(), 2);
+    for _ in 0..200 {
+        if cluster.status(leader).await.removed {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(cluster.status(leader).await.removed);
+    let status = cluster.kv(leader).put(put("no")).await.unwrap_err();
+    assert_eq!(status.message(), "etcdserver: the member has been permanently removed from the cluster");
+    assert_eq!(status.metadata().get(RETRY).unwrap(), RETRY_SAFE);
+    let status = of_leader.status(StatusRequest {}).await.unwrap().into_inner();
+    assert!(status.errors[0].contains("permanently removed"), "{status:?}");
+    put_safely(&mut cluster.kv(other), "the others go on").await;
     cluster.stop().await;
 }

@@ -2,7 +2,7 @@
 /// One entry of the log.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {
-    #[prost(oneof = "command::Body", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "command::Body", tags = "1, 2, 3, 4, 16")]
     pub body: ::core::option::Option<command::Body>,
 }
 /// Nested message and enum types in `Command`.
@@ -17,12 +17,68 @@ pub mod command {
         Txn(crate::api::etcdserverpb::TxnRequest),
         #[prost(message, tag = "4")]
         Compact(crate::api::etcdserverpb::CompactionRequest),
+        #[prost(message, tag = "16")]
+        Member(super::MemberNote),
     }
+}
+/// What members know of each other beyond Raft's configuration.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberNote {
+    #[prost(oneof = "member_note::Note", tags = "1, 2, 3")]
+    pub note: ::core::option::Option<member_note::Note>,
+}
+/// Nested message and enum types in `MemberNote`.
+pub mod member_note {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Note {
+        #[prost(message, tag = "1")]
+        Expected(super::MemberExpected),
+        #[prost(message, tag = "2")]
+        Started(super::MemberStarted),
+        #[prost(message, tag = "3")]
+        Gone(super::MemberGone),
+    }
+}
+/// A member is about to be added.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberExpected {
+    /// 0: the first one that was never used.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Where the others will reach it.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// Whether it shall vote as soon as it has caught up.
+    #[prost(bool, tag = "3")]
+    pub votes: bool,
+    /// No id up to this one is free.
+    #[prost(uint64, tag = "4")]
+    pub highest: u64,
+}
+/// A member runs.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberStarted {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Where it serves clients.
+    #[prost(string, tag = "2")]
+    pub client_address: ::prost::alloc::string::String,
+}
+/// A member was removed. Its id stays used.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberGone {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberNoted {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
 }
 /// What applying a command gave.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Outcome {
-    #[prost(oneof = "outcome::Body", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "outcome::Body", tags = "1, 2, 3, 4, 5, 16")]
     pub body: ::core::option::Option<outcome::Body>,
 }
 /// Nested message and enum types in `Outcome`.
@@ -39,6 +95,8 @@ pub mod outcome {
         Compact(crate::api::etcdserverpb::CompactionResponse),
         #[prost(message, tag = "5")]
         Refusal(super::Refusal),
+        #[prost(message, tag = "16")]
+        Member(super::MemberNoted),
     }
 }
 /// The store refused the command: it changed nothing.
@@ -68,7 +126,7 @@ pub mod image_record {
         End(super::ImageEnd),
     }
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageHead {
     /// The version of this format: 1.
     #[prost(uint32, tag = "1")]
@@ -77,6 +135,24 @@ pub struct ImageHead {
     pub revision: i64,
     #[prost(int64, tag = "3")]
     pub compact_revision: i64,
+    /// The greatest member id that was ever used.
+    #[prost(uint64, tag = "16")]
+    pub highest_member: u64,
+    #[prost(message, repeated, tag = "17")]
+    pub members: ::prost::alloc::vec::Vec<ImageMember>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ImageMember {
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub client_address: ::prost::alloc::string::String,
+    #[prost(bool, tag = "4")]
+    pub started: bool,
+    #[prost(bool, tag = "5")]
+    pub votes: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageKeys {

@@ -52,6 +52,15 @@ pub struct NodeStatusResponse {
     /// The last index that is known to be on this node's disk.
     #[prost(uint64, tag = "18")]
     pub stored: u64,
+    /// Whether a configuration without this node is committed.
+    #[prost(bool, tag = "19")]
+    pub removed: bool,
+    /// Whether this node gets the log and does not vote.
+    #[prost(bool, tag = "20")]
+    pub learner: bool,
+    /// The voters to be of the change under way that have not caught up yet. Only a leader knows.
+    #[prost(uint64, repeated, tag = "21")]
+    pub catching_up: ::prost::alloc::vec::Vec<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeerStatus {
@@ -77,6 +86,9 @@ pub struct PeerStatus {
     /// How many entries the peer lacks.
     #[prost(uint64, tag = "8")]
     pub lag: u64,
+    /// Whether it gets the log and does not vote.
+    #[prost(bool, tag = "9")]
+    pub learner: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CampaignRequest {}
@@ -84,6 +96,48 @@ pub struct CampaignRequest {}
 pub struct CampaignResponse {
     #[prost(uint64, tag = "1")]
     pub term: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AddMemberRequest {
+    /// 0: the first id that was never used.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    /// Where the other members will reach it.
+    #[prost(string, tag = "2")]
+    pub address: ::prost::alloc::string::String,
+    /// Whether it shall get the log and not vote; else it votes as soon as it has caught up.
+    #[prost(bool, tag = "3")]
+    pub learner: bool,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ReplaceMemberRequest {
+    #[prost(uint64, tag = "1")]
+    pub old: u64,
+    /// The new member; 0: the first id that was never used.
+    #[prost(uint64, tag = "2")]
+    pub id: u64,
+    #[prost(string, tag = "3")]
+    pub address: ::prost::alloc::string::String,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MemberChangeResponse {
+    /// The new member.
+    #[prost(uint64, tag = "1")]
+    pub id: u64,
+    #[prost(uint64, tag = "2")]
+    pub cluster_id: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferLeadershipRequest {
+    /// To whom; 0: to the most up-to-date voter.
+    #[prost(uint64, tag = "1")]
+    pub target: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TransferLeadershipResponse {
+    /// Who leads now.
+    #[prost(uint64, tag = "1")]
+    pub leader: u64,
 }
 /// Generated client implementations.
 pub mod node_client {
@@ -224,6 +278,81 @@ pub mod node_client {
                 .insert(GrpcMethod::new("raftkv.kv.v1.Node", "Campaign"));
             self.inner.unary(req, path, codec).await
         }
+        /// Adds a member under an id of one's own choice.
+        pub async fn add_member(
+            &mut self,
+            request: impl tonic::IntoRequest<super::AddMemberRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MemberChangeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/raftkv.kv.v1.Node/AddMember",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("raftkv.kv.v1.Node", "AddMember"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Puts a new member in the place of an old one, in one change. Answers when the new one has caught up and the old one is gone.
+        pub async fn replace_member(
+            &mut self,
+            request: impl tonic::IntoRequest<super::ReplaceMemberRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MemberChangeResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/raftkv.kv.v1.Node/ReplaceMember",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("raftkv.kv.v1.Node", "ReplaceMember"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Hands leadership over.
+        pub async fn transfer_leadership(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TransferLeadershipRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TransferLeadershipResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/raftkv.kv.v1.Node/TransferLeadership",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("raftkv.kv.v1.Node", "TransferLeadership"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -253,6 +382,30 @@ pub mod node_server {
             request: tonic::Request<super::CampaignRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CampaignResponse>,
+            tonic::Status,
+        >;
+        /// Adds a member under an id of one's own choice.
+        async fn add_member(
+            &self,
+            request: tonic::Request<super::AddMemberRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MemberChangeResponse>,
+            tonic::Status,
+        >;
+        /// Puts a new member in the place of an old one, in one change. Answers when the new one has caught up and the old one is gone.
+        async fn replace_member(
+            &self,
+            request: tonic::Request<super::ReplaceMemberRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::MemberChangeResponse>,
+            tonic::Status,
+        >;
+        /// Hands leadership over.
+        async fn transfer_leadership(
+            &self,
+            request: tonic::Request<super::TransferLeadershipRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TransferLeadershipResponse>,
             tonic::Status,
         >;
     }
@@ -404,6 +557,139 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CampaignSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/raftkv.kv.v1.Node/AddMember" => {
+                    #[allow(non_camel_case_types)]
+                    struct AddMemberSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::AddMemberRequest>
+                    for AddMemberSvc<T> {
+                        type Response = super::MemberChangeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::AddMemberRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::add_member(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = AddMemberSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/raftkv.kv.v1.Node/ReplaceMember" => {
+                    #[allow(non_camel_case_types)]
+                    struct ReplaceMemberSvc<T: Node>(pub Arc<T>);
+                    impl<
+                        T: Node,
+                    > tonic::server::UnaryService<super::ReplaceMemberRequest>
+                    for ReplaceMemberSvc<T> {
+                        type Response = super::MemberChangeResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::ReplaceMemberRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::replace_member(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = ReplaceMemberSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/raftkv.kv.v1.Node/TransferLeadership" => {
+                    #[allow(non_camel_case_types)]
+                    struct TransferLeadershipSvc<T: Node>(pub Arc<T>);
+                    impl<
+                        T: Node,
+                    > tonic::server::UnaryService<super::TransferLeadershipRequest>
+                    for TransferLeadershipSvc<T> {
+                        type Response = super::TransferLeadershipResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TransferLeadershipRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::transfer_leadership(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TransferLeadershipSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

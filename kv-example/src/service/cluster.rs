@@ -1,9 +1,11 @@
-//! etcd's `Cluster` service: the list of members.
+//! etcd's `Cluster` service: the members, and changes of them. How they are made is in `members.rs`.
 
-use raftkv::Peer;
+use raftkv::{Membership, NodeId, Peer};
 use tonic::{Request, Response, Status};
 
-use super::{Context, Replica, unsupported};
+use super::members::{NewMember, configuration, one_address, passed_on, was_passed_on};
+use super::{Context, Replica};
+use crate::api::etcdserverpb::cluster_client::ClusterClient;
 use crate::api::etcdserverpb::cluster_server::Cluster;
 use crate::api::etcdserverpb::{
     Member, MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
@@ -11,19 +13,22 @@ use crate::api::etcdserverpb::{
 };
 
 impl<R: Replica> Context<R> {
-    fn member(&self, peer: &Peer) -> Member {
-        let client = if peer.id == self.options.node {
-            Some(&self.options.client_address)
-        } else {
-            self.options.client_addresses.get(&peer.id)
-        };
+    /// As in etcd a member has no name before it has run.
+    fn member(&self, peer: &Peer, membership: &Membership) -> Member {
+        let client = self.client_address(peer.id);
+        let runs = client.is_some() || self.view.members().get(peer.id.0).is_none_or(|info| info.started);
         Member {
             id: peer.id.0,
-            name: format!("n{}", peer.id.0),
+            name: if runs { format!("n{}", peer.id.0) } else { String::new() },
             peer_urls: vec![url(&peer.address)],
-            client_urls: client.filter(|address| !address.is_empty()).map(|address| url(address)).into_iter().collect(),
-            is_learner: false,
+            client_urls: client.iter().map(|address| url(address)).collect(),
+            is_learner: membership.is_learner(peer.id),
         }
+    }
+
+    async fn members(&self) -> Result<Vec<Member>, Status> {
+        let membership = configuration(&self.status().await?);
+        Ok(membership.members().map(|peer| self.member(peer, &membership)).collect())
     }
 }
 
@@ -33,30 +38,62 @@ fn url(address: &str) -> String {
 
 #[tonic::async_trait]
 impl<R: Replica> Cluster for Context<R> {
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        Err(unsupported("MemberAdd"))
+    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        let MemberAddRequest { peer_urls, is_learner } = request.into_inner();
+        let new = NewMember { id: 0, address: one_address(&peer_urls)?, votes: !is_learner };
+        let id = self.add_member(new).await?;
+        let members = self.members().await?;
+        let member = members.iter().find(|member| member.id == id).cloned();
+        Ok(Response::new(MemberAddResponse { header: self.header(self.view.revision()), member, members }))
     }
 
-    async fn member_remove(&self, _: Request<MemberRemoveRequest>) -> Result<Response<MemberRemoveResponse>, Status> {
-        Err(unsupported("MemberRemove"))
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        let passed = was_passed_on(request.metadata());
+        let id = NodeId(request.into_inner().id);
+        // A leader that is to go hands over first, and does that itself.
+        if !passed
+            && self.status().await?.leader == Some(id)
+            && let Some(leader) = self.leader().await?
+        {
+            return ClusterClient::new(leader).member_remove(passed_on(MemberRemoveRequest { id: id.0 })).await;
+        }
+        self.remove_member(id).await?;
+        let members = self.members().await?;
+        Ok(Response::new(MemberRemoveResponse { header: self.header(self.view.revision()), members }))
     }
 
-    async fn member_update(&self, _: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
-        Err(unsupported("MemberUpdate"))
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        let MemberUpdateRequest { id, peer_urls } = request.into_inner();
+        self.move_member(NodeId(id), one_address(&peer_urls)?).await?;
+        let members = self.members().await?;
+        Ok(Response::new(MemberUpdateResponse { header: self.header(self.view.revision()), members }))
     }
 
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
         if request.into_inner().linearizable {
             self.prepare_read(false).await?;
         }
-        let members = self.status().await?.members.iter().map(|peer| self.member(peer)).collect();
+        let members = self.members().await?;
         Ok(Response::new(MemberListResponse { header: self.header(self.view.revision()), members }))
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        Err(unsupported("MemberPromote"))
+        let passed = was_passed_on(request.metadata());
+        let id = request.into_inner().id;
+        if !passed && let Some(leader) = self.leader().await? {
+            return ClusterClient::new(leader).member_promote(passed_on(MemberPromoteRequest { id })).await;
+        }
+        self.promote_member(NodeId(id)).await?;
+        let members = self.members().await?;
+        Ok(Response::new(MemberPromoteResponse { header: self.header(self.view.revision()), members }))
     }
 }

@@ -1,6 +1,6 @@
 //! The standard health service (`grpc.health.v1.Health`).
 //!
-//! A node serves when it knows a leader, and has caught up with the cluster once since its start. The check names are the
+//! A node serves when it is a member, knows a leader, and has caught up with the cluster once since its start. The check names are the
 //! empty one, for the whole node, and those of etcd's services.
 
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub(super) async fn watch<R: Replica>(context: Arc<Context<R>>, health: Health) 
         let now = match context.replica.status().await {
             Ok(status) => {
                 context.saw(&status);
-                status.leader.is_some() && is_ready(&context).await
+                status.leader.is_some() && context.ensure_member().is_ok() && is_ready(&context).await
             }
             Err(Error::Stopped(reason)) => {
                 tracing::info!(%reason, "the node has stopped: health checks say so from now on");

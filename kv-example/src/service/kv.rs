@@ -16,7 +16,8 @@ use crate::store::{Refusal, check_delete, check_put, check_range, check_txn, is_
 
 impl<R: Replica> Context<R> {
     /// Proposes a checked request, and gives the machine's answer to it.
-    async fn propose(&self, body: command::Body) -> Result<outcome::Body, Status> {
+    pub(super) async fn propose(&self, body: command::Body) -> Result<outcome::Body, Status> {
+        self.ensure_member()?;
         let command = encode_command(body);
         if command.len() > self.options.limits.request_bytes {
             return Err(Refusal::TooLarge.into());
@@ -36,7 +37,7 @@ impl<R: Replica> Context<R> {
 }
 
 /// The state machine answers each kind of command in kind.
-fn unexpected() -> Status {
+pub(super) fn unexpected() -> Status {
     Status::internal("etcdserver: the state machine gave an answer of another kind (please report this)")
 }
 

@@ -1,8 +1,11 @@
 //! etcd's `Maintenance` service, as far as it means something here.
 
+use raftkv::NodeId;
 use tonic::codegen::BoxStream;
 use tonic::{Request, Response, Status};
 
+use super::members::configuration;
+use super::refused::not_transferred;
 use super::{Context, Replica, unsupported};
 use crate::api::etcdserverpb::alarm_request::AlarmAction;
 use crate::api::etcdserverpb::maintenance_server::Maintenance;
@@ -30,7 +33,11 @@ impl<R: Replica> Maintenance for Context<R> {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let status = Context::status(self).await?;
         let bytes = i64::try_from(self.view.stats().bytes).unwrap_or(i64::MAX);
-        let errors = if status.leader.is_none() { vec!["etcdserver: no leader".to_owned()] } else { Vec::new() };
+        let errors = match (self.ensure_member(), status.leader) {
+            (Err(removed), _) => vec![removed.message().to_owned()],
+            (Ok(()), None) => vec!["etcdserver: no leader".to_owned()],
+            (Ok(()), Some(_)) => Vec::new(),
+        };
         Ok(Response::new(StatusResponse {
             header: self.header(self.view.revision()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -41,7 +48,7 @@ impl<R: Replica> Maintenance for Context<R> {
             raft_applied_index: status.applied.0,
             errors,
             db_size_in_use: bytes,
-            is_learner: false,
+            is_learner: configuration(&status).is_learner(status.id),
         }))
     }
 
@@ -68,7 +75,12 @@ impl<R: Replica> Maintenance for Context<R> {
         Err(unsupported("Snapshot"))
     }
 
-    async fn move_leader(&self, _: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
-        Err(unsupported("MoveLeader"))
+    async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        let target = NodeId(request.into_inner().target_id);
+        let status = Context::status(self).await?;
+        if status.leader != Some(target) || status.leader != Some(status.id) {
+            self.replica.transfer_leadership(Some(target)).await.map_err(|error| not_transferred(&error))?;
+        }
+        Ok(Response::new(MoveLeaderResponse { header: self.header(self.view.revision()) }))
     }
 }

@@ -8,9 +8,11 @@ mod cluster;
 mod health;
 mod kv;
 mod maintenance;
+mod members;
 mod node;
 mod refused;
 mod replica;
+mod steward;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -33,7 +35,7 @@ pub use refused::{DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
 pub use replica::Replica;
 
 /// What the services are told of the node that they serve.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// The cluster's id, in every answer's header.
     pub cluster: ClusterId,
@@ -45,6 +47,24 @@ pub struct Options {
     pub client_addresses: BTreeMap<NodeId, String>,
     /// What a request may hold.
     pub limits: Limits,
+    /// How many members there may be: the node's `Config::max_members`.
+    pub max_members: usize,
+    /// Whether the node keeps the list of members: tells the others where it serves clients, and promotes new members that have caught up.
+    pub keeps_members: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            cluster: ClusterId::default(),
+            node: NodeId::default(),
+            client_address: String::new(),
+            client_addresses: BTreeMap::new(),
+            limits: Limits::default(),
+            max_members: raftkv::Config::default().max_members,
+            keeps_members: false,
+        }
+    }
 }
 
 /// The services of one node, running. Dropped, they stop watching the node.
@@ -53,6 +73,7 @@ pub struct Services {
     routes: Routes,
     health: health::Health,
     watcher: AbortHandle,
+    steward: Option<AbortHandle>,
 }
 
 impl Services {
@@ -64,17 +85,25 @@ impl Services {
     pub fn start<R: Replica>(replica: R, view: KvView, options: Options) -> Self {
         // A request that is just too large should reach us, and be refused in etcd's words.
         let decode = options.limits.request_bytes.saturating_add(512 << 10);
-        let context =
-            Arc::new(Context { replica, view, options, term: AtomicU64::new(0), ready: AtomicBool::new(false) });
+        let context = Arc::new(Context {
+            replica,
+            view,
+            options,
+            term: AtomicU64::new(0),
+            ready: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
+        });
         let (health, health_server) = health::Health::new();
         let watcher = tokio::spawn(health::watch(Arc::clone(&context), health.clone())).abort_handle();
+        let steward =
+            context.options.keeps_members.then(|| tokio::spawn(steward::keep(Arc::clone(&context))).abort_handle());
         let routes = Routes::new(health_server)
             .add_service(KvServer::from_arc(Arc::clone(&context)).max_decoding_message_size(decode))
             .add_service(MaintenanceServer::from_arc(Arc::clone(&context)))
             .add_service(ClusterServer::from_arc(Arc::clone(&context)))
             .add_service(NodeServer::from_arc(context))
             .prepare();
-        Self { routes, health, watcher }
+        Self { routes, health, watcher, steward }
     }
 
     /// The services, for [`tonic::transport::Server::add_routes`].
@@ -86,6 +115,7 @@ impl Services {
     /// Tells health checks that this node is going down. The first step of a graceful shutdown.
     pub async fn not_serving(&self) {
         self.watcher.abort();
+        self.steward.iter().for_each(AbortHandle::abort);
         self.health.set(false).await;
     }
 }
@@ -93,6 +123,7 @@ impl Services {
 impl Drop for Services {
     fn drop(&mut self) {
         self.watcher.abort();
+        self.steward.iter().for_each(AbortHandle::abort);
     }
 }
 
@@ -106,6 +137,8 @@ struct Context<R> {
     term: AtomicU64,
     /// Whether the node has caught up with the cluster since its start.
     ready: AtomicBool,
+    /// Whether the node is a member no more.
+    removed: AtomicBool,
 }
 
 impl<R: Replica> Context<R> {
@@ -126,6 +159,7 @@ impl<R: Replica> Context<R> {
 
     /// Waits until the local store is fresh enough for a read.
     async fn prepare_read(&self, serializable: bool) -> Result<(), Status> {
+        self.ensure_member()?;
         if serializable && !self.ready.load(Ordering::Relaxed) {
             return Err(refused::not_ready());
         }
@@ -137,6 +171,11 @@ impl<R: Replica> Context<R> {
         Ok(())
     }
 
+    /// A node that was removed takes part in nothing any more, and what it has grows old.
+    fn ensure_member(&self) -> Result<(), Status> {
+        if self.removed.load(Ordering::Relaxed) { Err(refused::removed()) } else { Ok(()) }
+    }
+
     async fn status(&self) -> Result<raftkv::Status, Status> {
         let status = self.replica.status().await.map_err(|error| refused::to_status(&error, refused::Intent::Read))?;
         self.saw(&status);
@@ -145,6 +184,13 @@ impl<R: Replica> Context<R> {
 
     fn saw(&self, status: &raftkv::Status) {
         self.term.fetch_max(status.term.0, Ordering::Relaxed);
+        let removed = self.is_removed(status);
+        if removed && !self.removed.swap(removed, Ordering::Relaxed) {
+            tracing::warn!(
+                "this node was removed from the cluster: it serves nothing any more, and does not campaign. Stop it, and delete its data \
+                 directory; to come back it needs a new id"
+            );
+        }
     }
 }
 

@@ -3,18 +3,25 @@
 use raftkv::{Index, NodeId, ReplicationState, Status as RaftStatus};
 use tonic::{Request, Response, Status};
 
-use super::refused::{Intent, to_status};
+use super::members::{NewMember, address, configuration, passed_on, was_passed_on};
+use super::refused::{Intent, not_transferred, to_status};
 use super::{Context, Replica};
+use crate::api::node::node_client::NodeClient;
 use crate::api::node::node_server::Node;
-use crate::api::node::{CampaignRequest, CampaignResponse, NodeStatusRequest, NodeStatusResponse, PeerStatus};
+use crate::api::node::{
+    AddMemberRequest, CampaignRequest, CampaignResponse, MemberChangeResponse, NodeStatusRequest, NodeStatusResponse,
+    PeerStatus, ReplaceMemberRequest, TransferLeadershipRequest, TransferLeadershipResponse,
+};
 
 /// The other members, with their progress where this node leads.
 fn peers(status: &RaftStatus) -> Vec<PeerStatus> {
+    let membership = configuration(status);
     let others = status.members.iter().filter(|peer| peer.id != status.id);
     others
         .map(|member| {
             let mut peer =
                 PeerStatus { id: member.id.0, address: member.address.as_ref().to_owned(), ..Default::default() };
+            peer.learner = membership.is_learner(member.id);
             if let Some(progress) = status.peers.iter().find(|progress| progress.id == member.id) {
                 peer.matched = progress.matched.0;
                 peer.next = progress.next.0;
@@ -58,6 +65,9 @@ impl<R: Replica> Node for Context<R> {
             client_address: self.options.client_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stored: status.stored.0,
+            removed: self.ensure_member().is_err(),
+            learner: configuration(&status).is_learner(status.id),
+            catching_up: status.change.iter().flat_map(|change| &change.catching_up).map(|id| id.0).collect(),
         }))
     }
 
@@ -65,5 +75,48 @@ impl<R: Replica> Node for Context<R> {
         self.replica.campaign().await.map_err(|error| to_status(&error, Intent::Read))?;
         let term = Context::status(self).await?.term.0;
         Ok(Response::new(CampaignResponse { term }))
+    }
+
+    async fn add_member(&self, request: Request<AddMemberRequest>) -> Result<Response<MemberChangeResponse>, Status> {
+        let AddMemberRequest { id, address: url, learner } = request.into_inner();
+        let id = Context::add_member(self, NewMember { id, address: address(&url)?, votes: !learner }).await?;
+        Ok(Response::new(MemberChangeResponse { id, cluster_id: self.options.cluster.0 }))
+    }
+
+    async fn replace_member(
+        &self,
+        request: Request<ReplaceMemberRequest>,
+    ) -> Result<Response<MemberChangeResponse>, Status> {
+        let passed = was_passed_on(request.metadata());
+        let request = request.into_inner();
+        let old = NodeId(request.old);
+        // A leader that is to go hands over first, and does that itself.
+        if !passed
+            && Context::status(self).await?.leader == Some(old)
+            && let Some(leader) = self.leader().await?
+        {
+            return NodeClient::new(leader).replace_member(passed_on(request)).await;
+        }
+        let new = NewMember { id: request.id, address: address(&request.address)?, votes: false };
+        let id = Context::replace_member(self, old, new).await?;
+        Ok(Response::new(MemberChangeResponse { id, cluster_id: self.options.cluster.0 }))
+    }
+
+    async fn transfer_leadership(
+        &self,
+        request: Request<TransferLeadershipRequest>,
+    ) -> Result<Response<TransferLeadershipResponse>, Status> {
+        let passed = was_passed_on(request.metadata());
+        let request = request.into_inner();
+        let target = Some(NodeId(request.target)).filter(|target| target.0 != 0);
+        let status = Context::status(self).await?;
+        if target.is_some() && status.leader == target {
+            return Ok(Response::new(TransferLeadershipResponse { leader: request.target }));
+        }
+        if !passed && let Some(leader) = self.leader().await? {
+            return NodeClient::new(leader).transfer_leadership(passed_on(request)).await;
+        }
+        let leader = self.replica.transfer_leadership(target).await.map_err(|error| not_transferred(&error))?;
+        Ok(Response::new(TransferLeadershipResponse { leader: leader.0 }))
     }
 }

@@ -1,6 +1,6 @@
 //! Raft's errors in the codes and words that etcd's clients know.
 
-use raftkv::Error;
+use raftkv::{ChangeError, ChangeRefused, Error, Membership, NodeId, Peer, Status as RaftStatus, TransferError};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
@@ -65,6 +65,122 @@ pub(super) fn not_ready() -> Status {
     let detail = "this node has not caught up with the cluster since its start, and would answer from an older state; \
                   retry later, or at another node";
     status.metadata_mut().insert(DETAIL, MetadataValue::from_static(detail));
+    status
+}
+
+/// What this node says once it is a member no more.
+pub(super) fn removed() -> Status {
+    let words = "etcdserver: the member has been permanently removed from the cluster";
+    marked(
+        Code::Unavailable,
+        words,
+        Some(RETRY_SAFE),
+        "ask another member; this one can be stopped and its data deleted",
+    )
+}
+
+pub(super) fn bad_address(reason: &str) -> Status {
+    marked(Code::InvalidArgument, "etcdserver: given member URLs are invalid", None, reason)
+}
+
+pub(super) fn address_used(by: &Peer) -> Status {
+    let detail = format!("member {} is at {}", by.id.0, by.address);
+    marked(Code::FailedPrecondition, "etcdserver: Peer URLs already exists", None, &detail)
+}
+
+pub(super) fn member_not_found(id: NodeId, present: &Membership) -> Status {
+    let detail = format!("there is no member {}; there are: {present}", id.0);
+    marked(Code::NotFound, "etcdserver: member not found", None, &detail)
+}
+
+pub(super) fn too_many_members(limit: usize, learner: bool) -> Status {
+    let words = if learner {
+        "etcdserver: too many learner members in cluster"
+    } else {
+        "etcdserver: too many members in cluster"
+    };
+    marked(Code::FailedPrecondition, words, None, &format!("there are {limit} already; remove one first"))
+}
+
+pub(super) fn no_learner(id: NodeId) -> Status {
+    let detail = format!("member {} votes already", id.0);
+    marked(Code::FailedPrecondition, "etcdserver: can only promote a learner member", None, &detail)
+}
+
+const NOT_IN_SYNC: &str = "etcdserver: can only promote a learner member which is in sync with leader";
+
+pub(super) fn not_in_sync(status: &RaftStatus, id: NodeId) -> Status {
+    let progress = status.peers.iter().find(|peer| peer.id == id);
+    let detail = match progress.map(|peer| (peer.matched.0, peer.silent_for)) {
+        Some((matched, Some(silence))) => format!(
+            "member {} has {matched} of {} entries and was heard {} ms ago; try again when it has caught up",
+            id.0,
+            status.last.index.0,
+            silence.as_millis()
+        ),
+        Some((_, None)) | None => format!("member {} was not heard yet; start it, and try again", id.0),
+    };
+    marked(Code::FailedPrecondition, NOT_IN_SYNC, None, &detail)
+}
+
+/// Why the members did not change. etcd's words, where it has some.
+pub(super) fn not_changed(error: &ChangeError) -> Status {
+    use ChangeRefused as Why;
+    let (code, words, retry) = match error {
+        ChangeError::Refused(Why::InProgress { .. }) => {
+            (Code::Unavailable, "etcdserver: another membership change is in progress", Some(RETRY_SAFE))
+        }
+        ChangeError::Refused(Why::NotReady) => (Code::Unavailable, "etcdserver: leader changed", Some(RETRY_SAFE)),
+        ChangeError::Refused(Why::UnknownNode { .. }) => (Code::NotFound, "etcdserver: member not found", None),
+        ChangeError::Refused(Why::NoVoters) => {
+            (Code::FailedPrecondition, "etcdserver: re-configuration failed due to not enough started members", None)
+        }
+        ChangeError::Refused(Why::AddressConflict { .. }) => {
+            (Code::FailedPrecondition, "etcdserver: Peer URLs already exists", None)
+        }
+        ChangeError::Refused(Why::NotCaughtUp { .. }) => (Code::FailedPrecondition, NOT_IN_SYNC, None),
+        ChangeError::Refused(Why::Unreachable { .. }) => {
+            (Code::Unavailable, "etcdserver: unhealthy cluster", Some(RETRY_SAFE))
+        }
+        ChangeError::Refused(_) => (Code::FailedPrecondition, "etcdserver: the members can't be changed so", None),
+        ChangeError::Unavailable => (Code::Unavailable, "etcdserver: no leader", Some(RETRY_SAFE)),
+        ChangeError::Overloaded => (Code::ResourceExhausted, "etcdserver: too many requests", Some(RETRY_SAFE)),
+        ChangeError::Stopped(_) => (Code::Unavailable, "etcdserver: server stopped", Some(RETRY_UNKNOWN)),
+        // An error that this version does not know says nothing about the outcome either.
+        ChangeError::OutcomeUnknown | _ => (Code::Unavailable, "etcdserver: request timed out", Some(RETRY_UNKNOWN)),
+    };
+    marked(code, words, retry, &error.to_string())
+}
+
+/// Why leadership was not handed over. Nothing is lost by asking again.
+pub(super) fn not_transferred(error: &TransferError) -> Status {
+    let (code, words, retry) = match error {
+        TransferError::NotLeader { .. } => (Code::FailedPrecondition, "etcdserver: not leader", None),
+        TransferError::UnknownNode { .. } | TransferError::NotVoter { .. } => {
+            (Code::FailedPrecondition, "etcdserver: bad leader transferee", None)
+        }
+        TransferError::InProgress { .. } => {
+            (Code::Unavailable, "etcdserver: another transfer is in progress", Some(RETRY_SAFE))
+        }
+        TransferError::NoSuccessor => (Code::FailedPrecondition, "etcdserver: unhealthy cluster", None),
+        TransferError::OtherLeader { .. } => (Code::Unavailable, "etcdserver: leader changed", Some(RETRY_SAFE)),
+        TransferError::Stopped(_) => (Code::Unavailable, "etcdserver: server stopped", Some(RETRY_SAFE)),
+        TransferError::TimedOut | _ => {
+            (Code::Unavailable, "etcdserver: request timed out, leader transfer took too long", Some(RETRY_SAFE))
+        }
+    };
+    marked(code, words, retry, &error.to_string())
+}
+
+fn marked(code: Code, words: &str, retry: Option<&'static str>, detail: &str) -> Status {
+    let mut status = Status::new(code, words);
+    let metadata = status.metadata_mut();
+    if let Some(retry) = retry {
+        metadata.insert(RETRY, MetadataValue::from_static(retry));
+    }
+    if let Ok(detail) = MetadataValue::try_from(printable(detail)) {
+        metadata.insert(DETAIL, detail);
+    }
     status
 }
 

@@ -3,7 +3,7 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use raftkv::{Consistency, Error, Raft, Status};
+use raftkv::{Change, ChangeError, Consistency, Error, LogId, NodeId, Raft, Status, TransferError};
 
 /// A node that replicates commands to a [`KvMachine`](crate::machine::KvMachine).
 pub trait Replica: Clone + Send + Sync + 'static {
@@ -18,6 +18,12 @@ pub trait Replica: Clone + Send + Sync + 'static {
 
     /// Stands for election.
     fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Changes who is in the cluster.
+    fn change_membership(&self, change: Change) -> impl Future<Output = Result<LogId, ChangeError>> + Send;
+
+    /// Hands leadership over, if this node leads.
+    fn transfer_leadership(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send;
 }
 
 impl Replica for Raft {
@@ -35,5 +41,13 @@ impl Replica for Raft {
 
     fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send {
         Self::campaign(self)
+    }
+
+    fn change_membership(&self, change: Change) -> impl Future<Output = Result<LogId, ChangeError>> + Send {
+        Self::change_membership(self, change)
+    }
+
+    fn transfer_leadership(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send {
+        Self::transfer_leadership(self, to)
     }
 }

@@ -10,9 +10,9 @@ use std::ops::Bound;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
-use super::Store;
 use super::key::Key;
 use super::version::{Meta, Version};
+use super::{Members, Store};
 use crate::api::command::image_record::Body;
 use crate::api::command::{ImageEnd, ImageHead, ImageKey, ImageKeys, ImageRecord, ImageVersion};
 
@@ -62,10 +62,13 @@ impl Image {
             State::Done => return None,
             State::Head => {
                 self.state = State::Keys(None);
+                let (highest_member, members) = self.store.members.to_image();
                 Body::Head(ImageHead {
                     format: FORMAT,
                     revision: self.store.revision,
                     compact_revision: self.store.compacted,
+                    highest_member,
+                    members,
                 })
             }
             State::Keys(last) => self.next_keys(last),
@@ -214,6 +217,8 @@ impl Loader {
                     let (revision, compacted) = (head.revision, head.compact_revision);
                     return Err(self.error(format!("no store is at revision {revision}, compacted at {compacted}")));
                 }
+                let members = Members::from_image(head.highest_member, head.members);
+                self.store.members = members.map_err(|reason| self.error(reason))?;
                 self.store.revision = head.revision;
                 self.store.compacted = head.compact_revision;
                 self.store.swept = head.compact_revision;
@@ -242,7 +247,8 @@ impl Loader {
             let good = before < version.mod_revision
                 && version.mod_revision <= self.store.revision
                 && (0..=version.mod_revision).contains(&version.create_revision)
-                && (0..=version.mod_revision).contains(&version.version);
+                // A key that one step puts several times counts on within one revision.
+                && (0..MAX_REVISION).contains(&version.version);
             if !good {
                 return Err(self.error(format!("the revisions of key {key:?} are out of order")));
             }
@@ -272,7 +278,7 @@ mod tests {
     #[test]
     fn an_image_with_numbers_that_no_store_has_is_refused() {
         let image = |revision, compact_revision, version| {
-            let head = Body::Head(ImageHead { format: FORMAT, revision, compact_revision });
+            let head = Body::Head(ImageHead { format: FORMAT, revision, compact_revision, ..Default::default() });
             let versions = vec![ImageVersion { mod_revision: 2, create_revision: 2, version, value: Bytes::new() }];
             let keys = Body::Keys(ImageKeys { keys: vec![ImageKey { key: "k".into(), versions }] });
             load(&[head, keys, Body::End(ImageEnd { versions: 1 })])

@@ -11,6 +11,7 @@
 //! | `range.rs` | reads |
 //! | `write.rs`, `txn.rs` | changes |
 //! | `compact.rs` | forgetting, and the checksum over what is left |
+//! | `members.rs` | what members know of each other |
 //! | `image.rs` | the store as a stream of bytes, and back |
 
 mod check;
@@ -18,6 +19,7 @@ mod compact;
 mod history;
 mod image;
 mod key;
+mod members;
 mod range;
 mod refusal;
 mod txn;
@@ -37,6 +39,7 @@ pub(crate) use compact::Sweep;
 #[cfg(feature = "testing")]
 pub(crate) use image::seal_record;
 pub use image::{Image, ImageError, Loader};
+pub use members::{MemberInfo, Members};
 pub use refusal::Refusal;
 pub(crate) use write::Writer;
 
@@ -56,6 +59,7 @@ pub struct Store {
     /// Up to where what compaction made unreachable has really been dropped.
     swept: i64,
     stats: Stats,
+    members: Members,
 }
 
 /// Sizes of a store.
@@ -85,6 +89,7 @@ impl Store {
             compacted: NEVER_COMPACTED,
             swept: NEVER_COMPACTED,
             stats: Stats::default(),
+            members: Members::default(),
         }
     }
 

@@ -40,6 +40,15 @@ pub enum Refusal {
     /// A put with a lease.
     #[error("etcdserver: leases are not supported yet: put the key without a lease")]
     LeasesUnsupported,
+    /// An id that a member has, or had: it may run somewhere yet.
+    #[error("etcdserver: member ID already exist")]
+    MemberIdUsed,
+    /// No address, or one that can't be.
+    #[error("etcdserver: given member URLs are invalid")]
+    MemberAddress,
+    /// More members than a cluster may have.
+    #[error("etcdserver: too many members in cluster")]
+    TooManyMembers,
     /// A log entry that can't be read. No version of this server writes such an entry.
     #[error("etcdserver: the log holds a command that can't be decoded")]
     Malformed,
@@ -57,7 +66,9 @@ impl Refusal {
             | Self::TooManyOps
             | Self::DuplicateKey
             | Self::InvalidSort
-            | Self::TooLarge => Code::InvalidArgument,
+            | Self::TooLarge
+            | Self::MemberAddress => Code::InvalidArgument,
+            Self::MemberIdUsed | Self::TooManyMembers => Code::FailedPrecondition,
             Self::Compacted | Self::FutureRevision => Code::OutOfRange,
             Self::LeasesUnsupported => Code::Unimplemented,
             Self::Malformed => Code::Internal,

@@ -12,7 +12,10 @@ use bytes::Bytes;
 use kv_example::machine::KvMachine;
 use kv_example::service::{Options, Replica, Services};
 use raftkv::consensus::RoleKind;
-use raftkv::{ClusterId, Consistency, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term};
+use raftkv::{
+    Change, ChangeError, ClusterId, Consistency, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term,
+    TransferError,
+};
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server};
@@ -75,6 +78,14 @@ impl Replica for Local {
 
     async fn campaign(&self) -> Result<(), Error> {
         self.check()
+    }
+
+    async fn change_membership(&self, _: Change) -> Result<LogId, ChangeError> {
+        Err(ChangeError::Unavailable)
+    }
+
+    async fn transfer_leadership(&self, _: Option<NodeId>) -> Result<NodeId, TransferError> {
+        Err(TransferError::NoSuccessor)
     }
 }
 
