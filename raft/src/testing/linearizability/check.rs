@@ -12,7 +12,7 @@ use super::search::{Limits, Search, Stop};
 /// How hard to look before giving up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// How often the model may be asked, for all keys.
+    /// How often the model may be asked, and one situation be compared with another, for all keys.
     pub steps: u64,
     /// How many situations and states of one key may be told apart; each takes some hundred bytes of memory.
     pub configurations: u64,
@@ -38,7 +38,7 @@ pub struct Report {
     pub failed: usize,
     /// How many keys they touched.
     pub keys: usize,
-    /// How often the model was asked.
+    /// How often the model was asked, and one situation compared with another.
     pub steps: u64,
 }
 
@@ -87,7 +87,7 @@ fn check_key<M: Model>(
     for limits in [few(1), few(2), Limits { steps: left - left / 4, ..all }] {
         let mut search = Search::new(model, &plan, limits);
         let result = search.run(model.initial(key));
-        *steps += search.steps;
+        *steps += search.steps();
         let last = limits.depth == usize::MAX;
         match result {
             Ok(()) => return Ok(()),

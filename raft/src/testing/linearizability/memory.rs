@@ -202,6 +202,8 @@ pub(super) struct Visited {
     /// By place in the history, state, and the placed ones of those under way: the last entry.
     last: BTreeMap<(usize, usize, Bits), usize>,
     entries: Vec<Entry>,
+    /// How many of them were compared with new ones: with many open calls that is most of the work.
+    compared: u64,
 }
 
 struct Entry {
@@ -212,11 +214,15 @@ struct Entry {
 
 impl Visited {
     pub(super) fn new() -> Self {
-        Self { last: BTreeMap::new(), entries: Vec::new() }
+        Self { last: BTreeMap::new(), entries: Vec::new(), compared: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    pub(super) fn compared(&self) -> u64 {
+        self.compared
     }
 
     /// Takes a situation in, unless one was met that is as good: at the same place with the same state, and with no
@@ -232,6 +238,7 @@ impl Visited {
         let last = self.last.entry((at, state, bits.clone())).or_insert(NONE);
         let mut entry = *last;
         while entry != NONE {
+            self.compared += 1;
             let Entry { uses: earlier, depth: earlier_depth, before } = self.entries[entry];
             if earlier_depth <= depth && all.within(earlier, uses) {
                 return false;

@@ -139,6 +139,11 @@ impl<'a, 'h, M: Model> Search<'a, 'h, M> {
         (self.visited.len() + self.states.len() + self.rows.exceptions()) as u64
     }
 
+    /// What it has cost so far: questions to the model, and comparisons of situations.
+    pub(super) fn steps(&self) -> u64 {
+        self.steps + self.visited.compared()
+    }
+
     /// Looks for an order, or for one up to the place that the limits name.
     pub(super) fn run(&mut self, initial: M::State) -> Result<(), Stop> {
         let state = self.states.number(initial);
@@ -385,7 +390,7 @@ impl<'a, 'h, M: Model> Search<'a, 'h, M> {
 
     fn step(&mut self) -> Result<(), Stop> {
         self.steps += 1;
-        let over = self.steps > self.limits.steps || self.configurations() > self.limits.configurations;
+        let over = self.steps() > self.limits.steps || self.configurations() > self.limits.configurations;
         if over { Err(Stop::Exhausted) } else { Ok(()) }
     }
 

@@ -260,3 +260,21 @@ fn a_budget_that_is_used_up_is_no_pass() {
     let error = check(&Register::default(), &story.0, budget).unwrap_err();
     assert!(matches!(error, Error::Exhausted { .. }), "{error}");
 }
+
+/// Each sum of some of the open calls is a state, and each is reached in very many ways: to compare these is most of the work, and
+/// the budget bounds that as well.
+#[test]
+#[allow(clippy::disallowed_methods, reason = "how long a check takes is for the wall clock to say")]
+fn a_budget_bounds_the_time_that_open_calls_cost() {
+    let mut history = History::new();
+    for number in 1..=40 {
+        history.invoke(CounterOp::Add(number));
+    }
+    let get = history.invoke(CounterOp::Get);
+    history.returned(get, 100_000);
+    let begun = std::time::Instant::now();
+    let budget = Budget { steps: 300_000, configurations: 1_000_000 };
+    let error = check(&Counter, &history, budget).unwrap_err();
+    assert!(matches!(error, Error::Exhausted { .. }), "{error}");
+    assert!(begun.elapsed() < std::time::Duration::from_secs(20), "it took {:?}", begun.elapsed());
+}
