@@ -57,7 +57,7 @@ pub(crate) struct Round {
 impl Consensus {
     /// Somebody here wants the configuration to change.
     pub(crate) fn change(&mut self, now: Time, request: RequestId, change: Change) {
-        match (&self.role, self.leader()) {
+        match (&self.role, self.reachable_leader()) {
             (Role::Leader(_), _) => self.begin_change(now, Asker { follower: None, request }, &change),
             (Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_), Some(leader)) => {
                 self.passed_on.0.insert(request);

@@ -99,7 +99,7 @@ impl Consensus {
                 };
                 self.out.replies.push(reply);
             }
-            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.leader() {
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.reachable_leader() {
                 Some(leader) => {
                     self.forwarded.asked.insert(request);
                     self.forget_oldest_forwarded();

@@ -278,6 +278,15 @@ impl Consensus {
         }
     }
 
+    /// To whom requests are passed on: the leader, unless the connection with it was lost since it was heard. What is sent to a dead one
+    /// has an outcome that nobody can tell, while a client can be held until the leader is heard again, or another one.
+    pub(crate) fn reachable_leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Follower(Follower { suspect: true, .. }) => None,
+            Role::Follower(_) | Role::Leader(_) | Role::PreCandidate(_) | Role::Candidate(_) => self.leader(),
+        }
+    }
+
     fn tick(&mut self, now: Time) {
         self.expire_former(now);
         self.expire_transfer(now);

@@ -190,6 +190,7 @@ scripts! {
         a_repeated_batch_is_proposed_once,
         an_entry_beyond_the_end_of_a_later_terms_log_is_lost,
         an_entry_that_is_overwritten_is_lost,
+        nothing_is_passed_on_to_a_leader_that_is_suspected,
         only_members_may_pass_on_commands,
         the_answer_may_come_after_the_entry,
         unanswered_batches_are_bounded,
