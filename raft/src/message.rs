@@ -3,6 +3,8 @@
 //! Messages are complete values, built in one step by the pure core. A transport may lose, delay, duplicate or reorder
 //! them at will: no promise here depends on delivery.
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use crate::change::{Change, ChangeRefused};
@@ -35,6 +37,15 @@ pub enum Lane {
 impl Lane {
     /// Both lanes.
     pub const ALL: [Self; 2] = [Self::Control, Self::Bulk];
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Control => "control",
+            Self::Bulk => "bulk",
+        })
+    }
 }
 
 /// One statement of a node, valid in its term.

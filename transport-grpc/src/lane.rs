@@ -197,7 +197,7 @@ impl Keeper {
             attempt = self.dialer.queue(&self.shared.peer, self.kind);
         }
         self.shared.set(State::Closed);
-        debug!(peer = %self.shared.peer, lane = ?self.kind, "nothing was sent for a while: connection closed");
+        debug!(peer = %self.shared.peer, lane = %self.kind, "nothing was sent for a while: connection closed");
     }
 
     async fn connect(&self, outgoing: Outgoing) -> Result<Connection, Failure> {
@@ -230,7 +230,7 @@ impl Keeper {
 
     fn say_connected(&mut self) {
         if self.said.replace(Said::Connected) != Some(Said::Connected) {
-            info!(peer = %self.shared.peer, lane = ?self.kind, "connected");
+            info!(peer = %self.shared.peer, lane = %self.kind, "connected");
         }
     }
 
@@ -239,13 +239,13 @@ impl Keeper {
         let now = if failure.refused { Said::Refused } else { Said::Unreachable };
         let before = self.said.replace(now);
         if before == Some(now) {
-            debug!(%peer, ?lane, %reason, "still no connection");
+            debug!(%peer, %lane, %reason, "still no connection");
         } else if failure.refused {
-            warn!(%peer, ?lane, %reason, "refused by the peer; trying again now and then");
+            warn!(%peer, %lane, %reason, "refused by the peer; trying again now and then");
         } else if before == Some(Said::Connected) {
-            warn!(%peer, ?lane, %reason, "connection lost; trying to restore it");
+            warn!(%peer, %lane, %reason, "connection lost; trying to restore it");
         } else {
-            warn!(%peer, ?lane, %reason, "unreachable; trying until it is");
+            warn!(%peer, %lane, %reason, "unreachable; trying until it is");
         }
     }
 }

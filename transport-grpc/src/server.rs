@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::{Stream, StreamExt, stream};
-use raftkv::{ClusterId, Inbox, NodeId, Peer, Refusal};
+use raftkv::{ClusterId, Inbox, Lane, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -168,12 +168,12 @@ impl Shared {
             return Err(self.closing());
         }
         let way = Way { cluster: self.inbox.cluster(), from: sender.id, to: self.inbox.node() };
-        info!(peer = %sender, lane, remote = remote.map(tracing::field::display), "peer connected");
+        info!(peer = %sender, %lane, remote = remote.map(tracing::field::display), "peer connected");
         Ok(Session { shared: self.clone(), frames, closed, sender, way, lane, remote, ended: None, _permit: permit })
     }
 
     /// The peer that a stream's first frame names, and its lane.
-    fn greet(&self, first: Option<pb::Frame>) -> Result<(Peer, &'static str), Status> {
+    fn greet(&self, first: Option<pb::Frame>) -> Result<(Peer, Lane), Status> {
         let hello = first
             .filter(|frame| frame.envelopes.is_empty())
             .and_then(|frame| frame.hello)
@@ -181,7 +181,7 @@ impl Shared {
         self.check(&hello)
     }
 
-    fn check(&self, hello: &pb::Hello) -> Result<(Peer, &'static str), Status> {
+    fn check(&self, hello: &pb::Hello) -> Result<(Peer, Lane), Status> {
         if hello.version != PROTOCOL_VERSION {
             return Err(Status::failed_precondition(format!(
                 "this node speaks version {PROTOCOL_VERSION} of the protocol, not {}: upgrade the older one",
@@ -200,8 +200,8 @@ impl Shared {
             return Err(Status::invalid_argument("the hello names no node, or no address that could be one"));
         }
         let lane = match pb::Lane::try_from(hello.lane) {
-            Ok(pb::Lane::Control) => CONTROL,
-            Ok(pb::Lane::Bulk) => "Bulk",
+            Ok(pb::Lane::Control) => Lane::Control,
+            Ok(pb::Lane::Bulk) => Lane::Bulk,
             Ok(pb::Lane::Unspecified) | Err(_) => {
                 return Err(Status::invalid_argument(format!("the hello names no lane, but {}", hello.lane)));
             }
@@ -237,9 +237,6 @@ const MAX_ADDRESS_BYTES: usize = 300;
 const MAX_KNOWN_REFUSALS: usize = 256;
 const REPEAT_REFUSAL_AFTER: Duration = Duration::from_secs(60);
 
-/// The lane that a leader never leaves idle.
-const CONTROL: &str = "Control";
-
 /// A peer's stream after its welcome.
 struct Session {
     shared: Arc<Shared>,
@@ -247,7 +244,7 @@ struct Session {
     closed: watch::Receiver<bool>,
     sender: Peer,
     way: Way,
-    lane: &'static str,
+    lane: Lane,
     remote: Option<SocketAddr>,
     /// Why it ended, once it did.
     ended: Option<String>,
@@ -290,9 +287,10 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         let reason = self.ended.as_deref().unwrap_or("closed by the peer");
-        info!(peer = %self.sender, lane = self.lane, reason, "peer disconnected");
-        // A stream that ends is a hint that its sender did, unless this node ended it. The other lane may be idle for long, and ends then.
-        if self.lane == CONTROL && !*self.closed.borrow() {
+        info!(peer = %self.sender, lane = %self.lane, reason, "peer disconnected");
+        // A stream that ends is a hint that its sender did, unless this node ended it. A leader never leaves the control lane
+        // idle; the other may be for long, and ends then.
+        if self.lane == Lane::Control && !*self.closed.borrow() {
             self.shared.inbox.peer_lost(self.sender.id);
         }
     }

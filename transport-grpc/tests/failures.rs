@@ -223,7 +223,7 @@ async fn a_refusal_is_logged_once_on_each_side_and_retried() {
     // Several more attempts.
     sleep(Duration::from_millis(500)).await;
     transport.send(&wrong, vec![tick(&wrong, 1)]).await.unwrap_err();
-    assert_eq!(log.lines(&["WARN", "refused by the peer", "this is node n2, not n3", "lane=Control"]).len(), 1);
+    assert_eq!(log.lines(&["WARN", "refused by the peer", "this is node n2, not n3", "lane=control"]).len(), 1);
     assert_eq!(log.lines(&["WARN", "refused a peer", "this is node n2, not n3", "remote=127.0.0.1"]).len(), 1);
 
     // The right node at the same address is another lane.
@@ -253,7 +253,7 @@ async fn an_outage_is_logged_once_however_long_it_lasts() {
         let _ = transport.send(&peer, vec![tick(&peer, n)]).await;
         sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(log.lines(&["WARN", "lane=Control"]).len(), 1, "{:?}", log.lines(&["WARN"]));
+    assert_eq!(log.lines(&["WARN", "lane=control"]).len(), 1, "{:?}", log.lines(&["WARN"]));
     assert_eq!(log.lines(&["WARN", "connection lost"]).len(), 1);
 }
 

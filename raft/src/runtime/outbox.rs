@@ -170,7 +170,7 @@ impl Queue {
             dropped: AtomicU64::new(0),
             overflowing: AtomicBool::new(false),
         });
-        let span = tracing::info_span!("way", %peer, ?lane);
+        let span = tracing::info_span!("way", %peer, %lane);
         let task = tasks.spawn(carry(shared.clone(), peer.clone(), transport).instrument(span));
         Self { shared, max_bytes, task }
     }
