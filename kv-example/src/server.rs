@@ -281,6 +281,7 @@ fn service_options(config: &ServerConfig) -> service::Options {
         },
         max_members: config.raft.max_members,
         keeps_members: true,
+        write_timeout: config.raft.write_timeout,
     }
 }
 

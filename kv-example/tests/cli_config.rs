@@ -175,6 +175,11 @@ fn a_dump_of_a_directory_without_a_log() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().display().to_string();
     assert_refused(&run(&["log", "dump", &path]), &[&path, "no log here"]);
+    // The directory of a local cluster, with those of its nodes.
+    let node = dir.path().join("n1");
+    std::fs::create_dir(&node).unwrap();
+    std::fs::write(node.join("IDENTITY"), "").unwrap();
+    assert_refused(&run(&["log", "dump", &path]), &["no log here", &format!("logs in {}", node.display())]);
 }
 
 #[test]

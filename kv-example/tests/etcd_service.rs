@@ -11,7 +11,7 @@ use etcd_support::{Local, Ours};
 use kv_example::api::etcdserverpb::kv_client::KvClient;
 use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
 use kv_example::api::etcdserverpb::request_op::Request;
-use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, StatusRequest, TxnRequest};
+use kv_example::api::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RequestOp, StatusRequest, TxnRequest};
 use kv_example::api::node::NodeStatusRequest;
 use kv_example::api::node::node_client::NodeClient;
 use kv_example::service::{DETAIL, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
@@ -172,4 +172,24 @@ async fn a_range_of_a_large_store_is_read_while_writes_go_on() {
     let header = read.header.unwrap();
     assert_eq!(read.count, if header.revision < write.header.unwrap().revision { 5000 } else { 5001 });
     assert_eq!(read.count as usize, read.kvs.len());
+}
+
+/// Whoever asks for a service that is not here learns which one, and not just that something is missing.
+#[tokio::test]
+async fn a_service_that_is_not_here_is_named() {
+    let ours = Ours::start().await;
+    for (path, name) in [
+        ("/etcdserverpb.Lease/LeaseGrant", "Lease.LeaseGrant"),
+        ("/etcdserverpb.Watch/Watch", "Watch.Watch"),
+        ("/v3lockpb.Lock/Lock", "Lock.Lock"),
+        ("/", "the method"),
+    ] {
+        let mut client = tonic::client::Grpc::new(ours.channel().await);
+        client.ready().await.unwrap();
+        let codec = tonic_prost::ProstCodec::<PutRequest, PutResponse>::default();
+        let answer = client.unary(tonic::Request::new(put("k")), path.parse().unwrap(), codec).await;
+        let status = answer.unwrap_err();
+        let words = format!("etcdserver: {name} is not supported by this server");
+        assert_eq!((status.code(), status.message()), (Code::Unimplemented, &*words), "{path}");
+    }
 }

@@ -1,7 +1,7 @@
 //! `log dump`: a node's log, line by line.
 
 use std::io::{BufWriter, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -9,6 +9,9 @@ use raftkv::StorageError;
 use raftkv_storage_file::{DumpLine, DumpVerdict, dump};
 
 use super::Failure;
+
+/// How many directories an error names.
+const MOST_SHOWN: usize = 9;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Log {
@@ -44,7 +47,16 @@ pub(super) fn run(log: Log) -> Result<ExitCode, Failure> {
     match dumped {
         Ok(()) if sound => Ok(ExitCode::SUCCESS),
         Ok(()) => Err(Failure::runtime(format!("the log in {} is damaged", dir.display()))),
-        Err(error @ StorageError::Refused { .. }) => Err(Failure::usage(error.to_string())),
+        Err(error @ StorageError::Refused { .. }) => Err(Failure::usage(format!("{error}{}", below(&dir)))),
         Err(error) => Err(Failure::runtime(error.to_string())),
     }
+}
+
+/// Says which directories below hold a log: whoever names that of `cluster --data` means one of them.
+fn below(dir: &Path) -> String {
+    let Ok(entries) = std::fs::read_dir(dir) else { return String::new() };
+    let logs = entries.flatten().map(|entry| entry.path()).filter(|path| path.join("IDENTITY").is_file());
+    let mut logs: Vec<_> = logs.take(MOST_SHOWN).map(|path| path.display().to_string()).collect();
+    logs.sort_unstable();
+    if logs.is_empty() { String::new() } else { format!("; there are logs in {}", logs.join(", ")) }
 }

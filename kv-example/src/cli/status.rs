@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Connection, Failure, output};
-use crate::api::node::NodeStatusResponse;
+use crate::api::node::{NodeStatusResponse, PeerStatus};
 use crate::client::ClientError;
 
 #[derive(Args, Debug)]
@@ -12,7 +12,8 @@ use crate::client::ClientError;
 JSON: an array with one object a node: \"endpoint\", and either \"error\", or \"id\", \"cluster_id\", \"role\" (leader, \
 follower, candidate, pre-candidate or stopped), \"leader\" (0: none known), \"term\", \"log_first\", \"log_last\", \
 \"stored\", \"commit\", \"applied\", \"lag\", \"revision\", \"compact_revision\", \"keys\", \"db_size\", \"version\" and \
-\"peers\": an array of \"id\", \"address\", \"matched\", \"next\", \"lag\", \"state\", \"in_flight\", \"last_contact_ms\".")]
+\"peers\": an array of \"id\", \"address\", \"matched\", \"next\", \"lag\", \"state\", \"in_flight\", \"last_contact_ms\"; \
+all but the first two are null where the node does not lead.")]
 pub(super) struct Status {
     #[command(flatten)]
     connection: Connection,
@@ -68,18 +69,24 @@ fn node_json((endpoint, answer): &Answer) -> Value {
             "keys": node.keys,
             "db_size": node.db_size,
             "version": node.version,
-            "peers": node.peers.iter().map(|peer| json!({
-                "id": peer.id,
-                "address": peer.address,
-                "matched": peer.matched,
-                "next": peer.next,
-                "lag": peer.lag,
-                "state": peer.state,
-                "in_flight": peer.in_flight,
-                "last_contact_ms": peer.last_contact_ms,
-            })).collect::<Vec<_>>(),
+            "peers": node.peers.iter().map(peer_json).collect::<Vec<_>>(),
         }),
     }
+}
+
+fn peer_json(peer: &PeerStatus) -> Value {
+    // Only a leader knows how far another node is.
+    let known = |number: u64| (!peer.state.is_empty()).then_some(number);
+    json!({
+        "id": peer.id,
+        "address": peer.address,
+        "matched": known(peer.matched),
+        "next": known(peer.next),
+        "lag": known(peer.lag),
+        "state": Some(&peer.state).filter(|state| !state.is_empty()),
+        "in_flight": known(peer.in_flight),
+        "last_contact_ms": peer.last_contact_ms,
+    })
 }
 
 fn node_table(answers: &[Answer]) -> comfy_table::Table {
@@ -188,7 +195,6 @@ pub(super) async fn member_list(args: MemberList) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::node::PeerStatus;
 
     fn leader() -> NodeStatusResponse {
         NodeStatusResponse {
@@ -198,9 +204,14 @@ mod tests {
             term: 3,
             log_first: 1,
             log_last: 10,
-            peers: vec![PeerStatus { id: 2, address: "a:1".into(), lag: 4, ..PeerStatus::default() }],
+            peers: vec![PeerStatus { state: "probe".into(), lag: 4, ..stranger() }],
             ..NodeStatusResponse::default()
         }
+    }
+
+    /// A peer of a node that does not lead.
+    fn stranger() -> PeerStatus {
+        PeerStatus { id: 2, address: "a:1".into(), ..PeerStatus::default() }
     }
 
     #[test]
@@ -210,6 +221,15 @@ mod tests {
         assert_eq!(json["role"], "leader");
         assert_eq!(json["peers"][0]["lag"], 4);
         assert_eq!(json["peers"][0]["last_contact_ms"], Value::Null);
+    }
+
+    #[test]
+    fn what_only_a_leader_knows_is_null_elsewhere() {
+        let peer = peer_json(&stranger());
+        assert_eq!((&peer["id"], &peer["address"]), (&json!(2), &json!("a:1")));
+        for field in ["matched", "next", "lag", "state", "in_flight", "last_contact_ms"] {
+            assert_eq!(peer[field], Value::Null, "{field}");
+        }
     }
 
     #[test]

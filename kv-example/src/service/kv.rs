@@ -1,6 +1,7 @@
 //! etcd's `KV` service.
 
 use prost::Message;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::refused::{Intent, to_status};
@@ -22,7 +23,11 @@ impl<R: Replica> Context<R> {
         if command.len() > self.options.limits.request_bytes {
             return Err(Refusal::TooLarge.into());
         }
-        let answer = self.replica.write(command).await.map_err(|error| to_status(&error, Intent::Write))?;
+        let asked = Instant::now();
+        let answer = self.replica.write(command).await.map_err(|error| {
+            let in_time = asked.elapsed() < self.options.write_timeout;
+            to_status(&error, Intent::Write { in_time })
+        })?;
         match Outcome::decode(answer) {
             Ok(Outcome { body: Some(outcome::Body::Refusal(refusal)) }) => Err(refusal.into()),
             Ok(Outcome { body: Some(body) }) => Ok(body),

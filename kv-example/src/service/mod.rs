@@ -17,10 +17,13 @@ mod steward;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use raftkv::{ClusterId, Consistency, NodeId};
 use tokio::task::AbortHandle;
 use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::http::{Response, Uri};
 use tonic::service::Routes;
 
 use crate::api::etcdserverpb::ResponseHeader;
@@ -51,6 +54,8 @@ pub struct Options {
     pub max_members: usize,
     /// Whether the node keeps the list of members: tells the others where it serves clients, and promotes new members that have caught up.
     pub keeps_members: bool,
+    /// How long the node waits for the outcome of a write. One whose outcome is unknown sooner was lost with its leader.
+    pub write_timeout: Duration,
 }
 
 impl Default for Options {
@@ -63,6 +68,7 @@ impl Default for Options {
             limits: Limits::default(),
             max_members: raftkv::Config::default().max_members,
             keeps_members: false,
+            write_timeout: Duration::ZERO,
         }
     }
 }
@@ -101,8 +107,9 @@ impl Services {
             .add_service(KvServer::from_arc(Arc::clone(&context)).max_decoding_message_size(decode))
             .add_service(MaintenanceServer::from_arc(Arc::clone(&context)))
             .add_service(ClusterServer::from_arc(Arc::clone(&context)))
-            .add_service(NodeServer::from_arc(context))
-            .prepare();
+            .add_service(NodeServer::from_arc(context));
+        // For all services that are not here, of etcd's or anybody's.
+        let routes = Routes::from(routes.into_axum_router().fallback(not_served)).prepare();
         Self { routes, health, watcher, steward }
     }
 
@@ -192,6 +199,17 @@ impl<R: Replica> Context<R> {
             );
         }
     }
+}
+
+/// The answer to a call of a service that is not here: tonic's own names no reason.
+async fn not_served(uri: Uri) -> Response<Body> {
+    // `/package.Service/Method`
+    let path = uri.path().trim_start_matches('/');
+    let method = path.split_once('/').map(|(service, method)| {
+        let service = service.rsplit('.').next().unwrap_or(service);
+        format!("{service}.{method}")
+    });
+    unsupported(method.as_deref().unwrap_or("the method")).into_http()
 }
 
 /// A request of etcd's protocol that this server does not serve.

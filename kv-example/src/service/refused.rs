@@ -22,7 +22,10 @@ pub(super) enum Intent {
     /// To read. It can always be sent again.
     Read,
     /// To change something.
-    Write,
+    Write {
+        /// Whether it failed before its time was over.
+        in_time: bool,
+    },
 }
 
 /// The status for a client. The messages are etcd's, word for word, because clients compare them.
@@ -33,6 +36,9 @@ pub(super) fn to_status(error: &Error, intent: Intent) -> Status {
         Error::Overloaded => (Code::ResourceExhausted, "etcdserver: too many requests"),
         Error::TooLarge { .. } => (Code::InvalidArgument, "etcdserver: request is too large"),
         Error::Stopped(_) => (Code::Unavailable, "etcdserver: server stopped"),
+        Error::OutcomeUnknown if intent == (Intent::Write { in_time: true }) => {
+            (Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure")
+        }
         // An error that this version does not know says nothing about the outcome either.
         Error::OutcomeUnknown | _ => (Code::Unavailable, "etcdserver: request timed out"),
     };
@@ -220,11 +226,15 @@ mod tests {
             (Error::Stopped(Fatal::state_machine("ärger\n")), row(Code::Unavailable, "server stopped", unknown)),
         ];
         for (error, wanted) in rows {
-            assert_eq!(mapped(&error, Intent::Write), wanted);
+            assert_eq!(mapped(&error, Intent::Write { in_time: false }), wanted);
             let read = if wanted.2.is_some() { (wanted.0, wanted.1, safe.map(str::to_owned)) } else { wanted };
             assert_eq!(mapped(&error, Intent::Read), read);
         }
-        let status = to_status(&Error::NotLeader { leader: Some(Peer::new(7, "a:1")) }, Intent::Write);
+        let lost = mapped(&Error::OutcomeUnknown, Intent::Write { in_time: true });
+        let words = "request timed out, possibly due to previous leader failure";
+        assert_eq!(lost, row(Code::Unavailable, words, unknown));
+        let status =
+            to_status(&Error::NotLeader { leader: Some(Peer::new(7, "a:1")) }, Intent::Write { in_time: true });
         assert_eq!(status.metadata().get(LEADER).expect("a leader"), "7");
     }
 }
