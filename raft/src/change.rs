@@ -38,7 +38,7 @@ pub enum Edit {
     Demote(NodeId),
     /// This member shall be none any more.
     Remove(NodeId),
-    /// The new node takes over what the old one was, voter or learner.
+    /// The new node takes over what the old one was, voter or learner. It may be a learner already.
     Replace {
         /// Who goes.
         old: NodeId,
@@ -214,11 +214,13 @@ fn apply(edit: &Edit, target: &mut Membership) -> Result<(), ChangeRefused> {
         }
         Edit::Replace { old, new } => {
             known(target, *old)?;
-            if target.contains(new.id) {
-                return invalid(format!("node {} is a member already", new.id.0));
+            let known = target.get(new.id).is_some_and(|present| present != new);
+            if target.is_voter(new.id) || known || *old == new.id {
+                return invalid(format!("node {} is a member already, and can't take another's place", new.id.0));
             }
             let votes = target.voters.remove(old).is_some();
             target.learners.remove(old);
+            target.learners.remove(&new.id);
             let into = if votes { &mut target.voters } else { &mut target.learners };
             into.insert(new.id, new.clone());
         }
@@ -343,6 +345,7 @@ mod tests {
         assert_eq!(apply(&Change::new().add_voter(peer(4))), Ok("1=h1,2=h2,3=h3,4=h4".into()));
         assert_eq!(apply(&Change::to(Membership::new([peer(7)]))), Ok("7=h7".into()));
         assert_eq!(apply(&Change::new().replace(4, peer(5))), Ok("1=h1,2=h2,3=h3 learners 5=h5".into()));
+        assert_eq!(apply(&Change::new().replace(3, peer(4))), Ok("1=h1,2=h2,4=h4".into()));
         // The old node's machine, under a new id.
         assert_eq!(apply(&Change::new().replace(3, Peer::new(6, "h3"))), Ok("1=h1,2=h2,6=h3 learners 4=h4".into()));
     }
@@ -370,7 +373,9 @@ mod tests {
         for change in [
             Change::new().add_voter(Peer::new(2, "other")),
             Change::new().add_learner(peer(2)),
-            Change::new().replace(3, peer(4)),
+            Change::new().replace(3, peer(2)),
+            Change::new().replace(3, Peer::new(4, "other")),
+            Change::new().replace(3, peer(3)),
             Change::new().add_voter(Peer::new(0, "zero")),
             Change::new().add_voter(Peer::new(9, "")),
             Change::to(Membership { outgoing: Membership::new([peer(1)]).voters, ..Membership::new([peer(2)]) }),
