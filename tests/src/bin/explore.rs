@@ -168,7 +168,7 @@ fn print(report: &Report, elapsed: Duration) {
     }
 }
 
-/// Changes one bound, given as `name=number`; logs as terms, such as `logs=1,1/2/`.
+/// Changes one bound, given as `name=number`; logs as terms, such as `logs=1,1/2/`; changes as voters, such as `changes=1,2/2,3`.
 fn change(bounds: &mut Bounds, text: &str) -> Result<()> {
     let Some((name, number)) = text.split_once('=') else { bail!("{text:?} is not of the form name=number") };
     if name == "logs" {
@@ -176,10 +176,16 @@ fn change(bounds: &mut Bounds, text: &str) -> Result<()> {
         bounds.logs = number.split('/').map(terms).collect::<Result<_, _>>()?;
         return Ok(());
     }
+    if name == "changes" {
+        let ids = |change: &str| change.split(',').map(str::parse).collect();
+        bounds.changes = number.split('/').map(ids).collect::<Result<_, _>>()?;
+        return Ok(());
+    }
     let number: u64 = number.parse().map_err(|e| anyhow::anyhow!("{text:?}: {e}"))?;
     let small = u32::try_from(number)?;
     match name {
         "nodes" => bounds.nodes = usize::try_from(number)?,
+        "voters" => bounds.voters = usize::try_from(number)?,
         "max_term" => bounds.max_term = number,
         "campaigns" => bounds.campaigns = small,
         "campaigners" => bounds.campaigners = u8::try_from(number)?,

@@ -10,8 +10,12 @@ pub const MAX_NODES: usize = 5;
 pub struct Bounds {
     /// A name for the report.
     pub name: &'static str,
-    /// How many nodes, of which all vote: 1 to [`MAX_NODES`].
+    /// How many nodes: 1 to [`MAX_NODES`].
     pub nodes: usize,
+    /// How many of them vote at first: the first ones. 0: all.
+    pub voters: usize,
+    /// The voters that leaders are asked for, one change after the other, by id; each once, and at any time: up to 15.
+    pub changes: Vec<Vec<u64>>,
     /// Nobody campaigns in this term any more.
     pub max_term: u64,
     /// How often, in all, an election timeout ends somewhere: up to 15.
@@ -65,6 +69,8 @@ impl Bounds {
         Self {
             name,
             nodes: 3,
+            voters: 0,
+            changes: Vec::new(),
             max_term: 2,
             campaigns: 3,
             campaigners: u8::MAX,
@@ -105,6 +111,18 @@ impl Bounds {
         term < self.max_term && self.campaigners & (1 << node) != 0
     }
 
+    /// Who votes at first.
+    pub(super) fn first_voters(&self) -> Vec<u64> {
+        let voters = if self.voters == 0 { self.nodes } else { self.voters };
+        (1..=voters as u64).collect()
+    }
+
+    /// Whether these nodes, by bit, are a majority of voters that there ever are. Those of a joint configuration are of both halves.
+    pub(super) fn is_quorum_of_any(&self, holders: u8) -> bool {
+        let held = |ids: &Vec<u64>| ids.iter().filter(|id| holders >> (**id - 1) & 1 == 1).count() * 2 > ids.len();
+        held(&self.first_voters()) || self.changes.iter().any(held)
+    }
+
     pub(super) fn slow_disk(&self, node: usize) -> bool {
         self.slow_disks & (1 << node) != 0
     }
@@ -116,6 +134,10 @@ impl Bounds {
     pub fn validate(&self) -> Result<(), String> {
         if self.nodes == 0 || self.nodes > MAX_NODES {
             return Err(format!("{}: {} nodes; a search has 1 to {MAX_NODES}", self.name, self.nodes));
+        }
+        let known = |ids: &Vec<u64>| !ids.is_empty() && ids.iter().all(|id| (1..=self.nodes as u64).contains(id));
+        if self.voters > self.nodes || self.changes.len() > 15 || !self.changes.iter().all(known) {
+            return Err(format!("{}: voters are some of its {} nodes, in at most 15 changes", self.name, self.nodes));
         }
         if self.logs.len() > self.nodes {
             return Err(format!("{}: {} logs for {} nodes", self.name, self.logs.len(), self.nodes));

@@ -33,6 +33,7 @@ pub(super) enum Count {
     Proposals = 16,
     Lapses = 20,
     Reads = 24,
+    Changes = 28,
 }
 
 /// What may happen next.
@@ -152,12 +153,17 @@ impl State {
         let accepts = facts.leads || (bounds.forwarding && facts.knows_leader);
         may(accepts && spare(Count::Proposals, bounds.proposals), Act::Propose(self.spent.of(Count::Proposals)));
         may(accepts && spare(Count::Reads, bounds.reads), Act::Read(self.spent.of(Count::Reads)));
+        let changes = u32::try_from(bounds.changes.len()).unwrap_or_default();
+        may(facts.leads && spare(Count::Changes, changes), Act::Change(self.spent.of(Count::Changes)));
     }
 
     /// At first all nodes are alike, save for their names. So the first to campaign may as well be n1: a run in which it is another
     /// is the same run under other names.
     fn may_begin(&self, bounds: &Bounds, node: usize) -> bool {
-        let alike = bounds.logs.is_empty() && bounds.campaigners == u8::MAX && bounds.slow_disks == 0;
+        let alike = bounds.logs.is_empty()
+            && bounds.changes.is_empty()
+            && bounds.campaigners == u8::MAX
+            && bounds.slow_disks == 0;
         node == 0 || !alike || self.spent.of(Count::Campaigns) > 0
     }
 
@@ -183,6 +189,7 @@ impl State {
                     Act::Restart(_) => self.spent.spend(Count::Crashes),
                     Act::Propose(_) => self.spent.spend(Count::Proposals),
                     Act::Read(_) => self.spent.spend(Count::Reads),
+                    Act::Change(_) => self.spent.spend(Count::Changes),
                     Act::Heartbeat | Act::Stored => {}
                 }
                 (node, act)
@@ -262,7 +269,7 @@ impl State {
             }
         }
         if commits {
-            let new = history.commits(node, after, &nodes.logs)?;
+            let new = history.commits(node, after.leads || before.leads, after, &nodes.logs)?;
             self.mark_commits(nodes, node, &new, marks);
         }
         if stores && self.loses_what_a_majority_stored(nodes, node, was) {
@@ -284,7 +291,8 @@ impl State {
         }
         if commits || stores {
             let disks = self.nodes[..nodes.bounds.nodes].iter().map(|node| nodes.facts[*node as usize].disk);
-            history.durable(disks.map(|disk| nodes.logs.get(disk)))?;
+            history
+                .durable(disks.map(|disk| nodes.logs.get(disk)), |holders| nodes.bounds.is_quorum_of_any(holders))?;
         }
         nodes.check_refused(&history)?;
         self.history = nodes.add_history(history);

@@ -69,7 +69,8 @@ impl History {
     /// that it's enough to look at this.
     ///
     /// Tells the entries that are committed only now.
-    pub(super) fn commits(&mut self, node: usize, facts: &Facts, logs: &Logs) -> Result<Vec<LogId>, String> {
+    /// `led`: whether it leads, or led until this very step.
+    pub(super) fn commits(&mut self, node: usize, led: bool, facts: &Facts, logs: &Logs) -> Result<Vec<LogId>, String> {
         let log = logs.get(facts.log);
         let commit = usize::try_from(facts.commit).unwrap_or(usize::MAX);
         let Some(covered) = log.get(..commit) else {
@@ -82,7 +83,7 @@ impl History {
             }
         }
         let new: Vec<_> = covered.iter().skip(self.committed.len()).copied().collect();
-        if !new.is_empty() && !facts.leads {
+        if !new.is_empty() && !led {
             return Err(format!("n{} follows, and knows of more that is committed than any leader", node + 1));
         }
         for (id, content) in &new {
@@ -95,18 +96,25 @@ impl History {
     }
 
     /// What is committed is on the disks of a majority (paper §5.3), and stays there.
-    pub(super) fn durable<'a>(&self, disks: impl Iterator<Item = &'a [(LogId, u64)]>) -> Result<(), String> {
+    ///
+    /// `enough` tells whether these nodes, by bit, are a quorum.
+    pub(super) fn durable<'a>(
+        &self,
+        disks: impl Iterator<Item = &'a [(LogId, u64)]>,
+        enough: impl Fn(u8) -> bool,
+    ) -> Result<(), String> {
         let (mut nodes, mut holders) = (0, 0);
         let Some(last) = self.committed.last() else { return Ok(()) };
         for disk in disks {
-            nodes += 1;
             let holds = |(at, entry): (usize, &Committed)| disk.get(at) == Some(&(entry.id, entry.content));
-            holders += usize::from(self.committed.iter().enumerate().all(holds));
+            holders |= u8::from(self.committed.iter().enumerate().all(holds)) << nodes;
+            nodes += 1;
         }
-        if holders * 2 > nodes {
+        if enough(holders) {
             return Ok(());
         }
-        Err(format!("committed means durable on a quorum: {} is on {holders} of {nodes} disks", last.id))
+        let on = holders.count_ones();
+        Err(format!("committed means durable on a quorum: {} is on {on} of {nodes} disks", last.id))
     }
 
     pub(super) fn read_begins(&mut self, number: u32, node: usize) {

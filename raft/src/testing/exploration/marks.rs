@@ -22,6 +22,11 @@ pub(super) enum Mark {
     LeaderRead,
     FollowerRead,
     TwoLeaders,
+    Joint,
+    Changed,
+    ChangeRefused,
+    ChangeTakenBack,
+    Removed,
 }
 
 /// A set of them.
@@ -29,7 +34,7 @@ pub(super) enum Mark {
 pub(super) struct Marks(u32);
 
 impl Mark {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 23] = [
         Self::Elected,
         Self::SteppedDown,
         Self::Committed,
@@ -48,6 +53,11 @@ impl Mark {
         Self::LeaderRead,
         Self::FollowerRead,
         Self::TwoLeaders,
+        Self::Joint,
+        Self::Changed,
+        Self::ChangeRefused,
+        Self::ChangeTakenBack,
+        Self::Removed,
     ];
 
     /// Its name in a report.
@@ -71,6 +81,11 @@ impl Mark {
             Self::LeaderRead => "a leader's read is confirmed",
             Self::FollowerRead => "a follower's read is confirmed",
             Self::TwoLeaders => "two nodes lead, in different terms",
+            Self::Joint => "a configuration is joint",
+            Self::Changed => "a change of the configuration is made",
+            Self::ChangeRefused => "a change of the configuration is refused",
+            Self::ChangeTakenBack => "a configuration is taken back",
+            Self::Removed => "a node learns that it is removed",
         }
     }
 }

@@ -59,6 +59,10 @@ pub(super) enum Event {
     Read {
         number: u32,
     },
+    /// The next change of the configuration.
+    Change {
+        number: u32,
+    },
 }
 
 /// What a crash leaves of a write that is under way.
@@ -96,16 +100,21 @@ pub(super) struct Outcome {
     pub(super) violation: Option<String>,
 }
 
-/// Reads and writes share the core's names for requests.
+/// Reads, writes and changes share the core's names for requests.
 const FIRST_READ: u64 = 1000;
+const FIRST_CHANGE: u64 = 2000;
 
 pub(super) fn command(number: u32) -> Bytes {
     Bytes::from(format!("c{number}"))
 }
 
+fn membership(ids: &[u64]) -> Membership {
+    Membership::new(ids.iter().map(|id| Peer::new(*id, format!("h{id}"))))
+}
+
 impl Disk {
     fn first(bounds: &Bounds, node: usize) -> Self {
-        let members = Membership::new((1..=bounds.nodes as u64).map(|id| Peer::new(id, format!("h{id}"))));
+        let members = membership(&bounds.first_voters());
         let config = Entry { id: LogId::new(0, 1), kind: EntryKind::Config, data: members.encode() };
         let terms = bounds.logs.get(node).cloned().unwrap_or_default();
         // As leaders would have opened their terms.
@@ -236,6 +245,11 @@ impl Node {
                 Input::Propose { request: RequestId(u64::from(*number)), commands: vec![command(*number)] }
             }
             Event::Read { number } => Input::Read { request: RequestId(FIRST_READ + u64::from(*number)) },
+            Event::Change { number } => {
+                let ids = bounds.changes.get(*number as usize).map(Vec::as_slice).unwrap_or_default();
+                let request = RequestId(FIRST_CHANGE + u64::from(*number));
+                Input::Change { request, change: crate::change::Change::to(membership(ids)) }
+            }
         };
         self.core.step(self.now, input);
         self.drain(bounds, outcome)
@@ -368,10 +382,11 @@ impl Node {
                 return Err(format!("no correct node is accused: {from} of its {message}: {why}"));
             }
             Note::Truncated { .. } => outcome.marks.set(Mark::Truncated),
+            Note::Membership { membership, .. } if membership.is_joint() => outcome.marks.set(Mark::Joint),
+            Note::Removed { .. } => outcome.marks.set(Mark::Removed),
             Note::Role { .. }
             | Note::Leader { .. }
             | Note::Membership { .. }
-            | Note::Removed { .. }
             | Note::Suspect { .. }
             | Note::Transfer { .. }
             | Note::Ignored { .. } => {}
@@ -389,6 +404,11 @@ impl Node {
                     return Err(format!("a client is told that its command is at {first}, where another is"));
                 }
             }
+            Reply::Changed { outcome: made, .. } => {
+                outcome.marks.set(if made.is_ok() { Mark::Changed } else { Mark::ChangeRefused });
+            }
+            // Whoever asked for a change asks no more.
+            Reply::Refused { request, reason: _ } if request.0 >= FIRST_CHANGE => {}
             Reply::Readable { request, index } => {
                 outcome.told.push(Told::Readable { number: number(request), index: *index });
             }
@@ -401,7 +421,7 @@ impl Node {
                 let read = request.0 >= FIRST_READ;
                 outcome.told.push(if read { Told::Unreadable { number } } else { Told::Refused { number } });
             }
-            Reply::Unknown { .. } | Reply::Initialized { .. } | Reply::Changed { .. } | Reply::Transferred { .. } => {}
+            Reply::Unknown { .. } | Reply::Initialized { .. } | Reply::Transferred { .. } => {}
         }
         Ok(())
     }
@@ -411,6 +431,10 @@ impl Node {
         let ((was_term, was), (term, role)) = (before.core.standing(), self.core.standing());
         if was == RoleKind::Leader && role != RoleKind::Leader {
             outcome.marks.set(Mark::SteppedDown);
+        }
+        let at = |node: &Self| node.core.status(node.now).configuration.map(|found| found.id);
+        if at(self) < at(before) && !matches!(event, Event::Restart(_)) {
+            outcome.marks.set(Mark::ChangeTakenBack);
         }
         let (commit, now) = (before.core.committed(), self.core.committed());
         let went_back = term < was_term || now < commit || self.applied < before.applied;

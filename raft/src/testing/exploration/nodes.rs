@@ -96,6 +96,7 @@ pub(super) enum Act {
     Restart(u32),
     Propose(u32),
     Read(u32),
+    Change(u32),
 }
 
 impl Act {
@@ -109,6 +110,7 @@ impl Act {
             Self::Restart(kept) => (5, kept),
             Self::Propose(number) => (6, number),
             Self::Read(number) => (7, number),
+            Self::Change(number) => (8, number),
         };
         kind << 28 | u64::from(detail)
     }
@@ -290,6 +292,7 @@ impl Nodes {
             Act::Restart(kept) => Event::Restart(Kept::Entries(kept as usize - 1)),
             Act::Propose(number) => Event::Propose { number },
             Act::Read(number) => Event::Read { number },
+            Act::Change(number) => Event::Change { number },
         }
     }
 

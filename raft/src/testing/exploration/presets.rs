@@ -23,6 +23,11 @@ pub fn presets() -> Vec<Preset> {
     vec![
         preset("tiny", "seconds in a debug build", tiny()),
         preset("ci", "a minute in a release build", ci()),
+        preset(
+            "reconfiguration",
+            "changes of the configuration alone: some minutes in a release build, and up to 6 GiB",
+            reconfigurations(),
+        ),
         preset("campaign", "an hour or so in a release build, and up to 6 GiB", campaign()),
     ]
 }
@@ -122,6 +127,8 @@ fn ci() -> Vec<Bounds> {
         },
         stepping_down(3),
         Bounds { nodes: 2, ..stepping_down(4) }.named("stepping down, two nodes"),
+        reconfiguration(4),
+        removal(4),
     ]);
     searches
 }
@@ -154,6 +161,57 @@ fn stepping_down(in_flight: usize) -> Bounds {
         must_meet: names(&[Mark::SteppedDown, Mark::DuplicatedMessage]),
         ..Bounds::new("stepping down")
     }
+}
+
+/// One of two voters gives way to a third node, whoever leads: by a joint configuration, as two voters differ (paper §6).
+fn reconfiguration(in_flight: usize) -> Bounds {
+    Bounds {
+        voters: 2,
+        changes: vec![vec![2, 3]],
+        campaigns: 2,
+        in_flight,
+        must_meet: names(&[Mark::Joint, Mark::Changed, Mark::Removed, Mark::SteppedDown]),
+        ..Bounds::new("reconfiguration")
+    }
+}
+
+/// A leader removes itself or another by a single entry, and may fall before that is committed.
+fn removal(in_flight: usize) -> Bounds {
+    Bounds {
+        voters: 3,
+        changes: vec![vec![2, 3]],
+        must_meet: names(&[Mark::Changed, Mark::ChangeTakenBack, Mark::Removed, Mark::TwoLeaders]),
+        ..reconfiguration(in_flight)
+    }
+    .named("removal")
+}
+
+fn reconfigurations() -> Vec<Bounds> {
+    vec![
+        reconfiguration(5),
+        removal(4),
+        Bounds {
+            changes: vec![vec![1, 2], vec![2, 3]],
+            must_meet: names(&[Mark::Joint, Mark::Changed, Mark::ChangeRefused, Mark::Removed]),
+            ..removal(3)
+        }
+        .named("one change after another"),
+        Bounds {
+            nodes: 4,
+            changes: vec![vec![2, 3, 4]],
+            must_meet: names(&[Mark::Joint, Mark::Changed, Mark::ChangeTakenBack, Mark::Removed]),
+            ..removal(4)
+        }
+        .named("replacement"),
+        Bounds {
+            changes: vec![vec![1], vec![1, 2, 3]],
+            crashes: 1,
+            slow_disks: ALL,
+            must_meet: names(&[Mark::Joint, Mark::Changed, Mark::ChangeTakenBack, Mark::Crashed, Mark::TornWrite]),
+            ..removal(3)
+        }
+        .named("disks and crashes"),
+    ]
 }
 
 fn campaign() -> Vec<Bounds> {

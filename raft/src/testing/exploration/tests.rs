@@ -70,9 +70,13 @@ fn held(ids: &[(u64, u64)]) -> Vec<(LogId, u64)> {
 fn what_is_committed_must_be_on_the_disks_of_a_majority() {
     let history = History { committed: vec![committed(1, 1, 1), committed(1, 2, 1)], ..History::default() };
     let (all, some, none) = (held(&[(1, 1), (1, 2), (2, 3)]), held(&[(1, 1)]), held(&[(1, 1), (2, 2)]));
-    assert_eq!(history.durable([&*all, &all, &none].into_iter()), Ok(()));
-    assert!(history.durable([&*all, &some, &none].into_iter()).is_err_and(|why| why.contains("on 1 of 3")));
-    assert!(history.durable([&*all, &all, &none, &some].into_iter()).is_err());
+    let of = |nodes: usize| move |holders| Bounds { nodes, ..Bounds::new("any") }.is_quorum_of_any(holders);
+    assert_eq!(history.durable([&*all, &all, &none].into_iter(), of(3)), Ok(()));
+    assert!(history.durable([&*all, &some, &none].into_iter(), of(3)).is_err_and(|why| why.contains("on 1 of 3")));
+    assert!(history.durable([&*all, &all, &none, &some].into_iter(), of(4)).is_err());
+    let changing = Bounds { voters: 1, changes: vec![vec![2, 3]], ..Bounds::new("changing") };
+    assert!([0b001, 0b110].into_iter().all(|holders| changing.is_quorum_of_any(holders)));
+    assert!(![0b010, 0b100].into_iter().any(|holders| changing.is_quorum_of_any(holders)));
 }
 
 #[test]

@@ -27,6 +27,7 @@ pub(super) fn action(nodes: &mut Nodes, state: &State, action: Action, lines: &m
         }
         Act::Propose(number) => format!("{name} is asked to write c{number}"),
         Act::Read(number) => format!("{name} is asked for read {number}"),
+        Act::Change(number) => format!("{name} is asked for change {number}"),
     });
     let number = nodes.change(state.nodes[node], act);
     let change = &nodes.changes[number];
