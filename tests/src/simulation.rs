@@ -7,7 +7,7 @@ use raftkv_storage_file::simulation::FileStores;
 const COMMAND: &str = "cargo run --release -p raftkv-tests --bin sim -- --depth node";
 
 /// What a campaign of some hundred seeds must have met.
-const CLASSES: [&str; 44] = [
+const CLASSES: [&str; 51] = [
     "all nodes lost power",
     "answer Lost",
     "answer NotLeader",
@@ -21,6 +21,9 @@ const CLASSES: [&str; 44] = [
     "bursts",
     "calls given up by the client",
     "campaigns",
+    "changes made",
+    "changes refused",
+    "changes with an unknown outcome",
     "clock jumps",
     "disk errors",
     "drops without a shutdown",
@@ -29,9 +32,12 @@ const CLASSES: [&str; 44] = [
     "failed syncs",
     "full disks",
     "last batches written anew after a failed sync",
+    "joint configurations",
     "leaders killed",
     "leaders paused",
     "links that hang",
+    "machines replaced",
+    "machines wiped",
     "messages doubled",
     "messages lost",
     "misdirected writes",
@@ -40,6 +46,7 @@ const CLASSES: [&str; 44] = [
     "nodes stopped by a failing disk",
     "nodes stopped by a full disk",
     "nodes stopped by corruption",
+    "nodes that learned that they are removed",
     "nodes that lost power",
     "one-way cuts",
     "partitions",

@@ -64,13 +64,20 @@ impl Timed<'_> {
         if stay.len() < 2 {
             return Ok(());
         }
+        let leader = self.statuses().iter().find(|status| status.role == RoleKind::Leader).map(|status| status.id);
+        let config = &self.world.swarm.config;
+        let protected = config.pre_vote || config.check_quorum;
         let mut gone = Vec::new();
         for _ in 0..=self.world.random.below(stay.len() as u64 - 1) {
             let place = self.world.random.below(stay.len() as u64);
-            gone.push(stay.swap_remove(usize::try_from(place).unwrap_or_default()));
+            let id = stay.swap_remove(usize::try_from(place).unwrap_or_default());
+            // Whom it does not tell any more would disturb the others for ever, if nothing keeps it from that (thesis §4.2.3).
+            if protected || leader != Some(id) { gone.push(id) } else { stay.push(id) }
+        }
+        if gone.is_empty() {
+            return Ok(());
         }
         self.world.cluster.announce(|| format!("these leave for good: {gone:?}"));
-        let leader = self.statuses().iter().find(|status| status.role == RoleKind::Leader).map(|status| status.id);
         let removes_itself = leader.is_some_and(|id| gone.contains(&id));
         self.world.cluster.coverage.add("leaders that leave for good", u64::from(removes_itself));
         let config = &self.world.swarm.config;

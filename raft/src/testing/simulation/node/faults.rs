@@ -31,6 +31,7 @@ impl<S: Subject, T: Stores> World<S, T> {
             "disk" => self.hurt_disk(nodes),
             "damage" => self.damage(nodes),
             "clock" => self.jump(nodes),
+            "members" => self.later(Duration::ZERO, Due::Operate),
             _ => self.overload(nodes),
         }
     }

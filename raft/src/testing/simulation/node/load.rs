@@ -197,14 +197,14 @@ impl<S: Subject> Client<S> {
     }
 
     /// Waits for an answer, until the client gives up. No answer by the time at which there must be one is a violation.
-    async fn wait<T>(
+    pub(super) async fn wait<T, E>(
         &self,
         node: NodeId,
         desk: &Desk<S>,
         limit: Duration,
         give_up: Option<Duration>,
-        asked: impl Future<Output = Result<T, Error>>,
-    ) -> Option<Result<T, Error>> {
+        asked: impl Future<Output = Result<T, E>>,
+    ) -> Option<Result<T, E>> {
         tokio::pin!(asked);
         if let Some(give_up) = give_up {
             return timeout(give_up, asked).await.ok();

@@ -9,6 +9,7 @@
 //! | the phases of a run, and what must be true at its end | `run.rs` |
 //! | starting nodes, taking them down, judging why they stopped | `world.rs`, `seat.rs` |
 //! | what goes wrong | `faults.rs` |
+//! | members that come and go | `members.rs` |
 //! | clients | `load.rs` |
 //! | the machine: clock, pauses, power | `machine.rs` |
 //! | the network | `network.rs` |
@@ -26,11 +27,14 @@
 //! * A node stops only for a reason that a fault explains. From then on every call at it says so at once, and its state machine and stores
 //!   are released.
 //! * A majority that is left in peace serves within a bound, whatever happens to the others; when all are, they hold the same.
+//! * Where members come and go: whatever was asked for, and whichever machine lost its disk, all that work can become voters again; whoever leaves
+//!   learns it, and the others go on.
 
 mod faults;
 mod ledger;
 mod load;
 mod machine;
+mod members;
 mod network;
 mod plan;
 mod record;

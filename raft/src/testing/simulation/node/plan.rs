@@ -8,12 +8,19 @@ use crate::testing::simulation::Options;
 use crate::testing::{Link, Random};
 
 /// The kinds of fault, as the option `--without` names them.
-pub(super) const FAULTS: [&str; 8] = ["network", "kill", "pause", "stop", "disk", "damage", "clock", "overload"];
+pub(super) const FAULTS: [&str; 9] =
+    ["network", "kill", "pause", "stop", "disk", "damage", "clock", "overload", "members"];
+
+/// Draws what concerns members.
+const MEMBERS: u64 = 0x6d65_6d62_6572_7300;
 
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) seed: u64,
     pub(super) nodes: u64,
+    /// How many of them are voters at first, and how many machines stand by to take another's place.
+    pub(super) voters: u64,
+    pub(super) reserve: u64,
     pub(super) config: Config,
     pub(super) link: Link,
     /// For each kind of [`FAULTS`], how often it is chosen.
@@ -52,18 +59,32 @@ impl Plan {
             ..Link::default()
         };
         let mut weights = [0; FAULTS.len()];
-        for (weight, kind) in weights.iter_mut().zip(FAULTS) {
+        for (weight, kind) in weights.iter_mut().zip(FAULTS).filter(|(_, kind)| *kind != "members") {
             let drawn = random.between(if kind == "disk" { 4 } else { 1 }, 8);
             let present = random.percent(if kind == "disk" { 85 } else { 55 });
             *weight = if present && options.allows(kind) { drawn } else { 0 };
         }
         // Damage is rare: a node that is damaged is out of the game.
         weights[5] = weights[5].min(1);
+        // Drawn apart, so that runs whose members stay are what they were.
+        let mut members = Random::new(seed ^ MEMBERS);
+        let nodes = options.nodes.unwrap_or(nodes);
+        let (mut voters, mut reserve, mut config) = (nodes, 0, config);
+        if members.percent(35) && options.allows("members") {
+            voters = members.between(1, nodes);
+            reserve = members.below(3);
+            config.catch_up_timeout = millis(members.between(500, 5000));
+            weights[8] = members.between(2, 12);
+            // Which of them may be out of the game is for the operator to know.
+            weights[5] = 0;
+        }
         let clients = random.between(1, 6);
         let operations = random.between(20, 150);
         Self {
             seed,
-            nodes: options.nodes.unwrap_or(nodes),
+            nodes,
+            voters,
+            reserve,
             config,
             link,
             weights,
@@ -79,6 +100,11 @@ impl Plan {
     /// Whether what is durable may be damaged.
     pub(super) fn may_damage(&self) -> bool {
         self.weights[5] > 0
+    }
+
+    /// Whether members come and go.
+    pub(super) fn may_change(&self) -> bool {
+        self.weights[8] > 0
     }
 
     /// Whether clocks may be wrong.

@@ -50,6 +50,7 @@ pub(super) async fn run<S: Subject, T: Stores>(
         world.turmoil().await;
         world.majority_serves().await;
         world.all_agree().await;
+        world.some_leave().await;
         world.end_all().await;
         world.settle();
     };
@@ -76,7 +77,9 @@ impl<S: Subject, T: Stores> World<S, T> {
             history: Mutex::default(),
             closed: AtomicBool::new(false),
         };
-        let seats = (1..=plan.nodes).map(|id| (NodeId(id), Seat::new(NodeId(id), stores()))).collect();
+        let all = (1..=plan.nodes + plan.reserve).map(|id| (NodeId(id), Seat::new(NodeId(id), stores())));
+        let (seats, reserve) = all.partition(|(id, _)| id.0 <= plan.nodes);
+        let changing = plan.may_change();
         let (notify, notices) = mpsc::unbounded_channel();
         Self {
             plan,
@@ -94,6 +97,11 @@ impl<S: Subject, T: Stores> World<S, T> {
             events: 0,
             clients: JoinSet::new(),
             tags: 0,
+            reserve,
+            changing,
+            operator: JoinSet::new(),
+            last_change: Instant::now(),
+            replacing: None,
         }
     }
 
@@ -102,10 +110,15 @@ impl<S: Subject, T: Stores> World<S, T> {
         for id in self.ids() {
             self.start(id).await;
         }
-        let members = Membership::new(self.seats.values().map(|seat| seat.peer.clone()));
+        let voters: Vec<_> =
+            self.seats.values().map(|seat| seat.peer.clone()).filter(|peer| peer.id.0 <= self.plan.voters).collect();
+        let members = Membership::new(voters);
+        if self.changing {
+            self.record.hit("runs with changing members");
+        }
         // Damage at the only node that knows would leave nobody who does.
         let all = self.random.percent(50) || self.plan.may_damage();
-        let told = if all { self.ids() } else { vec![NodeId(1)] };
+        let told = if all { members.voters.keys().copied().collect() } else { vec![NodeId(1)] };
         for id in told {
             let raft = lock(&self.load.desks).get(&id).map(|desk| desk.raft.clone());
             let Some(raft) = raft else { continue };
@@ -128,7 +141,7 @@ impl<S: Subject, T: Stores> World<S, T> {
     }
 
     /// Everything that can be mended at this node is.
-    async fn mend(&mut self, id: NodeId) {
+    pub(super) async fn mend(&mut self, id: NodeId) {
         self.disk(id, DiskFault::Heal);
         let Some(seat) = self.seats.get(&id) else { return };
         if let Some(running) = seat.running() {
@@ -143,12 +156,16 @@ impl<S: Subject, T: Stores> World<S, T> {
     /// A majority is left in peace while faults go on at the others: it must serve within a bound.
     async fn majority_serves(&mut self) {
         let mut sound: Vec<NodeId> = self.seats.iter().filter(|(_, seat)| seat.is_sound()).map(|(id, _)| *id).collect();
-        let quorum = self.seats.len() / 2 + 1;
-        while sound.len() > quorum {
-            let out = usize::try_from(self.random.below(sound.len() as u64)).unwrap_or(0);
-            sound.remove(out);
-        }
-        let majority = sound;
+        let (majority, serving) = if self.plan.may_change() {
+            self.needed(sound).await
+        } else {
+            let quorum = self.seats.len() / 2 + 1;
+            while sound.len() > quorum {
+                let out = usize::try_from(self.random.below(sound.len() as u64)).unwrap_or(0);
+                sound.remove(out);
+            }
+            (sound.clone(), sound)
+        };
         let others: Vec<NodeId> = self.ids().into_iter().filter(|id| !majority.contains(id)).collect();
         self.record.cluster(format!("a majority is left in peace: {majority:?}"));
         self.agenda.retain(|_, due| !due.concerns(&majority));
@@ -158,7 +175,7 @@ impl<S: Subject, T: Stores> World<S, T> {
         self.network.heal(|from, to| majority.contains(&from) && majority.contains(&to));
         // Faults at the others leave the majority time to go on in between.
         self.plan.pace = self.plan.pace.max(self.plan.config.election_timeout * 4);
-        self.serve(&majority, &others, "the majority serves").await;
+        self.serve(&serving, &others, "the majority serves").await;
     }
 
     /// A write and a read at each of these nodes must be answered within the bound.
@@ -194,13 +211,21 @@ impl<S: Subject, T: Stores> World<S, T> {
         }
     }
 
-    async fn statuses(&self) -> Vec<Status> {
+    pub(super) async fn statuses(&self) -> Vec<Status> {
         let desks: Vec<_> = lock(&self.load.desks).values().cloned().collect();
         let mut statuses = Vec::new();
         for desk in desks {
             statuses.extend(timeout(Duration::from_secs(1), desk.raft.status()).await.ok().and_then(Result::ok));
         }
         statuses
+    }
+
+    /// Where members come and go, some do so at last, while nothing else happens.
+    async fn some_leave(&mut self) {
+        if self.plan.may_change() && self.up().len() > 1 && !self.record.is_violated() {
+            let stay = self.part().await;
+            self.serve(&stay, &[], "those that stay serve").await;
+        }
     }
 
     /// All that are not damaged beyond use are left in peace: they must serve, and hold the same.
@@ -215,6 +240,9 @@ impl<S: Subject, T: Stores> World<S, T> {
             self.mend(*id).await;
         }
         let nodes: Vec<NodeId> = self.seats.iter().filter(|(_, seat)| seat.is_sound()).map(|(id, _)| *id).collect();
+        if self.plan.may_change() {
+            self.regroup().await;
+        }
         self.serve(&nodes, &[], "all serve").await;
         // The clients' calls end by themselves.
         let until = Instant::now()

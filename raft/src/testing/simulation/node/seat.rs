@@ -10,7 +10,8 @@ use tokio::time::Instant;
 use super::load::Desk;
 use super::stores::{DiskFault, Stores};
 use super::subject::Subject;
-use crate::error::{Error, Fatal, FatalKind, InitializeError, StorageError};
+use crate::change::Change;
+use crate::error::{ChangeError, Error, Fatal, FatalKind, InitializeError, StorageError};
 use crate::handle::{Consistency, Raft};
 use crate::types::{Membership, NodeId, Peer};
 
@@ -39,7 +40,7 @@ pub(super) struct Seat<S: Subject, T> {
 pub(super) enum State<S: Subject> {
     Down,
     Running(Running<S>),
-    /// It refused to work with what it has, as it should. Without a change of membership nothing can take its place.
+    /// It refused to work with what it has, as it should; or lost its disk, and another takes its place.
     Out,
 }
 
@@ -149,6 +150,7 @@ pub(super) fn check_stopped(raft: &Raft) -> Result<(), String> {
             "initialize",
             matches!(raft.initialize(Membership::default()).now_or_never(), Some(Err(InitializeError::Stopped(_)))),
         ),
+        ("change", matches!(raft.change_membership(Change::new()).now_or_never(), Some(Err(ChangeError::Stopped(_))))),
         ("shutdown", raft.shutdown().now_or_never().is_some()),
         ("stopped", raft.stopped().now_or_never().is_some()),
     ];

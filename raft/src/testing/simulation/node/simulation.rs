@@ -74,7 +74,7 @@ impl<S: Subject, T: Stores, F: Fn() -> T + Sync> Simulation<S, F> {
         self
     }
 
-    /// Leaves kinds of fault out: `network`, `kill`, `pause`, `stop`, `disk`, `damage`, `clock` or `overload`.
+    /// Leaves kinds of fault out: `network`, `kill`, `pause`, `stop`, `disk`, `damage`, `clock`, `overload` or `members`.
     #[must_use]
     pub fn without(mut self, faults: &[&str]) -> Self {
         self.options.without.extend(faults.iter().map(|fault| (*fault).to_owned()));

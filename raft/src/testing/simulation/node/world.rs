@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout_at};
 use super::ledger::{Ledger, Witness};
 use super::load::{Desk, Load};
 use super::machine::Machine;
+use super::members::Made;
 use super::network::Network;
 use super::plan::Plan;
 use super::record::Record;
@@ -46,6 +47,16 @@ pub(super) struct World<S: Subject, T> {
     pub(super) clients: JoinSet<()>,
     /// Names of commands were given out up to here.
     pub(super) tags: u64,
+    /// Machines that stand by.
+    pub(super) reserve: BTreeMap<NodeId, Seat<S, T>>,
+    /// Whether members may come and go now.
+    pub(super) changing: bool,
+    /// The operator's call.
+    pub(super) operator: JoinSet<Made>,
+    /// When the last one ended.
+    pub(super) last_change: Instant,
+    /// A machine that lost its disk, and the one that is to take its place.
+    pub(super) replacing: Option<(NodeId, Peer)>,
 }
 
 /// Who led which term.
@@ -58,6 +69,8 @@ pub(super) enum Due {
     Resume(NodeId),
     Disk(NodeId, DiskFault),
     Heal,
+    /// The operator changes who is in the cluster.
+    Operate,
     /// A node that was told to end must have ended soon.
     Ended(NodeId, u64),
     /// It must have ended by now: nothing holds it up any more.
@@ -71,7 +84,7 @@ impl Due {
             Self::Start(id) | Self::Resume(id) | Self::Disk(id, _) | Self::Ended(id, _) | Self::EndedForSure(id, _) => {
                 nodes.contains(&id)
             }
-            Self::Heal => false,
+            Self::Heal | Self::Operate => false,
         }
     }
 }
@@ -143,6 +156,7 @@ impl<S: Subject, T: Stores> World<S, T> {
             Due::Resume(id) => self.resume(id),
             Due::Disk(id, fault) => self.disk(id, fault),
             Due::Heal => self.network.heal(|_, _| true),
+            Due::Operate => self.operate().await,
             Due::Ended(id, run) => {
                 if self.seats.get(&id).is_some_and(|seat| seat.run == run && seat.running().is_some()) {
                     self.resume(id);
@@ -402,7 +416,17 @@ async fn watch(
                 record.hit("entries truncated");
                 record.node(node, format!("truncates {} to {}", from.0, upto.0));
             }
-            Event::Leader { .. } | Event::Membership { .. } | Event::Removed { .. } => {}
+            Event::Membership { membership, .. } => {
+                record.node(node, format!("has the members {membership}"));
+                if membership.is_joint() {
+                    record.hit("joint configurations");
+                }
+            }
+            Event::Removed { .. } => {
+                record.node(node, "is removed");
+                record.hit("nodes that learned that they are removed");
+            }
+            Event::Leader { .. } => {}
             Event::Missed { count } => record.node(node, format!("{count} events missed")),
             Event::Stopped(fatal) => {
                 record.node(node, format!("has stopped: {fatal}"));
