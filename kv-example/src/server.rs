@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! clients ── services ── Raft ──┬── FileLog        the node's log, on disk
+//!                               ├── FileSnapshots  images of the machine, beside it
 //!                               ├── KvMachine      what clients see
 //! members ── GrpcServer ────────┴── GrpcTransport  the way to the other members
 //! ```
@@ -9,7 +10,6 @@
 mod connection;
 mod listen;
 mod signals;
-mod snapshots;
 #[cfg(test)]
 mod tests;
 
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raftkv::{Config, Fatal, FatalKind, GroupId, InitializeError, Peer, Raft, StorageError};
-use raftkv_storage_file::{FileLog, Identity};
+use raftkv_storage_file::{FileLog, FileSnapshots, Identity};
 use raftkv_transport_grpc::{GrpcServer, GrpcTransport, Local};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -32,7 +32,6 @@ use crate::machine::KvMachine;
 use crate::service::{self, Services};
 use crate::store::Limits;
 use signals::{Ending, Signals};
-use snapshots::NoSnapshots;
 
 /// What a command's envelope adds to the request in it.
 const COMMAND_OVERHEAD: u64 = 4096;
@@ -101,10 +100,10 @@ impl Node {
         );
         info!("data in {}; members {}", config.data.display(), config.membership);
         prepare_data_dir(&config.data)?;
-        let log = open_log(config).await?;
+        let stores = open_stores(config).await?;
         let machine = KvMachine::new();
         let view = machine.view();
-        let raft = start_raft(config, log, machine).await?;
+        let raft = start_raft(config, stores, machine).await?;
         let (end_clients, clients_end) = watch::channel(false);
         let (end_members, members_end) = watch::channel(false);
         let members = tokio::spawn(serve_members(listeners.members, &raft, config, members_end));
@@ -200,26 +199,35 @@ fn why(outcome: Result<io::Result<()>, JoinError>) -> String {
     }
 }
 
-async fn open_log(config: &ServerConfig) -> Result<FileLog, Failure> {
+/// Where the images are, in the data directory.
+const SNAPSHOTS: &str = "snapshots";
+
+async fn open_stores(config: &ServerConfig) -> Result<(FileLog, FileSnapshots), Failure> {
     let identity = Identity { cluster: config.cluster_id(), node: config.id, group: GroupId::default() };
     let dir = config.data.clone();
-    let opened =
-        tokio::task::spawn_blocking(move || FileLog::open(dir, identity, raftkv_storage_file::Options::default()));
+    let opened = tokio::task::spawn_blocking(move || {
+        let log = FileLog::open(&dir, identity, raftkv_storage_file::Options::default())?;
+        Ok((log, FileSnapshots::open(dir.join(SNAPSHOTS), identity)?))
+    });
     match opened.await {
-        Ok(Ok(log)) => Ok(log),
+        Ok(Ok(stores)) => Ok(stores),
         Ok(Err(error)) => Err(from_storage(&error)),
-        Err(error) => Err(Failure::runtime(format!("opening the log failed: {error}"))),
+        Err(error) => Err(Failure::runtime(format!("opening the log and the snapshots failed: {error}"))),
     }
 }
 
-async fn start_raft(config: &ServerConfig, log: FileLog, machine: KvMachine) -> Result<Raft, Failure> {
+async fn start_raft(
+    config: &ServerConfig,
+    (log, snapshots): (FileLog, FileSnapshots),
+    machine: KvMachine,
+) -> Result<Raft, Failure> {
     let local = Local { cluster: config.cluster_id(), node: own_peer(config) };
     let transport = Arc::new(GrpcTransport::new(local, transport_options(config)));
     let raft = Raft::builder(config.id, config.cluster_id())
         .config(Config { max_command_bytes: config.max_request_bytes + COMMAND_OVERHEAD, ..config.raft.clone() })
         .transport(transport.clone())
         .log(log)
-        .snapshots(NoSnapshots)
+        .snapshots(snapshots)
         .state_machine(machine)
         .start()
         .await

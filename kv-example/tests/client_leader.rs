@@ -62,8 +62,10 @@ impl Replica for Node {
             stored: Index(0),
             commit: Index(0),
             applied: Index(0),
+            snapshot: None,
             peers: Vec::new(),
             transferring_to: None,
+            receiving: None,
         })
     }
 

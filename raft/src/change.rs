@@ -128,11 +128,7 @@ impl Change {
                     peer(new)
                 }
                 Edit::Promote(_) | Edit::Demote(_) | Edit::Remove(_) => 64,
-                Edit::Set(target) => [&target.voters, &target.outgoing, &target.learners]
-                    .into_iter()
-                    .flat_map(BTreeMap::values)
-                    .map(peer)
-                    .sum(),
+                Edit::Set(target) => target.cost(),
             })
             .sum()
     }

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// The largest piece of an image that is sent at once, whatever the receiver asks for.
+pub(crate) const MAX_PART_BYTES: u64 = 1 << 20;
+
 /// Times and limits. The defaults suit a cluster in one data centre.
 ///
 /// Bytes are counted by [`Entry::cost`](crate::Entry::cost): the payload and a fixed overhead.
@@ -42,6 +45,19 @@ pub struct Config {
     /// How long a node that is to vote may take to catch up with the log; past it the change is given up, and the node stays a learner.
     /// Also how long a leader tries to tell a removed node that it is removed.
     pub catch_up_timeout: Duration,
+    /// An image of the state machine is taken, and the log cut for it, after this many entries since the last one. `u64::MAX`: never for
+    /// their number.
+    pub snapshot_entries: u64,
+    /// … or after this many bytes of entries. `u64::MAX`: never for their bytes.
+    pub snapshot_bytes: u64,
+    /// How many entries in front of an image stay in the log, so that a follower that is a little behind needs no image.
+    pub trailing_entries: u64,
+    /// In what pieces an image is written, read and sent, in bytes.
+    pub snapshot_chunk_bytes: u64,
+    /// How much of an image a node that receives one asks for ahead of what its disk has, in bytes. Also what it may hold in memory of it.
+    pub snapshot_window_bytes: u64,
+    /// How much of an image a node receives in a second at most, in bytes. `u64::MAX`, the default: as fast as it goes.
+    pub snapshot_bytes_per_second: u64,
 
     /// How long a write may take. Past it the answer is `OutcomeUnknown`, or `Unavailable` if it was never proposed.
     pub write_timeout: Duration,
@@ -71,6 +87,12 @@ impl Default for Config {
             max_pending_requests: 65_536,
             max_members: 64,
             catch_up_timeout: Duration::from_secs(60),
+            snapshot_entries: 100_000,
+            snapshot_bytes: 256 << 20,
+            trailing_entries: 10_000,
+            snapshot_chunk_bytes: 256 << 10,
+            snapshot_window_bytes: 4 << 20,
+            snapshot_bytes_per_second: u64::MAX,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(1),
@@ -94,6 +116,12 @@ impl Config {
                 self.heartbeat_interval, self.election_timeout
             ));
         }
+        if self.snapshot_chunk_bytes > MAX_PART_BYTES {
+            return Err(format!(
+                "snapshot_chunk_bytes ({}) must be at most {MAX_PART_BYTES}: a larger piece would not pass in one message",
+                self.snapshot_chunk_bytes
+            ));
+        }
         let limits = [
             ("max_append_bytes", self.max_append_bytes),
             ("max_inflight_appends", self.max_inflight_appends as u64),
@@ -105,6 +133,11 @@ impl Config {
             ("max_command_bytes", self.max_command_bytes),
             ("max_pending_requests", self.max_pending_requests as u64),
             ("max_members", self.max_members as u64),
+            ("snapshot_entries", self.snapshot_entries),
+            ("snapshot_bytes", self.snapshot_bytes),
+            ("snapshot_chunk_bytes", self.snapshot_chunk_bytes),
+            ("snapshot_window_bytes", self.snapshot_window_bytes),
+            ("snapshot_bytes_per_second", self.snapshot_bytes_per_second),
         ];
         match limits.iter().find(|(_, value)| *value == 0) {
             Some((name, _)) => Err(format!("{name} is 0: nothing could ever pass")),
@@ -133,6 +166,12 @@ mod tests {
         let never = Config { write_timeout: Duration::MAX, slow_disk: Duration::MAX, ..Config::default() };
         assert_eq!(never.validate(), Ok(()));
         assert!(Config { heartbeat_interval: Duration::MAX, ..Config::default() }.validate().is_err());
+    }
+
+    #[test]
+    fn pieces_of_images_that_are_too_large_for_a_message_are_refused() {
+        let config = Config { snapshot_chunk_bytes: 64 << 20, ..Config::default() };
+        assert!(config.validate().unwrap_err().contains("snapshot_chunk_bytes"));
     }
 
     #[test]

@@ -64,14 +64,16 @@ pub use error::{
     ChangeError, Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransferError, TransportError,
 };
 pub use handle::{Builder, Consistency, Raft};
-pub use message::{AppendReply, Body, ChangeOutcome, Envelope, ForwardOutcome, Lane, Message, RequestId};
-pub use metrics::{ChangeStatus, ConfigurationStatus, PeerStatus, ReplicationState, Status};
+pub use message::{AppendReply, Body, ChangeOutcome, Envelope, ForwardOutcome, Lane, Message, Part, RequestId};
+pub use metrics::{
+    ChangeStatus, ConfigurationStatus, PeerStatus, ReceivingStatus, ReplicationState, SnapshotStatus, Status,
+};
 pub use recovery::Survivor;
 #[doc(hidden)]
 pub use runtime::Host;
 pub use runtime::{Arrivals, Event, Events, Inbox};
 pub use traits::{
-    Chunks, HardState, LogState, LogStore, LogWrite, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StateMachine,
-    TermRun, Transport,
+    Chunks, HardState, LogState, LogStore, LogWrite, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter,
+    StateMachine, TermRun, Transport,
 };
 pub use types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, Membership, NodeId, Peer, Term};

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::Bytes;
 
 use crate::change::{Change, ChangeRefused};
+use crate::traits::{Published, SnapshotId};
 use crate::types::{ClusterId, Entry, GroupId, Index, LogId, NodeId, Term};
 
 /// A message with its way: what a [`Transport`](crate::Transport) carries.
@@ -161,9 +162,42 @@ pub enum Body {
         /// Committed, and known to match the receiver's log.
         index: Index,
     },
+    /// "Entries that you lack are not in my log any more, and I have this image of the state machine." Repeated with each heartbeat while
+    /// that is so.
+    Offer {
+        /// The image. What it reflects is committed.
+        image: Published,
+    },
+    /// "Send me this part of an image." Asked of whoever is thought to have it, leader or not. Promises nothing.
+    Fetch {
+        /// The image.
+        image: SnapshotId,
+        /// Where the part begins, in bytes.
+        offset: u64,
+        /// How long it may be, in bytes.
+        max: u64,
+    },
+    /// The answer.
+    Chunk {
+        /// Echoes the image.
+        image: SnapshotId,
+        /// Echoes where the part begins.
+        offset: u64,
+        /// The part; none when the sender does not have this image, or not any more.
+        part: Option<Part>,
+    },
     /// "Lead in my place": the leader tells a voter whose log equals its own to campaign at once (thesis §3.10). From then on the
     /// leader trusts in nobody's patience, for the receiver may follow at any time.
     TimeoutNow,
+}
+
+/// A part of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Part {
+    /// Its bytes, as the sender's disk had them when they were verified there.
+    pub data: Bytes,
+    /// Their CRC-32C.
+    pub checksum: u32,
 }
 
 /// What became of a forwarded batch.
@@ -228,7 +262,7 @@ impl Message {
     #[must_use]
     pub fn lane(&self) -> Lane {
         match &self.body {
-            Body::Append { .. } | Body::Forward { .. } => Lane::Bulk,
+            Body::Append { .. } | Body::Forward { .. } | Body::Chunk { .. } => Lane::Bulk,
             Body::PreVote { .. }
             | Body::PreVoteReply { .. }
             | Body::Vote { .. }
@@ -241,6 +275,8 @@ impl Message {
             | Body::ForwardReply { .. }
             | Body::Change { .. }
             | Body::ChangeReply { .. }
+            | Body::Offer { .. }
+            | Body::Fetch { .. }
             | Body::Commit { .. }
             | Body::TimeoutNow => Lane::Control,
         }
@@ -254,6 +290,8 @@ impl Message {
                 Body::Append { entries, .. } => entries.iter().map(Entry::cost).sum(),
                 Body::Forward { commands, .. } => commands.iter().map(|c| Entry::OVERHEAD + c.len() as u64).sum(),
                 Body::Change { change, .. } => change.cost(),
+                Body::Offer { image } => image.meta.membership.cost(),
+                Body::Chunk { part, .. } => part.as_ref().map_or(0, |part| part.data.len() as u64),
                 Body::ChangeReply { outcome: ChangeOutcome::Refused(refused), .. } => refused.cost(),
                 Body::ChangeReply { .. }
                 | Body::PreVote { .. }
@@ -266,6 +304,7 @@ impl Message {
                 | Body::ReadIndex { .. }
                 | Body::ReadIndexReply { .. }
                 | Body::ForwardReply { .. }
+                | Body::Fetch { .. }
                 | Body::Commit { .. }
                 | Body::TimeoutNow => 0,
             }
@@ -289,6 +328,9 @@ impl Message {
             Body::ForwardReply { .. } => "ForwardReply",
             Body::Change { .. } => "Change",
             Body::ChangeReply { .. } => "ChangeReply",
+            Body::Offer { .. } => "Offer",
+            Body::Fetch { .. } => "Fetch",
+            Body::Chunk { .. } => "Chunk",
             Body::Commit { .. } => "Commit",
             Body::TimeoutNow => "TimeoutNow",
         }

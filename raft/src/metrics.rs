@@ -36,11 +36,40 @@ pub struct Status {
     pub commit: Index,
     /// The last index that its state machine has applied.
     pub applied: Index,
+    /// The newest image of its state machine; none if there is none yet.
+    pub snapshot: Option<SnapshotStatus>,
+    /// The image that it is receiving.
+    #[serde(default)]
+    pub receiving: Option<ReceivingStatus>,
     /// What a leader knows of the other members; empty on others.
     pub peers: Vec<PeerStatus>,
     /// On a leader that hands over: to whom.
     #[serde(default)]
     pub transferring_to: Option<NodeId>,
+}
+
+/// An image of the state machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotStatus {
+    /// The last entry that it reflects.
+    pub last: LogId,
+    /// Its length in bytes.
+    pub len: u64,
+}
+
+/// An image that is being received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReceivingStatus {
+    /// Who sends it.
+    pub from: NodeId,
+    /// The last entry that it reflects.
+    pub last: LogId,
+    /// How much of it is on disk, in bytes.
+    pub stored: u64,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The mean rate since the attempt began, in bytes a second.
+    pub rate: u64,
 }
 
 /// A configuration, and whether it is there to stay.
@@ -78,6 +107,9 @@ pub struct PeerStatus {
     pub next: Index,
     /// Append messages on their way.
     pub inflight: usize,
+    /// While it is offered an image: how far it has come with it, in bytes.
+    #[serde(default)]
+    pub fetched: Option<u64>,
     /// How long ago it was last heard; none if not in this term.
     pub silent_for: Option<Duration>,
 }
@@ -90,4 +122,6 @@ pub enum ReplicationState {
     Probe,
     /// Sends ahead of the acknowledgements.
     Replicate,
+    /// Offers an image: what the follower lacks is not in the log any more.
+    Snapshot,
 }

@@ -30,7 +30,7 @@ impl Survivor {
     pub async fn inspect(id: NodeId, log: &dyn LogStore, snapshots: &dyn Snapshot) -> Result<Self, Fatal> {
         let state = log.load().await?;
         let snapshot = snapshots.latest().await?;
-        let newest = snapshot.as_ref().map(|meta| meta.last);
+        let newest = snapshot.as_ref().map(|image| image.meta.last);
         if let Some(image) = newest.filter(|image| !holds(&state, *image)) {
             return Err(refused(format!(
                 "its newest image reaches to {image}, which its log ({} to {}) does not hold: it was stopped while it took over an image; start it \
@@ -38,7 +38,7 @@ impl Survivor {
                 state.base, state.last
             )));
         }
-        let from_snapshot = snapshot.map(|meta| (meta.last, meta.membership));
+        let from_snapshot = snapshot.map(|image| (image.meta.membership_at, image.meta.membership));
         let mut configurations = find_configurations(log, &state, state.last.index, from_snapshot).await?;
         let Some((_, membership)) = configurations.pop() else {
             return Err(refused("it holds no configuration: it never belonged to a cluster".into()));

@@ -315,6 +315,12 @@ impl Membership {
         }
     }
 
+    /// What the configuration counts against byte limits.
+    pub(crate) fn cost(&self) -> u64 {
+        let peers = [&self.voters, &self.outgoing, &self.learners].into_iter().flat_map(BTreeMap::values);
+        peers.map(|peer| 64 + peer.address.len() as u64).sum()
+    }
+
     /// The bytes that a [`EntryKind::Config`] entry carries: a protobuf message, so that later versions can add to it.
     #[must_use]
     pub fn encode(&self) -> Bytes {

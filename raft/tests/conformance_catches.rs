@@ -12,7 +12,7 @@ use bytes::Bytes;
 use raftkv::testing::conformance::{Fault, log_store, run, snapshot, state_machine};
 use raftkv::testing::{Crash, MemLog, MemSnapshots, Random};
 use raftkv::{
-    Chunks, Entry, Fatal, Index, LogId, LogState, LogStore, LogWrite, Snapshot, SnapshotId, SnapshotMeta,
+    Chunks, Entry, Fatal, Index, LogId, LogState, LogStore, LogWrite, Published, Snapshot, SnapshotId, SnapshotMeta,
     SnapshotWriter, StateMachine, StorageError,
 };
 
@@ -271,8 +271,8 @@ struct Eager(MemSnapshots, Arc<Mutex<Option<SnapshotMeta>>>);
 
 #[async_trait]
 impl Snapshot for Eager {
-    async fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError> {
-        let begun = self.1.lock().unwrap().clone();
+    async fn latest(&self) -> Result<Option<Published>, StorageError> {
+        let begun = self.1.lock().unwrap().clone().map(|meta| Published { meta, len: 0, checksum: 0 });
         Ok(begun.or(self.0.latest().await?))
     }
 

@@ -42,7 +42,7 @@ async fn a_node_that_never_belonged_to_a_cluster_is_refused() {
 async fn a_node_that_was_stopped_while_it_took_over_an_image_is_to_finish_that_first() {
     let snapshots = MemSnapshots::new();
     let membership = Membership::new([Peer::new(1, "a"), Peer::new(2, "b")]);
-    let meta = SnapshotMeta { id: SnapshotId(1), last: LogId::new(3, 90), membership };
+    let meta = SnapshotMeta { id: SnapshotId(1), last: LogId::new(3, 90), membership, membership_at: LogId::new(1, 1) };
     snapshots.begin(meta).await.unwrap().publish().await.unwrap();
     let refused = Survivor::inspect(NodeId(1), &MemLog::new(), &snapshots).await.unwrap_err();
     assert!(refused.to_string().contains("start it once"), "{refused}");

@@ -4,7 +4,7 @@
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raftkv::testing::{Counter, MemLog, MemNetwork, MemSnapshots};
+use raftkv::testing::{Counter, MemLog, MemNetwork, MemSnapshots, image_of};
 use raftkv::{
     Chunks, ClusterId, Consistency, Entry, EntryKind, Fatal, HardState, Index, LogId, LogStore, LogWrite, Membership,
     NodeId, Peer, Raft, Snapshot, SnapshotId, SnapshotMeta, StateMachine, Term,
@@ -32,9 +32,10 @@ async fn append(log: &MemLog, index: u64, kind: EntryKind, data: impl Into<Bytes
 }
 
 async fn publish(snapshots: &MemSnapshots, last: LogId, image: &'static str) {
-    let meta = SnapshotMeta { id: SnapshotId(last.index.0), last, membership: alone() };
+    let id = SnapshotId(last.index.0);
+    let meta = SnapshotMeta { id, last, membership: alone(), membership_at: LogId::new(1, 1) };
     let mut writer = snapshots.begin(meta).await.unwrap();
-    writer.append(image.into()).await.unwrap();
+    writer.append(image_of(image).into()).await.unwrap();
     writer.publish().await.unwrap();
 }
 
@@ -137,8 +138,39 @@ async fn the_last_configuration_is_found_wherever_it_is_in_a_long_log() {
 
 #[tokio::test(start_paused = true)]
 async fn a_machine_that_cannot_restore_refuses_to_start() {
-    let snapshots = MemSnapshots::new();
+    let (log, snapshots) = (MemLog::new(), MemSnapshots::new());
+    append(&log, 1, EntryKind::Config, alone().encode()).await;
     publish(&snapshots, LogId::new(1, 4), "nonsense").await;
-    let fatal = start(&MemLog::new(), &snapshots, Counter::default()).await.unwrap_err();
+    let fatal = start(&log, &snapshots, Counter::default()).await.unwrap_err();
     assert!(fatal.to_string().contains("holds no number"), "{fatal}");
+}
+
+/// The image was received, and power was lost before the log was cut: it ends before the image, or holds what the image contradicts.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_an_image_has_overtaken_is_cut() {
+    for entries in [1, 3, 8] {
+        let (log, snapshots, counter) = (MemLog::new(), MemSnapshots::new(), Counter::default());
+        append(&log, 1, EntryKind::Config, Membership::new([Peer::new(1, "old")]).encode()).await;
+        for index in 2..=entries {
+            append(&log, index, EntryKind::Command, "1").await;
+        }
+        let hard_state = Some(HardState { term: Term(4), voted_for: Some(NodeId(1)) });
+        log.write(LogWrite { hard_state, entries: Vec::new() }).await.unwrap();
+        publish(&snapshots, LogId::new(3, 6), "1000").await;
+        let raft = start(&log, &snapshots, counter.clone()).await.unwrap();
+        assert_eq!(log.load().await.unwrap().base, LogId::new(3, 6));
+        raft.read(Consistency::Linearizable).await.unwrap();
+        assert_eq!(counter.value(), 1000, "the image alone");
+        let status = raft.status().await.unwrap();
+        assert_eq!((status.members, status.base), (vec![Peer::new(1, "a")], LogId::new(3, 6)));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_lost_its_entries_is_not_taken_for_one_that_an_image_has_overtaken() {
+    let (log, snapshots) = (MemLog::new(), MemSnapshots::new());
+    publish(&snapshots, LogId::new(3, 6), "1000").await;
+    let fatal = start(&log, &snapshots, Counter::default()).await.unwrap_err();
+    assert!(fatal.to_string().contains("reflects 6@3, but the log"), "{fatal}");
+    assert_eq!(log.load().await.unwrap().base, LogId::ZERO, "it is left alone");
 }

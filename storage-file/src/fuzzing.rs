@@ -14,8 +14,8 @@ use futures_util::FutureExt;
 use raftkv::testing::Random;
 use raftkv::testing::fuzzing::{Target, within};
 use raftkv::{
-    ClusterId, Entry, EntryKind, GroupId, HardState, Index, LogId, LogWrite, Membership, NodeId, Peer, Snapshot,
-    SnapshotId, SnapshotMeta, StorageError, Term,
+    ClusterId, Entry, EntryKind, GroupId, HardState, Index, LogId, LogWrite, Membership, NodeId, Peer, Published,
+    Snapshot, SnapshotId, SnapshotMeta, StorageError, Term,
 };
 
 use crate::directory::{IDENTITY, Owner, SYNCED, SyncedNote};
@@ -268,7 +268,7 @@ fn sample_meta_files(random: &mut Random) -> Vec<u8> {
 
 fn meta(n: u64) -> SnapshotMeta {
     let membership = Membership::new([Peer::new(1, "a:1"), Peer::new(2, "b:2")]);
-    SnapshotMeta { id: SnapshotId(n), last: LogId::new(3, n * 10), membership }
+    SnapshotMeta { id: SnapshotId(n), last: LogId::new(3, n * 10), membership, membership_at: LogId::new(1, 1) }
 }
 
 fn open_images(disk: &SimDisk) -> Result<FileSnapshots, StorageError> {
@@ -323,7 +323,7 @@ fn use_images(disk: &SimDisk) {
         Ok(store) => store,
         Err(error) => return told(&error),
     };
-    if let Some(meta) = now(store.latest()).expect("the latest") {
+    if let Some(Published { meta, .. }) = now(store.latest()).expect("the latest") {
         let mut at = 0;
         loop {
             match now(store.read(&meta.id, at, 100)) {
@@ -340,7 +340,7 @@ fn use_images(disk: &SimDisk) {
     now(writer.append(Bytes::from_static(b"more"))).expect("a piece");
     let whole = writer.offset();
     now(writer.publish()).expect("it can be published");
-    if now(store.latest()).expect("the latest").is_some_and(|latest| latest == meta(2)) {
+    if now(store.latest()).expect("the latest").is_some_and(|latest| latest.meta == meta(2)) {
         let last = now(store.read(&SnapshotId(2), whole - 4, 100)).expect("what was just written");
         assert_eq!(last, &b"more"[..]);
     }

@@ -15,7 +15,7 @@ use support::IDENTITY;
 
 fn meta(id: u64, index: u64) -> SnapshotMeta {
     let membership = Membership::new([Peer::new(1, "a:1"), Peer::new(2, "b:2")]);
-    SnapshotMeta { id: SnapshotId(id), last: LogId::new(3, index), membership }
+    SnapshotMeta { id: SnapshotId(id), last: LogId::new(3, index), membership, membership_at: LogId::new(1, 1) }
 }
 
 fn bytes(seed: u64, len: usize) -> Bytes {
@@ -60,15 +60,15 @@ async fn publish(store: &FileSnapshots, meta: SnapshotMeta, data: &Bytes, step: 
 async fn an_image_is_read_as_it_was_written_on_real_files() {
     let dir = tempfile::tempdir().unwrap();
     let store = FileSnapshots::open(dir.path().join("x"), IDENTITY).unwrap();
-    assert_eq!(store.latest().await.unwrap(), None);
+    assert_eq!(store.latest().await.unwrap().map(|image| image.meta), None);
     let data = bytes(1, 1_000_001);
     publish(&store, meta(7, 50), &data, 300_000).await.unwrap();
     for _ in 0..2 {
-        assert_eq!(store.latest().await.unwrap(), Some(meta(7, 50)));
+        assert_eq!(store.latest().await.unwrap().map(|image| image.meta), Some(meta(7, 50)));
     }
     drop(store);
     let store = FileSnapshots::open(dir.path().join("x"), IDENTITY).unwrap();
-    assert_eq!(store.latest().await.unwrap(), Some(meta(7, 50)));
+    assert_eq!(store.latest().await.unwrap().map(|image| image.meta), Some(meta(7, 50)));
     assert!(read_all(&store, 7, 70_000).await.unwrap() == data);
     assert!(read_all(&store, 7, usize::MAX).await.unwrap() == data);
     assert_eq!(store.read(&SnapshotId(7), 999_999, 10).await.unwrap(), data.slice(999_999..));
@@ -82,11 +82,11 @@ fn only_the_newest_image_is_kept() {
     let store = open(&disk).unwrap();
     for n in 1..4 {
         now(publish(&store, meta(n, n * 10), &bytes(n, 3000), 1000)).unwrap();
-        assert_eq!(now(store.latest()).unwrap(), Some(meta(n, n * 10)));
+        assert_eq!(now(store.latest()).unwrap().map(|image| image.meta), Some(meta(n, n * 10)));
     }
     // One that comes too late is dropped, and so is what was begun for it.
     now(publish(&store, meta(9, 20), &bytes(9, 3000), 1000)).unwrap();
-    assert_eq!(now(store.latest()).unwrap(), Some(meta(3, 30)));
+    assert_eq!(now(store.latest()).unwrap().map(|image| image.meta), Some(meta(3, 30)));
     assert_eq!(now(read_all(&store, 3, 999)).unwrap(), bytes(3, 3000));
     assert!(matches!(now(store.read(&SnapshotId(2), 0, 9)), Err(StorageError::Misuse(_))));
     let names: Vec<PathBuf> = disk.files();
@@ -99,7 +99,7 @@ fn an_empty_image_is_an_image() {
     let empty = SnapshotMeta { membership: Membership::default(), ..meta(1, 1) };
     now(publish(&open(&disk).unwrap(), empty.clone(), &Bytes::new(), 1)).unwrap();
     let store = open(&disk).unwrap();
-    assert_eq!(now(store.latest()).unwrap(), Some(empty));
+    assert_eq!(now(store.latest()).unwrap().map(|image| image.meta), Some(empty));
     assert!(now(store.read(&SnapshotId(1), 0, 10)).unwrap().is_empty());
 }
 
@@ -192,12 +192,12 @@ fn a_failed_write_sticks_and_the_image_before_stays() {
             drop(store);
             // The next process goes on with what is there, and then power is lost.
             let store = open(&disk).unwrap();
-            let latest = now(store.latest()).unwrap().unwrap();
+            let latest = now(store.latest()).unwrap().unwrap().meta;
             assert!(latest == meta(1, 10) || latest == meta(2, 20));
             now(publish(&store, meta(4, 40), &bytes(4, 900), 300)).unwrap();
             now(publish(&store, meta(2, 60), &bytes(2, 900), 300)).unwrap();
             let after = open(&disk.now().lose_power(|_| Fate::Lost)).unwrap();
-            assert_eq!(now(after.latest()).unwrap(), Some(meta(2, 60)));
+            assert_eq!(now(after.latest()).unwrap().map(|image| image.meta), Some(meta(2, 60)));
             assert_eq!(now(read_all(&after, 2, 1000)).unwrap(), bytes(2, 900), "operation {operation}");
         }
     }
@@ -207,7 +207,7 @@ fn a_failed_write_sticks_and_the_image_before_stays() {
 fn check(moment: &Moment, fates: &mut dyn FnMut() -> Fate, least: u64) {
     let disk = moment.lose_power(|_| fates());
     let store = open(&disk).unwrap();
-    let latest = now(store.latest()).unwrap();
+    let latest = now(store.latest()).unwrap().map(|image| image.meta);
     let have = latest.as_ref().map_or(0, |meta| meta.id.0);
     assert!(have >= least, "image {have} where {least} was published");
     if have > 0 {

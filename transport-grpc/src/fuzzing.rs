@@ -5,8 +5,8 @@ use prost::Message as _;
 use raftkv::testing::Random;
 use raftkv::testing::fuzzing::{Target, within};
 use raftkv::{
-    AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, ForwardOutcome, GroupId, Inbox, Index, LogId, Message,
-    NodeId, RequestId, Term,
+    AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, ForwardOutcome, GroupId, Inbox, Index, LogId, Membership,
+    Message, NodeId, Part, Peer, Published, RequestId, SnapshotId, SnapshotMeta, Term,
 };
 
 use crate::options::{PROTOCOL_VERSION, ServerOptions};
@@ -61,7 +61,7 @@ fn payload(random: &mut Random) -> Bytes {
 
 fn body(random: &mut Random) -> Body {
     let (term, index, request) = (Term(number(random)), Index(number(random)), RequestId(random.any()));
-    match random.below(15) {
+    match random.below(18) {
         0 => Body::PreVote { proposed: term, last: log_id(random) },
         1 => Body::PreVoteReply { proposed: term, granted: random.percent(50) },
         2 => Body::Vote { last: log_id(random), transfer: random.percent(50) },
@@ -89,6 +89,17 @@ fn body(random: &mut Random) -> Body {
             }
         }
         13 => Body::Commit { index },
+        14 => {
+            let membership = Membership::new((1..=random.between(1, 4)).map(|id| Peer::new(id, "host:1")));
+            let (last, membership_at) = (log_id(random), log_id(random));
+            let meta = SnapshotMeta { id: SnapshotId(random.any()), last, membership, membership_at };
+            Body::Offer { image: Published { meta, len: random.any(), checksum: 7 } }
+        }
+        15 => Body::Fetch { image: SnapshotId(random.any()), offset: random.any(), max: random.any() },
+        16 => {
+            let part = random.percent(50).then(|| Part { data: payload(random), checksum: 7 });
+            Body::Chunk { image: SnapshotId(random.any()), offset: random.any(), part }
+        }
         _ => Body::TimeoutNow,
     }
 }

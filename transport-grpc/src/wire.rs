@@ -4,10 +4,11 @@
 //! Payloads move as shared [`Bytes`](bytes::Bytes) both ways.
 
 mod change;
+mod image;
 
 use raftkv::{
     AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, ForwardOutcome, GroupId, Index, LogId, Message, NodeId,
-    RequestId, Term,
+    RequestId, SnapshotId, Term,
 };
 
 /// The code generated from `proto/raft.proto`.
@@ -77,6 +78,9 @@ fn encode_body(body: Body) -> Wire {
         Body::Commit { index } => Wire::Commit(pb::Commit { index: index.0 }),
         Body::Change { request, change } => Wire::Change(change::encode(request.0, change)),
         Body::ChangeReply { request, outcome } => Wire::ChangeReply(change::encode_reply(request.0, outcome)),
+        Body::Offer { image } => Wire::Offer(image::encode_offer(image)),
+        Body::Fetch { image, offset, max } => Wire::Fetch(pb::Fetch { image: image.0, offset, max }),
+        Body::Chunk { image, offset, part } => Wire::Chunk(image::encode_chunk(image, offset, part)),
         Body::TimeoutNow => Wire::TimeoutNow(pb::TimeoutNow {}),
     }
 }
@@ -161,6 +165,9 @@ fn decode_body(body: Wire) -> Result<Body, String> {
         Wire::ChangeReply(m) => {
             Body::ChangeReply { request: RequestId(m.request), outcome: change::decode_reply(m.outcome)? }
         }
+        Wire::Offer(m) => image::decode_offer(m)?,
+        Wire::Fetch(m) => Body::Fetch { image: SnapshotId(m.image), offset: m.offset, max: m.max },
+        Wire::Chunk(m) => image::decode_chunk(m),
         Wire::TimeoutNow(pb::TimeoutNow {}) => Body::TimeoutNow,
     })
 }

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
-use raftkv::{Change, ChangeOutcome, ChangeRefused, Edit, Membership, Peer};
+use raftkv::{Change, ChangeOutcome, ChangeRefused, Edit, Membership, Part, Peer, Published, SnapshotMeta};
 
 const WAY: Way = Way { cluster: ClusterId(5), from: NodeId(1), to: NodeId(2) };
 
@@ -95,6 +95,15 @@ fn change_outcome() -> impl Strategy<Value = ChangeOutcome> {
     ]
 }
 
+fn published() -> impl Strategy<Value = Published> {
+    let numbers = (any::<u64>(), any::<u64>(), any::<u32>());
+    (numbers, log_ids(), vec(peer(), 0..4), log_ids()).prop_map(|((id, len, checksum), last, peers, membership_at)| {
+        let membership = Membership::new(peers.into_iter().chain([Peer::new(1, "a")]).filter(|peer| peer.id.0 > 0));
+        let meta = SnapshotMeta { id: SnapshotId(id), last, membership, membership_at };
+        Published { meta, len, checksum }
+    })
+}
+
 fn body() -> impl Strategy<Value = Body> {
     let term = || number().prop_map(Term);
     prop_oneof![
@@ -119,6 +128,16 @@ fn body() -> impl Strategy<Value = Body> {
         (request(), vec(edit(), 0..5), option::of(log_ids()))
             .prop_map(|(request, edits, expected)| Body::Change { request, change: Change { edits, expected } }),
         (request(), change_outcome()).prop_map(|(request, outcome)| Body::ChangeReply { request, outcome }),
+        published().prop_map(|image| Body::Offer { image }),
+        (any::<u64>(), any::<u64>(), any::<u64>()).prop_map(|(image, offset, max)| Body::Fetch {
+            image: SnapshotId(image),
+            offset,
+            max
+        }),
+        (any::<u64>(), any::<u64>(), option::of((payload(), any::<u32>()))).prop_map(|(image, offset, part)| {
+            let part = part.map(|(data, checksum)| Part { data, checksum });
+            Body::Chunk { image: SnapshotId(image), offset, part }
+        }),
         Just(Body::TimeoutNow),
     ]
 }

@@ -28,6 +28,7 @@ fn peers(status: &RaftStatus) -> Vec<PeerStatus> {
                 peer.state = match progress.state {
                     ReplicationState::Probe => "probe".into(),
                     ReplicationState::Replicate => "replicate".into(),
+                    ReplicationState::Snapshot => "snapshot".into(),
                 };
                 peer.in_flight = progress.inflight as u64;
                 peer.last_contact_ms =

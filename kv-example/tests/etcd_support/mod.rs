@@ -71,6 +71,8 @@ impl Replica for Local {
             stored: applied,
             commit: applied,
             applied,
+            snapshot: None,
+            receiving: None,
             peers: Vec::new(),
             transferring_to: None,
         })

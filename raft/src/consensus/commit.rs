@@ -19,13 +19,15 @@ pub(crate) struct Applying {
     /// The last index and the cost of each batch handed out and not applied.
     batches: VecDeque<(Index, u64)>,
     bytes: u64,
-    /// Whether entries are being read from the log store for it.
-    fetching: bool,
+    /// The first of the entries that are being read from the log store for it.
+    fetching: Option<Index>,
+    /// Whether it is being replaced by an image.
+    pub(crate) restoring: bool,
 }
 
 impl Applying {
     pub(crate) fn new(applied: Index) -> Self {
-        Self { applied, handed: applied, batches: VecDeque::new(), bytes: 0, fetching: false }
+        Self { applied, handed: applied, batches: VecDeque::new(), bytes: 0, fetching: None, restoring: false }
     }
 
     pub(crate) fn applied(&self) -> Index {
@@ -36,6 +38,25 @@ impl Applying {
     #[cfg(feature = "testing")]
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The state machine is given an image that ends at `last`, in the place of all entries up to there.
+    pub(crate) fn skip_to(&mut self, last: Index) {
+        self.handed = last;
+        self.restoring = true;
+    }
+
+    /// Everything up to `index` is applied; returns what it cost.
+    pub(crate) fn done(&mut self, index: Index) -> u64 {
+        assert!(index > self.applied && index <= self.handed, "what was handed out is applied in order");
+        self.applied = index;
+        let before = self.bytes;
+        while self.batches.front().is_some_and(|(last, _)| *last <= index) {
+            if let Some((_, bytes)) = self.batches.pop_front() {
+                self.bytes -= bytes;
+            }
+        }
+        before - self.bytes
     }
 
     /// What may still be handed out: nothing while the limit is reached, but one oversize entry passes alone.
@@ -113,14 +134,14 @@ impl Consensus {
     pub(crate) fn apply(&mut self) {
         let stored = if mutant!("applied-before-durable") { self.log.last().index } else { self.log.stored() };
         let upto = self.commit.min(stored);
-        while self.applying.handed < upto && !self.applying.fetching {
+        while self.applying.handed < upto && self.applying.fetching.is_none() {
             let Some(max_bytes) = self.applying.room(self.config.max_applying_bytes) else { return };
             let from = self.applying.handed.next();
             match self.log.slice(from, upto, max_bytes) {
                 Some(entries) => self.hand_out(entries),
                 None => {
                     let range = from..upto.next().min(self.log.tail_start());
-                    self.applying.fetching = true;
+                    self.applying.fetching = Some(from);
                     self.out.fetch.push(Fetch { purpose: FetchPurpose::Apply, range, max_bytes });
                 }
             }
@@ -142,8 +163,11 @@ impl Consensus {
 
     /// Entries came back from the log store for the state machine.
     pub(crate) fn on_fetched_to_apply(&mut self, entries: Vec<Entry>) {
-        self.applying.fetching = false;
         let from = self.applying.handed.next();
+        // Unless an image has taken their place.
+        if self.applying.fetching.take() != Some(from) {
+            return;
+        }
         let expected =
             (from.0..).map(Index).zip(&entries).all(|(index, entry)| self.log.id_at(index) == Some(entry.id));
         assert!(expected && !entries.is_empty(), "the log store returns the entries that it was given");
@@ -152,13 +176,6 @@ impl Consensus {
 
     /// The state machine has applied everything up to `index`.
     pub(crate) fn on_applied(&mut self, index: Index) {
-        let applying = &mut self.applying;
-        assert!(index > applying.applied && index <= applying.handed, "what was handed out is applied in order");
-        applying.applied = index;
-        while applying.batches.front().is_some_and(|(last, _)| *last <= index) {
-            if let Some((_, bytes)) = applying.batches.pop_front() {
-                applying.bytes -= bytes;
-            }
-        }
+        self.snapshots.bytes += self.applying.done(index);
     }
 }

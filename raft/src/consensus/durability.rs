@@ -9,7 +9,7 @@ use super::role::Role;
 use crate::message::{Body, Message};
 use crate::mutant;
 use crate::traits::{HardState, LogWrite};
-use crate::types::{Index, NodeId};
+use crate::types::{Index, LogId, NodeId};
 
 /// The state of the one writer of the log.
 #[derive(Clone, Debug)]
@@ -22,6 +22,8 @@ pub(crate) struct Durability {
     pub(super) stored: u64,
     /// The first index not yet handed to the writer in its present form.
     pub(crate) write_from: Index,
+    /// What the store is to forget with the next write.
+    pub(super) compact: Option<LogId>,
     /// The number of the last write.
     pub(super) seq: u64,
     /// The write under way.
@@ -48,7 +50,16 @@ pub(super) struct Held {
 
 impl Durability {
     pub(crate) fn new(last: Index) -> Self {
-        Self { changes: 0, handed: 0, stored: 0, write_from: last.next(), seq: 0, writing: None, held: Vec::new() }
+        Self {
+            changes: 0,
+            handed: 0,
+            stored: 0,
+            write_from: last.next(),
+            compact: None,
+            seq: 0,
+            writing: None,
+            held: Vec::new(),
+        }
     }
 
     /// How many promises wait.
@@ -60,6 +71,13 @@ impl Durability {
     /// Whether the present hard state is on disk.
     pub(crate) fn hard_state_is_stored(&self) -> bool {
         self.stored == self.changes
+    }
+
+    /// The log was replaced by an image that ends at `base`.
+    pub(crate) fn reset(&mut self, base: LogId) {
+        self.truncated(base.index.next());
+        self.write_from = base.index.next();
+        self.compact = Some(base);
     }
 
     /// Entries from `from` on were removed: the write under way does not store them, and what replaces them is to be written.
@@ -137,7 +155,7 @@ impl Consensus {
         let durability = &mut self.durability;
         let changed = durability.handed < durability.changes;
         let last = self.log.last().index;
-        if durability.writing.is_some() || (!changed && durability.write_from > last) {
+        if durability.writing.is_some() || (!changed && durability.write_from > last && durability.compact.is_none()) {
             return;
         }
         let entries = self.log.slice(durability.write_from, last, self.config.max_write_bytes).unwrap_or_default();
@@ -148,7 +166,8 @@ impl Consensus {
         durability.write_from = durability.write_from.max(upto.next());
         durability.writing = Some(Writing { since: now, changes: durability.changes, upto });
         let hard_state = changed.then_some(self.hard_state);
-        self.out.write = Some(Write { seq: durability.seq, write: LogWrite { hard_state, entries } });
+        let compact = durability.compact.take();
+        self.out.write = Some(Write { seq: durability.seq, compact, write: LogWrite { hard_state, entries } });
     }
 
     /// Whether the write under way takes so long that this node should not lead.

@@ -58,6 +58,8 @@ impl Consensus {
             configurations,
             commit,
             applying,
+            // No search applies as much as an image is taken for, and none asks for one.
+            snapshots: _,
             fetching,
             // A leap exceeds every draw: whoever is woken after one is always due, whenever and whatever was drawn.
             election_due: _,
@@ -127,8 +129,8 @@ impl Durability {
     /// The counters are compared with each other only, and a write is known by its number only while it is under way: that they are
     /// equal, and which is ahead, is all that matters.
     fn fingerprint(&self, hasher: &mut impl Hasher) {
-        let Self { changes, handed, stored, write_from, seq: _, writing, held } = self;
-        (changes - handed, changes - stored, write_from, writing.is_some()).hash(hasher);
+        let Self { changes, handed, stored, write_from, compact, seq: _, writing, held } = self;
+        (changes - handed, changes - stored, write_from, compact, writing.is_some()).hash(hasher);
         if let Some(Writing { since: _, changes: written, upto }) = writing {
             // No disk stalls in a search, so that `since` has no effect.
             (changes - written, upto).hash(hasher);

@@ -36,6 +36,8 @@ impl Consensus {
     pub(crate) fn heartbeat_round(&mut self, now: Time) {
         let term = self.hard_state.term;
         let Role::Leader(leader) = &mut self.role else { return };
+        let lacking: Vec<_> =
+            leader.peers.iter().filter(|(_, progress)| progress.awaits_image()).map(|(id, _)| *id).collect();
         leader.round += 1;
         for (id, progress) in &mut leader.peers {
             // Never beyond what is known to match: the follower's log may differ there.
@@ -50,6 +52,7 @@ impl Consensus {
             }
             self.out.send.push((*id, Message { term, body: Body::Heartbeat { commit, round: leader.round } }));
         }
+        lacking.into_iter().for_each(|id| self.offer(id));
     }
 
     /// Whether no majority was heard within the last election timeout.

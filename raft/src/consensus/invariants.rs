@@ -8,10 +8,18 @@ use crate::types::{Index, NodeId, Term};
 /// What the node promised not to go back on, as of the last check.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Past {
+    base: Index,
     hard_state: HardState,
     commit: Index,
     applied: Index,
     pub(super) leader: Option<(Term, NodeId)>,
+}
+
+impl Past {
+    /// A node that comes up with a log after this.
+    pub(super) fn since(base: Index) -> Self {
+        Self { base, ..Self::default() }
+    }
 }
 
 impl Consensus {
@@ -32,6 +40,8 @@ impl Consensus {
         let (base, stored, last) = (self.log.base().index, self.log.stored(), self.log.last().index);
         assert!(base <= self.commit && self.commit <= last, "base <= commit <= last");
         let (applied, handed) = (self.applying.applied(), self.applying.handed);
+        let snapshot = self.snapshots.last().index;
+        assert!(base <= snapshot.max(self.past.base), "only what an image holds was cut off");
         assert!(applied <= handed && handed <= self.commit, "applied <= handed out <= committed");
         assert!(handed <= stored.max(base), "only what is on disk is applied");
         assert!(self.durability.write_from > stored, "what is stored is not written again");
@@ -73,6 +83,8 @@ impl Consensus {
             assert!(was_term < term || was == is, "a term has one leader");
         }
         let applied = self.applying.applied();
-        self.past = Past { hard_state: is, commit: self.commit, applied, leader: leader.or(self.past.leader) };
+        let base = self.log.base().index;
+        assert!(self.past.base <= base, "what was cut off stays so");
+        self.past = Past { base, hard_state: is, commit: self.commit, applied, leader: leader.or(self.past.leader) };
     }
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::role::RoleKind;
 use crate::change::{Change, ChangeRefused};
 use crate::message::{Message, RequestId};
-use crate::traits::{LogState, LogWrite};
+use crate::traits::{LogState, LogWrite, Published, SnapshotId, SnapshotMeta};
 use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
 
 /// A moment on the node's monotonic clock: the time since an origin of its own, such as the start of the process.
@@ -46,6 +46,8 @@ pub struct Boot {
     /// The configurations that may yet be in force, in the order of their ids: the last one at or before `applied`, and all that the
     /// log holds after it. Those that are not committed may be taken back. Empty before the node learned of one.
     pub configurations: Vec<(LogId, Membership)>,
+    /// The newest image of the state machine. The log holds its last entry, or begins after it.
+    pub snapshot: Option<Published>,
     /// The last entry that the state machine reflects already.
     pub applied: LogId,
     /// Seeds the election timeouts. Give each node and each run its own.
@@ -101,6 +103,41 @@ pub enum Input {
         /// The first configuration.
         membership: Membership,
     },
+    /// The owner wants an image of the state machine that reflects all that is applied by now. Answered by [`Reply::Snapshotted`].
+    Snapshot {
+        /// A name for the request.
+        request: RequestId,
+    },
+    /// The image that [`Effects::snapshot`] asked for is published.
+    Snapshotted {
+        /// Its name.
+        id: SnapshotId,
+        /// The image; none when it came to nothing, because another took its place or the store refused it.
+        image: Option<Published>,
+    },
+    /// A part of an image that [`ImageWork::Read`] asked for.
+    ImageRead {
+        /// For whom.
+        to: NodeId,
+        /// Of which image.
+        image: SnapshotId,
+        /// From where.
+        offset: u64,
+        /// The bytes, as many as were asked for, or all up to the end; none when the image is not there any more.
+        data: Option<Bytes>,
+    },
+    /// How far the receipt of an image is.
+    Receipt {
+        /// Which attempt at one ([`ImageWork::Begin`]).
+        attempt: u64,
+        /// How far.
+        receipt: Receipt,
+    },
+    /// The state machine reflects the image that [`Effects::restore`] named.
+    Restored {
+        /// The last entry that the image reflects.
+        last: LogId,
+    },
     /// An operator wants other members. Works on any node that knows a leader. Answered, when the last configuration of the change is
     /// committed, by [`Reply::Changed`]; else by [`Reply::Refused`], when nothing was changed, or by [`Reply::Unknown`].
     Change {
@@ -137,6 +174,13 @@ pub struct Effects {
     pub apply: Vec<Entry>,
     /// Entries to read from the log store.
     pub fetch: Vec<Fetch>,
+    /// An image to take under this name: of the state machine as it is once it has applied all that it was given so far, `apply` among
+    /// it. There is never a second one before the first is answered by [`Input::Snapshotted`].
+    pub snapshot: Option<SnapshotId>,
+    /// Work for the store of images. To be done in order, as far as it is about the same attempt.
+    pub images: Vec<ImageWork>,
+    /// The published image by which the state machine is to be replaced, after what it was given before and before `apply`.
+    pub restore: Option<Published>,
     /// Answers to local requests.
     pub replies: Vec<Reply>,
     /// What an operator would like to know.
@@ -151,9 +195,69 @@ impl Effects {
             && self.write.is_none()
             && self.apply.is_empty()
             && self.fetch.is_empty()
+            && self.snapshot.is_none()
+            && self.images.is_empty()
+            && self.restore.is_none()
             && self.replies.is_empty()
             && self.notes.is_empty()
     }
+}
+
+/// Something to do with the store of images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ImageWork {
+    /// Read a part of an image for a peer. Answered by [`Input::ImageRead`].
+    Read {
+        /// The peer.
+        to: NodeId,
+        /// The image.
+        image: SnapshotId,
+        /// Where the part begins.
+        offset: u64,
+        /// How many bytes, if the image has as many.
+        max: u64,
+    },
+    /// Begin to write an image that is received, or go on with it. Whatever was received before is left off. Answered by
+    /// [`Receipt::Stored`] or [`Receipt::Refused`].
+    Begin {
+        /// A name for this attempt.
+        attempt: u64,
+        /// What the image holds.
+        meta: SnapshotMeta,
+    },
+    /// Add to it. Answered by [`Receipt::Stored`] or [`Receipt::Refused`].
+    Append {
+        /// The attempt.
+        attempt: u64,
+        /// The next bytes.
+        data: Bytes,
+    },
+    /// It is whole: publish it. Answered by [`Receipt::Published`] or [`Receipt::Refused`].
+    Publish {
+        /// The attempt.
+        attempt: u64,
+    },
+    /// It is damaged: forget it. Not answered.
+    Discard {
+        /// The attempt.
+        attempt: u64,
+    },
+}
+
+/// How far the receipt of an image is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Receipt {
+    /// So much of it is durable.
+    Stored {
+        /// In bytes.
+        upto: u64,
+        /// Their CRC-32C.
+        checksum: u32,
+    },
+    /// It is the newest image on this node's disk, or was dropped because a newer one is.
+    Published,
+    /// The store takes no more of it.
+    Refused,
 }
 
 /// A write for the log store.
@@ -161,6 +265,8 @@ impl Effects {
 pub struct Write {
     /// Numbers the writes of this run from 1.
     pub seq: u64,
+    /// What the log is to forget first ([`LogStore::compact`](crate::LogStore::compact)).
+    pub compact: Option<LogId>,
     /// What to write.
     pub write: LogWrite,
 }
@@ -236,6 +342,13 @@ pub enum Reply {
         request: RequestId,
         /// Done (or the same was done before), or why not.
         outcome: Result<(), InitializeRefused>,
+    },
+    /// There is an image that answers [`Input::Snapshot`].
+    Snapshotted {
+        /// The request.
+        request: RequestId,
+        /// The last entry that the image reflects; zero when nothing was applied yet, and so no image was needed.
+        last: LogId,
     },
     /// The outcome of [`Input::Transfer`].
     Transferred {
@@ -353,6 +466,42 @@ pub enum Note {
         index: Index,
         /// The configuration.
         membership: Membership,
+    },
+    /// An image of the state machine was taken and published.
+    SnapshotTaken {
+        /// The last entry that it reflects.
+        last: LogId,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// An image is being received. Noted at the beginning, and from time to time.
+    ReceivingSnapshot {
+        /// Who sends it.
+        from: NodeId,
+        /// The last entry that it reflects.
+        last: LogId,
+        /// How much of it is on disk, in bytes.
+        stored: u64,
+        /// Its length in bytes.
+        len: u64,
+        /// The mean rate since the attempt began, in bytes a second.
+        rate: u64,
+    },
+    /// An image that was received takes the place of the state machine's state, and of the log up to its last entry.
+    SnapshotInstalled {
+        /// The last entry that it reflects.
+        last: LogId,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// An image that is received is not what was sent or offered. It is dropped, and received again.
+    SnapshotDamaged {
+        /// Who sent it, or the last of it.
+        from: NodeId,
+        /// The last entry that it should reflect.
+        last: LogId,
+        /// Whether this was found of a part, as it came, or of the whole.
+        part: bool,
     },
     /// A configuration that does not have this node any more is committed. It is not needed, and does not campaign.
     Removed {

@@ -144,6 +144,33 @@ impl Log {
         }
     }
 
+    /// Forgets the entries up to this one, which stays known as the base. They must be on disk: only what is applied is forgotten.
+    pub(crate) fn compact(&mut self, upto: LogId) {
+        assert!(upto.index > self.base.index && upto.index <= self.stored, "what is forgotten is on disk");
+        assert!(self.holds(upto), "only entries held can be forgotten");
+        while self.tail.front().is_some_and(|entry| entry.id.index <= upto.index) {
+            if let Some(entry) = self.tail.pop_front() {
+                self.tail_bytes -= entry.cost();
+            }
+        }
+        let first = upto.index.next();
+        while self.runs.get(1).is_some_and(|run| run.first <= first) {
+            self.runs.pop_front();
+        }
+        if upto.index == self.last.index {
+            self.runs.clear();
+        } else if let Some(run) = self.runs.front_mut() {
+            run.first = first;
+        }
+        self.base = upto;
+    }
+
+    /// Forgets all entries: the log begins after `base`, which an image reflects.
+    pub(crate) fn reset(&mut self, base: LogId) {
+        assert!(base.index > self.base.index, "the base goes forward");
+        *self = Self::new(&LogState { base, last: base, ..LogState::default() });
+    }
+
     /// Notes that everything up to `index` is on disk.
     pub(crate) fn mark_stored(&mut self, index: Index) {
         assert!(index >= self.stored && index <= self.last.index, "storage goes forward, within the log");
@@ -275,6 +302,36 @@ mod tests {
         assert_eq!(log.tail_start(), Index(4));
         assert_eq!(log.term_at(Index(2)), Some(Term(1)));
         assert_eq!(log.slice(Index(3), Index(4), u64::MAX), None);
+    }
+
+    #[test]
+    fn compaction_keeps_the_terms_of_what_is_left() {
+        let compacted = |upto: LogId| {
+            let mut log = log(&[1, 1, 2, 4, 4]);
+            log.mark_stored(Index(5));
+            log.compact(upto);
+            log.check();
+            log
+        };
+        let after = compacted(LogId::new(1, 1));
+        assert_eq!(
+            after.runs.iter().map(|run| (run.term.0, run.first.0)).collect::<Vec<_>>(),
+            [(1, 2), (2, 3), (4, 4)]
+        );
+        assert_eq!(
+            (after.term_at(Index(1)), after.term_at(Index(2)), after.term_at(Index(0))),
+            (Some(Term(1)), Some(Term(1)), None)
+        );
+        let after = compacted(LogId::new(2, 3));
+        assert_eq!(after.runs.iter().map(|run| (run.term.0, run.first.0)).collect::<Vec<_>>(), [(4, 4)]);
+        assert_eq!((after.last_at_most(LogId::new(3, 9)), after.tail_start()), (LogId::new(2, 3), Index(4)));
+        let mut after = compacted(LogId::new(4, 5));
+        assert_eq!(
+            (after.base(), after.last(), after.stored(), after.tail_bytes),
+            (after.last, LogId::new(4, 5), Index(5), 0)
+        );
+        after.append(entry(5, 6));
+        after.check();
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::io::{Note, Time};
 use super::progress::Progress;
 use super::role::Role;
 use crate::mutant;
+use crate::traits::SnapshotMeta;
 use crate::types::{EntryKind, Index, LogId, Membership, NodeId, Peer};
 
 /// The configurations that may yet be in force: the last committed one, and all after it.
@@ -61,6 +62,22 @@ impl Configurations {
         self.0.len() < before
     }
 
+    /// An image that ends at `last` brings the configuration that was in force there. The log after it stays, or goes as well. Tells where
+    /// `id` is found to have been dropped for good.
+    fn replaced(
+        &mut self,
+        (at, membership): (LogId, Membership),
+        last: Index,
+        keep: bool,
+        id: NodeId,
+    ) -> Option<LogId> {
+        let was_there = self.all().any(|membership| membership.contains(id));
+        let dropped = was_there && !membership.contains(id);
+        self.0.retain(|(later, _)| keep && later.index > last);
+        self.0.insert(0, (at, membership));
+        (dropped && !self.all().any(|membership| membership.contains(id))).then_some(at)
+    }
+
     /// Everything up to `index` stays. Tells where `id` is found to have been dropped for good.
     fn committed(&mut self, index: Index, id: NodeId) -> Option<LogId> {
         let settled = self.0.iter().take_while(|(at, _)| at.index <= index).count();
@@ -80,6 +97,25 @@ impl Consensus {
         }
         self.out.notes.push(Note::Membership { index: id.index, membership: membership.clone() });
         self.configurations.0.push((id, membership));
+    }
+
+    /// An image takes the place of the log up to its last entry, and of all that comes after it unless that is to `keep`.
+    pub(crate) fn adopt_configuration_of(&mut self, meta: &SnapshotMeta, keep: bool) {
+        if mutant!("installed-image-leaves-the-old-configuration") {
+            return;
+        }
+        let brought = (meta.membership_at, meta.membership.clone());
+        let dropped = self.configurations.replaced(brought, meta.last.index, keep, self.id);
+        if let Some((at, membership)) = self.configurations.latest() {
+            if membership.contains(self.id) {
+                self.removed = None;
+            }
+            self.out.notes.push(Note::Membership { index: at.index, membership: membership.clone() });
+        }
+        if let Some(at) = dropped {
+            self.removed = Some(at);
+            self.out.notes.push(Note::Removed { index: at.index });
+        }
     }
 
     /// Entries from `from` on were removed.

@@ -15,6 +15,8 @@
 //! | a command enters the log, here or at the leader | `forward.rs` |
 //! | leadership is handed over | `transfer.rs` |
 //! | a promise waits for the disk | `durability.rs` |
+//! | an image is taken, and the log cut for it | `snapshot.rs` |
+//! | an image reaches a node that lacks what was cut, and is installed | `image.rs` |
 //! | a cluster begins, a configuration comes into force | `bootstrap.rs`, `membership.rs` |
 //! | the leader changes the configuration | `change.rs` |
 
@@ -27,6 +29,7 @@ mod election;
 mod fingerprint;
 mod forward;
 mod heartbeat;
+mod image;
 mod invariants;
 mod io;
 mod log;
@@ -39,6 +42,7 @@ mod random;
 mod read;
 mod replication;
 mod role;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -46,8 +50,8 @@ mod transfer;
 #[cfg(feature = "testing")]
 pub(crate) use fingerprint::LONG_AGO;
 pub use io::{
-    Boot, Effects, Fetch, FetchPurpose, InitializeRefused, Input, Note, RefusedReason, Reply, Time, TransferRefused,
-    Write,
+    Boot, Effects, Fetch, FetchPurpose, ImageWork, InitializeRefused, Input, Note, Receipt, RefusedReason, Reply, Time,
+    TransferRefused, Write,
 };
 pub use role::RoleKind;
 
@@ -63,10 +67,11 @@ use self::membership::Configurations;
 use self::random::Random;
 use self::read::Asked;
 use self::role::{Follower, Role};
+use self::snapshot::Snapshots;
 use self::transfer::{HandedOver, Retired};
 use crate::config::Config;
 use crate::message::{AppendReply, Body, ChangeOutcome, ForwardOutcome, Message, RequestId};
-use crate::metrics::{PeerStatus, Status};
+use crate::metrics::{PeerStatus, SnapshotStatus, Status};
 use crate::mutant;
 use crate::traits::HardState;
 use crate::types::{Index, LogId, Membership, NodeId, Term};
@@ -91,6 +96,7 @@ pub struct Consensus {
     /// Everything up to here is committed, for ever.
     commit: Index,
     applying: Applying,
+    snapshots: Snapshots,
     /// The followers for whom older entries are being read from the log store; one read each, whoever leads meanwhile.
     fetching: BTreeSet<NodeId>,
     /// When to campaign, unless a leader or a worthy candidate is heard before.
@@ -139,6 +145,7 @@ impl Consensus {
             configurations: Configurations::new(boot.configurations),
             commit,
             applying: Applying::new(commit),
+            snapshots: Snapshots::new(boot.snapshot),
             fetching: BTreeSet::new(),
             election_due: now,
             random: Random::new(boot.seed),
@@ -153,10 +160,12 @@ impl Consensus {
             noted_term: boot.log.hard_state.term,
             commit_due: false,
             out: Effects::default(),
-            past: Past::default(),
+            past: Past::since(log.base().index),
             log,
         };
         core.reset_election_timer(now);
+        // Power may have been lost between an image and the cut.
+        core.compact();
         core.check_invariants();
         core
     }
@@ -173,6 +182,11 @@ impl Consensus {
             Input::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
             Input::Initialize { request, membership } => self.initialize(now, request, membership),
             Input::Change { request, change } => self.change(now, request, change),
+            Input::Snapshot { request } => self.on_snapshot_asked(request),
+            Input::Snapshotted { id, image } => self.on_snapshotted(now, id, image),
+            Input::ImageRead { to, image, offset, data } => self.on_image_read(to, image, offset, data),
+            Input::Receipt { attempt, receipt } => self.on_receipt(now, attempt, receipt),
+            Input::Restored { last } => self.on_restored(last),
             Input::Campaign if self.hears_leader(now) => self.ignored(self.id, "Campaign", "a live leader is heard"),
             Input::Campaign => self.on_campaign_asked(now),
             Input::PeerLost { peer } => self.on_peer_lost(now, peer),
@@ -183,6 +197,7 @@ impl Consensus {
 
     /// Collects what is to be done after the steps so far. `out` is overwritten; pass the same one each time, and its buffers are reused.
     pub fn effects(&mut self, now: Time, out: &mut Effects) {
+        self.install(now);
         self.advance_commit();
         self.advance_change(now);
         self.confirm_reads(now);
@@ -191,6 +206,8 @@ impl Consensus {
         self.tell_commit();
         self.retire_if_removed(now);
         self.acknowledge();
+        self.take_snapshot(now);
+        self.receive_image(now);
         self.write(now);
         self.apply();
         self.log.evict(self.config.max_tail_bytes, self.commit);
@@ -200,6 +217,9 @@ impl Consensus {
         out.write = None;
         out.apply.clear();
         out.fetch.clear();
+        out.snapshot = None;
+        out.images.clear();
+        out.restore = None;
         out.replies.clear();
         out.notes.clear();
         std::mem::swap(&mut self.out, out);
@@ -214,7 +234,10 @@ impl Consensus {
                 self.may_campaign().then_some(self.election_due)
             }
         };
-        [role, self.transfer_due(), self.former_due()].into_iter().flatten().min()
+        [role, self.snapshot_wake(), self.receiving_wake(), self.transfer_due(), self.former_due()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What this node knows of itself and its group.
@@ -230,6 +253,7 @@ impl Consensus {
                     matched: progress.matched,
                     next: progress.next,
                     inflight: progress.inflight(),
+                    fetched: progress.fetched(),
                     silent_for: progress.heard.map(|heard| now.since(heard)),
                 })
                 .collect(),
@@ -249,6 +273,12 @@ impl Consensus {
             stored: self.log.stored(),
             commit: self.commit,
             applied: self.applying.applied(),
+            snapshot: self
+                .snapshots
+                .latest
+                .as_ref()
+                .map(|image| SnapshotStatus { last: image.meta.last, len: image.len }),
+            receiving: self.receiving_status(now),
             peers,
             transferring_to: self.transferring_to(),
         }
@@ -343,6 +373,9 @@ impl Consensus {
             Body::ForwardReply { request, outcome } => self.on_forward_reply(from, request, outcome),
             Body::Change { request, change } => self.on_change(now, from, request, &change),
             Body::ChangeReply { request, outcome } => self.on_change_reply(from, request, outcome),
+            Body::Offer { image } => self.on_offer(now, from, image),
+            Body::Fetch { image, offset, max } => self.on_fetch(now, from, image, offset, max),
+            Body::Chunk { image, offset, part } => self.on_chunk(now, from, image, offset, part),
         }
     }
 
@@ -369,7 +402,10 @@ impl Consensus {
             | Body::Forward { .. }
             | Body::ForwardReply { .. }
             | Body::Change { .. }
-            | Body::ChangeReply { .. } => false,
+            | Body::ChangeReply { .. }
+            | Body::Offer { .. }
+            | Body::Fetch { .. }
+            | Body::Chunk { .. } => false,
         }
     }
 
@@ -405,6 +441,8 @@ impl Consensus {
             Body::Append { prev, .. } => {
                 Body::AppendReply(AppendReply::Rejected { prev, hint: self.log.last_at_most(prev) })
             }
+            // What the former leader offers is committed; but let it learn first that it leads no more.
+            Body::Offer { .. } => Body::HeartbeatReply { round: 0, matching: Index::ZERO, stored: Index::ZERO },
             // The answer is of this term, in which the rounds are counted anew: it must confirm none of them.
             Body::Heartbeat { round, .. } => {
                 let round = if mutant!("round-of-an-earlier-term-confirms") { round } else { 0 };
@@ -422,7 +460,9 @@ impl Consensus {
             | Body::TimeoutNow
             | Body::ReadIndexReply { .. }
             | Body::ForwardReply { .. }
-            | Body::ChangeReply { .. } => return self.ignored(from, name, "it is of an earlier term"),
+            | Body::ChangeReply { .. }
+            | Body::Fetch { .. }
+            | Body::Chunk { .. } => return self.ignored(from, name, "it is of an earlier term"),
         };
         self.ignored(from, name, "it is of an earlier term");
         self.send(from, answer);

@@ -49,6 +49,11 @@ pub(crate) enum Pace {
     },
     /// The logs agree: send ahead of the acknowledgements, within a window.
     Replicate(Window),
+    /// It lacks entries that were cut off: it must have an image first. Nothing is sent but offers of one.
+    Snapshot {
+        /// How far it has come with the image that it was offered, in bytes.
+        fetched: u64,
+    },
 }
 
 /// Append messages under way.
@@ -102,6 +107,7 @@ impl Progress {
         match &self.pace {
             Pace::Probe { sent } => sent.is_none(),
             Pace::Replicate(window) => window.has_room(config),
+            Pace::Snapshot { .. } => false,
         }
     }
 
@@ -109,7 +115,7 @@ impl Progress {
     pub(crate) fn message_bytes(&self, config: &Config) -> u64 {
         match self.pace {
             Pace::Probe { .. } => config.max_append_bytes.min(MAX_PROBE_BYTES),
-            Pace::Replicate(_) => config.max_append_bytes,
+            Pace::Replicate(_) | Pace::Snapshot { .. } => config.max_append_bytes,
         }
     }
 
@@ -126,6 +132,7 @@ impl Progress {
                 window.push(last, bytes);
                 self.next = last.next();
             }
+            Pace::Snapshot { .. } => {}
         }
     }
 
@@ -155,6 +162,7 @@ impl Progress {
             && match &self.pace {
                 Pace::Probe { sent } => sent.is_some() && prev == self.next.prev(),
                 Pace::Replicate(_) => prev < self.next,
+                Pace::Snapshot { .. } => false,
             }
     }
 
@@ -162,6 +170,29 @@ impl Progress {
     pub(crate) fn probe(&mut self, next: Index) {
         self.next = next.max(self.matched.next());
         self.pace = Pace::Probe { sent: None };
+    }
+
+    /// What the member lacks was cut off: it is offered an image until it has one.
+    pub(crate) fn await_image(&mut self) {
+        if !self.awaits_image() {
+            self.pace = Pace::Snapshot { fetched: 0 };
+        }
+    }
+
+    pub(crate) fn awaits_image(&self) -> bool {
+        matches!(self.pace, Pace::Snapshot { .. })
+    }
+
+    /// The member asks for the part of the image that begins at `offset`. Whether it has come further.
+    pub(crate) fn fetches(&mut self, offset: u64) -> bool {
+        match &mut self.pace {
+            Pace::Snapshot { fetched } => {
+                let further = offset > *fetched;
+                *fetched = offset;
+                further
+            }
+            Pace::Probe { .. } | Pace::Replicate(_) => false,
+        }
     }
 
     /// Sends again what the member does not have although it was sent, when what it says to match has not changed for long: for
@@ -190,6 +221,7 @@ impl Progress {
                 // A lost probe tells nothing of the logs.
                 Pace::Probe { .. } => self.probe(self.next),
                 Pace::Replicate(_) => self.probe(matching.next()),
+                Pace::Snapshot { .. } => {}
             }
         }
     }
@@ -198,6 +230,7 @@ impl Progress {
         match &self.pace {
             Pace::Probe { sent } => sent.is_some_and(|upto| matching < upto),
             Pace::Replicate(_) => matching < self.next.prev(),
+            Pace::Snapshot { .. } => false,
         }
     }
 
@@ -205,6 +238,7 @@ impl Progress {
         match self.pace {
             Pace::Probe { .. } => ReplicationState::Probe,
             Pace::Replicate(_) => ReplicationState::Replicate,
+            Pace::Snapshot { .. } => ReplicationState::Snapshot,
         }
     }
 
@@ -212,8 +246,16 @@ impl Progress {
     #[cfg(feature = "testing")]
     pub(crate) fn inflight_bytes(&self) -> u64 {
         match &self.pace {
-            Pace::Probe { .. } => 0,
+            Pace::Probe { .. } | Pace::Snapshot { .. } => 0,
             Pace::Replicate(window) => window.bytes,
+        }
+    }
+
+    /// How far the member has come with the image that it was offered, in bytes.
+    pub(crate) fn fetched(&self) -> Option<u64> {
+        match &self.pace {
+            Pace::Snapshot { fetched } => Some(*fetched),
+            Pace::Probe { .. } | Pace::Replicate(_) => None,
         }
     }
 
@@ -222,6 +264,7 @@ impl Progress {
         match &self.pace {
             Pace::Probe { sent } => usize::from(sent.is_some()),
             Pace::Replicate(window) => window.messages.len(),
+            Pace::Snapshot { .. } => 0,
         }
     }
 }

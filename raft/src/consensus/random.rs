@@ -21,6 +21,11 @@ impl Random {
         z ^ (z >> 31)
     }
 
+    /// Any number.
+    pub(crate) fn any(&mut self) -> u64 {
+        self.next()
+    }
+
     /// A duration from `least` up to, but not including, twice of it.
     pub(crate) fn once_to_twice(&mut self, least: Duration) -> Duration {
         let micros = u64::try_from(least.as_micros()).unwrap_or(u64::MAX).max(1);

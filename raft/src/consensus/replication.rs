@@ -22,14 +22,21 @@ impl Consensus {
     pub(crate) fn replicate(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         let (term, last) = (self.hard_state.term, self.log.last().index);
+        let base = self.log.base().index;
+        let mut lacking = Vec::new();
         for (id, progress) in &mut leader.peers {
+            if progress.awaits_image() && progress.matched >= base {
+                progress.probe(progress.matched.next());
+            }
             // What is being read goes first. The read may have begun in an earlier term.
             if self.fetching.contains(id) {
                 continue;
             }
             while progress.may_send(&self.config) && (progress.next <= last || progress.owes_probe()) {
                 let Some(prev) = self.log.id_at(progress.next.prev()) else {
-                    // Compacted away: only a snapshot can help.
+                    // Cut off: only an image can help.
+                    progress.await_image();
+                    lacking.push(*id);
                     break;
                 };
                 let entries = if progress.next > last {
@@ -52,6 +59,7 @@ impl Consensus {
                 self.out.send.push((*id, message));
             }
         }
+        lacking.into_iter().for_each(|id| self.offer(id));
     }
 
     /// Older entries came back from the log store.
@@ -191,10 +199,9 @@ impl Consensus {
                 // Both sides skip the terms that the other can't have: one round trip for each term in which they differ.
                 let limit = LogId { term: hint.term, index: hint.index.min(prev.index.prev()) };
                 let agree = self.log.last_at_most(limit);
-                // Where the logs could agree is compacted away otherwise: only a snapshot can help.
-                if agree.index <= limit.index {
-                    progress.probe(agree.index.next());
-                }
+                // Where the logs could agree is cut off otherwise: then `next` is where only an image can help.
+                let next = if agree.index <= limit.index { agree.index.next() } else { limit.index.next() };
+                progress.probe(next);
             }
         }
     }

@@ -9,46 +9,145 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
+use super::image::{self, Section};
 use super::mailbox::Mailbox;
 use super::panic_text;
 use super::pending::Results;
+use super::snapshotter::Frozen;
 use crate::error::{Fatal, FatalKind};
-use crate::traits::StateMachine;
-use crate::types::{Entry, EntryKind, Index, LogId};
+use crate::traits::{Published, Snapshot, SnapshotId, SnapshotMeta, StateMachine};
+use crate::types::{Entry, EntryKind, Index, LogId, Membership};
+
+/// Something to do with the state machine. Jobs are done in order.
+#[derive(Debug)]
+pub(crate) enum Job {
+    /// Apply these.
+    Apply(Entries),
+    /// Freeze a view of what is applied by now, under this name.
+    Freeze(SnapshotId),
+    /// Replace the state by this image.
+    Restore(Published),
+}
 
 /// Entries to apply.
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct Entries {
     /// Contiguous; follow those of the job before. At least one.
     pub(crate) entries: Vec<Entry>,
     /// Whether anyone may want to know the results.
     pub(crate) wants_results: bool,
 }
 
-/// Applied, or the reason why nothing more can be.
-pub(crate) type Outcome = Result<Results, Fatal>;
+/// What was done.
+#[derive(Debug)]
+pub(crate) enum Done {
+    Applied(Results),
+    Frozen(Frozen),
+    /// The last entry that the image reflects.
+    Restored(LogId),
+}
+
+/// What was done, or the reason why nothing more can be.
+pub(crate) type Outcome = Result<Done, Fatal>;
+
+/// Where the state machine stands.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    /// The last entry that it reflects.
+    pub(crate) applied: LogId,
+    /// The configuration in force there, and the entry that brought it.
+    pub(crate) membership_at: LogId,
+    pub(crate) membership: Membership,
+}
 
 /// Runs until its jobs are closed, or something fails. The state machine is dropped at the end, in all cases.
-pub(crate) async fn run(machine: Box<dyn StateMachine>, jobs: Arc<Mailbox<Job>>, done: Arc<Mailbox<Outcome>>) {
-    let ended = AssertUnwindSafe(serve(machine, &jobs, &done)).catch_unwind().await;
+pub(crate) async fn run(
+    machine: Box<dyn StateMachine>,
+    standing: Standing,
+    images: Arc<dyn Snapshot>,
+    jobs: Arc<Mailbox<Job>>,
+    done: Arc<Mailbox<Outcome>>,
+) {
+    let ended = AssertUnwindSafe(serve(machine, standing, &images, &jobs, &done)).catch_unwind().await;
     if let Err(panic) = ended {
         let reason = format!("the applier panicked: {}", panic_text(&*panic));
         let _ = done.push(Err(Fatal::new(FatalKind::Bug(reason))));
     }
 }
 
-async fn serve(mut machine: Box<dyn StateMachine>, jobs: &Mailbox<Job>, done: &Mailbox<Outcome>) {
+async fn serve(
+    mut machine: Box<dyn StateMachine>,
+    mut standing: Standing,
+    images: &Arc<dyn Snapshot>,
+    jobs: &Mailbox<Job>,
+    done: &Mailbox<Outcome>,
+) {
     let mut queued = Vec::new();
     while jobs.take(&mut queued).await {
-        let outcome = apply(&mut *machine, &mut queued).await;
-        let failed = outcome.is_err();
-        if done.push(outcome).is_err() || failed {
-            break;
+        let mut jobs = queued.drain(..).peekable();
+        while let Some(job) = jobs.next() {
+            let outcome = match job {
+                Job::Apply(first) => {
+                    let mut batch = vec![first];
+                    while let Some(Job::Apply(next)) = jobs.next_if(|job| matches!(job, Job::Apply(_))) {
+                        batch.push(next);
+                    }
+                    batch.iter().for_each(|job| standing.pass(&job.entries));
+                    apply(&mut *machine, &mut batch).await.map(Done::Applied)
+                }
+                Job::Freeze(id) => freeze(&*machine, &standing, id).await.map(Done::Frozen),
+                Job::Restore(image) => restore(&mut *machine, &mut standing, images, image).await.map(Done::Restored),
+            };
+            let failed = outcome.is_err();
+            if done.push(outcome).is_err() || failed {
+                return;
+            }
         }
     }
 }
 
-async fn apply(machine: &mut dyn StateMachine, jobs: &mut Vec<Job>) -> Outcome {
+impl Standing {
+    /// These are about to be applied.
+    fn pass(&mut self, entries: &[Entry]) {
+        self.applied = entries.last().map_or(self.applied, |entry| entry.id);
+        let configured = entries.iter().rfind(|entry| entry.kind == EntryKind::Config);
+        if let Some(entry) = configured
+            && let Ok(membership) = Membership::decode(&entry.data)
+        {
+            (self.membership_at, self.membership) = (entry.id, membership);
+        }
+    }
+}
+
+/// A panic of the state machine is its failure.
+async fn restore(
+    machine: &mut dyn StateMachine,
+    standing: &mut Standing,
+    images: &Arc<dyn Snapshot>,
+    Published { meta, .. }: Published,
+) -> Result<LogId, Fatal> {
+    let (_, chunks) = image::open(images, meta.id).await?;
+    let restored = AssertUnwindSafe(async { machine.restore(chunks).await }).catch_unwind().await;
+    restored.map_err(|panic| {
+        Fatal::state_machine(format!("it panicked while it was restored from an image: {}", panic_text(&*panic)))
+    })??;
+    let SnapshotMeta { id: _, last, membership, membership_at } = meta;
+    *standing = Standing { applied: last, membership_at, membership };
+    Ok(last)
+}
+
+/// A panic of the state machine is its failure.
+async fn freeze(machine: &dyn StateMachine, standing: &Standing, id: SnapshotId) -> Result<Frozen, Fatal> {
+    let frozen = AssertUnwindSafe(async { machine.snapshot().await }).catch_unwind().await;
+    let chunks = frozen.map_err(|panic| {
+        Fatal::state_machine(format!("it panicked while its view was frozen: {}", panic_text(&*panic)))
+    })??;
+    let Standing { applied, membership_at, membership } = standing.clone();
+    let meta = SnapshotMeta { id, last: applied, membership, membership_at };
+    Ok(Frozen { meta, image: image::wrap(&Section {}, chunks) })
+}
+
+async fn apply(machine: &mut dyn StateMachine, jobs: &mut Vec<Entries>) -> Result<Results, Fatal> {
     let mut batch = Batch::new(jobs.iter().map(|job| job.entries.len()).sum());
     let mut wants_results = false;
     for job in jobs.drain(..) {
@@ -174,15 +273,15 @@ mod tests {
         Entry { id: LogId::new(term, index), kind, data: data.into() }
     }
 
-    fn command(data: &'static str) -> Job {
-        Job { entries: vec![entry(1, 1, EntryKind::Command, data)], wants_results: true }
+    fn command(data: &'static str) -> Entries {
+        Entries { entries: vec![entry(1, 1, EntryKind::Command, data)], wants_results: true }
     }
 
     #[tokio::test]
     async fn jobs_are_applied_together_and_results_filed_by_id() {
         let first = vec![entry(1, 4, EntryKind::Command, "a"), entry(2, 5, EntryKind::Noop, "")];
         let second = vec![entry(2, 6, EntryKind::Command, "b"), entry(2, 7, EntryKind::Config, "x")];
-        let job = |entries| Job { entries, wants_results: true };
+        let job = |entries| Entries { entries, wants_results: true };
         let mut results = apply(&mut Parrot, &mut vec![job(first), job(second)]).await.unwrap();
         assert_eq!(results.upto(), Index(7));
         assert_eq!(results.take(LogId::new(1, 4)), Fate::Applied("a".into()));

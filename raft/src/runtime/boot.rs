@@ -2,28 +2,29 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use bytes::Bytes;
 use tracing::Instrument;
 
+use super::applier::Standing;
 use super::clock::Clock;
 use super::driver::Driver;
 use super::fetcher::Fetcher;
 use super::host::Tasks;
+use super::images::Images;
 use super::inbox::Inbox;
 use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
 use super::outbox::{Outbox, Sender};
 use super::pending::Pending;
 use super::shared::{EndGuard, Shared};
-use super::{applier, random};
+use super::snapshotter::Snapshotter;
+use super::{applier, image, random};
 use crate::config::Config;
 use crate::consensus::{Boot, Consensus};
 use crate::error::{Fatal, FatalKind};
-use crate::traits::{Chunks, LogState, LogStore, Snapshot, SnapshotMeta, StateMachine, Transport};
+use crate::traits::{LogState, LogStore, Published, Snapshot, StateMachine, Transport};
 use crate::types::{ClusterId, EntryKind, GroupId, Index, LogId, Membership, NodeId};
 
-/// How much of the log or of an image is read at a time.
+/// How much of the log is read at a time.
 const PIECE: u64 = 4 << 20;
 
 /// Everything a node is made of.
@@ -53,50 +54,70 @@ async fn boot(mut parts: Parts, span: tracing::Span) -> Result<(Arc<Shared>, Inb
     parts.config.validate().map_err(|reason| Fatal::new(FatalKind::Config(reason)))?;
     let log = parts.log.load().await?;
     let snapshot = parts.snapshots.latest().await?;
-    let applied = restore(&mut *parts.machine, &parts.snapshots, snapshot.as_ref()).await?;
+    let reflected = parts.machine.applied().await?;
+    let log = cut(&*parts.log, log, snapshot.as_ref(), reflected).await?;
+    let applied = restore(&mut *parts.machine, &parts.snapshots, snapshot.as_ref(), reflected).await?;
     check(&log, applied)?;
-    let from_snapshot = snapshot.map(|meta| (meta.last, meta.membership));
+    let from_snapshot = snapshot.as_ref().map(|image| (image.meta.membership_at, image.meta.membership.clone()));
     let configurations = find_configurations(&*parts.log, &log, applied.index, from_snapshot).await?;
     tracing::info!(
         base = %log.base, last = %log.last, term = log.hard_state.term.0, %applied,
+        snapshot = snapshot.as_ref().map(|image| image.meta.last.to_string()),
         members = configurations.last().map(|(_, membership)| membership.to_string()), "starting"
     );
     let seed = parts.seed.unwrap_or_else(random::seed);
-    let boot = Boot { id: parts.id, log, configurations, applied, seed };
+    let boot = Boot { id: parts.id, log, configurations, snapshot, applied, seed };
     Ok(launch(parts, boot, span))
+}
+
+/// Whether the log holds this entry, or has it as its base.
+fn holds(log: &LogState, id: LogId) -> bool {
+    if id.index == log.base.index {
+        return id == log.base;
+    }
+    let run = log.runs.iter().rfind(|run| run.first <= id.index);
+    id.index > log.base.index && id.index <= log.last.index && run.is_some_and(|run| run.term == id.term)
+}
+
+/// Cuts a log that an image has overtaken: the image was received from another node, and power was lost before the log was cut.
+async fn cut(
+    store: &dyn LogStore,
+    log: LogState,
+    newest: Option<&Published>,
+    reflected: LogId,
+) -> Result<LogState, Fatal> {
+    let Some(last) = newest.map(|image| image.meta.last) else { return Ok(log) };
+    if last.index < log.base.index || holds(&log, last) {
+        return Ok(log);
+    }
+    // A node has its term on disk before it publishes an image of it.
+    if log.hard_state.term < last.term || reflected > last || last.index == log.base.index {
+        return Err(Fatal::new(FatalKind::Config(format!(
+            "the snapshot reflects {last}, but the log ({} to {}, {}) does not fit: it is another node's log, or has lost entries; \
+             restore the log that belongs to this snapshot, or replace this node",
+            log.base, log.last, log.hard_state.term
+        ))));
+    }
+    tracing::info!(base = %log.base, end = %log.last, snapshot = %last, "cutting the log, which a snapshot has overtaken");
+    store.compact(last).await?;
+    Ok(LogState { base: last, last, runs: Vec::new(), ..log })
 }
 
 /// Brings the state machine to the newest image, unless it is further already.
 async fn restore(
     machine: &mut dyn StateMachine,
     snapshots: &Arc<dyn Snapshot>,
-    newest: Option<&SnapshotMeta>,
+    newest: Option<&Published>,
+    reflected: LogId,
 ) -> Result<LogId, Fatal> {
-    let applied = machine.applied().await?;
     match newest {
-        Some(meta) if meta.last.index > applied.index => {
+        Some(Published { meta, .. }) if meta.last.index > reflected.index => {
             tracing::info!(snapshot = %meta.id, last = %meta.last, "restoring the state machine");
-            let image = Image { snapshots: snapshots.clone(), meta: meta.clone(), offset: 0 };
-            machine.restore(Box::new(image)).await?;
+            let (_, machines) = image::open(snapshots, meta.id).await?;
+            machine.restore(machines).await?;
             Ok(meta.last)
         }
-        Some(_) | None => Ok(applied),
-    }
-}
-
-/// An image at rest.
-struct Image {
-    snapshots: Arc<dyn Snapshot>,
-    meta: SnapshotMeta,
-    offset: u64,
-}
-
-#[async_trait]
-impl Chunks for Image {
-    async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
-        let chunk = self.snapshots.read(&self.meta.id, self.offset, PIECE as usize).await?;
-        self.offset += chunk.len() as u64;
-        Ok(Some(chunk).filter(|chunk| !chunk.is_empty()))
+        Some(_) | None => Ok(reflected),
     }
 }
 
@@ -121,7 +142,7 @@ fn check(log: &LogState, applied: LogId) -> Result<(), Fatal> {
 }
 
 /// The last configuration at or before `applied`, and all after it. The whole log is read, in pieces: only entries tell what they are.
-/// The image's configuration is in force until the log holds a later one.
+/// The image's configuration is in force there unless the log holds a later one.
 pub(crate) async fn find_configurations(
     log: &dyn LogStore,
     state: &LogState,
@@ -148,7 +169,7 @@ pub(crate) async fn find_configurations(
         }
     }
     match from_snapshot {
-        Some(image) if found.first().is_none_or(|(id, _)| id.index > image.0.index) => found.insert(0, image),
+        Some(image) if found.first().is_none_or(|(id, _)| id.index > applied) => found.insert(0, image),
         Some(_) | None => {}
     }
     Ok(found)
@@ -164,10 +185,17 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
         span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config, tasks.clone()));
     let clock = Clock::start(&tasks);
     let pending = Pending::new(&config, random::mix(boot.seed), applied);
+    let configured = boot.configurations.iter().rfind(|(at, _)| at.index <= applied);
+    let (membership_at, membership) = configured.cloned().unwrap_or_default();
+    let standing = Standing { applied: boot.applied, membership_at, membership };
     let core = Consensus::new(clock.now(), &config, boot);
     span.in_scope(|| outbox.set_members(&core.correspondents()));
     let (jobs, outcomes) = (Arc::new(Mailbox::new()), Arc::new(Mailbox::new()));
-    let applier = tasks.spawn(applier::run(machine, jobs.clone(), outcomes.clone()).instrument(span.clone()));
+    let images = span.in_scope(|| Images::start(snapshots.clone(), &tasks));
+    let store = snapshots.clone();
+    let snapshotter = Snapshotter::new(snapshots, tasks.clone(), config.snapshot_chunk_bytes);
+    let applier =
+        tasks.spawn(applier::run(machine, standing, store, jobs.clone(), outcomes.clone()).instrument(span.clone()));
     let driver = Driver {
         shared: shared.clone(),
         pending,
@@ -181,13 +209,41 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
         applied: outcomes,
         config,
         leaving: None,
+        snapshotter,
+        images,
     };
     let guard = EndGuard(shared.clone());
     let life = async move {
         driver.drive(applier).await;
-        drop(snapshots);
         drop(guard);
     };
     tasks.spawn(life.instrument(span));
     (shared, inbox)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::MemLog;
+    use crate::traits::LogWrite;
+    use crate::types::{Entry, Peer};
+
+    /// A state machine that is durable itself may be further than the newest image, and so may the configuration.
+    #[tokio::test]
+    async fn the_image_brings_a_configuration_only_where_the_log_has_none_by_then() {
+        let members = |id: u64| Membership::new([Peer::new(id, "h")]);
+        let entries = [(1, None), (2, Some(2)), (3, None), (4, Some(4))].map(|(index, config)| Entry {
+            id: LogId::new(1, index),
+            kind: if config.is_some() { EntryKind::Config } else { EntryKind::Noop },
+            data: config.map_or(bytes::Bytes::new(), |id| members(id).encode()),
+        });
+        let log = MemLog::new();
+        log.write(LogWrite { hard_state: None, entries: entries.to_vec() }).await.unwrap();
+        let state = log.load().await.unwrap();
+        let image = (LogId::ZERO, members(9));
+        for (applied, expected) in [(1, &[0, 2, 4][..]), (2, &[2, 4]), (3, &[2, 4]), (4, &[4])] {
+            let found = find_configurations(&log, &state, Index(applied), Some(image.clone())).await.unwrap();
+            assert_eq!(found.iter().map(|(at, _)| at.index.0).collect::<Vec<_>>(), expected, "applied {applied}");
+        }
+    }
 }

@@ -12,10 +12,11 @@ use futures_util::FutureExt;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use super::applier::{Job, Outcome};
+use super::applier::{Done, Entries, Job, Outcome};
 use super::clock::Clock;
 use super::events::Event;
 use super::fetcher::{Fetched, Fetcher};
+use super::images::{self, Images};
 use super::inbox::{Arrival, Arrivals, Batch};
 use super::intake::Request;
 use super::leaving::Leaving;
@@ -23,8 +24,9 @@ use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
 use super::outbox::Outbox;
 use super::panic_text;
-use super::pending::Pending;
+use super::pending::{Pending, Results};
 use super::shared::{Control, Shared};
+use super::snapshotter::{Snapshotter, Written};
 use crate::config::Config;
 use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time, TransferRefused};
 use crate::error::{Fatal, FatalKind, StorageError};
@@ -47,6 +49,8 @@ pub(crate) struct Driver {
     pub(crate) config: Config,
     /// Set once the node is told to end in good order.
     pub(crate) leaving: Option<Leaving>,
+    pub(crate) snapshotter: Snapshotter,
+    pub(crate) images: Images,
 }
 
 /// What came since the last round. Its buffers are reused.
@@ -55,6 +59,8 @@ struct Received {
     stored: Option<u64>,
     fetched: Vec<Fetched>,
     applied: Vec<Outcome>,
+    written: Vec<Written>,
+    imaged: Vec<images::Outcome>,
     control: Vec<Control>,
     arrivals: Vec<Arrival>,
     requests: Vec<Request>,
@@ -122,8 +128,10 @@ impl Driver {
         while let Poll::Ready(fetched) = self.fetcher.poll(cx) {
             received.fetched.push(fetched);
         }
-        let Received { stored, fetched, applied, control, arrivals, requests } = received;
+        let Received { stored, fetched, applied, written, imaged, control, arrivals, requests } = received;
         let _ = self.applied.poll_take(cx, applied);
+        let _ = self.snapshotter.written.poll_take(cx, written);
+        let _ = self.images.done.poll_take(cx, imaged);
         let _ = self.shared.control.poll_take(cx, control);
         let _ = self.arrivals.poll_take(cx, arrivals);
         let _ = self.shared.intake.poll_take(cx, &mut self.pending.answered, requests);
@@ -132,6 +140,8 @@ impl Driver {
             || stored.is_some()
             || !fetched.is_empty()
             || !applied.is_empty()
+            || !written.is_empty()
+            || !imaged.is_empty()
             || !control.is_empty()
             || !arrivals.is_empty()
             || !requests.is_empty())
@@ -144,16 +154,33 @@ impl Driver {
         }
         for (purpose, entries) in received.fetched.drain(..) {
             let entries = match (purpose, entries) {
-                // Another leader's entries have replaced them meanwhile. The core asks again if it still wants any.
-                (FetchPurpose::Follower(_), Err(StorageError::Misuse(_))) => Vec::new(),
+                // Another leader's entries have replaced them meanwhile, or an image has. The core asks again if it still wants any.
+                (FetchPurpose::Follower(_) | FetchPurpose::Apply, Err(StorageError::Misuse(_))) => Vec::new(),
                 (FetchPurpose::Follower(_) | FetchPurpose::Apply, entries) => entries?,
             };
             self.core.step(now, Input::Fetched { purpose, entries });
         }
-        for results in received.applied.drain(..) {
-            let results = results?;
-            self.core.step(now, Input::Applied { index: results.upto() });
-            self.pending.on_applied(results);
+        for outcome in received.applied.drain(..) {
+            match outcome? {
+                Done::Applied(results) => {
+                    self.core.step(now, Input::Applied { index: results.upto() });
+                    self.pending.on_applied(results);
+                }
+                Done::Frozen(frozen) => self.snapshotter.start(frozen),
+                Done::Restored(last) => {
+                    self.core.step(now, Input::Restored { last });
+                    // What the image brought has no results.
+                    let mut results = Results::none(last.index);
+                    results.extend_to(last);
+                    self.pending.on_applied(results);
+                }
+            }
+        }
+        for Written { id, image } in received.written.drain(..) {
+            self.core.step(now, Input::Snapshotted { id, image: image? });
+        }
+        for outcome in received.imaged.drain(..) {
+            self.core.step(now, outcome?);
         }
         for arrival in received.arrivals.drain(..) {
             match arrival {
@@ -197,6 +224,10 @@ impl Driver {
             Control::Campaign { answer } => {
                 self.core.step(now, Input::Campaign);
                 let _ = answer.send(());
+            }
+            Control::Snapshot { answer } => {
+                let input = self.pending.snapshot(answer);
+                self.core.step(now, input);
             }
             Control::Transfer { to, answer } => {
                 let input = self.pending.transfer(to, answer);
@@ -260,11 +291,19 @@ impl Driver {
         for fetch in effects.fetch.drain(..) {
             self.fetcher.start(fetch);
         }
+        if let Some(image) = effects.restore.take() {
+            let _ = self.jobs.push(Job::Restore(image));
+        }
         if !effects.apply.is_empty() {
             let entries = std::mem::take(&mut effects.apply);
             // The applier ends before the driver only with an outcome that stops the driver as well.
-            let _ = self.jobs.push(Job { entries, wants_results: self.pending.wants_results() });
+            let wants_results = self.pending.wants_results();
+            let _ = self.jobs.push(Job::Apply(Entries { entries, wants_results }));
         }
+        if let Some(id) = effects.snapshot.take() {
+            let _ = self.jobs.push(Job::Freeze(id));
+        }
+        effects.images.drain(..).for_each(|work| self.images.push(work));
     }
 
     /// The leader that a refusal names, with its address.
@@ -284,6 +323,7 @@ impl Driver {
             | Reply::Readable { .. }
             | Reply::Changed { .. }
             | Reply::Initialized { .. }
+            | Reply::Snapshotted { .. }
             | Reply::Transferred { .. } => None,
         }
     }
@@ -317,6 +357,23 @@ impl Driver {
                 tracing::info!(index = index.0, %membership, "configuration");
                 self.outbox.set_members(&self.core.correspondents());
                 self.shared.announcer.announce(Event::Membership { index, membership });
+            }
+            Note::SnapshotTaken { last, len } => {
+                tracing::info!(%last, bytes = len, "took a snapshot");
+                self.shared.announcer.announce(Event::SnapshotTaken { last, len });
+            }
+            Note::ReceivingSnapshot { from, last, stored, len, rate } => {
+                tracing::info!(from = from.0, %last, bytes = stored, of = len, rate, "receiving a snapshot");
+            }
+            Note::SnapshotInstalled { last, len } => {
+                tracing::info!(%last, bytes = len, "a snapshot takes the place of the state and the log");
+                self.shared.announcer.announce(Event::SnapshotInstalled { last, len });
+            }
+            Note::SnapshotDamaged { from, last, part } => {
+                tracing::warn!(
+                    from = from.0, %last, part,
+                    "what was received of a snapshot is damaged: it is dropped, and received again"
+                );
             }
             Note::Removed { index } => {
                 tracing::warn!(index = index.0, "this node is removed from the cluster: it may be stopped");
@@ -352,6 +409,8 @@ impl Driver {
         self.writer.finish().await;
         self.fetcher.finish().await;
         let _ = applier.await;
+        self.snapshotter.finish().await;
+        self.images.finish().await;
         tracing::info!("stopped");
     }
 }

@@ -4,7 +4,7 @@ use tokio::sync::broadcast;
 
 use crate::consensus::RoleKind;
 use crate::error::Fatal;
-use crate::types::{Index, Membership, NodeId, Term};
+use crate::types::{Index, LogId, Membership, NodeId, Term};
 
 /// How many events a listener may lag behind before it misses some.
 const MAX_LAG: usize = 256;
@@ -45,6 +45,20 @@ pub enum Event {
         from: Index,
         /// The last one.
         upto: Index,
+    },
+    /// An image of the state machine was taken. The log in front of it is cut off, save the trailing entries.
+    SnapshotTaken {
+        /// The last entry that it reflects.
+        last: LogId,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// An image that was received took the place of the state and of the log: this node had fallen behind what others keep of theirs.
+    SnapshotInstalled {
+        /// The last entry that it reflects.
+        last: LogId,
+        /// Its length in bytes.
+        len: u64,
     },
     /// The listener was too slow, and events are missing here.
     Missed {

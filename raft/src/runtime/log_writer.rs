@@ -38,10 +38,17 @@ impl LogWriter {
     }
 
     /// Begins a write. The one before is done: the core gives out no second one.
-    pub(crate) fn start(&mut self, now: Time, Write { seq, write }: Write) {
+    pub(crate) fn start(&mut self, now: Time, Write { seq, compact, write }: Write) {
         debug_assert!(self.current.is_none(), "one write at a time");
         let log = self.log.clone();
-        let write = AssertUnwindSafe(async move { log.write(write).await }).catch_unwind();
+        let write = AssertUnwindSafe(async move {
+            if let Some(upto) = compact {
+                log.compact(upto).await?;
+            }
+            // What only cuts writes nothing.
+            if write.hard_state.is_none() && write.entries.is_empty() { Ok(()) } else { log.write(write).await }
+        })
+        .catch_unwind();
         let future = write.map(|done| done.unwrap_or_else(|panic| Err(panicked(&*panic)))).boxed();
         self.current = Some(Current { seq, started: now, warned: false, future });
     }
@@ -111,7 +118,7 @@ mod tests {
 
     fn write(seq: u64) -> Write {
         let hard_state = HardState { term: Term(seq), voted_for: None };
-        Write { seq, write: LogWrite { hard_state: Some(hard_state), entries: Vec::new() } }
+        Write { seq, compact: None, write: LogWrite { hard_state: Some(hard_state), entries: Vec::new() } }
     }
 
     #[tokio::test(start_paused = true)]

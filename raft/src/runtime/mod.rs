@@ -10,7 +10,9 @@
 //! | a message leaves | `outbox.rs` |
 //! | the log is written, and read back | `log_writer.rs`, `fetcher.rs` |
 //! | a task or a timer is started | `host.rs`, `clock.rs` |
-//! | committed entries reach the state machine | `applier.rs` |
+//! | committed entries reach the state machine, and it is frozen | `applier.rs` |
+//! | an image is written | `snapshotter.rs`, in the layout of `image.rs` |
+//! | an image is received, or read for a peer | `images.rs` |
 
 mod applier;
 mod boot;
@@ -19,6 +21,8 @@ mod driver;
 mod events;
 mod fetcher;
 mod host;
+pub(crate) mod image;
+mod images;
 mod inbox;
 mod intake;
 mod leaving;
@@ -28,6 +32,7 @@ mod outbox;
 mod pending;
 mod random;
 mod shared;
+mod snapshotter;
 
 use std::any::Any;
 

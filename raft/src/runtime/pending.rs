@@ -33,7 +33,7 @@ use crate::consensus::{InitializeRefused, Input, RefusedReason, Reply, Time, Tra
 use crate::error::{ChangeError, Error, Fatal, InitializeError, TransferError};
 use crate::message::RequestId;
 use crate::mutant;
-use crate::types::{Entry, Index, Membership, NodeId, Peer};
+use crate::types::{Entry, Index, LogId, Membership, NodeId, Peer};
 
 pub(crate) type InitializeAnswer = oneshot::Sender<Result<(), InitializeError>>;
 pub(crate) type TransferAnswer = oneshot::Sender<Result<NodeId, TransferError>>;
@@ -46,6 +46,8 @@ pub(crate) struct Pending {
     changes: Changes,
     initializing: VecDeque<(RequestId, InitializeAnswer)>,
     transfers: VecDeque<(RequestId, TransferAnswer)>,
+    /// Bounded by what the owner may ask for at a time.
+    snapshots: VecDeque<(RequestId, oneshot::Sender<LogId>)>,
     next_request: u64,
     /// Answered since the intake was last told.
     pub(crate) answered: Load,
@@ -63,6 +65,7 @@ impl Pending {
             changes: Changes::default(),
             initializing: VecDeque::new(),
             transfers: VecDeque::new(),
+            snapshots: VecDeque::new(),
             // Half of the range is left to count up.
             next_request: if mutant!("request-names-repeat") { 0 } else { first_request >> 1 },
             answered: Load::default(),
@@ -119,6 +122,13 @@ impl Pending {
         let request = self.request();
         self.initializing.push_back((request, answer));
         Input::Initialize { request, membership }
+    }
+
+    pub(crate) fn snapshot(&mut self, answer: oneshot::Sender<LogId>) -> Input {
+        let request = self.request();
+        self.snapshots.retain(|(_, answer)| !answer.is_closed());
+        self.snapshots.push_back((request, answer));
+        Input::Snapshot { request }
     }
 
     /// Somebody wants other members. New ones may take as long as they may to catch up, and the rest as long as a write.
@@ -179,6 +189,13 @@ impl Pending {
             Reply::Readable { request, index } => self.reads.on_readable(request, index, &mut self.answered),
             Reply::Initialized { request, outcome } => self.on_initialized(request, outcome),
             Reply::Transferred { request, outcome } => self.on_transferred(request, outcome, leader),
+            Reply::Snapshotted { request, last } => {
+                if let Some(at) = self.snapshots.iter().position(|(id, _)| *id == request)
+                    && let Some((_, answer)) = self.snapshots.remove(at)
+                {
+                    let _ = answer.send(last);
+                }
+            }
         }
     }
 
@@ -285,6 +302,8 @@ impl Pending {
         for (_, answer) in self.transfers.drain(..) {
             let _ = answer.send(Err(TransferError::Stopped(fatal.clone())));
         }
+        // Their handles tell the reason.
+        self.snapshots.clear();
     }
 }
 

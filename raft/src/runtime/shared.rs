@@ -34,6 +34,9 @@ pub(crate) enum Control {
     Campaign {
         answer: oneshot::Sender<()>,
     },
+    Snapshot {
+        answer: oneshot::Sender<LogId>,
+    },
     Transfer {
         to: Option<NodeId>,
         answer: TransferAnswer,
@@ -112,7 +115,8 @@ impl Shared {
                 Control::Transfer { answer, .. } => {
                     let _ = answer.send(Err(TransferError::Stopped(fatal.clone())));
                 }
-                Control::Campaign { .. } | Control::Status { .. } | Control::Stop { .. } => {}
+                Control::Campaign { .. } | Control::Snapshot { .. } | Control::Status { .. } | Control::Stop { .. } => {
+                }
             }
         }
     }

@@ -231,11 +231,27 @@ impl<M: StateMachine + Clone> Cluster<M> {
         }
     }
 
+    /// Starts a node that knows nothing, with an id of its own: a member to be. Names it.
+    pub async fn add_node(&mut self) -> NodeId {
+        let id = NodeId(self.nodes.keys().map(|id| id.0).max().unwrap_or_default() + 1);
+        let machine = (self.make.0)(id);
+        self.nodes
+            .insert(id, Node { raft: None, log: MemLog::new(), snapshots: MemSnapshots::new(), machine, runs: 0 });
+        self.restart(id).await;
+        id
+    }
+
+    /// A node, and where the others reach it.
+    #[must_use]
+    pub fn peer(&self, id: NodeId) -> Peer {
+        Peer::new(id.0, format!("memory:{id}"))
+    }
+
     /// Starts a node again, with the log and the images that it left.
     pub async fn restart(&mut self, id: NodeId) {
         self.stop(id).await;
         let machine = (self.make.0)(id);
-        let transport = self.network.transport(Peer::new(id.0, format!("memory:{id}")));
+        let transport = self.network.transport(self.peer(id));
         let Some(node) = self.nodes.get_mut(&id) else { panic!("there is no node {id}") };
         node.runs += 1;
         node.machine = machine.clone();

@@ -21,7 +21,20 @@ pub struct Target {
 }
 
 /// The targets of this package.
-pub const TARGETS: &[Target] = &[Target { name: "membership", run: membership, sample: sample_membership }];
+pub const TARGETS: &[Target] = &[
+    Target { name: "membership", run: membership, sample: sample_membership },
+    Target { name: "image", run: image, sample: sample_image },
+];
+
+/// What an image of a state machine begins with.
+fn image(bytes: &[u8]) {
+    within(bytes.len(), || crate::runtime::image::fuzz(bytes));
+}
+
+fn sample_image(random: &mut Random) -> Vec<u8> {
+    let machine: Vec<u8> = (0..random.below(40)).map(|_| random.any().to_le_bytes()[0]).collect();
+    super::image_of(machine)
+}
 
 /// What an entry of kind `Config` holds.
 fn membership(bytes: &[u8]) {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::lock;
 use crate::error::StorageError;
-use crate::traits::{Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter};
+use crate::traits::{Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter};
 
 /// Images in memory. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -15,7 +15,7 @@ pub struct MemSnapshots(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    latest: Option<(SnapshotMeta, Bytes)>,
+    latest: Option<(Published, Bytes)>,
     unfinished: Option<(SnapshotMeta, BytesMut)>,
     /// Counts writers: only the last one that began may write.
     writers: u64,
@@ -31,13 +31,13 @@ impl MemSnapshots {
 
 #[async_trait]
 impl Snapshot for MemSnapshots {
-    async fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError> {
-        Ok(lock(&self.0).latest.as_ref().map(|(meta, _)| meta.clone()))
+    async fn latest(&self) -> Result<Option<Published>, StorageError> {
+        Ok(lock(&self.0).latest.as_ref().map(|(published, _)| published.clone()))
     }
 
     async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError> {
         match &lock(&self.0).latest {
-            Some((meta, image)) if meta.id == *id => {
+            Some((published, image)) if published.meta.id == *id => {
                 let from = usize::try_from(offset).unwrap_or(usize::MAX).min(image.len());
                 Ok(image.slice(from..from.saturating_add(max).min(image.len())))
             }
@@ -75,8 +75,19 @@ impl SnapshotWriter for Writer {
         lock(&self.state).of(self.writer).map_or(0, |(_, image)| image.len() as u64)
     }
 
+    fn checksum(&self) -> u32 {
+        lock(&self.state).of(self.writer).map_or(0, |(_, image)| crc32c::crc32c(image))
+    }
+
     async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
         lock(&self.state).of(self.writer)?.1.extend_from_slice(&chunk);
+        Ok(())
+    }
+
+    async fn discard(self: Box<Self>) -> Result<(), StorageError> {
+        let mut state = lock(&self.state);
+        state.of(self.writer)?;
+        state.unfinished = None;
         Ok(())
     }
 
@@ -85,9 +96,10 @@ impl SnapshotWriter for Writer {
         state.of(self.writer)?;
         if let Some((meta, image)) = state.unfinished.take()
             // Otherwise it came too late: a newer one has been published meanwhile.
-            && state.latest.as_ref().is_none_or(|(latest, _)| latest.last <= meta.last)
+            && state.latest.as_ref().is_none_or(|(latest, _)| latest.meta.last <= meta.last)
         {
-            state.latest = Some((meta, image.freeze()));
+            let published = Published { meta, len: image.len() as u64, checksum: crc32c::crc32c(&image) };
+            state.latest = Some((published, image.freeze()));
         }
         Ok(())
     }

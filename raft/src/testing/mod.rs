@@ -26,6 +26,14 @@ pub use random::Random;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use crate::runtime::image;
+
+/// The image that a node writes of a state machine that gives these bytes, for tests that put one into a store themselves.
+#[must_use]
+pub fn image_of(machine: impl AsRef<[u8]>) -> Vec<u8> {
+    [&image::head(&image::Section::default()), machine.as_ref()].concat()
+}
+
 /// A test that panicked holding a lock must not hide behind the next one's panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -8,6 +8,6 @@ mod state_machine;
 mod transport;
 
 pub use log_store::{HardState, LogState, LogStore, LogWrite, TermRun};
-pub use snapshot::{Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter};
+pub use snapshot::{Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter};
 pub use state_machine::{Chunks, StateMachine};
 pub use transport::Transport;

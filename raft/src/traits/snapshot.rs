@@ -18,7 +18,7 @@ impl fmt::Display for SnapshotId {
 }
 
 /// What an image holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct SnapshotMeta {
     /// Its name.
     pub id: SnapshotId,
@@ -26,6 +26,19 @@ pub struct SnapshotMeta {
     pub last: LogId,
     /// The configuration in force at that entry.
     pub membership: Membership,
+    /// The entry that brought it; zero where no entry did.
+    pub membership_at: LogId,
+}
+
+/// A complete image.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Published {
+    /// What it holds.
+    pub meta: SnapshotMeta,
+    /// Its length in bytes.
+    pub len: u64,
+    /// The CRC-32C of all of its bytes.
+    pub checksum: u32,
 }
 
 /// Where images of the state machine rest.
@@ -35,7 +48,7 @@ pub trait Snapshot: Send + Sync + 'static {
     ///
     /// # Errors
     /// The store can't be read, or is damaged.
-    async fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError>;
+    async fn latest(&self) -> Result<Option<Published>, StorageError>;
 
     /// Up to `max` bytes of an image from `offset` on; empty at its end. What is returned has been verified.
     ///
@@ -57,6 +70,9 @@ pub trait SnapshotWriter: Send + 'static {
     /// How many bytes are durable: where to go on.
     fn offset(&self) -> u64;
 
+    /// The CRC-32C of all bytes up to [`SnapshotWriter::offset`], those that an earlier run wrote among them.
+    fn checksum(&self) -> u32;
+
     /// Adds bytes at the end.
     ///
     /// # Errors
@@ -69,11 +85,17 @@ pub trait SnapshotWriter: Send + 'static {
     /// # Errors
     /// The store can't be written to; the latest image is then the one before.
     async fn publish(self: Box<Self>) -> Result<(), StorageError>;
+
+    /// Forgets what was written of the image, which turned out to be damaged: whoever begins it again starts at its beginning.
+    ///
+    /// # Errors
+    /// The store can't be written to.
+    async fn discard(self: Box<Self>) -> Result<(), StorageError>;
 }
 
 #[async_trait]
 impl<T: Snapshot + ?Sized> Snapshot for Arc<T> {
-    async fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError> {
+    async fn latest(&self) -> Result<Option<Published>, StorageError> {
         (**self).latest().await
     }
 

@@ -11,10 +11,10 @@ use crate::frame::{Salt, put, round_up, u32_at, u64_at};
 use crate::recovery::corrupt;
 use crate::vfs::{VfsFile, Window, failed, read_full};
 
-const MAGIC: &[u8; 8] = b"RAFTKVS1";
-const HEADER: usize = 64;
+const MAGIC: &[u8; 8] = b"RAFTKVS2";
+const HEADER: usize = 80;
 const FRAME: usize = 16;
-const TRAILER: usize = 16;
+const TRAILER: usize = 24;
 const MAX_MEMBERSHIP: u32 = 16 << 20;
 
 /// The most bytes of an image in one frame: what a read verifies at a time.
@@ -33,11 +33,12 @@ pub(crate) fn header(meta: &SnapshotMeta, owner: Owner, salt: Salt) -> Vec<u8> {
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(HEADER)];
     put(&mut bytes, 0, MAGIC);
     put(&mut bytes, 12, &(len as u32).to_le_bytes());
-    let numbers = [owner.0.0, owner.1.0, meta.id.0, meta.last.term.0, meta.last.index.0];
+    let (last, at) = (meta.last, meta.membership_at);
+    let numbers =
+        [owner.0.0, owner.1.0, meta.id.0, last.term.0, last.index.0, at.term.0, at.index.0, membership.len() as u64];
     for (n, number) in numbers.iter().enumerate() {
         put(&mut bytes, 16 + 8 * n, &number.to_le_bytes());
     }
-    put(&mut bytes, 56, &(membership.len() as u32).to_le_bytes());
     put(&mut bytes, HEADER, &membership);
     let sum = salt.sum(0, &bytes[12..]);
     put(&mut bytes, 8, &sum.to_le_bytes());
@@ -56,14 +57,16 @@ fn read_header(window: &mut Window<'_>, salt: Salt) -> io::Result<Result<(Owner,
         return Ok(Err("the checksum of the image's header does not match".into()));
     }
     let number = |n: usize| u64_at(bytes, 16 + 8 * n);
-    let membership = bytes.get(HEADER..HEADER + u32_at(bytes, 56) as usize).unwrap_or_default();
+    let membership = bytes.get(HEADER..HEADER.saturating_add(usize::try_from(number(7)).unwrap_or(usize::MAX)));
+    let membership = membership.unwrap_or_default();
     let membership = match Membership::decode(membership) {
         // An image of a log without a configuration has none either.
         Err(_) if membership.is_empty() => Membership::default(),
         Err(reason) => return Ok(Err(format!("the image's membership can't be read: {reason}"))),
         Ok(membership) => membership,
     };
-    let meta = SnapshotMeta { id: SnapshotId(number(2)), last: LogId::new(number(3), number(4)), membership };
+    let (last, membership_at) = (LogId::new(number(3), number(4)), LogId::new(number(5), number(6)));
+    let meta = SnapshotMeta { id: SnapshotId(number(2)), last, membership, membership_at };
     Ok(Ok(((ClusterId(number(0)), GroupId(number(1))), meta, u64::from(len))))
 }
 
@@ -73,10 +76,11 @@ pub(crate) fn chunk(buf: &mut Vec<u8>, data: &[u8], salt: Salt, offset: u64) {
 }
 
 /// Adds the frame that ends an image.
-pub(crate) fn trailer(buf: &mut Vec<u8>, bytes: u64, chunks: u64, salt: Salt, offset: u64) {
+pub(crate) fn trailer(buf: &mut Vec<u8>, (bytes, chunks, checksum): (u64, u64, u32), salt: Salt, offset: u64) {
     let mut payload = [0; TRAILER];
     put(&mut payload, 0, &bytes.to_le_bytes());
     put(&mut payload, 8, &chunks.to_le_bytes());
+    put(&mut payload, 16, &checksum.to_le_bytes());
     frame(buf, END, &payload, salt, offset);
 }
 
@@ -139,7 +143,10 @@ pub(crate) struct Piece {
 pub(crate) struct Unfinished {
     pub(crate) meta: SnapshotMeta,
     pub(crate) owner: Owner,
-    pub(crate) pieces: Vec<Piece>,
+    /// Each with the checksum of the bytes before it.
+    pub(crate) pieces: Vec<(Piece, u32)>,
+    /// Of all bytes up to the last good frame's end.
+    pub(crate) checksum: u32,
     /// Where the last good frame ends: in the image, and in the file.
     pub(crate) bytes: u64,
     pub(crate) end: u64,
@@ -149,7 +156,7 @@ pub(crate) struct Unfinished {
 pub(crate) fn scan(file: &dyn VfsFile, salt: Salt) -> io::Result<Option<Unfinished>> {
     let mut window = Window::new(file, MAX_CHUNK + FRAME);
     let Ok((owner, meta, start)) = read_header(&mut window, salt)? else { return Ok(None) };
-    let mut found = Unfinished { meta, owner, pieces: Vec::new(), bytes: 0, end: start };
+    let mut found = Unfinished { meta, owner, pieces: Vec::new(), checksum: 0, bytes: 0, end: start };
     while let Some(header) = frame_header(window.at(found.end, FRAME)?, salt, found.end) {
         let (size, length) = (FRAME + header.length as usize, u64::from(header.length));
         let bytes = window.at(found.end, size)?;
@@ -157,7 +164,8 @@ pub(crate) fn scan(file: &dyn VfsFile, salt: Salt) -> io::Result<Option<Unfinish
         if !whole || header.kind != CHUNK {
             break;
         }
-        found.pieces.push(Piece { at: found.bytes, offset: found.end });
+        found.pieces.push((Piece { at: found.bytes, offset: found.end }, found.checksum));
+        found.checksum = crc32c::crc32c_append(found.checksum, &bytes[FRAME..]);
         found.bytes += length;
         found.end += size as u64;
     }
@@ -172,7 +180,9 @@ pub(crate) struct Image {
     file: Arc<dyn VfsFile>,
     salt: Salt,
     pieces: Vec<Piece>,
-    bytes: u64,
+    pub(crate) bytes: u64,
+    /// Of all its bytes, as computed while they were written.
+    pub(crate) checksum: u32,
 }
 
 impl Image {
@@ -198,8 +208,9 @@ impl Image {
                 if !whole {
                     return Err(damaged(offset, "the end of the image does not match what is before it"));
                 }
+                let checksum = u32_at(payload, 16);
                 drop(window);
-                return Ok(Self { meta, path, file, salt, pieces, bytes });
+                return Ok(Self { meta, path, file, salt, pieces, bytes, checksum });
             }
             pieces.push(Piece { at: bytes, offset });
             bytes += u64::from(header.length);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raftkv::{Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
+use raftkv::{Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
 
 use crate::directory::{self, Owner};
 use crate::frame::{Identity, Salt};
@@ -199,8 +199,8 @@ impl Store {
         };
         if durable.is_none_or(|durable| durable < found.end) {
             // The header is proven by the first frame, so without one there is nothing to go on with.
-            let Some(last) = found.pieces.pop() else { return Ok(None) };
-            (found.bytes, found.end) = (last.at, last.offset);
+            let Some((last, before)) = found.pieces.pop() else { return Ok(None) };
+            (found.bytes, found.end, found.checksum) = (last.at, last.offset, before);
             if found.pieces.is_empty() {
                 return Ok(None);
             }
@@ -212,6 +212,7 @@ impl Store {
             bytes: found.bytes,
             end: found.end,
             chunks: found.pieces.len() as u64,
+            checksum: found.checksum,
         }))
     }
 
@@ -221,7 +222,7 @@ impl Store {
         write_all(&*file, &header, 0).map_err(failed("write", path))?;
         file.sync_data().map_err(failed("fsync", path))?;
         self.sync_dir()?;
-        Ok(Progress { turn: Arc::default(), file, bytes: 0, end: header.len() as u64, chunks: 0 })
+        Ok(Progress { turn: Arc::default(), file, bytes: 0, end: header.len() as u64, chunks: 0, checksum: 0 })
     }
 
     fn append(&self, id: SnapshotId, progress: &mut Progress, data: &[u8]) -> Result<(), StorageError> {
@@ -238,6 +239,7 @@ impl Store {
                 progress.bytes += piece.len() as u64;
                 progress.end += buf.len() as u64;
                 progress.chunks += 1;
+                progress.checksum = crc32c::crc32c_append(progress.checksum, piece);
                 writing.durable.insert(id, progress.end);
             }
             Ok(())
@@ -249,7 +251,8 @@ impl Store {
             progress.check_turn(meta.id, writing)?;
             let (from, to) = (self.path(meta.id, UNFINISHED), self.path(meta.id, PUBLISHED));
             let mut buf = Vec::new();
-            image::trailer(&mut buf, progress.bytes, progress.chunks, self.salt(meta.id), progress.end);
+            let told = (progress.bytes, progress.chunks, progress.checksum);
+            image::trailer(&mut buf, told, self.salt(meta.id), progress.end);
             write_all(&*progress.file, &buf, progress.end).map_err(failed("write", &from))?;
             progress.file.sync_data().map_err(failed("fsync", &from))?;
             writing.writers.remove(&meta.id);
@@ -266,6 +269,17 @@ impl Store {
             self.tidy(writing)
         })
     }
+
+    fn discard(&self, id: SnapshotId, progress: &Progress) -> Result<(), StorageError> {
+        self.write(|writing| {
+            progress.check_turn(id, writing)?;
+            writing.writers.remove(&id);
+            writing.durable.remove(&id);
+            let path = self.path(id, UNFINISHED);
+            self.vfs.remove(&path).map_err(failed("remove", &path))?;
+            self.sync_dir()
+        })
+    }
 }
 
 /// How far an image is written.
@@ -277,6 +291,7 @@ struct Progress {
     bytes: u64,
     end: u64,
     chunks: u64,
+    checksum: u32,
 }
 
 impl Progress {
@@ -305,8 +320,11 @@ async fn blocking<T: Send + 'static>(
 
 #[async_trait]
 impl Snapshot for FileSnapshots {
-    async fn latest(&self) -> Result<Option<SnapshotMeta>, StorageError> {
-        Ok(locked(&self.0.latest).as_ref().map(|image| image.meta.clone()))
+    async fn latest(&self) -> Result<Option<Published>, StorageError> {
+        let latest = locked(&self.0.latest);
+        let published =
+            |image: &Arc<Image>| Published { meta: image.meta.clone(), len: image.bytes, checksum: image.checksum };
+        Ok(latest.as_ref().map(published))
     }
 
     async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError> {
@@ -320,7 +338,8 @@ impl Snapshot for FileSnapshots {
         let store = Arc::clone(&self.0);
         let named = meta.clone();
         let progress = blocking(self.0.background, move || store.begin(named)).await?;
-        Ok(Box::new(Writer { offset: progress.bytes, store: Arc::clone(&self.0), meta, progress: Some(progress) }))
+        let (offset, checksum) = (progress.bytes, progress.checksum);
+        Ok(Box::new(Writer { offset, checksum, store: Arc::clone(&self.0), meta, progress: Some(progress) }))
     }
 }
 
@@ -329,6 +348,7 @@ struct Writer {
     store: Arc<Store>,
     meta: SnapshotMeta,
     offset: u64,
+    checksum: u32,
     /// Away while a piece is being written; it stays away when that was cancelled.
     progress: Option<Progress>,
 }
@@ -346,6 +366,10 @@ impl SnapshotWriter for Writer {
         self.offset
     }
 
+    fn checksum(&self) -> u32 {
+        self.checksum
+    }
+
     async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
         let (store, id, mut progress) = (Arc::clone(&self.store), self.meta.id, self.take()?);
         let appended = blocking(store.background, move || {
@@ -353,9 +377,14 @@ impl SnapshotWriter for Writer {
             Ok(progress)
         });
         let progress = appended.await?;
-        self.offset = progress.bytes;
+        (self.offset, self.checksum) = (progress.bytes, progress.checksum);
         self.progress = Some(progress);
         Ok(())
+    }
+
+    async fn discard(mut self: Box<Self>) -> Result<(), StorageError> {
+        let (store, id, progress) = (Arc::clone(&self.store), self.meta.id, self.take()?);
+        blocking(store.background, move || store.discard(id, &progress)).await
     }
 
     async fn publish(mut self: Box<Self>) -> Result<(), StorageError> {

@@ -39,7 +39,7 @@ pub struct Envelope {
     pub term: u64,
     #[prost(
         oneof = "envelope::Body",
-        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 21"
+        tags = "3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 20, 21, 22, 23, 24"
     )]
     pub body: ::core::option::Option<envelope::Body>,
 }
@@ -79,6 +79,12 @@ pub mod envelope {
         Change(super::Change),
         #[prost(message, tag = "21")]
         ChangeReply(super::ChangeReply),
+        #[prost(message, tag = "22")]
+        Offer(super::Offer),
+        #[prost(message, tag = "23")]
+        Fetch(super::Fetch),
+        #[prost(message, tag = "24")]
+        Chunk(super::Chunk),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -222,6 +228,54 @@ pub struct Commit {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct TimeoutNow {}
+/// An image of the state machine that the leader has.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Offer {
+    #[prost(fixed64, tag = "1")]
+    pub image: u64,
+    /// The last entry that it reflects.
+    #[prost(message, optional, tag = "2")]
+    pub last: ::core::option::Option<LogId>,
+    /// The configuration in force there, as entries of kind CONFIG hold it, and its place in the log.
+    #[prost(bytes = "bytes", tag = "3")]
+    pub membership: ::prost::bytes::Bytes,
+    #[prost(message, optional, tag = "4")]
+    pub membership_at: ::core::option::Option<LogId>,
+    /// In bytes.
+    #[prost(uint64, tag = "5")]
+    pub len: u64,
+    /// The CRC-32C of all of its bytes.
+    #[prost(fixed32, tag = "6")]
+    pub checksum: u32,
+}
+/// A part of an image is wanted.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Fetch {
+    #[prost(fixed64, tag = "1")]
+    pub image: u64,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    #[prost(uint64, tag = "3")]
+    pub max: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Chunk {
+    #[prost(fixed64, tag = "1")]
+    pub image: u64,
+    #[prost(uint64, tag = "2")]
+    pub offset: u64,
+    /// None where there is no such image.
+    #[prost(message, optional, tag = "3")]
+    pub part: ::core::option::Option<Part>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Part {
+    #[prost(bytes = "bytes", tag = "1")]
+    pub data: ::prost::bytes::Bytes,
+    /// The CRC-32C of the data.
+    #[prost(fixed32, tag = "2")]
+    pub checksum: u32,
+}
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Peer {
     #[prost(uint64, tag = "1")]

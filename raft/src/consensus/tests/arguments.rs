@@ -7,8 +7,9 @@ use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 
 use crate::change::Change;
-use crate::message::{AppendReply, Body, ForwardOutcome, Message, RequestId};
+use crate::message::{AppendReply, Body, ForwardOutcome, Message, Part, RequestId};
 use crate::testing::simulation::consensus::Cluster;
+use crate::traits::{Published, SnapshotId, SnapshotMeta};
 use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Peer, Term};
 
 pub(super) type Failure = Box<dyn Error>;
@@ -116,10 +117,31 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
                 (None, None) => ForwardOutcome::NotLeader,
             },
         },
+        "Offer" | "Fetch" | "Chunk" => image(kind, args)?,
         "Commit" => Body::Commit { index: Index(number(args, "index")?) },
         _ => return Err(format!("there is no message {kind}").into()),
     };
     Ok(Message { term, body })
+}
+
+/// `Offer image=ID last=INDEX@TERM len=N`, `Fetch image=ID offset=N max=N`, `Chunk image=ID offset=N [data=TEXT]`.
+fn image(kind: &str, args: &mut ArgumentConsumer) -> Result<Body, Failure> {
+    let image = SnapshotId(key(args, "image")?.unwrap_or(1));
+    let offset = key(args, "offset")?.unwrap_or_default();
+    Ok(match kind {
+        "Offer" => {
+            let last = args.take_key("last").map_or(Ok(LogId::ZERO), log_id)?;
+            let membership_at = args.take_key("at").map_or(Ok(LogId::ZERO), log_id)?;
+            let membership = Membership::new([Peer::new(1, "h1"), Peer::new(2, "h2")]);
+            let meta = SnapshotMeta { id: image, last, membership, membership_at };
+            Body::Offer { image: Published { meta, len: key(args, "len")?.unwrap_or_default(), checksum: 0 } }
+        }
+        "Fetch" => Body::Fetch { image, offset, max: key(args, "max")?.unwrap_or_default() },
+        _ => {
+            let data = Bytes::from(args.take_key("data").unwrap_or_default().to_owned());
+            Body::Chunk { image, offset, part: Some(Part { checksum: crc32c::crc32c(&data), data }) }
+        }
+    })
 }
 
 /// A change of the configuration: `voter=ID learner=ID promote=ID demote=ID remove=ID replace=OLD:NEW move=ID:ADDRESS if=INDEX@TERM`, each

@@ -8,7 +8,7 @@ use goldenscript::ArgumentConsumer;
 use super::arguments::{Failure, change, duration, id, ids, key, log_id, message, parse, payload, yes};
 use crate::config::Config;
 use crate::consensus::Input;
-use crate::message::Message;
+use crate::message::{Body, Message};
 use crate::testing::simulation::consensus::{Cluster, Disk, show};
 use crate::traits::HardState;
 use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Peer, Term};
@@ -37,6 +37,12 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
             "max_command_bytes" => config.max_command_bytes = parse(name, value)?,
             "max_members" => config.max_members = parse(name, value)?,
             "catch_up_timeout" => config.catch_up_timeout = duration(value)?,
+            "snapshot_entries" => config.snapshot_entries = parse(name, value)?,
+            "snapshot_bytes" => config.snapshot_bytes = parse(name, value)?,
+            "trailing_entries" => config.trailing_entries = parse(name, value)?,
+            "snapshot_chunk_bytes" => config.snapshot_chunk_bytes = parse(name, value)?,
+            "snapshot_window_bytes" => config.snapshot_window_bytes = parse(name, value)?,
+            "snapshot_bytes_per_second" => config.snapshot_bytes_per_second = parse(name, value)?,
             "max_pending_requests" => config.max_pending_requests = parse(name, value)?,
             _ => return Err(format!("there is no option {name}").into()),
         }
@@ -70,10 +76,10 @@ pub(super) fn execute(
 ) -> Result<(), Failure> {
     let args = &mut args;
     match name {
-        "propose" | "read" | "initialize" | "campaign" | "change" | "transfer" | "lost" | "inject" => {
+        "propose" | "read" | "initialize" | "campaign" | "snapshot" | "change" | "transfer" | "lost" | "inject" => {
             return request(cluster, name, args, later);
         }
-        "deliver" | "drop" | "duplicate" | "delay" | "reorder" => return links(cluster, name, args),
+        "deliver" | "drop" | "duplicate" | "delay" | "reorder" | "damage" => return links(cluster, name, args),
         "arrive" => {
             for (from, to, message) in std::mem::take(&mut cluster.delayed) {
                 cluster.arrive(from, to, message)?;
@@ -86,7 +92,7 @@ pub(super) fn execute(
         "partition" => partition(cluster, args)?,
         "heal" => cluster.cut.clear(),
         "tick" | "wait" | "run" => time(cluster, name, args)?,
-        "hold" | "release" | "store" | "apply" | "fetch" => backends(cluster, name, args)?,
+        "hold" | "release" | "store" | "apply" | "fetch" | "publish" | "image" => backends(cluster, name, args)?,
         "crash" => {
             let keep = key(args, "keep")?;
             for id in ids(args, cluster)? {
@@ -101,6 +107,11 @@ pub(super) fn execute(
             }
         }
         "disk" => disk(cluster, args)?,
+        "rot" => {
+            for id in ids(args, cluster)? {
+                cluster.node(id)?.images.damage_unfinished(0);
+            }
+        }
         "status" => statuses(cluster, &ids(args, cluster)?)?,
         "log" => {
             for id in ids(args, cluster)? {
@@ -157,6 +168,7 @@ fn request(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer, later
             let change = change(args)?;
             cluster.change(id, change)?
         }
+        "snapshot" => cluster.snapshot(id)?,
         "lost" => {
             let peer = NodeId(parse("id", args.next_pos().ok_or("which peer is lost?")?)?);
             Input::PeerLost { peer }
@@ -228,6 +240,12 @@ fn links(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> Resu
                 queue.push_back(message.clone());
                 cluster.note_down(|| format!("{} ... duplicated", shown()));
             }
+            "damage" => {
+                if let Some(Message { body: Body::Chunk { part: Some(part), .. }, .. }) = queue.get_mut(*place) {
+                    part.data = part.data.iter().map(|byte| byte ^ 1).collect();
+                    cluster.note_down(|| format!("{} ... damaged", shown()));
+                }
+            }
             // The last one goes first.
             _ => {
                 if let Some(moved) = queue.remove(*place) {
@@ -280,19 +298,27 @@ fn time(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> Resul
 fn backends(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer) -> Result<(), Failure> {
     let flag = |args: &mut ArgumentConsumer, name: &str| args.take_key(name).map(yes).transpose();
     let (disk, apply, fetch) = (flag(args, "disk")?, flag(args, "apply")?, flag(args, "fetch")?);
+    let (snapshot, images) = (flag(args, "snapshot")?, flag(args, "images")?);
+    let count = key(args, "count")?.unwrap_or(usize::MAX);
+    let whole = flag(args, "whole")?.unwrap_or(true);
     let upto = Index(key(args, "upto")?.unwrap_or(u64::MAX));
     for id in ids(args, cluster)? {
         match name {
             "hold" => {
                 let hold = &mut cluster.node(id)?.hold;
-                hold.disk = disk.unwrap_or(hold.disk || (apply.is_none() && fetch.is_none()));
+                let others = [apply, fetch, snapshot, images].iter().flatten().count();
+                hold.disk = disk.unwrap_or(hold.disk || others == 0);
+                hold.images = images.unwrap_or(hold.images);
                 hold.apply = apply.unwrap_or(hold.apply);
                 hold.fetch = fetch.unwrap_or(hold.fetch);
+                hold.snapshot = snapshot.unwrap_or(hold.snapshot);
                 continue;
             }
             "store" => cluster.store(id, true)?,
             "apply" => cluster.apply(id, upto)?,
             "fetch" => cluster.fetch(id)?,
+            "publish" => cluster.publish(id, whole)?,
+            "image" => cluster.image(id, count)?,
             _ => cluster.release(id)?,
         }
         if cluster.node(id)?.core.is_some() {

@@ -186,7 +186,7 @@ impl Node {
         let mut configurations: Vec<_> = decoded.collect();
         let settled = configurations.iter().take_while(|(at, _)| at.index <= applied.index).count();
         configurations.drain(..settled.saturating_sub(1));
-        let boot = Boot { id, log: disk.state(), configurations, applied, seed: id.0 };
+        let boot = Boot { id, log: disk.state(), configurations, snapshot: None, applied, seed: id.0 };
         Self { id, core: Consensus::new(now, config, boot), now, disk, writing: None, applied }
     }
 
@@ -272,7 +272,7 @@ impl Node {
     }
 
     fn store(&mut self) -> Result<(), String> {
-        let Some(Write { seq, write }) = self.writing.take() else { return Ok(()) };
+        let Some(Write { seq, compact: _, write }) = self.writing.take() else { return Ok(()) };
         self.disk.write(&write, write.entries.len())?;
         self.core.step(self.now, Input::Stored { seq });
         Ok(())
@@ -288,7 +288,8 @@ impl Node {
             if effects.is_empty() {
                 return Ok(());
             }
-            let Effects { send, write, apply, fetch, replies, notes } = effects;
+            // No search applies as much as an image is taken for, so none is received either.
+            let Effects { send, write, apply, fetch, snapshot: _, images: _, restore: _, replies, notes } = effects;
             for (to, message) in send {
                 self.promise(to, &message, outcome)?;
                 outcome.sent.push((to, message));
@@ -365,7 +366,10 @@ impl Node {
             | Body::ForwardReply { .. }
             | Body::TimeoutNow
             | Body::Change { .. }
-            | Body::ChangeReply { .. } => true,
+            | Body::ChangeReply { .. }
+            | Body::Offer { .. }
+            | Body::Fetch { .. }
+            | Body::Chunk { .. } => true,
         };
         let what = || {
             format!(
@@ -389,6 +393,10 @@ impl Node {
             | Note::Membership { .. }
             | Note::Suspect { .. }
             | Note::Transfer { .. }
+            | Note::SnapshotTaken { .. }
+            | Note::ReceivingSnapshot { .. }
+            | Note::SnapshotInstalled { .. }
+            | Note::SnapshotDamaged { .. }
             | Note::Ignored { .. } => {}
         }
         Ok(())
@@ -421,7 +429,10 @@ impl Node {
                 let read = request.0 >= FIRST_READ;
                 outcome.told.push(if read { Told::Unreadable { number } } else { Told::Refused { number } });
             }
-            Reply::Unknown { .. } | Reply::Initialized { .. } | Reply::Transferred { .. } => {}
+            Reply::Unknown { .. }
+            | Reply::Initialized { .. }
+            | Reply::Transferred { .. }
+            | Reply::Snapshotted { .. } => {}
         }
         Ok(())
     }

@@ -312,7 +312,8 @@ impl Nodes {
             // What a former leader says of a batch stays true.
             | Body::Forward { .. }
             | Body::ForwardReply { .. }
-            | Body::Change { .. } => false,
+            | Body::Change { .. }
+            | Body::Offer { .. } => false,
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::AppendReply(_)
@@ -320,7 +321,9 @@ impl Nodes {
             | Body::Commit { .. }
             | Body::TimeoutNow
             | Body::ReadIndexReply { .. }
-            | Body::ChangeReply { .. } => true,
+            | Body::ChangeReply { .. }
+            | Body::Fetch { .. }
+            | Body::Chunk { .. } => true,
         }
     }
 

@@ -72,6 +72,9 @@ fn flight(flight: &Flight) -> String {
         | Body::ForwardReply { .. }
         | Body::Change { .. }
         | Body::ChangeReply { .. }
+        | Body::Offer { .. }
+        | Body::Fetch { .. }
+        | Body::Chunk { .. }
         | Body::TimeoutNow
         | Body::Commit { .. }) => format!("{other:?}"),
     };

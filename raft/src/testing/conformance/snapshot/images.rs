@@ -52,7 +52,8 @@ pub async fn ids_and_configurations_come_back<B: Backend>(backend: &B) {
     let everyone = Membership::new((1..=200).map(|id| Peer::new(id, format!("node-{id}.example.org:{id}"))));
     let one = Membership::new([Peer::new(u64::MAX, "ü".repeat(1000))]);
     for (n, (id, membership)) in (1..).zip([(0, everyone), (u64::MAX, one), (1 << 63, Membership::default())]) {
-        let meta = SnapshotMeta { id: SnapshotId(id), last: LogId::new(u64::MAX >> 2, n), membership };
+        let last = LogId::new(u64::MAX >> 2, n);
+        let meta = SnapshotMeta { id: SnapshotId(id), last, membership, membership_at: LogId::new(7, u64::MAX - n) };
         let store = open(backend).await;
         let mut writer = store.begin(meta.clone()).await.expect("a writer");
         writer.append(image(n, 100)).await.expect("the image");

@@ -23,7 +23,7 @@
 //!
 //! # What is tested
 //!
-//! * An image comes back byte by byte, with its id, its log id and its configuration, from any offset, and after reopening.
+//! * An image comes back byte by byte, with its id, its log id, its configuration, its length and its checksum, from any offset, and after reopening.
 //! * Nothing is seen of an image before it is published; then it is the latest, in one step.
 //! * An unfinished image is resumed at an offset that is durable; one of another meta begins anew.
 //! * A newer image replaces an older one, and never the other way round; readers beside that get right bytes or an error.
@@ -45,7 +45,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Fault, not_tested};
 use crate::testing::Random;
-use crate::{LogId, Membership, Peer, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
+use crate::{LogId, Membership, Peer, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
 
 /// Makes stores for the suite.
 pub trait Backend: Send + Sync {
@@ -93,6 +93,7 @@ macro_rules! snapshot_conformance {
             an_unfinished_image_is_resumed
             an_unfinished_image_is_resumed_after_reopening
             another_meta_begins_anew
+            a_discarded_image_begins_anew
             a_newer_image_replaces_an_older_one
             an_older_image_does_not_replace_a_newer_one
             two_images_may_be_written_in_quick_succession
@@ -123,6 +124,7 @@ fn meta(n: u64) -> SnapshotMeta {
         id: SnapshotId(n.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         last: LogId::new(1 + n / 3, n * 10),
         membership,
+        membership_at: LogId::new(1 + n / 4, n * 9),
     }
 }
 
@@ -142,7 +144,7 @@ async fn open<B: Backend>(backend: &B) -> B::Store {
 }
 
 async fn latest(store: &impl Snapshot) -> Option<SnapshotMeta> {
-    store.latest().await.expect("the latest image's meta")
+    store.latest().await.expect("the latest image's meta").map(|published| published.meta)
 }
 
 /// An image from its first byte to its end, in pieces of up to `max` bytes.
@@ -169,6 +171,7 @@ async fn write(writer: &mut Box<dyn SnapshotWriter>, image: &Bytes, piece: usize
         let to = (from + piece).min(image.len());
         writer.append(image.slice(from..to)).await?;
         assert_eq!(writer.offset(), to as u64, "after an append");
+        assert_eq!(writer.checksum(), crc32c::crc32c(&image[..to]), "the checksum of the first {to} bytes");
     }
 }
 
@@ -180,7 +183,9 @@ async fn publish(store: &impl Snapshot, n: u64, image: &Bytes) -> Result<(), Sto
 
 /// The latest image is number `n`, and whole.
 async fn assert_latest(store: &impl Snapshot, n: u64, image: &Bytes) {
-    assert_eq!(latest(store).await, Some(meta(n)));
+    let published = store.latest().await.expect("the latest image");
+    let expected = Published { meta: meta(n), len: image.len() as u64, checksum: crc32c::crc32c(image) };
+    assert_eq!(published, Some(expected));
     let got = read(store, meta(n).id, 777).await.expect("a read of the latest image");
     assert!(got == *image, "the bytes of image {n} changed");
 }

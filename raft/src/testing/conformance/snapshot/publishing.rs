@@ -36,6 +36,7 @@ pub async fn an_unfinished_image_is_resumed<B: Backend>(backend: &B) {
     }
     drop(writer);
     let mut writer = store.begin(meta(1)).await.expect("a writer");
+    assert_eq!(writer.checksum(), crc32c::crc32c(&image[..400_000]), "of what an earlier writer wrote");
     assert_eq!(writer.offset(), 400_000, "within one process, all that was appended is known to be durable");
     write(&mut writer, &image, 100_000).await.expect("the image");
     writer.publish().await.expect("a published image");
@@ -50,6 +51,8 @@ pub async fn an_unfinished_image_is_resumed_after_reopening<B: Backend>(backend:
         let store = open(backend).await;
         let mut writer = store.begin(meta(1)).await.expect("a writer");
         assert!(writer.offset() <= written, "{} of {written} bytes are said to be there", writer.offset());
+        let there = usize::try_from(writer.offset()).unwrap_or(usize::MAX);
+        assert_eq!(writer.checksum(), crc32c::crc32c(&image[..there]), "of what an earlier run wrote");
         write(&mut writer, &image.slice(..part), 60_000).await.expect("the image");
         written = part as u64;
     }
@@ -59,6 +62,26 @@ pub async fn an_unfinished_image_is_resumed_after_reopening<B: Backend>(backend:
     write(&mut writer, &image, 60_000).await.expect("the image");
     writer.publish().await.expect("a published image");
     assert_latest(&store, 1, &image).await;
+}
+
+/// What was found to be damaged is forgotten, also by the next process, and takes nothing else with it.
+pub async fn a_discarded_image_begins_anew<B: Backend>(backend: &B) {
+    let store = open(backend).await;
+    publish(&store, 1, &image(1, 3000)).await.expect("a published image");
+    let mut writer = store.begin(meta(2)).await.expect("a writer");
+    write(&mut writer, &image(9, 500_000), 100_000).await.expect("the image");
+    writer.discard().await.expect("an image to forget");
+    assert_latest(&store, 1, &image(1, 3000)).await;
+    let writer = store.begin(meta(2)).await.expect("a writer");
+    assert_eq!((writer.offset(), writer.checksum()), (0, 0), "of a damaged image");
+    writer.discard().await.expect("an image to forget");
+    drop(store);
+    let store = open(backend).await;
+    let writer = store.begin(meta(2)).await.expect("a writer");
+    assert_eq!((writer.offset(), writer.checksum()), (0, 0), "of a damaged image, in the next process");
+    drop(writer);
+    publish(&store, 2, &image(2, 3000)).await.expect("a published image");
+    assert_latest(&store, 2, &image(2, 3000)).await;
 }
 
 /// What was left of another image under the same name is not gone on with.

@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::change::{Change, ChangeRefused};
-use crate::message::ChangeOutcome;
+use crate::message::{ChangeOutcome, Part};
+use crate::traits::{Published, SnapshotId, SnapshotMeta};
 use crate::types::{Membership, NodeId, Peer};
 
 /// Every statement, with empty and full fields.
@@ -45,6 +46,7 @@ fn samples() -> Vec<Body> {
         Body::TimeoutNow,
     ];
     samples.extend(changes(request, id));
+    samples.extend(images(id));
     samples
 }
 
@@ -73,6 +75,20 @@ fn changes(request: RequestId, id: LogId) -> Vec<Body> {
     asked.chain(outcomes.map(|outcome| Body::ChangeReply { request, outcome })).collect()
 }
 
+/// An image on its way.
+fn images(last: LogId) -> [Body; 4] {
+    let image = SnapshotId(u64::MAX - 3);
+    let membership = Membership::new([Peer::new(1, "h1")]).with_learners([Peer::new(2, "h2")]);
+    let meta = SnapshotMeta { id: image, last, membership, membership_at: LogId::new(1, 2) };
+    let part = Part { data: Bytes::from_static(b"a part"), checksum: u32::MAX - 7 };
+    [
+        Body::Offer { image: Published { meta, len: 1 << 40, checksum: u32::MAX - 5 } },
+        Body::Fetch { image, offset: 1 << 33, max: 1 << 20 },
+        Body::Chunk { image, offset: 0, part: Some(part) },
+        Body::Chunk { image, offset: 9, part: None },
+    ]
+}
+
 /// Numbers the kinds of statements from 0, so that the compiler asks for a sample of each new one.
 fn kind(body: &Body) -> usize {
     match body {
@@ -92,9 +108,12 @@ fn kind(body: &Body) -> usize {
         Body::Change { .. } => 13,
         Body::ChangeReply { .. } => 14,
         Body::TimeoutNow => 15,
+        Body::Offer { .. } => 16,
+        Body::Fetch { .. } => 17,
+        Body::Chunk { .. } => 18,
     }
 }
-const KINDS: usize = 16;
+const KINDS: usize = 19;
 
 /// Nothing about a message changes on its way.
 pub async fn every_kind_of_message_arrives_unchanged(network: &dyn Network) {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::world::World;
-use crate::types::NodeId;
+use crate::types::{Index, NodeId};
 
 impl World {
     /// The safety phase of a run without a clock.
@@ -116,6 +116,12 @@ impl World {
                 self.cluster.delayed.push((link.0, link.1, again));
             }
         }
+        if let Some(mut message) = self.cluster.links.get(&link).and_then(|queue| queue.get(place)).cloned() {
+            self.damage(&mut message);
+            if let Some(queue) = self.cluster.links.get_mut(&link) {
+                queue[place] = message;
+            }
+        }
         // A driver takes several messages before it asks for effects.
         if self.random.percent(self.swarm.weather.hurry) {
             self.cluster.deliver_only(link.0, link.1, place)
@@ -158,18 +164,17 @@ impl World {
         match kind {
             0 => node.hold.disk = true,
             1 => node.hold.apply = true,
-            2 => node.hold.fetch = true,
+            2 => (node.hold.fetch, node.hold.images) = (true, some == 0),
             3 => return self.cluster.release(id),
             4 => {
                 self.cluster.store(id, true)?;
                 return self.cluster.drain(id);
             }
             _ => {
-                let next = node.applying.front().map(|entry| entry.id.index);
+                let next = node.applying.front().map_or(Index(u64::MAX), |entry| entry.id.index.plus(some));
                 self.cluster.fetch(id)?;
-                if let Some(next) = next {
-                    self.cluster.apply(id, next.plus(some))?;
-                }
+                self.cluster.apply(id, next)?;
+                self.cluster.image(id, usize::try_from(some).unwrap_or_default())?;
                 return self.cluster.drain(id);
             }
         }

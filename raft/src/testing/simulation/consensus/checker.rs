@@ -8,14 +8,13 @@ use bytes::Bytes;
 use super::attention::Attention;
 use super::cluster::Node;
 use super::configurations;
-use super::disk::Disk;
 use super::terms::Terms;
 use crate::config::Config;
 use crate::consensus::{Note, RoleKind, Time};
 use crate::message::{AppendReply, Body, Message};
 use crate::metrics::Status;
 use crate::testing::simulation::Coverage;
-use crate::traits::LogWrite;
+use crate::traits::{LogWrite, Published};
 use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
 
 pub(super) type Nodes = BTreeMap<NodeId, Node>;
@@ -55,6 +54,8 @@ pub(crate) struct Checker {
     polls: BTreeSet<(NodeId, NodeId, Term)>,
     /// Who was told to campaign by the leader of which term.
     successors: BTreeSet<(NodeId, Term)>,
+    /// What was found while notes were taken.
+    dropped: Option<String>,
     /// What went between the nodes.
     attention: Attention,
     /// Since when each leader leads, on its own clock.
@@ -69,6 +70,7 @@ struct Seen {
     role: RoleKind,
     term: Term,
     last: LogId,
+    stored: Index,
     commit: Index,
     applied: Index,
 }
@@ -191,7 +193,7 @@ impl Checker {
 
     /// What a node says must already be true of its disk.
     pub(crate) fn sent(&mut self, nodes: &Nodes, from: NodeId, to: NodeId, message: &Message) -> Result<(), String> {
-        let disk = &nodes[&from].disk;
+        let (node, disk) = (&nodes[&from], &nodes[&from].disk);
         let state = disk.hard_state;
         if let Some(config) = &self.limits {
             self.attention.sends(config, from, to, message)?;
@@ -224,11 +226,11 @@ impl Checker {
             }
             Body::AppendReply(AppendReply::Accepted { stored }) => {
                 promise(state.term == message.term, "the term of the promise")?;
-                promise(disk.last().index >= *stored, "the entries")?;
-                self.acknowledged(disk, to, message.term, *stored).or_else(|what| promise(false, &what))
+                promise(node.ends_at() >= *stored, "the entries")?;
+                self.acknowledged(node, to, message.term, *stored).or_else(|what| promise(false, &what))
             }
             Body::Heartbeat { commit, .. } | Body::Commit { index: commit } => {
-                let there = nodes.get(&to).map_or(Index::ZERO, |node| node.disk.last().index);
+                let there = nodes.get(&to).map_or(Index::ZERO, Node::ends_at);
                 if there < *commit {
                     return Err(format!(
                         "promises: {from} tells {to} that {commit} is committed, but it has only {there}"
@@ -237,19 +239,12 @@ impl Checker {
                 self.known_as_committed(*commit, message)
             }
             Body::HeartbeatReply { stored, matching, .. } => {
-                promise(disk.last().index >= *stored, "the entries")?;
-                self.acknowledged(disk, to, message.term, *stored).or_else(|what| promise(false, &what))?;
+                promise(node.ends_at() >= *stored, "the entries")?;
+                self.acknowledged(node, to, message.term, *stored).or_else(|what| promise(false, &what))?;
                 promise(matching >= stored, "matching covers stored")
             }
-            Body::TimeoutNow => {
-                self.successors.insert((to, message.term));
-                let Some(core) = &nodes[&from].core else { return Ok(()) };
-                let last = core.status(nodes[&from].now).last;
-                match nodes.get(&to).is_some_and(|node| node.disk.held(last)) || self.limits.is_none() {
-                    true => Ok(()),
-                    false => Err(format!("transfer: {from} hands over to {to}, which does not hold {last}")),
-                }
-            }
+            Body::Offer { image } => self.offered(&nodes[&from], image),
+            Body::TimeoutNow => self.hands_over(nodes, from, to, message.term),
             Body::PreVoteReply { granted: true, proposed }
                 if self.limits.is_some() && !self.polls.contains(&(from, to, *proposed)) =>
             {
@@ -264,13 +259,74 @@ impl Checker {
             | Body::Forward { .. }
             | Body::ForwardReply { .. }
             | Body::Change { .. }
-            | Body::ChangeReply { .. } => Ok(()),
+            | Body::ChangeReply { .. }
+            | Body::Fetch { .. }
+            | Body::Chunk { .. } => Ok(()),
         }
     }
 
-    fn acknowledged(&self, disk: &Disk, to: NodeId, term: Term, stored: Index) -> Result<(), String> {
-        // A script's nodes may begin with logs that nobody ever sent.
-        if self.limits.is_none() { Ok(()) } else { self.terms.acknowledged(disk, to, term, stored) }
+    /// A successor has all of the leader's log.
+    fn hands_over(&mut self, nodes: &Nodes, from: NodeId, to: NodeId, term: Term) -> Result<(), String> {
+        self.successors.insert((to, term));
+        let Some(core) = &nodes[&from].core else { return Ok(()) };
+        let last = core.status(nodes[&from].now).last;
+        match nodes.get(&to).is_some_and(|node| node.held(last)) || self.limits.is_none() {
+            true => Ok(()),
+            false => Err(format!("transfer: {from} hands over to {to}, which does not hold {last}")),
+        }
+    }
+
+    fn acknowledged(&self, node: &Node, to: NodeId, term: Term, stored: Index) -> Result<(), String> {
+        // A script's nodes may begin with logs that nobody ever sent; and what an image covers is committed, whatever the log holds there.
+        if self.limits.is_none() || stored <= node.images.last().index {
+            return Ok(());
+        }
+        self.terms.acknowledged(&node.disk, to, term, stored)
+    }
+
+    /// An image that is offered is on the disk, and what it reflects is committed.
+    fn offered(&self, node: &Node, image: &Published) -> Result<(), String> {
+        if self.limits.is_some() && node.images.published().as_ref() != Some(image) {
+            return Err(format!("images: {} offers {image:?}, which it does not have", node.id));
+        }
+        self.image_is_right(node.id, image)
+    }
+
+    /// An image reflects what was committed, and brings the configuration in force there.
+    fn image_is_right(&self, id: NodeId, image: &Published) -> Result<(), String> {
+        let meta = &image.meta;
+        if self.limits.is_some() && self.settled(meta.last.index) != Some(meta.last) {
+            return Err(format!("images: {id} has an image of {}, which is not what is committed there", meta.last));
+        }
+        match self.configurations.in_force_at(meta.last) {
+            Some((at, membership)) if at != meta.membership_at || *membership != meta.membership => Err(format!(
+                "images: {id} has an image of {} with {} of {}, where {membership} of {at} was in force",
+                meta.last, meta.membership, meta.membership_at
+            )),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// An image takes the place of the log, up to its last entry: what follows that very entry may have been acknowledged.
+    fn installs(&mut self, nodes: &Nodes, coverage: &mut Coverage, id: NodeId, last: LogId) {
+        let node = &nodes[&id];
+        let (Some(core), Some(seen)) = (&node.core, self.seen.get(&id)) else { return };
+        let goes_on = seen.last > last && seen.stored > last.index && node.disk.holds(last);
+        if goes_on {
+            coverage.hit("images installed in front of a log that goes on");
+        }
+        if goes_on && core.status(node.now).last == last {
+            self.dropped =
+                Some(format!("images: {id} installs {last}, and drops the log after it, up to {}", seen.last));
+        }
+    }
+
+    /// A received image is about to take the place of a state.
+    pub(crate) fn restores(&self, node: &Node, image: &Published) -> Result<(), String> {
+        if node.images.published().as_ref() != Some(image) {
+            return Err(format!("images: {} is to restore {image:?}, which it does not have", node.id));
+        }
+        self.image_is_right(node.id, image)
     }
 
     /// What is committed at an index, whether it was applied anywhere or not.
@@ -320,10 +376,10 @@ impl Checker {
         let mut kept = entries.iter().map(|entry| entry.id);
         for index in replaced.map(Index) {
             let Some(committed) = self.settled(index) else { return Ok(()) };
-            if kept.next() == Some(committed) || !node.disk.held(committed) {
+            if kept.next() == Some(committed) || !node.held(committed) {
                 continue;
             }
-            let others = nodes.values().filter(|other| other.id != id && other.disk.held(committed));
+            let others = nodes.values().filter(|other| other.id != id && other.held(committed));
             let others: BTreeSet<_> = others.map(|other| other.id).collect();
             if !self.configurations.is_quorum_of_any(&others) {
                 return Err(format!("committed entries stay: {id} removes {committed}, and {others:?} hold it"));
@@ -335,7 +391,7 @@ impl Checker {
     /// A state machine gets entries: it must never be ahead of its own log, or a crash would leave it so.
     pub(crate) fn handed_out(&self, nodes: &Nodes, id: NodeId, entries: &[Entry]) -> Result<(), String> {
         match entries.last() {
-            Some(last) if self.limits.is_some() && !nodes[&id].disk.held(last.id) => {
+            Some(last) if self.limits.is_some() && !nodes[&id].held(last.id) => {
                 Err(format!("durability: {id} applies {}, which is not on its own disk", last.id))
             }
             Some(_) | None => Ok(()),
@@ -367,10 +423,14 @@ impl Checker {
             Note::Removed { .. } => {
                 self.gone.insert(id);
             }
+            Note::SnapshotInstalled { last, .. } => self.installs(nodes, coverage, id, *last),
             Note::Leader { .. }
+            | Note::ReceivingSnapshot { .. }
+            | Note::SnapshotDamaged { .. }
             | Note::Suspect { .. }
             | Note::Transfer { .. }
             | Note::Truncated { .. }
+            | Note::SnapshotTaken { .. }
             | Note::Ignored { .. }
             | Note::Violation { .. } => {}
         }
@@ -462,7 +522,7 @@ impl Checker {
     /// Whether an entry is on the disks of a quorum: of the configuration in force at the leader that commits it; else, where that is not at
     /// hand, of any.
     fn durable(&self, nodes: &Nodes, id: LogId, in_force: Option<&Membership>) -> Result<(), String> {
-        let holders: BTreeSet<_> = nodes.values().filter(|node| node.disk.held(id)).map(|node| node.id).collect();
+        let holders: BTreeSet<_> = nodes.values().filter(|node| node.held(id)).map(|node| node.id).collect();
         let enough = match in_force {
             Some(membership) => configurations::is_quorum(membership, &holders),
             None => self.configurations.is_quorum_of_any(&holders),
@@ -473,8 +533,11 @@ impl Checker {
     /// Looks at a node after a step.
     pub(crate) fn observed(&mut self, nodes: &Nodes, status: &Status) -> Result<(), String> {
         let node = &nodes[&status.id];
-        let Status { role, term, last, commit, applied, .. } = *status;
-        let now = Seen { role, term, last, commit, applied };
+        let Status { role, term, last, stored, commit, applied, .. } = *status;
+        let now = Seen { role, term, last, stored, commit, applied };
+        if let Some(dropped) = self.dropped.take() {
+            return Err(dropped);
+        }
         let before = self.seen.insert(status.id, now);
         if let Some(found) = status.configuration.as_ref().filter(|_| role == RoleKind::Leader) {
             self.configurations.add(found.id, &found.membership);
@@ -491,7 +554,7 @@ impl Checker {
         if self.limits.is_some() && term > self.stood {
             return Err(format!("terms: {} is in {term}, and nobody stood for it", status.id));
         }
-        if status.stored > node.disk.last().index {
+        if status.stored > node.ends_at() {
             let disk = super::show::disk(&node.disk);
             return Err(format!("durability: {} believes that {} is stored: {disk}", status.id, status.stored));
         }
@@ -524,6 +587,7 @@ impl Checker {
         let index = status.commit.min(status.stored).min(self.visible().max(self.terms.upto()));
         if let (Some(own), Some(committed)) = (node.disk.get(index), self.settled(index))
             && own.id != committed
+            && index > node.images.last().index
         {
             let (id, own) = (status.id, own.id);
             return Err(format!("state machine safety: {id} takes {own} for committed, and {committed} is"));
@@ -550,7 +614,7 @@ impl Checker {
             self.elected(nodes, node, status.term)?;
             // What was committed in earlier terms; by Log Matching, whoever holds the last of it holds all. A vote that comes late may
             // elect the leader of a term that is long over: it need not have what came after.
-            if let Some(last) = self.terms.before(status.term).filter(|last| !disk.held(*last)) {
+            if let Some(last) = self.terms.before(status.term).filter(|last| !node.held(*last)) {
                 return Err(format!("leader completeness: {id} leads {} without {last}", status.term));
             }
         }

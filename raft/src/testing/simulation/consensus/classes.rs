@@ -43,19 +43,23 @@ pub(crate) const EXPECTED: &[&str] = &[
     "clocks that run at another rate",
     "crashes of leaders",
     "crashes of others",
-    "elections won",
+    "damaged images noticed",
+    "damaged parts of images noticed",
     "elections won over entries of earlier terms",
     "elections won with an uncommitted entry of an earlier term on a quorum (figure 8)",
+    "elections won",
     "fetches for a follower",
     "fetches for the state machine",
     "forwarded writes refused",
     "forwarded writes that moved with leadership",
     "forwarded writes with an unknown outcome",
     "held writes given back",
+    "images installed",
+    "images that are not there any more",
     "leaders suspected",
+    "leaders that give way with a slow disk",
     "leaders that step down for a later term",
     "leaders that step down without a quorum",
-    "leaders that give way with a slow disk",
     "messages delivered late",
     "messages delivered twice",
     "messages lost",
@@ -65,17 +69,20 @@ pub(crate) const EXPECTED: &[&str] = &[
     "pauses of a process",
     "polls held for a hint",
     "polls lost",
+    "power lost between an image and its cut",
     "pre-votes refused",
     "reads confirmed",
     "reads refused",
+    "receipts of an image resumed",
     "requests refused for a limit",
     "runs of one voter",
     "runs of seven voters",
     "runs with a clock",
     "runs without a clock",
+    "snapshots taken",
     "split votes",
-    "starts from a compacted log",
     "stalls of a disk",
+    "starts from a compacted log",
     "state machines that kept what they applied",
     "successors told to campaign",
     "torn writes recovered",
@@ -91,12 +98,15 @@ pub(crate) const EXPECTED: &[&str] = &[
     "writes lost in a crash",
     "writes proven lost",
     "writes torn by a crash",
+    "writes whose outcome an image covers",
 ];
 
 /// Whether only a leader says this.
 pub(crate) fn is_of_a_leader(message: &Message) -> bool {
     match message.body {
-        Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } | Body::TimeoutNow => true,
+        Body::Append { .. } | Body::Heartbeat { .. } | Body::Commit { .. } | Body::Offer { .. } | Body::TimeoutNow => {
+            true
+        }
         Body::PreVote { .. }
         | Body::PreVoteReply { .. }
         | Body::Vote { .. }
@@ -108,7 +118,9 @@ pub(crate) fn is_of_a_leader(message: &Message) -> bool {
         | Body::Forward { .. }
         | Body::ForwardReply { .. }
         | Body::Change { .. }
-        | Body::ChangeReply { .. } => false,
+        | Body::ChangeReply { .. }
+        | Body::Fetch { .. }
+        | Body::Chunk { .. } => false,
     }
 }
 
@@ -137,13 +149,22 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
         Note::Truncated { .. } => coverage.hit("truncations"),
         Note::Removed { .. } => coverage.hit("nodes that learned that they are removed"),
         Note::Membership { membership, .. } if membership.is_joint() => coverage.hit("configurations that were joint"),
-        Note::Leader { .. } | Note::Membership { .. } | Note::Ignored { .. } | Note::Violation { .. } => {}
+        Note::SnapshotInstalled { .. } => coverage.hit("images installed"),
+        Note::SnapshotDamaged { part: true, .. } => coverage.hit("damaged parts of images noticed"),
+        Note::SnapshotDamaged { part: false, .. } => coverage.hit("damaged images noticed"),
+        Note::Leader { .. }
+        | Note::ReceivingSnapshot { .. }
+        | Note::Membership { .. }
+        | Note::SnapshotTaken { .. }
+        | Note::Ignored { .. }
+        | Note::Violation { .. } => {}
     }
 }
 
 pub(crate) fn sent(coverage: &mut Coverage, message: &Message) {
     match &message.body {
         Body::PreVoteReply { granted: false, .. } => coverage.hit("pre-votes refused"),
+        Body::Chunk { part: None, .. } => coverage.hit("images that are not there any more"),
         Body::AppendReply(AppendReply::Rejected { prev, hint }) if hint.index.next() < prev.index => {
             coverage.hit("appends rejected with a hint that skips entries");
         }
@@ -160,6 +181,9 @@ pub(crate) fn sent(coverage: &mut Coverage, message: &Message) {
         | Body::Forward { .. }
         | Body::ForwardReply { .. }
         | Body::ChangeReply { .. }
+        | Body::Offer { .. }
+        | Body::Fetch { .. }
+        | Body::Chunk { .. }
         | Body::Commit { .. } => {}
         Body::Change { .. } => coverage.hit("changes passed on"),
         Body::TimeoutNow => coverage.hit("successors told to campaign"),
@@ -180,7 +204,7 @@ pub(crate) fn replied(coverage: &mut Coverage, reply: &Reply, is_read: bool) {
         Reply::Transferred { outcome: Err(_), .. } => coverage.hit("transfers refused"),
         Reply::Changed { outcome: Ok(_), .. } => coverage.hit("changes made"),
         Reply::Changed { outcome: Err(refused), .. } => coverage.hit(change_refused(refused)),
-        Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } => {}
+        Reply::Appended { .. } | Reply::Readable { .. } | Reply::Initialized { .. } | Reply::Snapshotted { .. } => {}
     }
 }
 

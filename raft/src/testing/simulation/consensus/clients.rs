@@ -28,6 +28,8 @@ pub(crate) struct Clients {
     pub(crate) readable: BTreeMap<RequestId, Index>,
     pub(crate) initializing: BTreeSet<RequestId>,
     pub(crate) changing: BTreeSet<RequestId>,
+    /// Images asked for, with the index that each must reflect.
+    pub(crate) snapshots: BTreeMap<RequestId, Index>,
     pub(crate) transfers: BTreeSet<RequestId>,
 }
 
@@ -75,6 +77,16 @@ impl Cluster {
         Ok(Input::Initialize { request, membership })
     }
 
+    #[cfg(test)]
+    pub(crate) fn snapshot(&mut self, id: NodeId) -> Result<Input, String> {
+        let request = self.next_request();
+        let node = self.node(id)?;
+        let (core, now) = node.core()?;
+        let applied = core.status(now).applied;
+        node.clients.snapshots.insert(request, applied);
+        Ok(Input::Snapshot { request })
+    }
+
     /// Prepares a change of the configuration; to be stepped.
     pub(crate) fn change(&mut self, id: NodeId, change: crate::change::Change) -> Result<Input, String> {
         let request = self.next_request();
@@ -99,7 +111,7 @@ impl Cluster {
     }
 
     fn initialized(&self, id: NodeId, done: bool) -> Result<(), String> {
-        if done && self.nodes[&id].disk.last() == LogId::ZERO {
+        if done && self.nodes[&id].ends_at() == Index::ZERO {
             return Err(format!("durability: {id} says that it is started, and its disk is empty"));
         }
         Ok(())
@@ -131,6 +143,7 @@ impl Cluster {
                         return Err(format!("answers: {id} gives {at} to r{} and to r{}", request.0, other.0.0));
                     }
                 }
+                self.forget_covered(id)?;
                 let known: Vec<_> = self.nodes[&id].applied.range(first.index..).map(|(_, at)| *at).collect();
                 let known = known.into_iter().filter_map(|at| self.checker.applied_at(at.index).cloned());
                 known.collect::<Vec<_>>().into_iter().try_for_each(|entry| self.settle(id, &entry))
@@ -176,12 +189,49 @@ impl Cluster {
                 }
                 Ok(())
             }
+            Reply::Snapshotted { request, last } => {
+                let wanted = clients.snapshots.remove(request).filter(|wanted| *wanted <= last.index);
+                wanted.map(drop).ok_or_else(unasked)
+            }
             Reply::Transferred { request, outcome: _ } if clients.transfers.remove(request) => Ok(()),
             Reply::Initialized { request, outcome } if clients.initializing.remove(request) => {
                 self.initialized(id, outcome.is_ok())
             }
             Reply::Transferred { .. } | Reply::Initialized { .. } => Err(unasked()),
         }
+    }
+
+    /// What an image brought is not applied one by one: whoever waits for the outcome there will not learn it here. Nothing of an earlier
+    /// term follows.
+    pub(crate) fn forget_covered(&mut self, id: NodeId) -> Result<(), String> {
+        let node = self.node(id)?;
+        let covered = node.covered;
+        let appended = &mut node.clients.appended;
+        let before = appended.len();
+        appended.retain(|(index, _), _| *index > covered.index);
+        let forgotten = before - appended.len();
+        let lost: Vec<_> =
+            appended.iter().filter(|((_, term), _)| *term < covered.term).map(|(at, w)| (*at, w.clone())).collect();
+        appended.retain(|(_, term), _| *term >= covered.term);
+        self.coverage.add("writes whose outcome an image covers", forgotten as u64);
+        for (_, (request, command)) in lost {
+            self.say(id, || format!("answers r{} lost, the image of {covered} is there", request.0));
+            self.checker.denied(&command)?;
+        }
+        Ok(())
+    }
+
+    /// The state machine has reached an index: reads that wait for it are served.
+    pub(crate) fn serve_upto(&mut self, id: NodeId, index: Index) -> Result<(), String> {
+        let readable = &mut self.node(id)?.clients.readable;
+        let ready: Vec<_> =
+            readable.iter().filter(|(_, wanted)| **wanted <= index).map(|(request, _)| *request).collect();
+        readable.retain(|_, wanted| *wanted > index);
+        for request in ready {
+            self.serve(request);
+            self.say(id, || format!("serves r{}", request.0));
+        }
+        Ok(())
     }
 
     /// An entry was applied at a node: whoever waits for its place learns the outcome. So does whoever waits for a later place

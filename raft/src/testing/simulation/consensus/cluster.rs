@@ -9,11 +9,13 @@ use std::time::Duration;
 use super::checker::Checker;
 use super::clients::Clients;
 use super::disk::Disk;
+use super::images::Images;
 use super::show;
 use crate::config::Config;
-use crate::consensus::{Boot, Consensus, Effects, Fetch, Input, Time, Write};
+use crate::consensus::{Boot, Consensus, Effects, Fetch, ImageWork, Input, Time, Write};
 use crate::message::{Message, RequestId};
 use crate::testing::simulation::{Coverage, Trace, TraceEvent};
+use crate::traits::{Published, SnapshotId, SnapshotMeta};
 use crate::types::{Entry, Index, LogId, Membership, NodeId, Peer};
 
 /// A step that causes more rounds of effects than this goes in circles.
@@ -60,6 +62,19 @@ pub(crate) struct Node {
     pub(crate) writing_since: Time,
     pub(crate) applying: VecDeque<Entry>,
     pub(crate) fetching: VecDeque<Fetch>,
+    pub(crate) images: Images,
+    /// An image to take once this is applied.
+    pub(super) freezing: Option<(SnapshotId, Index)>,
+    /// What is to be done with images, in order.
+    pub(crate) imaging: VecDeque<ImageWork>,
+    /// The image that is being received: the attempt, and what it holds.
+    pub(super) receiving: Option<(u64, SnapshotMeta)>,
+    /// An image by which the state is to be replaced, once what was handed out before is applied.
+    pub(crate) restoring: Option<Published>,
+    /// In this run, an image brought everything up to here.
+    pub(super) covered: LogId,
+    /// The view that is being written as an image.
+    pub(super) frozen: Option<SnapshotMeta>,
     /// What the state machine has applied in this run.
     pub(crate) applied: BTreeMap<Index, LogId>,
     /// What a state machine that is durable itself would remember after a crash.
@@ -77,6 +92,8 @@ pub(crate) struct Hold {
     pub(crate) disk: bool,
     pub(crate) apply: bool,
     pub(crate) fetch: bool,
+    pub(crate) snapshot: bool,
+    pub(crate) images: bool,
 }
 
 impl Node {
@@ -127,6 +144,13 @@ impl Cluster {
                     writing_since: Time::default(),
                     applying: VecDeque::new(),
                     fetching: VecDeque::new(),
+                    images: Images::default(),
+                    imaging: VecDeque::new(),
+                    receiving: None,
+                    restoring: None,
+                    covered: LogId::ZERO,
+                    freezing: None,
+                    frozen: None,
                     applied: BTreeMap::new(),
                     remembered: LogId::ZERO,
                     clients: Clients::default(),
@@ -196,16 +220,24 @@ impl Cluster {
         }
         node.boots += 1;
         let (torn, compacted) = (std::mem::take(&mut node.torn), node.disk.base != LogId::ZERO);
+        let cut = node.cut_what_an_image_has_overtaken()?;
+        // The state machine is brought to the newest image, unless it is further already.
+        let applied = if node.images.last().index > applied.index { node.images.last() } else { applied };
         let boot = Boot {
             id,
             log: node.disk.state(),
-            configurations: node.disk.configurations(applied.index),
+            configurations: node.configurations(applied.index),
+            snapshot: node.images.published(),
             applied,
             seed: seed.wrapping_mul(1000) + id.0 * 100 + node.boots,
         };
         node.applied = BTreeMap::from([(applied.index, applied)]);
         node.core = Some(Consensus::new(node.now, &config, boot));
-        for (class, met) in [("torn writes recovered", torn), ("starts from a compacted log", compacted)] {
+        for (class, met) in [
+            ("torn writes recovered", torn),
+            ("starts from a compacted log", compacted),
+            ("power lost between an image and its cut", cut),
+        ] {
             self.coverage.add(class, u64::from(met));
         }
         if self.transcript.is_none() {
@@ -220,8 +252,8 @@ impl Cluster {
         let (core, _) = node.core()?;
         let led = core.leader() == Some(id);
         let lost = node.writing.take();
-        if let Some(Write { write, .. }) = &lost {
-            let all = write.entries.len();
+        if let Some(write) = &lost {
+            let all = write.write.entries.len();
             if let Some(keep) = keep {
                 self.reach_disk(id, write, keep.min(all))?;
             }
@@ -232,6 +264,9 @@ impl Cluster {
         node.core = None;
         node.applying.clear();
         node.fetching.clear();
+        (node.freezing, node.frozen) = (None, None);
+        node.imaging.clear();
+        (node.receiving, node.restoring, node.covered) = (None, None, LogId::ZERO);
         node.applied.clear();
         node.clients = Clients::default();
         if lost.is_some() {
@@ -306,6 +341,11 @@ impl Cluster {
         }
     }
 
+    /// A backend completed something: the core may have more to do.
+    pub(super) fn stepped(&mut self) {
+        self.stepped = true;
+    }
+
     // Everything at once.
 
     /// Completes everything that is held back at a node, and holds nothing back from now on.
@@ -320,6 +360,8 @@ impl Cluster {
             self.fetch(id)?;
         }
         self.apply(id, Index(u64::MAX))?;
+        self.publish(id, true)?;
+        self.image(id, usize::MAX)?;
         self.drain(id)
     }
 

@@ -53,6 +53,12 @@ impl Seen {
         Ok(new)
     }
 
+    /// The configuration in force at an entry, in any log that holds it.
+    pub(crate) fn in_force_at(&self, entry: LogId) -> Option<(LogId, &Membership)> {
+        let at = self.in_force.get(&entry)?;
+        self.all.get(at).map(|membership| (*at, membership))
+    }
+
     /// A configuration that is known from a leader's memory, or from a disk.
     pub(crate) fn add(&mut self, at: LogId, membership: &Membership) {
         self.all.entry(at).or_insert_with(|| membership.clone());

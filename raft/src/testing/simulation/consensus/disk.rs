@@ -33,18 +33,23 @@ impl Disk {
         id.index <= self.base.index || self.holds(id)
     }
 
-    /// Forgets the entries up to this one, which is committed.
-    pub(crate) fn compact(&mut self, upto: Index) {
-        let Some(last) = self.get(upto).map(|entry| entry.id) else { return };
-        let forgotten = usize::try_from(upto.since(self.base.index)).unwrap_or(usize::MAX);
+    /// Forgets the entries up to this one, which is committed. Of what is not there, the configuration has to be told afterwards.
+    pub(crate) fn compact(&mut self, upto: LogId) {
+        if upto.index <= self.base.index {
+            return;
+        }
+        let all = self.entries.len();
+        let forgotten =
+            if self.holds(upto) { usize::try_from(upto.index.since(self.base.index)).unwrap_or(all) } else { all };
         for entry in self.entries.drain(..forgotten) {
             if entry.kind == EntryKind::Config
+                && entry.id.index <= upto.index
                 && let Ok(membership) = Membership::decode(&entry.data)
             {
                 self.base_membership = Some((entry.id, membership));
             }
         }
-        self.base = last;
+        self.base = upto;
     }
 
     /// What a node finds here when it starts.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::disk::Disk;
 use super::timed::Timed;
 use crate::config::Config;
 use crate::consensus::RoleKind;
@@ -81,6 +82,9 @@ impl Timed<'_> {
         }
         let timeout = self.world.swarm.config.election_timeout;
         self.agree()?;
+        // A successor may have been told to campaign before, and do so now.
+        self.run(timeout)?;
+        self.agree()?;
         let (mut written, mut asked) = (Vec::new(), Vec::new());
         for id in &ids {
             // One after the other: limits may be so small that another at the same time is refused.
@@ -127,14 +131,25 @@ impl Timed<'_> {
     /// the logs agree. So each piece may take more than a round trip, as may each term in which the logs differ.
     pub(super) fn catching_up(&self) -> Duration {
         let (swarm, config) = (&self.world.swarm, &self.world.swarm.config);
-        let longest = self.world.cluster.nodes.values().map(|node| &node.disk).max_by_key(|disk| disk.last().index);
-        let (entries, end) = longest.map_or((&[][..], 0), |disk| (disk.entries.as_slice(), disk.last().index.0));
         let limit = config.max_append_bytes.min(config.max_write_bytes).min(config.max_applying_bytes);
-        let terms =
-            entries.iter().zip(entries.iter().skip(1)).filter(|(one, next)| one.id.term != next.id.term).count();
-        let trips = (pieces(entries, limit) + terms as u64).min(end);
+        // Any of them may lead, and some have cut off more of their logs than others.
+        let trips = self.world.cluster.nodes.values().map(|node| trips(&node.disk, limit)).max().unwrap_or_default();
         let trip = swarm.latency * 6 + swarm.disk_latency * 6 + Duration::from_millis(2);
-        trip * u32::try_from(trips).unwrap_or(u32::MAX)
+        trip * u32::try_from(trips).unwrap_or(u32::MAX) + self.receiving_images()
+    }
+
+    /// How long an image takes on its way to a node, in pieces as large as all limits allow; and once more, for a newer one may take its
+    /// place. Whoever asks a node that is not there any more notices it, and so does one that asks for an image that is gone. What is lost,
+    /// for the leader may be one of those that do not work, is missed after an election timeout.
+    fn receiving_images(&self) -> Duration {
+        let (swarm, config) = (&self.world.swarm, &self.world.swarm.config);
+        let longest =
+            self.world.cluster.nodes.values().filter_map(|node| node.images.published().map(|image| image.len));
+        let Some(longest) = longest.max() else { return Duration::ZERO };
+        let parts = longest.div_ceil(config.snapshot_chunk_bytes.min(config.snapshot_window_bytes)) + 4;
+        let trip = swarm.latency * 4 + Duration::from_millis(2);
+        let lost = u32::try_from(parts * 2 * swarm.weather.drop / 100).unwrap_or(u32::MAX);
+        config.election_timeout * (8 + lost) + trip * u32::try_from(parts * 2).unwrap_or(u32::MAX)
     }
 
     fn agreement(&mut self) -> Result<(), String> {
@@ -143,6 +158,9 @@ impl Timed<'_> {
         let [leader] = leaders[..] else {
             return Err(format!("agreement: after the healing these lead: {leaders:?}"));
         };
+        if let Some(to) = leader.transferring_to {
+            return Err(format!("agreement: {} hands over to {to}", leader.id));
+        }
         for status in &statuses {
             let same = status.term == leader.term && status.leader == Some(leader.id) && status.last == leader.last;
             if !same || status.applied != leader.last.index || status.stored != leader.last.index {
@@ -166,6 +184,13 @@ impl Timed<'_> {
         }
         Ok(())
     }
+}
+
+/// How many round trips it takes at most to bring a log to a node that has nothing of it.
+fn trips(disk: &Disk, limit: u64) -> u64 {
+    let entries = disk.entries.as_slice();
+    let terms = entries.iter().zip(entries.iter().skip(1)).filter(|(one, next)| one.id.term != next.id.term).count();
+    (pieces(entries, limit) + terms as u64).min(disk.last().index.0)
 }
 
 /// How many messages or writes of so many bytes these entries fill: a larger entry passes alone.

@@ -15,7 +15,7 @@ impl Checker {
     /// Nodes that are to vote from an entry on have caught up before (thesis §4.2.1).
     pub(super) fn caught_up(&self, nodes: &Nodes, at: LogId, new: &NewVoters) -> Result<(), String> {
         let Some(upto) = self.settled(new.upto).filter(|_| self.limits.is_some()) else { return Ok(()) };
-        match new.ids.iter().find(|id| nodes.get(id).is_some_and(|node| !node.disk.held(upto))) {
+        match new.ids.iter().find(|id| nodes.get(id).is_some_and(|node| !node.held(upto))) {
             Some(id) => Err(format!("new voters: {id} votes from {at} on, and does not even hold {upto}")),
             None => Ok(()),
         }

@@ -14,6 +14,7 @@ mod clients;
 mod cluster;
 mod configurations;
 mod disk;
+mod images;
 mod links;
 mod liveness;
 mod members;

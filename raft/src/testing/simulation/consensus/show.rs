@@ -7,11 +7,11 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use crate::change::{Change, Edit};
-use crate::consensus::{InitializeRefused, Note, RefusedReason, Reply, TransferRefused};
+use crate::consensus::{InitializeRefused, Note, RefusedReason, Reply, TransferRefused, Write};
 use crate::message::{AppendReply, Body, ChangeOutcome, ForwardOutcome, Message};
 #[cfg(test)]
 use crate::metrics::{ReplicationState, Status};
-use crate::traits::{HardState, LogWrite};
+use crate::traits::{HardState, SnapshotId};
 use crate::types::{Entry, EntryKind, NodeId};
 
 /// Payloads longer than this are shown by their length.
@@ -40,10 +40,11 @@ pub(crate) fn hard_state(state: HardState) -> String {
     state.voted_for.map_or_else(|| format!("{}", state.term), |vote| format!("{} vote={vote}", state.term))
 }
 
-pub(crate) fn write(write: &LogWrite) -> String {
+pub(crate) fn write(Write { compact, write, .. }: &Write) -> String {
+    let cut = compact.map(|upto| format!("cut upto {upto}"));
     let state = write.hard_state.map(hard_state);
     let list = (!write.entries.is_empty()).then(|| entries(&write.entries));
-    [state, list].into_iter().flatten().collect::<Vec<_>>().join(" ")
+    [cut, state, list].into_iter().flatten().collect::<Vec<_>>().join(" ")
 }
 
 pub(crate) fn message(message: &Message) -> String {
@@ -83,10 +84,21 @@ pub(crate) fn message(message: &Message) -> String {
             format!("r{} {outcome}", request.0)
         }
         Body::ForwardReply { request, outcome: ForwardOutcome::Moved } => format!("r{} moved", request.0),
+        Body::Offer { image } => format!("image of {}, {} bytes", image.meta.last, image.len),
+        Body::Fetch { image, offset, max } => format!("{}..{} of {}", offset, offset + max, short(*image)),
+        Body::Chunk { image, offset, part } => match part {
+            Some(part) => format!("{}..{} of {}", offset, offset + part.data.len() as u64, short(*image)),
+            None => format!("there is no {}", short(*image)),
+        },
         Body::Commit { index } => format!("commit={}", index.0),
         Body::TimeoutNow => return format!("TimeoutNow ({})", message.term),
     };
     format!("{} {text} ({})", message.name(), message.term)
+}
+
+/// Enough of an image's name.
+pub(crate) fn short(image: SnapshotId) -> String {
+    format!("#{:04x}", image.0 >> 48)
 }
 
 pub(crate) fn change(change: &Change) -> String {
@@ -118,6 +130,17 @@ pub(crate) fn note(note: &Note) -> String {
         Note::Truncated { from, upto } => format!("truncates {}..={}", from.0, upto.0),
         Note::Membership { index, membership } => format!("has the members {membership} of entry {}", index.0),
         Note::Removed { index } => format!("is removed by entry {}", index.0),
+        Note::SnapshotTaken { last, len } => format!("has an image of {last}, {len} bytes"),
+        Note::ReceivingSnapshot { from, last, stored, len, rate: _ } => {
+            format!("receives the image of {last} from {from}: {stored} of {len} bytes")
+        }
+        Note::SnapshotInstalled { last, len } => format!("installs an image of {last}, {len} bytes"),
+        Note::SnapshotDamaged { from, last, part: true } => {
+            format!("drops a damaged part of the image of {last} from {from}")
+        }
+        Note::SnapshotDamaged { from, last, part: false } => {
+            format!("drops the image of {last} from {from}: it is damaged")
+        }
         Note::Ignored { from, message, why } => format!("ignores {message} of {from}: {why}"),
         Note::Violation { from, message, why } => format!("VIOLATION in {message} of {from}: {why}"),
     }
@@ -141,6 +164,7 @@ pub(crate) fn reply(reply: &Reply) -> String {
         Reply::Readable { request, index } => format!("r{} readable at {}", request.0, index.0),
         Reply::Changed { request, outcome: Ok(id) } => format!("r{} changed to the configuration {id}", request.0),
         Reply::Changed { request, outcome: Err(refused) } => format!("r{} not changed: {refused}", request.0),
+        Reply::Snapshotted { request, last } => format!("r{} there is an image of {last}", request.0),
         Reply::Initialized { request, outcome } => {
             let outcome = match outcome {
                 Ok(()) => "initialized".into(),
@@ -184,6 +208,9 @@ pub(crate) fn status(status: &Status) -> String {
         status.commit.0,
         status.applied.0
     );
+    if let Some(snapshot) = status.snapshot {
+        let _ = write!(text, " base={} snapshot={}", status.base, snapshot.last);
+    }
     if let Some(configuration) = status.configuration.as_ref().filter(|found| !found.committed && found.id.index.0 > 1)
     {
         let _ = write!(text, " uncommitted={}", configuration.id);
@@ -197,10 +224,18 @@ pub(crate) fn status(status: &Status) -> String {
             let _ = write!(text, ", {id} is catching up");
         }
     }
+    if let Some(receiving) = status.receiving {
+        let _ = write!(
+            text,
+            "\n   receives the image of {} from {}: {} of {} bytes",
+            receiving.last, receiving.from, receiving.stored, receiving.len
+        );
+    }
     for peer in &status.peers {
         let state = match peer.state {
             ReplicationState::Probe => "probe",
             ReplicationState::Replicate => "replicate",
+            ReplicationState::Snapshot => "snapshot",
         };
         let silent = peer.silent_for.map_or_else(|| "unheard".into(), |time| format!("silent={}ms", time.as_millis()));
         let _ = write!(

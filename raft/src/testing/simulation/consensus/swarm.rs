@@ -30,6 +30,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "hint",
     "change",
     "hurry",
+    "damage",
 ];
 
 /// About how many requests there are in a run with a clock.
@@ -65,6 +66,7 @@ pub(crate) struct Weather {
     pub(crate) reorder: u64,
     pub(crate) late: u64,
     pub(crate) hurry: u64,
+    pub(crate) damage: u64,
     pub(crate) tear: u64,
     pub(crate) compact: u64,
     pub(crate) keep: u64,
@@ -135,6 +137,11 @@ fn config(random: &mut Random) -> Config {
         max_tail_bytes: pick(random, &[1, 300, 1000, 1 << 20]),
         max_uncommitted_bytes: pick(random, &[500, 2000, 1 << 20]),
         max_pending_requests: pick(random, &[3, 1 << 16]),
+        snapshot_entries: pick(random, &[u64::MAX, 3, 10, 10, 30, 100]),
+        snapshot_bytes: pick(random, &[u64::MAX, 1000, 5000]),
+        trailing_entries: pick(random, &[0, 1, 5, 20]),
+        snapshot_chunk_bytes: pick(random, &[1, 7, 30, 1000]),
+        snapshot_window_bytes: pick(random, &[1, 20, 1 << 20]),
         stall_timeout: Duration::from_millis(pick(random, &[200, 1000])),
         catch_up_timeout: election_timeout * pick(random, &[3, 10, 40]),
         ..Config::default()
@@ -154,6 +161,7 @@ impl Weather {
             reorder: chance("reorder", 60) * calm / 3,
             late: chance("late", 5) * calm / 3,
             hurry: chance("hurry", 60),
+            damage: chance("damage", 20) * calm / 3,
             tear: chance("tear", 100),
             compact: chance("compact", 60),
             keep: chance("keep", 60),

@@ -26,6 +26,7 @@ enum Event {
     Stored(NodeId, u64),
     Applied(NodeId, u64),
     Fetched(NodeId, u64),
+    Imaged(NodeId, u64),
     /// What several inputs caused is collected.
     Drain(NodeId, u64),
     Start(NodeId),
@@ -51,6 +52,7 @@ struct Machine {
     storing: bool,
     applying: bool,
     fetching: bool,
+    imaging: bool,
     draining: bool,
 }
 
@@ -80,6 +82,7 @@ impl<'a> Timed<'a> {
             storing: false,
             applying: false,
             fetching: false,
+            imaging: false,
             draining: false,
         };
         let machines = world.ids.iter().map(|id| (*id, machine())).collect();
@@ -94,7 +97,8 @@ impl<'a> Timed<'a> {
             timed.post(from, to, message);
         }
         for id in timed.world.ids.clone() {
-            timed.world.cluster.node(id)?.hold = Hold { disk: true, apply: true, fetch: true };
+            timed.world.cluster.node(id)?.hold =
+                Hold { disk: true, apply: true, fetch: true, snapshot: false, images: true };
             if timed.world.is_up(id) {
                 timed.world.cluster.drain(id)?;
                 timed.follow_up(id)?;
@@ -147,6 +151,7 @@ impl<'a> Timed<'a> {
             | Event::Stored(id, _)
             | Event::Applied(id, _)
             | Event::Fetched(id, _)
+            | Event::Imaged(id, _)
             | Event::Drain(id, _) => Some(*id),
             Event::Start(_) | Event::Fault | Event::Request => None,
         };
@@ -172,11 +177,18 @@ impl<'a> Timed<'a> {
                 self.world.cluster.fetch(id)?;
                 self.settle(id)
             }
+            Event::Imaged(id, boots) if self.is_run(id, boots) => {
+                self.machine(id)?.imaging = false;
+                self.world.cluster.image(id, 1)?;
+                self.settle(id)
+            }
             Event::Drain(id, boots) if self.is_run(id, boots) => {
                 self.machine(id)?.draining = false;
                 self.settle(id)
             }
-            Event::Stored(..) | Event::Applied(..) | Event::Fetched(..) | Event::Drain(..) => Ok(()),
+            Event::Stored(..) | Event::Applied(..) | Event::Fetched(..) | Event::Imaged(..) | Event::Drain(..) => {
+                Ok(())
+            }
             Event::Start(id) => self.start(id),
             Event::Fault => self.fault(),
             Event::Request => self.request(),
@@ -259,8 +271,9 @@ impl<'a> Timed<'a> {
         self.machine(id)?.applying = false;
         let some = self.world.random.below(8);
         let next = self.world.cluster.node(id)?.applying.front().map(|entry| entry.id.index);
-        if let Some(next) = next {
-            self.world.cluster.apply(id, next.plus(some))?;
+        match next {
+            Some(next) => self.world.cluster.apply(id, next.plus(some))?,
+            None => self.world.cluster.apply(id, Index(u64::MAX))?,
         }
         self.settle(id)
     }
@@ -276,16 +289,23 @@ impl<'a> Timed<'a> {
         }
         let node = self.world.cluster.node(id)?;
         let (boots, now, wake) = (node.boots, node.now, node.next_wake());
-        let (storing, applying, fetching) =
-            (node.writing.is_some(), !node.applying.is_empty(), !node.fetching.is_empty());
+        let (storing, fetching, imaging) =
+            (node.writing.is_some(), !node.fetching.is_empty(), !node.imaging.is_empty());
+        let applying = !node.applying.is_empty() || node.restoring.is_some();
         let machine = self.machine(id)?;
         if machine.boots != boots {
             machine.boots = boots;
-            (machine.storing, machine.applying, machine.fetching, machine.draining) = (false, false, false, false);
+            (machine.storing, machine.applying, machine.fetching) = (false, false, false);
+            (machine.imaging, machine.draining) = (false, false);
         }
         let store = storing && !std::mem::replace(&mut machine.storing, storing);
         let apply = applying && !std::mem::replace(&mut machine.applying, applying);
         let fetch = fetching && !std::mem::replace(&mut machine.fetching, fetching);
+        let image = imaging && !std::mem::replace(&mut machine.imaging, imaging);
+        if image {
+            let after = self.backend_time(id, self.world.swarm.weather.fetch);
+            self.schedule(after, Event::Imaged(id, boots));
+        }
         if store {
             let after = self.disk_time(id)?;
             self.schedule(after, Event::Stored(id, boots));
@@ -336,11 +356,12 @@ impl<'a> Timed<'a> {
     }
 
     /// A message begins its way.
-    fn post(&mut self, from: NodeId, to: NodeId, message: Message) {
+    fn post(&mut self, from: NodeId, to: NodeId, mut message: Message) {
         let latency = self.world.swarm.latency;
         let mut after = latency + self.world.random.duration(latency);
         if !self.world.is_steady(from, to) {
             let weather = self.world.swarm.weather.clone();
+            self.world.damage(&mut message);
             let coverage = &mut self.world.cluster.coverage;
             if self.world.random.percent(weather.drop) {
                 coverage.hit("messages lost");

@@ -5,9 +5,11 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::cluster::Cluster;
+use super::images::flip;
 use super::swarm::Swarm;
 use crate::change::Change;
 use crate::consensus::Input;
+use crate::message::{Body, Message};
 use crate::testing::Random;
 use crate::testing::simulation::Options;
 use crate::types::{Index, LogId, Membership, NodeId, Peer};
@@ -183,10 +185,24 @@ impl World {
         self.cluster.step(id, input)
     }
 
+    /// A part of an image is damaged on its way, now and then.
+    pub(crate) fn damage(&mut self, message: &mut Message) {
+        let Body::Chunk { part: Some(part), .. } = &mut message.body else { return };
+        if self.random.percent(self.swarm.weather.damage) {
+            part.data = flip(&part.data, self.random.any());
+            self.cluster.coverage.hit("parts of images damaged on their way");
+        }
+    }
+
     /// Power is lost at a node: what it was writing is gone, or a part of it is there.
     pub(crate) fn crash(&mut self, id: NodeId) -> Result<(), String> {
         let torn = self.random.percent(self.swarm.weather.tear);
         let keep = torn.then(|| usize::try_from(self.random.below(4)).unwrap_or_default());
+        // Few crashes meet an image that is being received.
+        if self.random.percent(self.swarm.weather.damage * 6) {
+            let which = self.random.any();
+            self.cluster.node(id)?.images.damage_unfinished(which);
+        }
         self.cluster.crash(id, keep)
     }
 
@@ -195,7 +211,10 @@ impl World {
         let remembered = self.cluster.node(id)?.remembered;
         if self.random.percent(self.swarm.weather.compact) {
             let upto = self.compactable(id).min(remembered.index);
-            self.cluster.node(id)?.disk.compact(upto);
+            let disk = &mut self.cluster.node(id)?.disk;
+            if let Some(upto) = disk.get(upto).map(|entry| entry.id) {
+                disk.compact(upto);
+            }
         }
         let kept = self.random.percent(self.swarm.weather.keep) && remembered != LogId::ZERO;
         self.cluster.coverage.add("state machines that kept what they applied", u64::from(kept));
@@ -208,7 +227,7 @@ impl World {
     fn compactable(&self, id: NodeId) -> Index {
         let held = |index: Index| {
             let Some(entry) = self.cluster.checker.applied_at(index) else { return false };
-            self.cluster.nodes.values().all(|node| node.disk.held(entry.id))
+            self.cluster.nodes.values().all(|node| node.held(entry.id))
         };
         let ends = self.cluster.nodes.values().map(|node| node.disk.last().index);
         let mut upto = ends.min().unwrap_or_default().min(self.cluster.checker.visible());

@@ -216,6 +216,9 @@ impl Seen {
                 }
                 Body::ReadIndexReply { request, index } => (request, index).hash(&mut hasher),
                 Body::Commit { index } => index.hash(&mut hasher),
+                Body::Offer { image } => image.hash(&mut hasher),
+                Body::Fetch { image, offset, max } => (image, offset, max).hash(&mut hasher),
+                Body::Chunk { image, offset, part } => (image, offset, part).hash(&mut hasher),
             }
         }
         hasher.finish()
@@ -233,6 +236,9 @@ fn describe(batch: &[Envelope]) -> String {
         }
         if let Body::Forward { request, commands } = &message.body {
             return format!("{term} Forward {:x}, {} commands", request.0, commands.len());
+        }
+        if let Body::Chunk { image, offset, part: Some(part) } = &message.body {
+            return format!("{term} Chunk of {image} from {offset} on, {} bytes", part.data.len());
         }
         format!("{term} {:?}", message.body)
     };

@@ -426,6 +426,14 @@ async fn watch(
                 record.node(node, "is removed");
                 record.hit("nodes that learned that they are removed");
             }
+            Event::SnapshotTaken { last, len } => {
+                record.hit("snapshots taken");
+                record.node(node, format!("took an image of {last}, {len} bytes"));
+            }
+            Event::SnapshotInstalled { last, len } => {
+                record.hit("snapshots installed");
+                record.node(node, format!("installed an image of {last}, {len} bytes"));
+            }
             Event::Leader { .. } => {}
             Event::Missed { count } => record.node(node, format!("{count} events missed")),
             Event::Stopped(fatal) => {

@@ -4,7 +4,6 @@ use super::super::{classes, show};
 use super::{Cluster, MAX_ROUNDS};
 use crate::consensus::{Effects, Fetch, Input, Note, Write};
 use crate::message::Message;
-use crate::traits::LogWrite;
 use crate::types::{Entry, Index, NodeId};
 
 impl Cluster {
@@ -57,13 +56,19 @@ impl Cluster {
         for reply in effects.replies.drain(..) {
             self.reply(id, reply)?;
         }
+        if let Some(image) = effects.restore.take() {
+            self.begin_restore(id, image)?;
+        }
         if !effects.apply.is_empty() {
             self.begin_apply(id, std::mem::take(&mut effects.apply))?;
+        }
+        if let Some(snapshot) = effects.snapshot.take() {
+            self.begin_snapshot(id, snapshot)?;
         }
         for fetch in effects.fetch.drain(..) {
             self.begin_fetch(id, fetch)?;
         }
-        Ok(())
+        self.begin_images(id, std::mem::take(&mut effects.images))
     }
 
     fn send(&mut self, id: NodeId, to: NodeId, message: Message) -> Result<(), String> {
@@ -90,7 +95,7 @@ impl Cluster {
 
     fn begin_write(&mut self, id: NodeId, write: Write) -> Result<(), String> {
         let held = self.node(id)?.hold.disk;
-        self.say(id, || format!("{} {}", if held { "writes" } else { "stores" }, show::write(&write.write)));
+        self.say(id, || format!("{} {}", if held { "writes" } else { "stores" }, show::write(&write)));
         self.checker.written(&write.write)?;
         let node = self.node(id)?;
         node.writing_since = node.now;
@@ -103,19 +108,28 @@ impl Cluster {
     /// Completes the write that is under way, if there is one.
     pub(crate) fn store(&mut self, id: NodeId, announce: bool) -> Result<(), String> {
         let node = self.node(id)?;
-        let Some(Write { seq, write }) = node.writing.take() else { return Ok(()) };
-        self.reach_disk(id, &write, write.entries.len())?;
+        let Some(write) = node.writing.take() else { return Ok(()) };
+        self.reach_disk(id, &write, write.write.entries.len())?;
         if announce {
             self.say(id, || format!("stored {}", show::write(&write)));
         }
         self.stepped = true;
         let (core, now) = self.node(id)?.core()?;
-        core.step(now, Input::Stored { seq });
+        core.step(now, Input::Stored { seq: write.seq });
         Ok(())
     }
 
     /// A write reaches the disk, or its first `keep` entries do.
-    pub(super) fn reach_disk(&mut self, id: NodeId, write: &LogWrite, keep: usize) -> Result<(), String> {
+    pub(super) fn reach_disk(
+        &mut self,
+        id: NodeId,
+        Write { compact, write, .. }: &Write,
+        keep: usize,
+    ) -> Result<(), String> {
+        if let Some(upto) = compact {
+            self.node(id)?.compact(*upto);
+            self.coverage.hit("logs compacted");
+        }
         let kept = write.entries.get(..keep).unwrap_or_default();
         let node = self.node(id)?;
         let first = kept.first().map(|entry| entry.id.index.prev());
@@ -150,6 +164,10 @@ impl Cluster {
     /// Lets the state machine apply what waits for it, up to an index.
     pub(crate) fn apply(&mut self, id: NodeId, upto: Index) -> Result<(), String> {
         let mut last = None;
+        let node = self.node(id)?;
+        let frozen_at = node.freezing.as_ref().map_or(Index(u64::MAX), |(_, at)| *at);
+        let restored_at = node.restoring.as_ref().map_or(Index(u64::MAX), |image| image.meta.last.index);
+        let (upto, whole) = (upto.min(frozen_at).min(restored_at), upto);
         while self.node(id)?.applying.front().is_some_and(|entry| entry.id.index <= upto) {
             let node = self.node(id)?;
             let Some(entry) = node.applying.pop_front() else { break };
@@ -163,23 +181,20 @@ impl Cluster {
             self.settle(id, &entry)?;
             last = Some(entry.id.index);
         }
-        let Some(index) = last else { return Ok(()) };
+        let Some(index) = last else { return self.restore(id, whole) };
         let held = self.node(id)?.hold.apply;
         if held {
             self.say(id, || format!("applied {}", index.0));
         }
-        let readable = &mut self.node(id)?.clients.readable;
-        let ready: Vec<_> =
-            readable.iter().filter(|(_, wanted)| **wanted <= index).map(|(request, _)| *request).collect();
-        readable.retain(|_, wanted| *wanted > index);
-        for request in ready {
-            self.serve(request);
-            self.say(id, || format!("serves r{}", request.0));
-        }
+        self.serve_upto(id, index)?;
         self.stepped = true;
         let (core, now) = self.node(id)?.core()?;
         core.step(now, Input::Applied { index });
-        Ok(())
+        if index == frozen_at {
+            self.freeze(id)?;
+            return self.apply(id, whole);
+        }
+        self.restore(id, whole)
     }
 
     fn begin_fetch(&mut self, id: NodeId, fetch: Fetch) -> Result<(), String> {
@@ -198,7 +213,8 @@ impl Cluster {
     pub(crate) fn fetch(&mut self, id: NodeId) -> Result<(), String> {
         let node = self.node(id)?;
         let Some(Fetch { purpose, range, max_bytes }) = node.fetching.pop_front() else { return Ok(()) };
-        if node.disk.get(range.start).is_none() && !node.hold.fetch {
+        // What is read while the log is cut may be gone; the core knows.
+        if node.disk.get(range.start).is_none() && !node.hold.fetch && range.start > node.disk.base.index {
             return Err(format!(
                 "{id} fetches from {}, which is not on its disk: {}",
                 range.start,
