@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use raftkv::{Inbox, Lane as Kind, Peer};
 use tokio::task::AbortHandle;
-use tonic::transport::Endpoint;
+use tokio::time::timeout;
+use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use crate::lane::{Failure, explain, explain_status};
+use crate::lane::{CLOSED_OR_SILENT, Failure, explain, explain_status};
 use crate::options::{Options, PROTOCOL_VERSION};
 use crate::queue::{self, Feed, Outgoing};
 use crate::transport::Local;
@@ -49,25 +50,30 @@ impl Dialer {
         queue::queue(self.options.max_queued_batches, self.options.max_queued_bytes, hello)
     }
 
-    /// Connects, says hello, and waits for the welcome. The caller bounds the time.
-    pub(crate) async fn dial(&self, peer: &Peer, kind: Kind, outgoing: Outgoing) -> Result<Connection, Failure> {
+    /// Connects, says hello, and waits for the welcome. Silence of the process there is borne `patience` times as long as the options say;
+    /// its machine has to answer in time.
+    pub(crate) async fn dial(
+        &self,
+        peer: &Peer,
+        kind: Kind,
+        outgoing: Outgoing,
+        patience: u32,
+    ) -> Result<Connection, Failure> {
         let tasks = Tasks::new();
-        let endpoint = self.endpoint(peer, kind)?.executor(tasks.executor());
-        let channel = endpoint.connect().await.map_err(|e| Failure::unreachable(explain(&e)))?;
-        let mut client = PeersClient::new(channel);
-        let mut replies = client.open_lane(outgoing).await.map_err(|s| failure(&s))?.into_inner();
-        match replies.message().await {
-            Ok(Some(welcome)) if welcome.version == PROTOCOL_VERSION => Ok(Connection { replies, _tasks: tasks }),
-            Ok(Some(welcome)) => Err(Failure::refused(format!(
-                "it speaks version {} of the protocol, and this node version {PROTOCOL_VERSION}: upgrade the older one",
-                welcome.version
-            ))),
-            Ok(None) => Err(Failure::unreachable("it closed the stream without a welcome")),
-            Err(status) => Err(failure(&status)),
+        let endpoint = self.endpoint(peer, kind, patience)?.executor(tasks.executor());
+        let limit = self.options.connect_timeout;
+        let channel = match timeout(limit, endpoint.connect()).await {
+            Ok(connected) => connected.map_err(|e| Failure::unreachable(explain(&e)))?,
+            Err(_) => return Err(Failure::unreachable(format!("no answer within {limit:?}"))),
+        };
+        let limit = limit * patience;
+        match timeout(limit, welcome(channel, outgoing)).await {
+            Ok(welcomed) => welcomed.map(|replies| Connection { replies, _tasks: tasks }),
+            Err(_) => Err(Failure::silent(format!("no answer within {limit:?}"))),
         }
     }
 
-    fn endpoint(&self, peer: &Peer, kind: Kind) -> Result<Endpoint, Failure> {
+    fn endpoint(&self, peer: &Peer, kind: Kind, patience: u32) -> Result<Endpoint, Failure> {
         let options = &self.options;
         let keep_alive_timeout = match kind {
             Kind::Control => options.control_keep_alive_timeout,
@@ -78,11 +84,25 @@ impl Dialer {
         Ok(endpoint
             .tcp_nodelay(true)
             .http2_keep_alive_interval(options.keep_alive_interval)
-            .keep_alive_timeout(keep_alive_timeout)
+            .keep_alive_timeout(keep_alive_timeout * patience)
             .keep_alive_while_idle(true))
     }
 }
 
+/// Says hello, and waits for the welcome.
+async fn welcome(channel: Channel, outgoing: Outgoing) -> Result<Streaming<pb::Welcome>, Failure> {
+    let mut client = PeersClient::new(channel);
+    let mut replies = client.open_lane(outgoing).await.map_err(|s| failure(&s))?.into_inner();
+    match replies.message().await {
+        Ok(Some(welcome)) if welcome.version == PROTOCOL_VERSION => Ok(replies),
+        Ok(Some(welcome)) => Err(Failure::refused(format!(
+            "it speaks version {} of the protocol, and this node version {PROTOCOL_VERSION}: upgrade the older one",
+            welcome.version
+        ))),
+        Ok(None) => Err(Failure::unreachable("it closed the stream without a welcome")),
+        Err(status) => Err(failure(&status)),
+    }
+}
 impl Connection {
     /// Waits for the end, and tells why.
     pub(crate) async fn lost(&mut self) -> Failure {
@@ -109,7 +129,8 @@ fn failure(status: &Status) -> Failure {
     if REFUSALS.contains(&status.code()) {
         return Failure::refused(status.message());
     }
-    Failure::unreachable(explain_status(status))
+    let reason = explain_status(status);
+    if reason == CLOSED_OR_SILENT { Failure::silent(reason) } else { Failure::unreachable(reason) }
 }
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;

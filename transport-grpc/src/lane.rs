@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use raftkv::{Lane as Kind, Peer, TransportError};
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
 
 use crate::connection::{Connection, Dialer};
@@ -42,16 +42,22 @@ enum State {
 #[derive(Clone, Debug)]
 pub(crate) struct Failure {
     pub(crate) refused: bool,
+    /// Whether the peer said nothing, or may have: one that is slow looks like that as well.
+    pub(crate) silent: bool,
     pub(crate) reason: Arc<str>,
 }
 
 impl Failure {
     pub(crate) fn unreachable(reason: impl Into<Arc<str>>) -> Self {
-        Self { refused: false, reason: reason.into() }
+        Self { refused: false, silent: false, reason: reason.into() }
+    }
+
+    pub(crate) fn silent(reason: impl Into<Arc<str>>) -> Self {
+        Self { silent: true, ..Self::unreachable(reason) }
     }
 
     pub(crate) fn refused(reason: impl Into<Arc<str>>) -> Self {
-        Self { refused: true, reason: reason.into() }
+        Self { refused: true, silent: false, reason: reason.into() }
     }
 
     fn error(self, peer: &Peer) -> TransportError {
@@ -81,6 +87,7 @@ impl Lane {
             shared: shared.clone(),
             kind,
             backoff: Backoff::new(&dialer.options),
+            patience: Patience::default(),
             idle_at: Instant::now() + dialer.options.idle_timeout,
             dialer,
             said: None,
@@ -145,6 +152,7 @@ struct Keeper {
     kind: Kind,
     dialer: Dialer,
     backoff: Backoff,
+    patience: Patience,
     idle_at: Instant,
     said: Option<Said>,
 }
@@ -174,11 +182,15 @@ impl Keeper {
                     let since = Instant::now();
                     match self.stay(connection).await {
                         End::Idle => break,
-                        End::Lost(failure) => (failure, since.elapsed() >= self.dialer.options.max_backoff),
+                        End::Lost(failure) => {
+                            self.patience.lived(since.elapsed());
+                            (failure, since.elapsed() >= self.dialer.options.max_backoff)
+                        }
                     }
                 }
                 Err(failure) => (failure, false),
             };
+            self.patience.failed(&failure);
             self.say_failed(&failure);
             if let Some(inbox) = self.dialer.losses.get() {
                 inbox.peer_lost(self.shared.peer.id);
@@ -201,11 +213,7 @@ impl Keeper {
     }
 
     async fn connect(&self, outgoing: Outgoing) -> Result<Connection, Failure> {
-        let limit = self.dialer.options.connect_timeout;
-        match timeout(limit, self.dialer.dial(&self.shared.peer, self.kind, outgoing)).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Failure::unreachable(format!("no answer within {limit:?}"))),
-        }
+        self.dialer.dial(&self.shared.peer, self.kind, outgoing, self.patience.0).await
     }
 
     async fn stay(&mut self, mut connection: Connection) -> End {
@@ -246,6 +254,38 @@ impl Keeper {
             warn!(%peer, %lane, %reason, "connection lost; trying to restore it");
         } else {
             warn!(%peer, %lane, %reason, "unreachable; trying until it is");
+        }
+    }
+}
+
+/// How many times longer than the options say a silent peer is waited for.
+///
+/// On machines that are too busy, an answer may take longer than that, from a peer that is alive. To give up then, and begin anew, loses
+/// what was done so far, and is more to do for both: the connections of a whole cluster were seen to be made and given up without end, at
+/// a load under which a single attempt would have been done after some seconds.
+struct Patience(u32);
+
+/// The most. It bounds how late a way that carries nothing any more is given up.
+const MOST_PATIENCE: u32 = 4;
+/// A connection that lasted this long was not broken by too little patience.
+const LONG_LIFE: Duration = Duration::from_secs(30);
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self(1)
+    }
+}
+
+impl Patience {
+    fn lived(&mut self, time: Duration) {
+        if time >= LONG_LIFE {
+            *self = Self::default();
+        }
+    }
+
+    fn failed(&mut self, failure: &Failure) {
+        if failure.silent {
+            self.0 = (self.0 * 2).min(MOST_PATIENCE);
         }
     }
 }
@@ -298,11 +338,12 @@ pub(crate) fn explain_status(status: &tonic::Status) -> String {
     };
     let text = with_causes(words.to_owned(), status);
     // What the HTTP/2 library says of every stream that is open when its connection ends without an error of the system.
-    if text.contains("stream closed because of a broken pipe") {
-        return "the connection ended: the other side closed it, or left a keep-alive probe unanswered".into();
-    }
-    text
+    if text.contains("stream closed because of a broken pipe") { CLOSED_OR_SILENT.into() } else { text }
 }
+
+/// What the HTTP/2 library can't tell apart.
+pub(crate) const CLOSED_OR_SILENT: &str =
+    "the connection ended: the other side closed it, or left a keep-alive probe unanswered";
 
 fn with_causes(mut text: String, error: &(dyn StdError + 'static)) -> String {
     let mut next = error.source();
@@ -319,6 +360,24 @@ fn with_causes(mut text: String, error: &(dyn StdError + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn patience_doubles_with_silence_and_lasts_until_all_is_well() {
+        let mut patience = Patience::default();
+        patience.failed(&Failure::unreachable("connection refused"));
+        assert_eq!(patience.0, 1, "that was an answer");
+        let grown: Vec<_> = std::iter::repeat_with(|| {
+            patience.failed(&Failure::silent("no answer"));
+            patience.0
+        })
+        .take(3)
+        .collect();
+        assert_eq!(grown, [2, 4, 4]);
+        patience.lived(LONG_LIFE / 2);
+        assert_eq!(patience.0, 4);
+        patience.lived(LONG_LIFE);
+        assert_eq!(patience.0, 1);
+    }
 
     #[test]
     fn pauses_double_up_to_the_limit_and_never_fall_below_half_of_it() {

@@ -15,7 +15,9 @@ pub struct Options {
     pub max_queued_batches: usize,
     /// How many bytes wait in each lane before `send` does. A single larger batch passes alone.
     pub max_queued_bytes: usize,
-    /// How long an attempt may take from the first packet to the peer's welcome.
+    /// How long a connection may take to be made, and then the peer's welcome. After a silent attempt the next one waits for the welcome
+    /// twice as long, up to four times this: peers that are too busy to answer in time must not be made busier by attempts that are given
+    /// up. The limits for probes below grow alike when a connection ends in silence, until one has lasted for half a minute.
     pub connect_timeout: Duration,
     /// The first pause between attempts. It doubles from one to the next, and each is shortened by up to half at random.
     pub min_backoff: Duration,

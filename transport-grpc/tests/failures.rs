@@ -51,6 +51,21 @@ async fn a_peer_that_accepts_and_never_answers_is_unreachable_after_the_connect_
     assert!(begin.elapsed() < Duration::from_millis(400), "{:?}", begin.elapsed());
 }
 
+/// A peer that is too busy to answer within the connect timeout. Attempts that are all given up after the same time would never come to an
+/// end there, and keep both sides busy: so each silent one makes the next one more patient.
+#[tokio::test]
+async fn a_peer_that_answers_late_is_reached_all_the_same() {
+    let b = Receiver::start(2, ServerOptions::default()).await;
+    let options = quick();
+    let proxy = Proxy::hesitant(&b.peer, options.connect_timeout * 5 / 2).await;
+    let (peer, transport) = (proxy.peer(&b.peer), sender(options));
+    let error = until_it_fails(&transport, &peer, |n| tick(&peer, n)).await;
+    assert!(unreachable(&error).contains("no answer within"), "{error}");
+    until_it_works(&transport, &peer, tick(&peer, 9)).await;
+    let attempts = proxy.connections.load(Ordering::SeqCst);
+    assert!((3..6).contains(&attempts), "{attempts} attempts");
+}
+
 /// A cable is pulled: no FIN, no RST, the kernel at the near end still takes bytes.
 async fn a_silent_way_is_noticed(flow: Flow, bulk: bool, bound: Duration) {
     let mut b = Receiver::start(2, ServerOptions::default()).await;

@@ -147,6 +147,11 @@ pub struct Proxy {
 
 impl Proxy {
     pub async fn start(target: &Peer) -> Self {
+        Self::hesitant(target, Duration::ZERO).await
+    }
+
+    /// One that passes nothing on for the first part of each connection's life.
+    pub async fn hesitant(target: &Peer, hesitation: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("its address").to_string();
         let (flow, flows) = watch::channel(Flow::Forward);
@@ -161,6 +166,7 @@ impl Proxy {
                 let (flows, live, target) = (flows.clone(), live.clone(), target.clone());
                 pipes.spawn(async move {
                     live.fetch_add(1, Ordering::SeqCst);
+                    sleep(hesitation).await;
                     let _ = forward(client, target, flows).await;
                     live.fetch_sub(1, Ordering::SeqCst);
                 });
