@@ -11,6 +11,7 @@ use super::fetcher::Fetcher;
 use super::host::Tasks;
 use super::images::Images;
 use super::inbox::Inbox;
+use super::lateness::Lateness;
 use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
 use super::outbox::{Outbox, Sender};
@@ -207,6 +208,7 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
         outbox,
         jobs,
         applied: outcomes,
+        lateness: Lateness::new(config.election_timeout),
         config,
         leaving: None,
         snapshotter,

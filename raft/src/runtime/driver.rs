@@ -19,6 +19,7 @@ use super::fetcher::{Fetched, Fetcher};
 use super::images::{self, Images};
 use super::inbox::{Arrival, Arrivals, Batch};
 use super::intake::Request;
+use super::lateness::{Late, Lateness};
 use super::leaving::Leaving;
 use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
@@ -47,6 +48,7 @@ pub(crate) struct Driver {
     pub(crate) jobs: Arc<Mailbox<Job>>,
     pub(crate) applied: Arc<Mailbox<Outcome>>,
     pub(crate) config: Config,
+    pub(crate) lateness: Lateness,
     /// Set once the node is told to end in good order.
     pub(crate) leaving: Option<Leaving>,
     pub(crate) snapshotter: Snapshotter,
@@ -98,7 +100,8 @@ impl Driver {
     async fn receive(&mut self, received: &mut Received) -> Result<Time, Fatal> {
         let leaving = self.leaving.as_ref().map(Leaving::next_wake);
         let wake = [self.core.next_wake(), self.pending.next_wake(), self.writer.next_wake(), leaving];
-        self.clock.wake_at(wake.into_iter().flatten().min());
+        let wake = wake.into_iter().flatten().min();
+        self.clock.wake_at(wake);
         let mut yielded = false;
         std::future::poll_fn(|cx| {
             match self.poll_sources(cx, received) {
@@ -115,7 +118,15 @@ impl Driver {
             }
         })
         .await?;
-        Ok(self.clock.now())
+        let now = self.clock.now();
+        if let Some(Late { times, most }) = self.lateness.check(wake, now) {
+            tracing::warn!(
+                times,
+                ?most,
+                "this node was not run in time, so its heartbeats and votes are late as well: the machine is overloaded, or the process was paused"
+            );
+        }
+        Ok(now)
     }
 
     /// Takes what is there from each source, in a fixed order. True once there was something.

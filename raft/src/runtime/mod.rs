@@ -10,6 +10,7 @@
 //! | a message leaves | `outbox.rs` |
 //! | the log is written, and read back | `log_writer.rs`, `fetcher.rs` |
 //! | a task or a timer is started | `host.rs`, `clock.rs` |
+//! | the machine is too slow for the timeouts | `lateness.rs` |
 //! | committed entries reach the state machine, and it is frozen | `applier.rs` |
 //! | an image is written | `snapshotter.rs`, in the layout of `image.rs` |
 //! | an image is received, or read for a peer | `images.rs` |
@@ -25,6 +26,7 @@ pub(crate) mod image;
 mod images;
 mod inbox;
 mod intake;
+mod lateness;
 mod leaving;
 mod log_writer;
 mod mailbox;
