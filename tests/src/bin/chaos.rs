@@ -104,8 +104,8 @@ fn told(args: &Args, failed: &Failed) -> String {
     }
     let kept = failed.kept.as_ref().map_or_else(|| "nothing was kept".into(), |dir| format!("kept: {}", dir.display()));
     format!(
-        "\n{}\n\nFAILED in cluster {} with seed {}, during: {}\n  {:#}\n{kept}\nto see it again: {command}",
-        failed.report, failed.act, failed.seed, failed.doing, failed.error,
+        "\n{}\n\nFAILED in cluster {} with seed {}, during: {}\n  {:#}\n{}\n{kept}\nto see it again: {command}",
+        failed.report, failed.act, failed.seed, failed.doing, failed.error, failed.lateness,
     )
 }
 

@@ -8,6 +8,7 @@
 //! afterwards. At the end the load stops, all nodes must come to the same state, and the history is checked against what
 //! every one of them holds.
 
+mod canary;
 mod fault;
 mod pulse;
 mod report;
@@ -20,6 +21,8 @@ use anyhow::{Context, Error, Result};
 use tokio::sync::watch;
 
 use crate::{LoadOptions, PATIENCE};
+use canary::Canary;
+pub use canary::Lateness;
 pub use fault::{Fault, How, Kind, Scene};
 use pulse::Pulse;
 pub use report::{Report, Round};
@@ -78,6 +81,8 @@ pub struct Failed {
     pub kept: Option<PathBuf>,
     /// What had been done before.
     pub report: Report,
+    /// Whether the machine may be the reason.
+    pub lateness: Lateness,
 }
 
 /// Runs a campaign until its end, or until `stop` becomes true: then the act at hand is brought to its end, and checked.
@@ -92,6 +97,7 @@ pub async fn run(
 ) -> Result<Report, Box<Failed>> {
     let begun = Instant::now();
     let means = Means::find();
+    let canary = Canary::start();
     let mut report = Report::new(means.skipped.clone());
     for act in 0.. {
         let left = match options.length {
@@ -109,7 +115,8 @@ pub async fn run(
         let outcome = player.act(&means, &mut stop, &mut report).await;
         report.took = begun.elapsed();
         if let Err((error, kept)) = outcome {
-            return Err(Box::new(Failed { error, act: act + 1, seed, doing: player.doing, kept, report }));
+            let lateness = canary.lateness();
+            return Err(Box::new(Failed { error, act: act + 1, seed, doing: player.doing, kept, report, lateness }));
         }
     }
     Ok(report)
