@@ -40,14 +40,17 @@ pub(super) fn print(args: &BenchArgs, targets: &[HostPort], connections: usize, 
         Rate::PerSecond(rate) => format!("{rate}/s wanted"),
     };
     output::print(format!(
-        "{}, {} clients on {connections} connections, values of {} bytes, {} keys, {rate}, {:.1} s",
+        "{}, {} on {}, values of {} bytes, {} keys, {rate}, {:.1} s",
         args.workload.name(),
-        args.clients,
+        counted(args.clients, "client"),
+        counted(connections as u64, "connection"),
         args.value_size,
         args.keys,
         args.duration.as_secs_f64()
     ))?;
-    output::print(latency_table(&all, stats))?;
+    if !all.is_empty() {
+        output::print(latency_table(&all, stats))?;
+    }
     output::print(format!("{throughput:.0} requests/s{}", spread(&stats.per_second)))?;
     if stats.unsent > 0 {
         output::print(format!(
@@ -59,6 +62,13 @@ pub(super) fn print(args: &BenchArgs, targets: &[HostPort], connections: usize, 
         output::print(format!("{count} errors: {kind}"))?;
     }
     Ok(())
+}
+
+fn counted(count: impl Into<u64>, what: &str) -> String {
+    match count.into() {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    }
 }
 
 fn latency_json(histogram: &Histogram<u64>) -> Value {
