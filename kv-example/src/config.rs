@@ -4,6 +4,7 @@
 
 mod address;
 mod file;
+mod join;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +18,8 @@ use thiserror::Error;
 
 pub use address::HostPort;
 use file::FileConfig;
+pub use join::Join;
+use join::Place;
 
 /// A mistake in the configuration: what, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -41,7 +44,7 @@ pub struct ServerArgs {
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// This node's number, one of those in --peers [env: RAFTKV_ID]
+    /// This node's number, one of those in --peers; with --join it may be left out, and the cluster chooses one [env: RAFTKV_ID]
     #[arg(long, value_name = "N")]
     pub id: Option<String>,
 
@@ -50,10 +53,23 @@ pub struct ServerArgs {
     #[arg(long, value_name = "DIR")]
     pub data: Option<String>,
 
-    /// All members, this one included, with the addresses at which they reach each other: the same list on every node
-    /// [env: RAFTKV_PEERS]
+    /// The members that the cluster begins with, this one included, with the addresses at which they reach each other: the same list on
+    /// every node, and for ever, also when members have changed since [env: RAFTKV_PEERS]
     #[arg(long, value_name = "ID=HOST:PORT,…")]
     pub peers: Option<String>,
+
+    /// Instead of --peers: join the cluster whose members serve clients here. On an empty directory the node becomes a member, if it is none
+    /// yet, and votes once it has caught up; later it just starts [env: RAFTKV_JOIN]
+    #[arg(long, value_name = "HOST:PORT,…")]
+    pub join: Option<String>,
+
+    /// With --join: never vote, unless promoted by `kv-example member promote` [env: RAFTKV_LEARNER]
+    #[arg(long)]
+    pub learner: bool,
+
+    /// With --join: where the other members will reach this node [default: --listen-peer] [env: RAFTKV_ADVERTISE_PEER]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub advertise_peer: Option<String>,
 
     /// Address for clients [env: RAFTKV_LISTEN_CLIENT]
     #[arg(long, value_name = "HOST:PORT")]
@@ -119,19 +135,25 @@ pub struct ServerArgs {
 /// A complete, checked configuration of a server.
 #[derive(Clone, Debug)]
 pub struct ServerConfig {
-    /// This node.
+    /// This node; 0 for one that joins, until the cluster has said.
     pub id: NodeId,
     /// Where it keeps its log.
     pub data: PathBuf,
-    /// All members, this one included.
+    /// The members that the cluster begins with, this one included; none for a node that joins.
     pub membership: Membership,
+    /// For a node that joins: where and how.
+    pub join: Option<Join>,
+    /// The cluster that it joined.
+    pub cluster: Option<ClusterId>,
     /// The cluster's name.
     pub cluster_name: String,
     /// Where clients connect.
     pub listen_client: HostPort,
     /// Where members connect.
     pub listen_peer: HostPort,
-    /// Where members serve clients, as far as it was said. This node itself is always among them.
+    /// Where clients reach this node.
+    pub client_address: String,
+    /// Where members serve clients, as far as it was said. This node itself is always among them, once its id is known.
     pub client_addresses: BTreeMap<NodeId, String>,
     /// How many connections of clients there may be.
     pub max_client_connections: usize,
@@ -249,15 +271,7 @@ impl ServerConfig {
     }
 
     fn assemble(args: &ServerArgs, layers: &Layers<'_>) -> Result<Self, ConfigError> {
-        let id = required(layers.text("id", args.id.as_ref(), |f| f.id.map(|n| n.to_string())), "id", "1")?
-            .parse::<u64>("a node number such as 1")?;
-        let peers = required(
-            layers.text("peers", args.peers.as_ref(), |f| f.peers.as_ref().map(file::FilePeers::joined)),
-            "peers",
-            "1=10.0.0.1:2380,2=10.0.0.2:2380,3=10.0.0.3:2380",
-        )?;
-        let membership = address::parse_peers(&peers.value, &peers.origin)?;
-        let own = own_address(&id, &membership, &peers.origin)?;
+        let place = Place::of(args, layers)?;
         let data = required(layers.text("data", args.data.as_ref(), |f| f.data.clone()), "data", "/var/lib/raftkv")?;
         if data.value.is_empty() {
             return Err(ConfigError(format!(
@@ -271,10 +285,7 @@ impl ServerConfig {
             "127.0.0.1:2379",
         )?;
         let listen_client = address::parse(&listen_client)?;
-        let listen_peer = match layers.text("listen-peer", args.listen_peer.as_ref(), |f| f.listen_peer.clone()) {
-            Some(given) => address::parse(&given)?,
-            None => Given { value: own.clone(), origin: peers.origin.clone() },
-        };
+        let listen_peer = &place.listen_peer;
         if listen_client.value == listen_peer.value {
             return Err(ConfigError(format!(
                 "{} and the address for members ({}) are both {}; clients and members need a port each",
@@ -284,11 +295,12 @@ impl ServerConfig {
         let advertised = layers.text("advertise-clients", args.advertise_clients.as_ref(), |f| {
             f.advertise_clients.as_ref().map(file::FilePeers::joined)
         });
-        let mut client_addresses = match &advertised {
-            Some(given) => address::parse_clients(given, &membership)?,
-            None => BTreeMap::new(),
-        };
-        client_addresses.entry(NodeId(id.value)).or_insert_with(|| reachable(&listen_client.value, &own).to_string());
+        let mut client_addresses = place.clients(advertised.as_ref())?;
+        let own_client = client_addresses.get(&place.id).cloned();
+        let client_address = own_client.unwrap_or_else(|| reachable(&listen_client.value, &place.own).to_string());
+        if place.id != NodeId(0) {
+            client_addresses.insert(place.id, client_address.clone());
+        }
         let max_request =
             layers.number("max-request-bytes", args.max_request_bytes.as_ref(), |f| f.max_request_bytes, 1_572_864)?;
         let connections = layers.number(
@@ -306,12 +318,15 @@ impl ServerConfig {
                 .map_err(|e| ConfigError(format!("{}: {e}", given.origin)))?;
         }
         Ok(Self {
-            id: NodeId(id.value),
+            id: place.id,
             data: PathBuf::from(data.value),
-            membership,
+            membership: place.membership,
+            join: place.join,
+            cluster: None,
             cluster_name: name.map_or_else(|| "raftkv".to_owned(), |given| given.value),
             listen_client: listen_client.value,
-            listen_peer: listen_peer.value,
+            listen_peer: place.listen_peer.value,
+            client_address,
             client_addresses,
             max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),
             max_request_bytes: max_request.value,
@@ -325,7 +340,7 @@ impl ServerConfig {
     /// The cluster's identity.
     #[must_use]
     pub fn cluster_id(&self) -> ClusterId {
-        ClusterId::derive(&self.cluster_name, &self.membership)
+        self.cluster.unwrap_or_else(|| ClusterId::derive(&self.cluster_name, &self.membership))
     }
 }
 

@@ -11,7 +11,8 @@ use raftkv::testing::Random;
 use raftkv::testing::fuzzing::{Target, within};
 
 use crate::api::command::image_record::Body;
-use crate::api::command::{ImageRecord, Outcome, command};
+use crate::api::command::member_note::Note;
+use crate::api::command::{ImageRecord, MemberExpected, MemberGone, MemberNote, MemberStarted, Outcome, command};
 use crate::api::etcdserverpb::request_op::Request;
 use crate::api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
@@ -88,7 +89,8 @@ fn sample_commands(random: &mut Random) -> Vec<u8> {
                 let revision = i64::try_from(random.below(9)).unwrap_or(0);
                 command::Body::Compact(CompactionRequest { revision, physical: false })
             }
-            (1..7, Request::RequestPut(put)) => command::Body::Put(put),
+            (1, _) => command::Body::Member(MemberNote { note: Some(note(random)) }),
+            (2..7, Request::RequestPut(put)) => command::Body::Put(put),
             (_, Request::RequestDeleteRange(delete)) => command::Body::DeleteRange(delete),
             (_, first) => {
                 let ops = [first, request(random)].map(|request| RequestOp { request: Some(request) }).to_vec();
@@ -96,6 +98,19 @@ fn sample_commands(random: &mut Random) -> Vec<u8> {
             }
         })
     }))
+}
+
+/// What happens to a member, also to one that there is not.
+fn note(random: &mut Random) -> Note {
+    let id = random.pick(&[0, 1, 2, 3, 7, u64::MAX]).unwrap_or(0);
+    match random.below(3) {
+        0 => {
+            let address = random.pick(&["", "a:1", "b:2"]).unwrap_or("").into();
+            Note::Expected(MemberExpected { id, address, votes: random.percent(50), highest: random.below(5) })
+        }
+        1 => Note::Started(MemberStarted { id, client_address: "c:3".into() }),
+        _ => Note::Gone(MemberGone { id }),
+    }
 }
 
 fn taken(store: &Store) -> Bytes {
@@ -199,9 +214,11 @@ fn config_file(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     let args = ServerArgs::default();
     if let Ok(config) = within(text.len(), || ServerConfig::from_text(&args, &text, &PathBuf::from("kv.toml"))) {
-        assert_eq!(config.membership.validate(), Ok(()));
+        if config.join.is_none() {
+            assert_eq!(config.membership.validate(), Ok(()));
+            assert!(config.membership.is_voter(config.id));
+        }
         assert_eq!(config.raft.validate(), Ok(()), "a configuration was taken that no node starts with");
-        assert!(config.membership.is_voter(config.id));
     }
 }
 
@@ -209,7 +226,14 @@ fn sample_config_file(random: &mut Random) -> Vec<u8> {
     let mut lines = vec![
         "id = 1".to_owned(),
         "data = \"/var/lib/kv\"".to_owned(),
-        random.pick(&["peers = \"1=a:1,2=[::1]:2\"", "peers = { 1 = \"a:1\", 2 = \"b:2\" }"]).unwrap_or("").to_owned(),
+        random
+            .pick(&[
+                "peers = \"1=a:1,2=[::1]:2\"",
+                "peers = { 1 = \"a:1\", 2 = \"b:2\" }",
+                "join = \"a:1,http://b:2\"\nlisten-peer = \"c:3\"\nlearner = true",
+            ])
+            .unwrap_or("")
+            .to_owned(),
         "listen-client = \"0.0.0.0:2379\"".to_owned(),
     ];
     let numbers =

@@ -8,17 +8,20 @@
 //! ```
 
 mod connection;
+mod join;
 mod listen;
+mod removal;
 mod signals;
 #[cfg(test)]
 mod tests;
 
 use std::io;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use raftkv::{Config, Fatal, FatalKind, GroupId, InitializeError, Peer, Raft, StorageError};
+use raftkv::{Config, Fatal, FatalKind, GroupId, InitializeError, LogId, Peer, Raft, StorageError};
 use raftkv_storage_file::{FileLog, FileSnapshots, Identity};
 use raftkv_transport_grpc::{GrpcServer, GrpcTransport, Local};
 use tokio::net::TcpListener;
@@ -51,7 +54,11 @@ pub(crate) fn run(config: ServerConfig) -> Result<ExitCode, Failure> {
 async fn run_node(config: ServerConfig) -> Result<(), Failure> {
     // Before anything else, so that no signal is missed.
     let mut signals = Signals::new(config.exit_on_stdin_close)?;
-    let node = async { Node::start(&config, Listeners::bind(&config).await?).await };
+    let limit = config.shutdown_timeout;
+    let node = async {
+        let config = join::settle(config).await?;
+        Node::start(&config, Listeners::bind(&config).await?).await
+    };
     let node = tokio::select! {
         biased;
         ending = signals.next() => {
@@ -60,7 +67,7 @@ async fn run_node(config: ServerConfig) -> Result<(), Failure> {
         }
         node = node => node?,
     };
-    node.run(&mut signals, config.shutdown_timeout).await
+    node.run(&mut signals, limit).await
 }
 
 /// The node's ears.
@@ -98,7 +105,10 @@ impl Node {
             config.cluster_name,
             env!("CARGO_PKG_VERSION")
         );
-        info!("data in {}; members {}", config.data.display(), config.membership);
+        match &config.join {
+            Some(join) => info!("data in {}; joins the cluster of {}", config.data.display(), join.endpoints.join(",")),
+            None => info!("data in {}; begins with the members {}", config.data.display(), config.membership),
+        }
         prepare_data_dir(&config.data)?;
         let stores = open_stores(config).await?;
         let machine = KvMachine::new();
@@ -108,6 +118,7 @@ impl Node {
         let (end_members, members_end) = watch::channel(false);
         let members = tokio::spawn(serve_members(listeners.members, &raft, config, members_end));
         let services = Services::start(raft.clone(), view, service_options(config));
+        removal::watch(&raft, &config.data);
         let limit = config.max_client_connections;
         let clients = tokio::spawn(listen::serve_clients(listeners.clients, services.routes(), limit, clients_end));
         info!("serving clients on {}, members on {}", config.listen_client, config.listen_peer);
@@ -207,11 +218,11 @@ async fn open_stores(config: &ServerConfig) -> Result<(FileLog, FileSnapshots), 
     let dir = config.data.clone();
     let opened = tokio::task::spawn_blocking(move || {
         let log = FileLog::open(&dir, identity, raftkv_storage_file::Options::default())?;
-        Ok((log, FileSnapshots::open(dir.join(SNAPSHOTS), identity)?))
+        Ok((log, open_images(&dir, identity)?))
     });
     match opened.await {
         Ok(Ok(stores)) => Ok(stores),
-        Ok(Err(error)) => Err(from_storage(&error)),
+        Ok(Err(error)) => Err(join::explain(config, from_storage(&error))),
         Err(error) => Err(Failure::runtime(format!("opening the log and the snapshots failed: {error}"))),
     }
 }
@@ -233,6 +244,11 @@ async fn start_raft(
         .await
         .map_err(|fatal| from_fatal(&fatal))?;
     transport.report_losses_to(raft.inbox());
+    let status = raft.status().await.map_err(|error| Failure::runtime(error.to_string()))?;
+    if config.join.is_some() || status.configuration.is_some() || status.last != LogId::ZERO {
+        // It waits for its cluster, or knows it already: members may have changed since it began.
+        return Ok(raft);
+    }
     match raft.initialize(config.membership.clone()).await {
         Ok(()) => Ok(raft),
         Err(InitializeError::Stopped(fatal)) => Err(from_fatal(&fatal)),
@@ -243,9 +259,15 @@ async fn start_raft(
     }
 }
 
+/// The images of a node that does not run.
+pub(crate) fn open_images(data: &Path, identity: Identity) -> Result<FileSnapshots, StorageError> {
+    FileSnapshots::open(data.join(SNAPSHOTS), identity)
+}
+
 fn own_peer(config: &ServerConfig) -> Peer {
     let own = config.membership.get(config.id).cloned();
-    own.unwrap_or_else(|| Peer::new(config.id.0, config.listen_peer.to_string()))
+    let reached = config.join.as_ref().map_or(&config.listen_peer, |join| &join.address);
+    own.unwrap_or_else(|| Peer::new(config.id.0, reached.to_string()))
 }
 
 /// Room for the largest batch that the node may send.
@@ -277,11 +299,10 @@ fn serve_members(
 }
 
 fn service_options(config: &ServerConfig) -> service::Options {
-    let own = config.client_addresses.get(&config.id).cloned();
     service::Options {
         cluster: config.cluster_id(),
         node: config.id,
-        client_address: own.unwrap_or_default(),
+        client_address: config.client_address.clone(),
         client_addresses: config.client_addresses.clone(),
         limits: Limits {
             request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
@@ -290,6 +311,7 @@ fn service_options(config: &ServerConfig) -> service::Options {
         max_members: config.raft.max_members,
         keeps_members: true,
         write_timeout: config.raft.write_timeout,
+        was_removed: removal::is_noted(&config.data),
     }
 }
 

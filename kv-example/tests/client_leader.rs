@@ -53,7 +53,7 @@ impl Replica for Node {
             role: RoleKind::Follower,
             term: Term(1),
             leader: Some(NodeId(self.leader.load(Ordering::Relaxed))),
-            members: Vec::new(),
+            members: vec![Peer::new(self.id, "127.0.0.1:1")],
             configuration: None,
             change: None,
             removed: None,

@@ -13,6 +13,16 @@ pub(crate) const IDENTITY: &str = "IDENTITY";
 pub(crate) const SYNCED: &str = "SYNCED";
 const IDENTITY_TMP: &str = "IDENTITY.tmp";
 
+impl Identity {
+    /// Whose log directory it is, as it says itself; none where there is no log yet. Needs no lock, and changes nothing.
+    ///
+    /// # Errors
+    /// The directory can't be read, or the file that says so is damaged.
+    pub fn of(dir: impl AsRef<Path>) -> Result<Option<Self>, StorageError> {
+        Ok(Owner::read(&crate::vfs::OsVfs, dir.as_ref())?.map(|owner| owner.identity))
+    }
+}
+
 /// Takes the directory's lock.
 pub(crate) fn lock(vfs: &dyn Vfs, dir: &Path) -> Result<Box<dyn Guard>, StorageError> {
     let path = dir.join(LOCK);

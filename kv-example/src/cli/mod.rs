@@ -3,7 +3,9 @@
 mod failure;
 mod kv;
 mod log;
+mod member;
 pub(crate) mod output;
+mod recover;
 mod status;
 mod text;
 mod txn;
@@ -57,8 +59,13 @@ enum Command {
     Compact(kv::Compact),
     /// Show every node: role, leader, term, log, and how far its peers are
     Status(status::Status),
-    /// Show the members of the cluster
+    /// Show the members of the cluster, or change them
+    #[command(subcommand)]
+    Member(member::Member),
+    /// Show the members of the cluster, as etcd's clients see them
     MemberList(status::MemberList),
+    /// Make a survivor the only member when a majority is lost for good; offline
+    Recover(recover::Recover),
     /// Measure throughput and latency, of this or of any other etcd v3 server
     Bench(crate::bench::BenchArgs),
     /// Look at a node's files
@@ -129,6 +136,8 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Txn(args) => block_on(txn::run(args)),
         Command::Compact(args) => block_on(kv::compact(args)),
         Command::Status(args) => block_on(status::status(args)),
+        Command::Member(args) => block_on(member::run(args)),
+        Command::Recover(args) => block_on(recover::run(args)),
         Command::MemberList(args) => block_on(status::member_list(args)),
         Command::Bench(args) => crate::bench::run(&args),
         Command::Log(args) => log::run(args),

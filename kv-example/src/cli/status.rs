@@ -10,7 +10,7 @@ use crate::client::ClientError;
 #[derive(Args, Debug)]
 #[command(after_help = "\
 JSON: an array with one object a node: \"endpoint\", and either \"error\", or \"id\", \"cluster_id\", \"role\" (leader, \
-follower, candidate, pre-candidate or stopped), \"leader\" (0: none known), \"term\", \"log_first\", \"log_last\", \
+follower, candidate, pre-candidate or stopped), \"learner\", \"removed\", \"leader\" (0: none known), \"term\", \"log_first\", \"log_last\", \
 \"stored\", \"commit\", \"applied\", \"lag\", \"revision\", \"compact_revision\", \"keys\", \"db_size\", \"version\" and \
 \"peers\": an array of \"id\", \"address\", \"matched\", \"next\", \"lag\", \"state\", \"in_flight\", \"last_contact_ms\"; \
 all but the first two are null where the node does not lead.")]
@@ -56,6 +56,8 @@ fn node_json((endpoint, answer): &Answer) -> Value {
             "id": node.id,
             "cluster_id": format!("{:016x}", node.cluster_id),
             "role": node.role,
+            "learner": node.learner,
+            "removed": node.removed,
             "leader": node.leader,
             "term": node.term,
             "log_first": node.log_first,
@@ -99,7 +101,7 @@ fn node_table(answers: &[Answer]) -> comfy_table::Table {
             Ok(node) => vec![
                 endpoint.clone(),
                 format!("n{}", node.id),
-                node.role.clone(),
+                shown_role(node),
                 if node.leader == 0 { "none known".into() } else { format!("n{}", node.leader) },
                 node.term.to_string(),
                 if node.log_last < node.log_first {
@@ -118,6 +120,17 @@ fn node_table(answers: &[Answer]) -> comfy_table::Table {
     }
     output::align_right(&mut table, 4..12);
     table
+}
+
+/// A node that was removed, or does not vote, is not what its role says.
+fn shown_role(node: &NodeStatusResponse) -> String {
+    if node.removed {
+        "removed".into()
+    } else if node.learner {
+        "learner".into()
+    } else {
+        node.role.clone()
+    }
 }
 
 /// No role, and why: the details follow below the table.

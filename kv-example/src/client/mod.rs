@@ -8,6 +8,7 @@ mod backoff;
 mod endpoint;
 mod error;
 mod leader;
+mod members;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,6 +37,9 @@ use leader::{LeaderSearch, Turns};
 
 /// The largest answer that is accepted, in bytes.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// Once an endpoint has refused a write, it is not sent to another with less time left than this: it would be cut off before its answer.
+const LEAST_ATTEMPT: Duration = Duration::from_millis(100);
 
 /// Times and limits of a [`Client`].
 #[derive(Clone, Debug)]
@@ -232,9 +236,10 @@ impl Client {
                         return Ok(answer);
                     }
                     Err(ClientError::Safe(cause)) => {
-                        // So long that it was no connection that failed: the node waited for a leader, as the next one will.
-                        if asked.elapsed() > inner.options.connect_timeout * 2 {
-                            patience = asked.elapsed();
+                        // It was no connection that took so long to fail: the node waited for a leader, as the next one will.
+                        let (took, connecting) = (asked.elapsed(), inner.options.connect_timeout);
+                        if took < connecting || took > connecting * 2 {
+                            patience = took.max(LEAST_ATTEMPT);
                         }
                         let left = deadline.saturating_duration_since(Instant::now());
                         if let Some(leader) = search.endpoint_of_leader(&inner.endpoints, n, &cause, left).await {

@@ -251,3 +251,55 @@ fn an_address_that_nobody_can_go_to_is_not_advertised() {
     let words = mistake(&ServerArgs { peers: Some("1=[::]:2380,2=b:2380".into()), ..args() });
     assert!(words.contains("--peers") && words.contains("--listen-peer"), "{words}");
 }
+
+fn joining() -> ServerArgs {
+    ServerArgs {
+        data: Some("./kv-data/n4".into()),
+        join: Some("10.0.0.1:2379, http://b:2379/".into()),
+        listen_client: Some("0.0.0.0:2379".into()),
+        listen_peer: Some("10.0.0.4:2380".into()),
+        ..ServerArgs::default()
+    }
+}
+
+#[test]
+fn a_node_that_joins_needs_no_peers_and_no_id() {
+    let config = load(&joining()).unwrap();
+    let join = config.join.clone().unwrap();
+    assert_eq!(join.endpoints, ["10.0.0.1:2379", "b:2379"]);
+    assert_eq!((join.address.to_string(), join.learner, config.id), ("10.0.0.4:2380".into(), false, NodeId(0)));
+    assert_eq!(config.client_address, "10.0.0.4:2379", "the host at which members reach it");
+    let advertise_peer = Some("four:2380".into());
+    let listen_peer = Some("0.0.0.0:2380".into());
+    let args = ServerArgs { id: Some("4".into()), learner: true, advertise_peer, listen_peer, ..joining() };
+    let config = load(&args).unwrap();
+    let join = config.join.unwrap();
+    assert_eq!((join.address.to_string(), join.learner, config.id), ("four:2380".into(), true, NodeId(4)));
+    let (_dir, path) = file("join = \"a:1\"\nlearner = true\nadvertise-peer = \"d:4\"\nlisten-peer = \"0.0.0.0:4\"\n");
+    let args = ServerArgs { config: Some(path), join: None, listen_peer: None, ..joining() };
+    let join = load(&args).unwrap().join.unwrap();
+    assert_eq!((join.endpoints, join.address.to_string(), join.learner), (vec!["a:1".into()], "d:4".into(), true));
+}
+
+#[test]
+fn what_a_node_that_joins_can_get_wrong() {
+    let text = mistake(&ServerArgs { peers: Some(PEERS.into()), ..joining() });
+    assert!(text.contains("--join and --peers are both given"), "{text}");
+    let text = mistake(&ServerArgs { listen_peer: None, ..joining() });
+    assert!(text.contains("--listen-peer is missing: with --join"), "{text}");
+    let text = mistake(&ServerArgs { listen_peer: Some("0.0.0.0:2380".into()), ..joining() });
+    assert!(text.contains("--advertise-peer"), "{text}");
+    for join in ["", " , ", "nowhere", "https://a:1"] {
+        let text = mistake(&ServerArgs { join: Some(join.into()), ..joining() });
+        assert!(text.starts_with("--join: "), "{text}");
+    }
+    let text = mistake(&ServerArgs { join: None, ..joining() });
+    assert!(text.contains("--id is missing"), "{text}");
+    let text = mistake(&ServerArgs { peers: None, ..args() });
+    assert!(text.contains("say --join"), "{text}");
+    let (_dir, path) = file("learner = \"perhaps\"\n");
+    assert!(mistake(&ServerArgs { config: Some(path), ..joining() }).contains("learner"));
+    let env = |name: &str| (name == "RAFTKV_LEARNER").then(|| "perhaps".to_owned());
+    let text = ServerConfig::load(&joining(), &env).unwrap_err().to_string();
+    assert!(text.contains("RAFTKV_LEARNER") && text.contains("true or false"), "{text}");
+}

@@ -47,7 +47,7 @@ pub(super) async fn watch<R: Replica>(context: Arc<Context<R>>, health: Health) 
         let now = match context.replica.status().await {
             Ok(status) => {
                 context.saw(&status);
-                status.leader.is_some() && context.ensure_member().is_ok() && is_ready(&context).await
+                status.leader.is_some() && context.ensure_member().await.is_ok() && is_ready(&context).await
             }
             Err(Error::Stopped(reason)) => {
                 tracing::info!(%reason, "the node has stopped: health checks say so from now on");

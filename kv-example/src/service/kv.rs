@@ -18,7 +18,8 @@ use crate::store::{Refusal, check_delete, check_put, check_range, check_txn, is_
 impl<R: Replica> Context<R> {
     /// Proposes a checked request, and gives the machine's answer to it.
     pub(super) async fn propose(&self, body: command::Body) -> Result<outcome::Body, Status> {
-        self.ensure_member()?;
+        self.ensure_member().await?;
+        self.catch_up().await?;
         let command = encode_command(body);
         if command.len() > self.options.limits.request_bytes {
             return Err(Refusal::TooLarge.into());

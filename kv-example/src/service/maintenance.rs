@@ -33,8 +33,8 @@ impl<R: Replica> Maintenance for Context<R> {
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let status = Context::status(self).await?;
         let bytes = i64::try_from(self.view.stats().bytes).unwrap_or(i64::MAX);
-        let errors = match (self.ensure_member(), status.leader) {
-            (Err(removed), _) => vec![removed.message().to_owned()],
+        let errors = match (self.ensure_member().await, status.leader) {
+            (Err(outside), _) => vec![outside.message().to_owned()],
             (Ok(()), None) => vec!["etcdserver: no leader".to_owned()],
             (Ok(()), Some(_)) => Vec::new(),
         };

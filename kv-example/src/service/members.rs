@@ -19,6 +19,8 @@ use crate::config::HostPort;
 
 /// How long a change waits for another one to end. Below etcdctl's 5 s.
 const BUSY_LIMIT: Duration = Duration::from_secs(3);
+/// How often a change is tried again whose leader was lost in the middle.
+const UNKNOWN_LIMIT: u32 = 5;
 const BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a leader may take to accept a connection of a member that passes a request on.
 const LEADER_LIMIT: Duration = Duration::from_secs(1);
@@ -53,6 +55,20 @@ pub(super) fn in_sync(status: &RaftStatus, id: NodeId) -> bool {
             && status.last.index.since(peer.matched) <= IN_SYNC_ENTRIES
             && peer.silent_for.is_some_and(|silence| silence <= IN_SYNC_SILENCE)
     })
+}
+
+/// What is left to do until a new member has the place of an old one.
+fn replacement(present: &Membership, old: NodeId, new: &Peer, votes: bool) -> Option<Change> {
+    match (present.contains(old), present.contains(new.id)) {
+        (true, false) => Some(Change::new().replace(old, new.clone())),
+        (true, true) if votes && !present.is_voter(new.id) => Some(Change::new().promote(new.id).remove(old)),
+        (true, true) => Some(Change::new().remove(old)),
+        // Somebody else has removed the old one.
+        (false, true) if votes && !present.is_voter(new.id) => Some(Change::new().promote(new.id)),
+        (false, false) if votes => Some(Change::new().add_voter(new.clone())),
+        (false, false) => Some(Change::new().add_learner(new.clone())),
+        (false, true) => None,
+    }
 }
 
 pub(super) fn was_passed_on(metadata: &MetadataMap) -> bool {
@@ -104,8 +120,8 @@ impl<R: Replica> Context<R> {
         }
         self.ensure_room(&present, !new.votes)?;
         let id = self.expect_member(&new, &present).await?;
-        let change = Change::new().add_learner(Peer::new(id, new.address));
-        self.change(change, |refused, _| *refused == ChangeRefused::NoDifference).await?;
+        let peer = Peer::new(id, new.address);
+        self.make(|present| (!present.contains(peer.id)).then(|| Change::new().add_learner(peer.clone()))).await?;
         Ok(id)
     }
 
@@ -144,9 +160,7 @@ impl<R: Replica> Context<R> {
             let handed_over = self.replica.transfer_leadership(None).await;
             tracing::info!(outcome = ?handed_over, "this leader is to be removed: leadership is handed over first");
         }
-        let gone =
-            |refused: &ChangeRefused, uncertain| uncertain && matches!(refused, ChangeRefused::UnknownNode { .. });
-        self.change(Change::new().remove(id), gone).await?;
+        self.make(|present| present.contains(id).then(|| Change::new().remove(id))).await?;
         if id != self.options.node {
             // Without it the leader's steward does it later.
             let _ = self.note_member(Note::Gone(MemberGone { id: id.0 })).await;
@@ -160,8 +174,8 @@ impl<R: Replica> Context<R> {
         if !present.contains(id) {
             return Err(refused::member_not_found(id, &present));
         }
-        let change = Change::new().set_address(Peer::new(id.0, address));
-        self.change(change, |refused, _| *refused == ChangeRefused::NoDifference).await
+        let peer = Peer::new(id.0, address);
+        self.make(|present| (present.get(id) != Some(&peer)).then(|| Change::new().set_address(peer.clone()))).await
     }
 
     /// Lets a learner vote, if it is in sync. To be asked of the leader, if that can be reached: nobody else knows.
@@ -177,8 +191,7 @@ impl<R: Replica> Context<R> {
         if status.leader == Some(status.id) && !in_sync(&status, id) {
             return Err(refused::not_in_sync(&status, id));
         }
-        let done = |refused: &ChangeRefused, uncertain| uncertain && *refused == ChangeRefused::NoDifference;
-        self.change(Change::new().promote(id), done).await
+        self.make(|present| (!present.is_voter(id)).then(|| Change::new().promote(id))).await
     }
 
     /// Puts a new member in the place of an old one, in one change. Returns its id once it votes, or learns, in place of the old one.
@@ -187,50 +200,52 @@ impl<R: Replica> Context<R> {
         if !present.contains(old) {
             return Err(refused::member_not_found(old, &present));
         }
-        if let Some(other) = present.members().find(|peer| *peer.address == new.address && peer.id != old) {
+        let there = present.members().find(|peer| *peer.address == new.address && peer.id != old);
+        let id = match there {
             // Added before, and perhaps started: all that is left is to take the place.
-            if !present.is_learner(other.id) || (new.id != 0 && new.id != other.id.0) {
-                return Err(refused::address_used(other));
-            }
-            let id = other.id;
-            let change =
-                if present.is_voter(old) { Change::new().promote(id).remove(old) } else { Change::new().remove(old) };
-            return self.replace_by(old, id.0, change).await;
-        }
-        let id = self.expect_member(&new, &present).await?;
-        self.replace_by(old, id, Change::new().replace(old, Peer::new(id, new.address))).await
-    }
-
-    async fn replace_by(&self, old: NodeId, new: u64, change: Change) -> Result<u64, Status> {
-        let done = |refused: &ChangeRefused, uncertain: bool| {
-            uncertain && matches!(refused, ChangeRefused::UnknownNode { .. } | ChangeRefused::Invalid { .. })
+            Some(peer) if present.is_learner(peer.id) && (new.id == 0 || new.id == peer.id.0) => peer.id.0,
+            Some(other) => return Err(refused::address_used(other)),
+            None => self.expect_member(&new, &present).await?,
         };
-        self.change(change, done).await?;
+        let peer = Peer::new(id, new.address);
+        let votes = present.is_voter(old);
+        self.make(|present| replacement(present, old, &peer, votes)).await?;
         if old != self.options.node {
             let _ = self.note_member(Note::Gone(MemberGone { id: old.0 })).await;
         }
-        Ok(new)
+        Ok(id)
     }
 
-    /// Makes a change. Waits for another one that is in progress, and asks again when the leader was lost in the middle: `done` tells which
-    /// refusals mean that the change is there already, and is told whether that may be this very change's work.
-    async fn change(&self, change: Change, done: impl Fn(&ChangeRefused, bool) -> bool) -> Result<(), Status> {
-        let deadline = Instant::now() + BUSY_LIMIT;
-        let mut uncertain = false;
+    /// Makes the change that `plan` makes of the configuration in force; none when there is nothing left to do. Waits for another change that is
+    /// in progress, and looks again when the leader was lost in the middle.
+    async fn make(&self, plan: impl Fn(&Membership) -> Option<Change>) -> Result<(), Status> {
+        let mut unknown = 0;
+        let mut busy_since: Option<Instant> = None;
         loop {
+            let status = self.status().await?;
+            let Some(change) = plan(&configuration(&status)) else { return Ok(()) };
+            if self.is_removed(&status) {
+                return Err(refused::removed());
+            }
             let error = match self.replica.change_membership(change.clone()).await {
                 Ok(id) => {
                     tracing::info!(configuration = %id, ?change, "the members have changed");
-                    return self.see_change().await;
+                    self.see_change().await;
+                    return Ok(());
                 }
-                Err(ChangeError::Refused(refused)) if done(&refused, uncertain) => return self.see_change().await,
                 Err(error) => error,
             };
             let again = match &error {
-                ChangeError::Refused(ChangeRefused::InProgress { .. } | ChangeRefused::NotReady) => true,
+                ChangeError::Refused(ChangeRefused::NoDifference) => {
+                    self.see_change().await;
+                    return Ok(());
+                }
+                ChangeError::Refused(ChangeRefused::InProgress { .. } | ChangeRefused::NotReady) => {
+                    busy_since.get_or_insert_with(Instant::now).elapsed() < BUSY_LIMIT
+                }
                 ChangeError::OutcomeUnknown => {
-                    uncertain = true;
-                    true
+                    unknown += 1;
+                    unknown <= UNKNOWN_LIMIT
                 }
                 ChangeError::Refused(_)
                 | ChangeError::Unavailable
@@ -238,22 +253,20 @@ impl<R: Replica> Context<R> {
                 | ChangeError::Stopped(_)
                 | _ => false,
             };
-            if self.replica.status().await.is_ok_and(|status| self.is_removed(&status)) {
-                // What this node was asked may have been just that.
-                return Ok(());
-            }
-            if !again || Instant::now() + BUSY_PAUSE >= deadline {
+            if !again {
                 tracing::info!(%error, ?change, "the members have not changed");
                 return Err(not_changed(&error));
             }
             tokio::time::sleep(BUSY_PAUSE).await;
+            if matches!(error, ChangeError::OutcomeUnknown) {
+                self.see_change().await;
+            }
         }
     }
 
     /// Waits until this node knows of the change as well, as far as it can.
-    async fn see_change(&self) -> Result<(), Status> {
+    async fn see_change(&self) {
         let _ = tokio::time::timeout(LEADER_LIMIT, self.replica.read(raftkv::Consistency::Linearizable)).await;
-        Ok(())
     }
 
     /// A way to the leader's services, where another node leads and can be reached by its address for clients.
@@ -262,7 +275,9 @@ impl<R: Replica> Context<R> {
         let Some(leader) = status.leader.filter(|leader| *leader != status.id) else { return Ok(None) };
         let Some(address) = self.client_address(leader) else { return Ok(None) };
         let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { return Ok(None) };
-        Ok(endpoint.connect_timeout(LEADER_LIMIT).connect().await.ok())
+        // To look up a name takes time as well.
+        let connected = tokio::time::timeout(LEADER_LIMIT, endpoint.connect()).await;
+        Ok(connected.ok().and_then(Result::ok))
     }
 
     /// Where a member serves clients, as far as anybody said.
@@ -275,13 +290,17 @@ impl<R: Replica> Context<R> {
         noted.or_else(|| self.options.client_addresses.get(&id).cloned())
     }
 
-    /// Whether this node is a member no more. One that was removed in an earlier run has told the others that it runs; a new one, whose log
-    /// does not reach to its own addition yet, has not.
+    /// Whether this node is a member no more. One that was removed in an earlier run is known to have run, or forgotten; a new one, whose
+    /// log does not reach to its own addition yet, is expected, or has an id that nobody had.
     pub(super) fn is_removed(&self, status: &RaftStatus) -> bool {
-        let without = status
-            .configuration
-            .as_ref()
-            .is_some_and(|configuration| configuration.committed && !configuration.membership.contains(status.id));
-        status.removed.is_some() || (without && self.view.members().get(status.id.0).is_some_and(|info| info.started))
+        let without = status.configuration.as_ref().filter(|found| !found.membership.contains(status.id));
+        if without.is_some() && self.options.was_removed {
+            return true;
+        }
+        let without = without.is_some_and(|configuration| configuration.committed);
+        let id = status.id.0;
+        let members = without.then(|| self.view.members());
+        let was_there = members.is_some_and(|known| known.get(id).map_or(known.is_used(id), |info| info.started));
+        status.removed.is_some() || was_there
     }
 }

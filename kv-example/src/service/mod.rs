@@ -16,7 +16,7 @@ mod steward;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use raftkv::{ClusterId, Consistency, NodeId};
@@ -37,6 +37,9 @@ use crate::store::Limits;
 pub use refused::{DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
 pub use replica::Replica;
 
+/// How long a write waits for a node that has just started to catch up, before it is sent elsewhere.
+const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
+
 /// What the services are told of the node that they serve.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -56,6 +59,8 @@ pub struct Options {
     pub keeps_members: bool,
     /// How long the node waits for the outcome of a write. One whose outcome is unknown sooner was lost with its leader.
     pub write_timeout: Duration,
+    /// Whether the node has learned in an earlier run that it was removed. Nobody tells it again.
+    pub was_removed: bool,
 }
 
 impl Default for Options {
@@ -69,6 +74,7 @@ impl Default for Options {
             max_members: raftkv::Config::default().max_members,
             keeps_members: false,
             write_timeout: Duration::ZERO,
+            was_removed: false,
         }
     }
 }
@@ -97,7 +103,7 @@ impl Services {
             options,
             term: AtomicU64::new(0),
             ready: AtomicBool::new(false),
-            removed: AtomicBool::new(false),
+            standing: AtomicU8::new(Standing::Member as u8),
         });
         let (health, health_server) = health::Health::new();
         let watcher = tokio::spawn(health::watch(Arc::clone(&context), health.clone())).abort_handle();
@@ -144,8 +150,19 @@ struct Context<R> {
     term: AtomicU64,
     /// Whether the node has caught up with the cluster since its start.
     ready: AtomicBool,
-    /// Whether the node is a member no more.
-    removed: AtomicBool,
+    /// What the node was seen to be: a [`Standing`].
+    standing: AtomicU8,
+}
+
+/// What a node is to its cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    /// It takes part.
+    Member = 0,
+    /// It waits to be reached, or has not learned yet that it was added.
+    Joining = 1,
+    /// It was removed.
+    Removed = 2,
 }
 
 impl<R: Replica> Context<R> {
@@ -166,7 +183,7 @@ impl<R: Replica> Context<R> {
 
     /// Waits until the local store is fresh enough for a read.
     async fn prepare_read(&self, serializable: bool) -> Result<(), Status> {
-        self.ensure_member()?;
+        self.ensure_member().await?;
         if serializable && !self.ready.load(Ordering::Relaxed) {
             return Err(refused::not_ready());
         }
@@ -178,9 +195,40 @@ impl<R: Replica> Context<R> {
         Ok(())
     }
 
-    /// A node that was removed takes part in nothing any more, and what it has grows old.
-    fn ensure_member(&self) -> Result<(), Status> {
-        if self.removed.load(Ordering::Relaxed) { Err(refused::removed()) } else { Ok(()) }
+    /// A node that was removed takes part in nothing any more, and what it has grows old. One that is not a member yet could answer only at its
+    /// deadline, while others can at once.
+    async fn ensure_member(&self) -> Result<(), Status> {
+        if self.standing() != Standing::Member {
+            // That may be old.
+            self.status().await?;
+        }
+        match self.standing() {
+            Standing::Member => Ok(()),
+            Standing::Joining => Err(refused::not_joined()),
+            Standing::Removed => Err(refused::removed()),
+        }
+    }
+
+    /// A write is answered from what this node has applied. One that has far to catch up since its start would leave it open.
+    async fn catch_up(&self) -> Result<(), Status> {
+        if self.ready.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        match tokio::time::timeout(CATCH_UP_LIMIT, self.replica.read(Consistency::Linearizable)).await {
+            Ok(Ok(())) => self.ready.store(true, Ordering::Relaxed),
+            // The write itself tells what is wrong.
+            Ok(Err(_)) => {}
+            Err(_) => return Err(refused::not_ready()),
+        }
+        Ok(())
+    }
+
+    fn standing(&self) -> Standing {
+        match self.standing.load(Ordering::Relaxed) {
+            0 => Standing::Member,
+            1 => Standing::Joining,
+            _ => Standing::Removed,
+        }
     }
 
     async fn status(&self) -> Result<raftkv::Status, Status> {
@@ -191,8 +239,15 @@ impl<R: Replica> Context<R> {
 
     fn saw(&self, status: &raftkv::Status) {
         self.term.fetch_max(status.term.0, Ordering::Relaxed);
-        let removed = self.is_removed(status);
-        if removed && !self.removed.swap(removed, Ordering::Relaxed) {
+        let standing = if self.is_removed(status) {
+            Standing::Removed
+        } else if members::configuration(status).contains(status.id) {
+            Standing::Member
+        } else {
+            Standing::Joining
+        };
+        let before = self.standing.swap(standing as u8, Ordering::Relaxed);
+        if standing == Standing::Removed && before != standing as u8 {
             tracing::warn!(
                 "this node was removed from the cluster: it serves nothing any more, and does not campaign. Stop it, and delete its data \
                  directory; to come back it needs a new id"

@@ -5,7 +5,7 @@ use tonic::{Request, Response, Status};
 
 use super::members::{NewMember, address, configuration, passed_on, was_passed_on};
 use super::refused::{Intent, not_transferred, to_status};
-use super::{Context, Replica};
+use super::{Context, Replica, Standing};
 use crate::api::node::node_client::NodeClient;
 use crate::api::node::node_server::Node;
 use crate::api::node::{
@@ -66,7 +66,7 @@ impl<R: Replica> Node for Context<R> {
             client_address: self.options.client_address.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stored: status.stored.0,
-            removed: self.ensure_member().is_err(),
+            removed: self.standing() == Standing::Removed,
             learner: configuration(&status).is_learner(status.id),
             catching_up: status.change.iter().flat_map(|change| &change.catching_up).map(|id| id.0).collect(),
         }))

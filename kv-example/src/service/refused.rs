@@ -85,6 +85,12 @@ pub(super) fn removed() -> Status {
     )
 }
 
+/// What a new node says before it has learned that it is a member.
+pub(super) fn not_joined() -> Status {
+    let detail = "this node is no member, as far as it knows, and waits for its cluster to reach it; ask another member meanwhile";
+    marked(Code::Unavailable, "etcdserver: no leader", Some(RETRY_SAFE), detail)
+}
+
 pub(super) fn bad_address(reason: &str) -> Status {
     marked(Code::InvalidArgument, "etcdserver: given member URLs are invalid", None, reason)
 }

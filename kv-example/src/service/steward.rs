@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use raftkv::{Change, Error, NodeId, Status as RaftStatus};
@@ -59,8 +60,8 @@ impl<R: Replica> Context<R> {
             .members()
             .get(status.id.0)
             .is_some_and(|info| info.started && info.client_address == client_address);
-        // What is not applied yet may say so.
-        if known || status.applied < status.commit {
+        // Before it has caught up, what is not applied yet may say so.
+        if known || !self.ready.load(Ordering::Relaxed) {
             return;
         }
         let note = Note::Started(MemberStarted { id: status.id.0, client_address });

@@ -41,6 +41,12 @@ impl Members {
         self.known.get(&id)
     }
 
+    /// Whether a member has or had this id.
+    #[must_use]
+    pub fn is_used(&self, id: u64) -> bool {
+        id <= self.highest
+    }
+
     /// Everybody who is known.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &MemberInfo)> {
         self.known.iter().map(|(id, info)| (*id, info))

@@ -64,6 +64,7 @@ async fn etcdctl_feels_at_home() -> Result<()> {
     transactions(&all).await?;
     compaction(&all).await?;
     maintenance(&all, &cluster).await?;
+    members(&all).await?;
     // A follower serves like any other.
     let follower = cluster.others(cluster.leader().await?.id)[0];
     let one = Etcdctl { endpoints: cluster.client(follower)?.address().to_owned() };
@@ -134,5 +135,28 @@ async fn maintenance(etcdctl: &Etcdctl, cluster: &Cluster) -> Result<()> {
     let members = members["members"].as_array().context("no members")?;
     let ids: Vec<_> = members.iter().filter_map(|member| member["ID"].as_u64()).collect();
     ensure!(ids == cluster.ids(), "{members:?}");
+    Ok(())
+}
+
+/// The member that is added runs nowhere: it is a learner until it does.
+async fn members(etcdctl: &Etcdctl) -> Result<()> {
+    let (success, text) = etcdctl.say(&["member", "add", "four", "--peer-urls=http://127.0.0.1:1"], "").await?;
+    ensure!(success && text.contains("Member                4 added to cluster"), "{text}");
+    ensure!(text.contains("ETCD_INITIAL_CLUSTER_STATE=\"existing\""), "{text}");
+    let (success, text) = etcdctl.say(&["member", "list"], "").await?;
+    ensure!(success && text.contains("4, unstarted, , http://127.0.0.1:1, , true"), "{text}");
+    etcdctl
+        .expect_failure(&["member", "add", "five", "--peer-urls=http://127.0.0.1:1"], "Peer URLs already exists")
+        .await?;
+    etcdctl.expect_failure(&["member", "promote", "4"], "learner member which is in sync with leader").await?;
+    etcdctl.expect_failure(&["member", "promote", "1"], "can only promote a learner member").await?;
+    etcdctl.expect_failure(&["member", "promote", "99"], "member not found").await?;
+    let (success, text) = etcdctl.say(&["member", "update", "4", "--peer-urls=http://127.0.0.1:2"], "").await?;
+    ensure!(success && text.contains("Member                4 updated in cluster"), "{text}");
+    let (success, text) = etcdctl.say(&["member", "remove", "4"], "").await?;
+    ensure!(success && text.contains("Member                4 removed from cluster"), "{text}");
+    etcdctl.expect_failure(&["member", "remove", "4"], "member not found").await?;
+    let (success, text) = etcdctl.say(&["move-leader", "2"], "").await?;
+    ensure!(success, "{text}");
     Ok(())
 }

@@ -8,6 +8,7 @@ mod cut;
 mod etcdctl;
 mod full_disk;
 mod kill;
+mod members;
 mod pause;
 #[cfg(target_os = "linux")]
 mod power;
