@@ -341,6 +341,28 @@ fn a_write_to_nobody_is_safe_and_says_so() {
     assert!(text.contains("safe to try again") && text.contains(&endpoint) && text.contains("refused"), "{text}");
 }
 
+/// A host that does not answer at all, such as one behind a firewall: the time is over before there is a connection, and what was never
+/// sent took no effect.
+#[test]
+fn a_write_without_a_connection_is_safe_whenever_its_time_is_over() {
+    use rustix::net::{AddressFamily, SocketType, bind, getsockname, listen, socket};
+    let deaf = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&deaf, &std::net::SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+    listen(&deaf, 0).unwrap();
+    let address: std::net::SocketAddr = getsockname(&deaf).unwrap().try_into().unwrap();
+    // Nobody accepts these, and there is no room for more.
+    let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300));
+    let waiting: Vec<_> = std::iter::from_fn(|| connect().ok()).take(16).collect();
+    assert!(waiting.len() < 16, "this system takes connections without end");
+    let endpoint = address.to_string();
+    for timeout in ["0.3", "1.4"] {
+        let output = run(&["put", "k", "v", "--endpoints", &endpoint, "--timeout", timeout]);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        assert!(stderr(&output).contains("safe to try again"), "{}", stderr(&output));
+        assert!(stderr(&output).contains("no connection within"), "{}", stderr(&output));
+    }
+}
+
 #[test]
 fn a_write_into_silence_has_an_unknown_outcome_and_its_own_exit_code() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,5 +1,6 @@
 //! One server, and one attempt to ask it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
+use super::connector::{Connections, Connector};
 use super::error::{Cause, ClientError};
 use super::{ClientOptions, Kind};
 use crate::config::HostPort;
@@ -19,6 +21,7 @@ const SILENCE: Duration = Duration::from_secs(5);
 pub(super) struct Endpoint {
     address: String,
     channel: Channel,
+    connections: Arc<Connections>,
     /// The node id that it was seen to have; 0 while that is unknown.
     node: AtomicU64,
     /// Until when it is taken for silent, in milliseconds after `born`.
@@ -29,17 +32,18 @@ pub(super) struct Endpoint {
 impl Endpoint {
     pub(super) fn new(text: &str, options: &ClientOptions) -> Result<Self, String> {
         let address: HostPort = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/').parse()?;
+        let connections = Arc::new(Connections::default());
+        let connector = Connector::new(address.clone(), options.connect_timeout, Arc::clone(&connections));
         let address = address.to_string();
         let channel = Channel::from_shared(format!("http://{address}"))
             .map_err(|e| format!("{address}: {e}"))?
-            .connect_timeout(options.connect_timeout)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
-            .connect_lazy();
-        Ok(Self { address, channel, node: AtomicU64::new(0), silent_until: AtomicU64::new(0), born: Instant::now() })
+            .connect_with_connector_lazy(connector);
+        let (node, silent_until) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Self { address, channel, connections, node, silent_until, born: Instant::now() })
     }
 
     pub(super) fn address(&self) -> &str {
@@ -80,18 +84,18 @@ impl Endpoint {
         limit: Duration,
         call: impl Future<Output = Result<Response<R>, Status>>,
     ) -> Result<R, ClientError> {
+        let watch = self.connections.watch();
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
             Ok(Err(status)) => Err(ClientError::from_status(kind, &self.address, &status)),
             Err(_) => {
-                let cause = Cause::new(
-                    &self.address,
-                    tonic::Code::DeadlineExceeded,
-                    format!("no answer within {:.1} s", limit.as_secs_f64()),
-                );
+                let never_sent = watch.saw_none();
+                let lacking = if never_sent { "connection" } else { "answer" };
+                let words = format!("no {lacking} within {:.1} s", limit.as_secs_f64());
+                let cause = Cause::new(&self.address, tonic::Code::DeadlineExceeded, words);
                 Err(match kind {
-                    Kind::Read => ClientError::Safe(cause),
-                    Kind::Write => ClientError::Unknown(cause),
+                    Kind::Write if !never_sent => ClientError::Unknown(cause),
+                    Kind::Read | Kind::Write => ClientError::Safe(cause),
                 })
             }
         }

@@ -5,6 +5,7 @@
 //! unknown is never sent again: the caller gets [`ClientError::Unknown`] and decides.
 
 mod backoff;
+mod connector;
 mod endpoint;
 mod error;
 mod leader;
