@@ -509,6 +509,24 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
+        name: "expected-configuration-ignored",
+        wrong: "A change is made although another configuration is in force than the one it was meant for.",
+        file: "raft/src/consensus/change.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "joint-configuration-is-not-left",
+        wrong: "Nobody ends a joint configuration.",
+        file: "raft/src/consensus/change.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "removed-node-campaigns",
+        wrong: "A node campaigns although it knows that it votes no more.",
+        file: "raft/src/consensus/election.rs",
+        depth: "consensus",
+    },
+    Mutant {
         name: "held-proposals-dropped",
         wrong: "Commands that come while leadership is being handed over are neither answered nor kept.",
         file: "raft/src/consensus/transfer.rs",

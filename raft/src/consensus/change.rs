@@ -161,7 +161,7 @@ impl Consensus {
         if unfinished && !mutant!("second-change-before-the-first-is-committed") {
             return Err(ChangeRefused::InProgress { at });
         }
-        if change.expected.is_some_and(|expected| expected != at) {
+        if change.expected.is_some_and(|expected| expected != at) && !mutant!("expected-configuration-ignored") {
             return Err(ChangeRefused::Mismatch { actual: at });
         }
         change.apply(current, self.config.max_members)
@@ -175,7 +175,7 @@ impl Consensus {
         if at.index > self.commit || self.commit < leader.opened {
             return;
         }
-        if current.is_joint() {
+        if current.is_joint() && !mutant!("joint-configuration-is-not-left") {
             let next = Membership { outgoing: BTreeMap::new(), ..current.clone() };
             return self.append_configuration(now, &next);
         }

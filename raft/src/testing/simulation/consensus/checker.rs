@@ -178,8 +178,8 @@ impl Checker {
             }
             if !self.known.contains_key(&entry.id) {
                 let commits = self.limits.as_ref().map(|_| self.terms.commits());
-                if let Some(new) = self.configurations.entry(prev, entry, commits)? {
-                    self.caught_up(nodes, entry.id, &new)?;
+                for new in self.configurations.entry(prev, entry, commits)? {
+                    self.caught_up(nodes, &new)?;
                 }
             }
             let (before, known) = self.known.entry(entry.id).or_insert_with(|| (prev, entry.clone()));
@@ -298,7 +298,7 @@ impl Checker {
         if self.limits.is_some() && self.settled(meta.last.index) != Some(meta.last) {
             return Err(format!("images: {id} has an image of {}, which is not what is committed there", meta.last));
         }
-        match self.configurations.in_force_at(meta.last) {
+        match self.configurations.known_at(meta.last) {
             Some((at, membership)) if at != meta.membership_at || *membership != meta.membership => Err(format!(
                 "images: {id} has an image of {} with {} of {}, where {membership} of {at} was in force",
                 meta.last, meta.membership, meta.membership_at

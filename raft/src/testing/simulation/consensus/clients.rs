@@ -30,6 +30,8 @@ pub(crate) struct Clients {
     pub(crate) changing: BTreeSet<RequestId>,
     /// Images asked for, with the index that each must reflect.
     pub(crate) snapshots: BTreeMap<RequestId, Index>,
+    /// The configurations that changes were meant for.
+    pub(crate) expecting: BTreeMap<RequestId, LogId>,
     pub(crate) transfers: BTreeSet<RequestId>,
 }
 
@@ -90,7 +92,9 @@ impl Cluster {
     /// Prepares a change of the configuration; to be stepped.
     pub(crate) fn change(&mut self, id: NodeId, change: crate::change::Change) -> Result<Input, String> {
         let request = self.next_request();
-        self.node(id)?.clients.changing.insert(request);
+        let clients = &mut self.node(id)?.clients;
+        clients.changing.insert(request);
+        clients.expecting.extend(change.expected.map(|expected| (request, expected)));
         Ok(Input::Change { request, change })
     }
 
@@ -165,12 +169,11 @@ impl Cluster {
                 self.coverage.hit("changes with an unknown outcome");
                 Ok(())
             }
-            Reply::Changed { request, .. } => {
-                if clients.changing.remove(request) || clients.timed_out.remove(request) {
-                    Ok(())
-                } else {
-                    Err(unasked())
-                }
+            Reply::Changed { request, outcome }
+                if clients.changing.remove(request) || clients.timed_out.remove(request) =>
+            {
+                let expected = clients.expecting.remove(request).zip(outcome.as_ref().ok());
+                expected.map_or(Ok(()), |(expected, new)| self.checker.changed(expected, *new))
             }
             Reply::Unknown { request } => clients.asked.remove(request).map(drop).ok_or_else(unasked),
             Reply::Readable { request, index } => {
@@ -197,7 +200,7 @@ impl Cluster {
             Reply::Initialized { request, outcome } if clients.initializing.remove(request) => {
                 self.initialized(id, outcome.is_ok())
             }
-            Reply::Transferred { .. } | Reply::Initialized { .. } => Err(unasked()),
+            Reply::Changed { .. } | Reply::Transferred { .. } | Reply::Initialized { .. } => Err(unasked()),
         }
     }
 

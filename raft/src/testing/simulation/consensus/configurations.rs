@@ -10,6 +10,10 @@ pub(crate) struct Seen {
     all: BTreeMap<LogId, Membership>,
     /// By entry: the configuration that is in force at it, in any log that holds it.
     in_force: BTreeMap<LogId, LogId>,
+    /// By configuration: the one before it.
+    before: BTreeMap<LogId, LogId>,
+    /// Entries that were seen before the one they follow.
+    early: BTreeMap<LogId, Vec<Entry>>,
 }
 
 impl Seen {
@@ -17,6 +21,28 @@ impl Seen {
     ///
     /// Tells who is to vote that did not, and up to where those must hold the log by now.
     pub(crate) fn entry(
+        &mut self,
+        prev: LogId,
+        entry: &Entry,
+        commits: Option<&BTreeMap<Term, LogId>>,
+    ) -> Result<Vec<NewVoters>, String> {
+        let mut new = Vec::new();
+        let mut next = vec![(prev, entry.clone())];
+        while let Some((prev, entry)) = next.pop() {
+            // A new member may be sent what comes after an entry that nobody was sent yet.
+            let early = commits.is_some() && prev != LogId::ZERO && !self.in_force.contains_key(&prev);
+            new.extend(self.follow(prev, &entry, commits)?);
+            if early {
+                self.early.entry(prev).or_default().push(entry);
+            } else {
+                let known = self.early.remove(&entry.id).unwrap_or_default();
+                next.extend(known.into_iter().map(|later| (entry.id, later)));
+            }
+        }
+        Ok(new)
+    }
+
+    fn follow(
         &mut self,
         prev: LogId,
         entry: &Entry,
@@ -46,17 +72,12 @@ impl Seen {
             let old = &self.all[&at];
             let ids: Vec<_> = membership.voters.keys().copied().filter(|id| !old.voters.contains_key(id)).collect();
             // A change begins before it makes learners of strangers, and its first round goes up to the end of the log there.
-            (!ids.is_empty()).then_some(NewVoters { ids, upto: at.index.prev() })
+            (!ids.is_empty()).then_some(NewVoters { at: entry.id, ids, upto: at.index.prev() })
         });
+        self.before.extend(before.map(|at| (entry.id, at)));
         self.all.insert(entry.id, membership);
         self.in_force.insert(entry.id, entry.id);
         Ok(new)
-    }
-
-    /// The configuration in force at an entry, in any log that holds it.
-    pub(crate) fn in_force_at(&self, entry: LogId) -> Option<(LogId, &Membership)> {
-        let at = self.in_force.get(&entry)?;
-        self.all.get(at).map(|membership| (*at, membership))
     }
 
     /// A configuration that is known from a leader's memory, or from a disk.
@@ -68,6 +89,15 @@ impl Seen {
     pub(crate) fn known_at(&self, entry: LogId) -> Option<(LogId, &Membership)> {
         let at = *self.in_force.get(&entry)?;
         self.all.get(&at).map(|membership| (at, membership))
+    }
+
+    /// Whether one configuration came of another, in however many steps.
+    pub(crate) fn came_of(&self, mut at: LogId, earlier: LogId) -> bool {
+        while at > earlier {
+            let Some(before) = self.before.get(&at) else { return false };
+            at = *before;
+        }
+        at == earlier
     }
 
     /// All configurations from an index on, in whichever logs they are or were.
@@ -84,6 +114,8 @@ impl Seen {
 /// Nodes that are to vote from a configuration on.
 #[derive(Debug)]
 pub(crate) struct NewVoters {
+    /// Where that configuration is.
+    pub(crate) at: LogId,
     pub(crate) ids: Vec<NodeId>,
     /// By now they hold the log at least up to here (thesis §4.2.1).
     pub(crate) upto: Index,

@@ -13,10 +13,10 @@ use crate::types::{Index, LogId, Membership, NodeId, Term};
 
 impl Checker {
     /// Nodes that are to vote from an entry on have caught up before (thesis §4.2.1).
-    pub(super) fn caught_up(&self, nodes: &Nodes, at: LogId, new: &NewVoters) -> Result<(), String> {
+    pub(super) fn caught_up(&self, nodes: &Nodes, new: &NewVoters) -> Result<(), String> {
         let Some(upto) = self.settled(new.upto).filter(|_| self.limits.is_some()) else { return Ok(()) };
         match new.ids.iter().find(|id| nodes.get(id).is_some_and(|node| !node.held(upto))) {
-            Some(id) => Err(format!("new voters: {id} votes from {at} on, and does not even hold {upto}")),
+            Some(id) => Err(format!("new voters: {id} votes from {} on, and does not even hold {upto}", new.at)),
             None => Ok(()),
         }
     }
@@ -35,9 +35,20 @@ impl Checker {
         }
     }
 
+    /// A change was made that was meant for a certain configuration: the new one came of it.
+    pub(super) fn changed(&self, expected: LogId, new: LogId) -> Result<(), String> {
+        if self.limits.is_none() || (new > expected && self.configurations.came_of(new, expected)) {
+            return Ok(());
+        }
+        Err(format!("configurations: {new} was made for whoever looked at {expected}, and did not come of it"))
+    }
+
     /// A new leader has the votes of a quorum on disk (paper §5.2), of voters by the configuration in its own log.
     pub(super) fn elected(&self, nodes: &Nodes, node: &Node, term: Term) -> Result<(), String> {
-        let found = self.configurations.known_at(node.disk.last()).filter(|_| self.limits.is_some());
+        // An image may have taken the place of its log.
+        let (image, log) = (node.images.last(), node.disk.last());
+        let last = if image.index > log.index { image } else { log };
+        let found = self.configurations.known_at(last).filter(|_| self.limits.is_some());
         let Some((at, membership)) = found else { return Ok(()) };
         let voted = nodes.keys().filter(|id| self.votes.get(&(**id, term)) == Some(&node.id));
         let voted: BTreeSet<_> = voted.copied().collect();
