@@ -365,8 +365,8 @@ impl Consensus {
         }
         let Some(image) = self.snapshots.installing.take() else { return };
         if overtaken {
-            // Appends brought all of it meanwhile.
-            if last > self.snapshots.last() {
+            // Appends brought all of it meanwhile. Of two images of one entry the store keeps the later one.
+            if last >= self.snapshots.last() {
                 self.snapshots.latest = Some(image);
             }
             return self.compact();

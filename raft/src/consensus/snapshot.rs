@@ -124,8 +124,8 @@ impl Consensus {
         assert!(image.meta.last.index <= self.applying.applied(), "an image reflects what was applied");
         self.snapshots.bytes -= bytes;
         self.out.notes.push(Note::SnapshotTaken { last: image.meta.last, len: image.len });
-        // One that was received meanwhile is newer, and stays.
-        if image.meta.last > self.snapshots.last() {
+        // One that was received meanwhile may be newer, and stays. Of two of one entry the store keeps the later one.
+        if image.meta.last >= self.snapshots.last() {
             self.snapshots.latest = Some(image);
         }
         self.compact();

@@ -341,6 +341,7 @@ scripts! {
         an_offer_that_no_leader_makes_is_refused,
         another_image_is_put_off_while_one_is_fetched,
         lost_parts_are_asked_for_again,
+        of_two_images_of_one_entry_the_later_is_offered,
         one_image_is_taken_at_a_time,
         power_is_lost_before_an_image_is_published,
         power_is_lost_before_the_log_is_cut,
