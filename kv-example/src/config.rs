@@ -103,6 +103,21 @@ pub struct ServerArgs {
     #[arg(long, value_name = "MS", help_heading = "Raft")]
     pub request_timeout_ms: Option<String>,
 
+    /// An image of the contents is taken, and the log cut behind it, after so many entries (or 256 MiB of them) [default: 100000]
+    /// [env: RAFTKV_SNAPSHOT_ENTRIES]
+    #[arg(long, value_name = "N", help_heading = "Raft")]
+    pub snapshot_entries: Option<String>,
+
+    /// How many entries in front of an image stay in the log, so that a follower that is a little behind needs no image
+    /// [default: 10000] [env: RAFTKV_TRAILING_ENTRIES]
+    #[arg(long, value_name = "N", help_heading = "Raft")]
+    pub trailing_entries: Option<String>,
+
+    /// How much of an image this node receives in a second at most, in KiB [default: as fast as it goes]
+    /// [env: RAFTKV_SNAPSHOT_KIB_PER_SECOND]
+    #[arg(long, value_name = "KIB", help_heading = "Raft")]
+    pub snapshot_kib_per_second: Option<String>,
+
     /// The largest request, in bytes [default: 1572864] [env: RAFTKV_MAX_REQUEST_BYTES]
     #[arg(long, value_name = "BYTES", help_heading = "Raft")]
     pub max_request_bytes: Option<String>,
@@ -406,7 +421,11 @@ fn raft_config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigE
         |f| f.max_pending_requests,
         defaults.max_pending_requests as u64,
     )?;
+    let (entries, trailing, rate) = snapshots(args, layers, &defaults)?;
     let config = Config {
+        snapshot_entries: entries,
+        trailing_entries: trailing,
+        snapshot_bytes_per_second: rate,
         election_timeout: Duration::from_millis(election.value),
         heartbeat_interval: Duration::from_millis(heartbeat.value),
         write_timeout: Duration::from_millis(request.value),
@@ -416,6 +435,29 @@ fn raft_config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigE
     };
     config.validate().map_err(ConfigError)?;
     Ok(config)
+}
+
+/// When images are taken, what of the log stays, and how many bytes of an image are received in a second.
+fn snapshots(args: &ServerArgs, layers: &Layers<'_>, defaults: &Config) -> Result<(u64, u64, u64), ConfigError> {
+    let entries = layers.number(
+        "snapshot-entries",
+        args.snapshot_entries.as_ref(),
+        |f| f.snapshot_entries,
+        defaults.snapshot_entries,
+    )?;
+    let trailing = layers.number(
+        "trailing-entries",
+        args.trailing_entries.as_ref(),
+        |f| f.trailing_entries,
+        defaults.trailing_entries,
+    )?;
+    let rate = layers.number(
+        "snapshot-kib-per-second",
+        args.snapshot_kib_per_second.as_ref(),
+        |f| f.snapshot_kib_per_second,
+        u64::MAX,
+    )?;
+    Ok((entries.value, trailing.value, rate.value.saturating_mul(1024)))
 }
 
 /// Creates the data directory, so that a mistake in its path is told as such.

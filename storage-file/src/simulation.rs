@@ -7,9 +7,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use raftkv::testing::Random;
 use raftkv::testing::simulation::node::{DiskFault, Outage, Site, Stores};
-use raftkv::{Entry, Index, LogId, LogState, LogStore, LogWrite, Snapshot, StorageError};
+use raftkv::{
+    Entry, Index, LogId, LogState, LogStore, LogWrite, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter,
+    StorageError,
+};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -153,8 +157,8 @@ impl Stores for FileStores {
             site.power_fails();
         }
         let (log, snapshots) = opened?;
-        let log = SlowLog { log, disk: self.disk.clone(), pace: self.pace.clone(), usual, site: site.clone() };
-        Ok((Arc::new(log), Arc::new(snapshots)))
+        let seam = Arc::new(Seam { disk: self.disk.clone(), pace: self.pace.clone(), usual, site: site.clone() });
+        Ok((Arc::new(SlowLog { log, seam: seam.clone() }), Arc::new(SlowSnapshots { snapshots, seam })))
     }
 
     fn outage(&mut self, how: Outage, random: &mut Random) {
@@ -221,17 +225,16 @@ impl Stores for FileStores {
     }
 }
 
-/// A log whose writes take time, and during which power may fail.
+/// Where writes take time, and power may fail meanwhile.
 #[derive(Debug)]
-struct SlowLog {
-    log: FileLog,
+struct Seam {
     disk: SimDisk,
     pace: Arc<Pace>,
     usual: Duration,
     site: Site,
 }
 
-impl SlowLog {
+impl Seam {
     /// Does something that writes, in the middle of the time that it takes.
     async fn slowly<T>(&self, work: impl Future<Output = Result<T, StorageError>>) -> Result<T, StorageError> {
         let half = (self.usual + self.pace.state().latency) / 2;
@@ -250,6 +253,20 @@ impl SlowLog {
         }
         done
     }
+
+    /// What reading takes.
+    async fn pause(&self) {
+        let latency = self.pace.state().latency / 4;
+        if !latency.is_zero() {
+            sleep(latency).await;
+        }
+    }
+}
+
+#[derive(Debug)]
+struct SlowLog {
+    log: FileLog,
+    seam: Arc<Seam>,
 }
 
 #[async_trait]
@@ -259,18 +276,68 @@ impl LogStore for SlowLog {
     }
 
     async fn read(&self, range: Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
-        let latency = self.pace.state().latency / 4;
-        if !latency.is_zero() {
-            sleep(latency).await;
-        }
+        self.seam.pause().await;
         self.log.read(range, max_bytes).await
     }
 
     async fn write(&self, write: LogWrite) -> Result<(), StorageError> {
-        self.slowly(self.log.write(write)).await
+        self.seam.slowly(self.log.write(write)).await
     }
 
     async fn compact(&self, upto: LogId) -> Result<(), StorageError> {
-        self.slowly(self.log.compact(upto)).await
+        self.seam.slowly(self.log.compact(upto)).await
+    }
+}
+
+#[derive(Debug)]
+struct SlowSnapshots {
+    snapshots: FileSnapshots,
+    seam: Arc<Seam>,
+}
+
+#[async_trait]
+impl Snapshot for SlowSnapshots {
+    async fn latest(&self) -> Result<Option<Published>, StorageError> {
+        self.snapshots.latest().await
+    }
+
+    async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError> {
+        self.seam.pause().await;
+        self.snapshots.read(id, offset, max).await
+    }
+
+    async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+        let writer = self.seam.slowly(self.snapshots.begin(meta)).await?;
+        Ok(Box::new(SlowWriter { writer, seam: self.seam.clone() }))
+    }
+}
+
+struct SlowWriter {
+    writer: Box<dyn SnapshotWriter>,
+    seam: Arc<Seam>,
+}
+
+#[async_trait]
+impl SnapshotWriter for SlowWriter {
+    fn offset(&self) -> u64 {
+        self.writer.offset()
+    }
+
+    fn checksum(&self) -> u32 {
+        self.writer.checksum()
+    }
+
+    async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
+        self.seam.slowly(self.writer.append(chunk)).await
+    }
+
+    async fn publish(self: Box<Self>) -> Result<(), StorageError> {
+        let Self { writer, seam } = *self;
+        seam.slowly(writer.publish()).await
+    }
+
+    async fn discard(self: Box<Self>) -> Result<(), StorageError> {
+        let Self { writer, seam } = *self;
+        seam.slowly(writer.discard()).await
     }
 }

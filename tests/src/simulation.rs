@@ -7,7 +7,7 @@ use raftkv_storage_file::simulation::FileStores;
 const COMMAND: &str = "cargo run --release -p raftkv-tests --bin sim -- --depth node";
 
 /// What a campaign of some hundred seeds must have met.
-const CLASSES: [&str; 51] = [
+const CLASSES: [&str; 53] = [
     "all nodes lost power",
     "answer Lost",
     "answer NotLeader",
@@ -29,6 +29,8 @@ const CLASSES: [&str; 51] = [
     "drops without a shutdown",
     "elections won",
     "entries truncated",
+    "snapshots installed",
+    "snapshots taken",
     "failed syncs",
     "full disks",
     "last batches written anew after a failed sync",

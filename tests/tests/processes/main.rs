@@ -7,6 +7,7 @@ mod config;
 mod cut;
 mod etcdctl;
 mod full_disk;
+mod image;
 mod kill;
 mod members;
 mod pause;

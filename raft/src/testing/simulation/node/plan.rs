@@ -73,7 +73,8 @@ impl Plan {
         if members.percent(35) && options.allows("members") {
             voters = members.between(1, nodes);
             reserve = members.below(3);
-            config.catch_up_timeout = millis(members.between(500, 5000));
+            // Long enough that a lost append which would tell a node that it is removed is sent again.
+            config.catch_up_timeout = millis(members.between(500, 5000)).max(config.election_timeout * 6);
             weights[8] = members.between(2, 12);
             // Which of them may be out of the game is for the operator to know.
             weights[5] = 0;
@@ -140,6 +141,12 @@ fn config(random: &mut Random) -> Config {
         config.max_tail_bytes = one_of(random, &[1, 500, 4000, usual.max_tail_bytes], 500);
         config.max_uncommitted_bytes = one_of(random, &[500, 5000, 20_000, usual.max_uncommitted_bytes], 5000);
         config.max_pending_requests = one_of(random, &[2, 8, 1000, 1000], 1000);
+    }
+    if random.percent(60) {
+        config.snapshot_entries = one_of(random, &[3, 10, 30, 100], 30);
+        config.trailing_entries = one_of(random, &[0, 2, 10], 2);
+        config.snapshot_chunk_bytes = one_of(random, &[30, 300, usual.snapshot_chunk_bytes], 300);
+        config.snapshot_window_bytes = one_of(random, &[100, 2000, usual.snapshot_window_bytes], 2000);
     }
     config
 }
