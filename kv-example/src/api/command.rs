@@ -64,7 +64,7 @@ pub struct MemberStarted {
     #[prost(string, tag = "2")]
     pub client_address: ::prost::alloc::string::String,
 }
-/// A member was removed. Its id stays used.
+/// Nothing is known of a member: it was removed, or has not run yet. Its id is used.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemberGone {
     #[prost(uint64, tag = "1")]

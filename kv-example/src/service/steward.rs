@@ -47,6 +47,7 @@ pub(super) async fn keep<R: Replica>(context: Arc<Context<R>>) {
                 }
             }
         }
+        context.reserve_ids(&status).await;
         context.forget_gone(&status).await;
     }
 }
@@ -80,6 +81,14 @@ impl<R: Replica> Context<R> {
             |id: &NodeId| membership.is_learner(*id) && known.get(id.0).is_some_and(|info| info.votes && info.started);
         let mut learners = membership.learners.keys().copied().filter(waits);
         learners.find(|id| in_sync(status, *id))
+    }
+
+    /// The ids that the cluster began with are used, whether their nodes have said that they run or not.
+    async fn reserve_ids(&self, status: &RaftStatus) {
+        let greatest = configuration(status).members().map(|peer| peer.id.0).max().unwrap_or(0);
+        if !self.view.members().is_used(greatest) && self.ready.load(Ordering::Relaxed) {
+            let _ = self.note_member(Note::Gone(MemberGone { id: greatest })).await;
+        }
     }
 
     /// Those who ran and are members no more. Who is only expected may be added in a moment.
