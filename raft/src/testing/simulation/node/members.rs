@@ -124,7 +124,7 @@ impl<S: Subject, T: Stores> World<S, T> {
     }
 
     /// A machine loses its disk, and a new one under a new name is to take its place. Never so many that the others are no quorum of a
-    /// configuration that may be in force: so all must be up, and say so.
+    /// configuration that may be in force: so all must be up, and say so. Nor one that knows alone that there is a cluster.
     async fn wipe(&mut self) -> bool {
         let peers = self.peers();
         if self.up().len() != peers.len() || self.reserve.is_empty() || self.replacing.is_some() {
@@ -134,7 +134,9 @@ impl<S: Subject, T: Stores> World<S, T> {
         let configurations: Vec<_> = statuses.iter().filter_map(|status| status.configuration.as_ref()).collect();
         let Some(newest) = configurations.iter().max_by_key(|found| found.id) else { return false };
         let voters: Vec<NodeId> = newest.membership.voters.keys().copied().collect();
-        let quiet = statuses.len() == peers.len() && statuses.iter().all(|status| status.change.is_none());
+        let quiet = statuses.len() == peers.len()
+            && configurations.len() == peers.len()
+            && statuses.iter().all(|status| status.change.is_none());
         let Some(gone) = self.random.pick(&voters).filter(|id| quiet && self.peer(*id).is_some()) else { return false };
         let left: BTreeSet<_> = peers.iter().map(|peer| peer.id).filter(|id| *id != gone).collect();
         if voters.len() < 3 || !configurations.iter().all(|found| is_quorum(&found.membership, &left)) {
