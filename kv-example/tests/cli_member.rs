@@ -128,7 +128,8 @@ fn a_node_joins_by_itself_and_is_told_when_it_can_not() {
     cluster.wait_for_line(&["n2", "runs"]);
     cluster.wait_for_line(&["n1", "runs"]);
     // One that was added with another address.
-    assert!(cluster.member(&["add", "8=127.0.0.1:1", "--learner"]).status.success());
+    let added = cluster.member(&["add", "8=127.0.0.1:1", "--learner"]);
+    assert!(added.status.success(), "{}", stderr(&added));
     let mut elsewhere = cluster.joining(8, 4, &["--id", "8"]);
     assert_eq!(elsewhere.code(), Some(2));
     let log = elsewhere.log();

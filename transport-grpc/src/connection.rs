@@ -1,10 +1,12 @@
 //! One connection with its stream: from the address to the peer's welcome, and on to its end.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use raftkv::{Inbox, Lane as Kind, Peer};
+use raftkv::{Inbox, Lane as Kind, NodeId, Peer};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
@@ -24,6 +26,20 @@ pub(crate) struct Dialer {
     pub(crate) options: Arc<Options>,
     /// Who is told that a peer was lost.
     pub(crate) losses: Arc<OnceLock<Inbox>>,
+    pub(crate) reached: Reached,
+}
+
+/// Wakes the lanes to a peer that wait before their next attempt, when another lane to it is connected: it is there.
+#[derive(Clone, Default)]
+pub(crate) struct Reached(Arc<Mutex<HashMap<NodeId, Arc<Notify>>>>);
+
+impl Reached {
+    pub(crate) fn of(&self, peer: NodeId) -> Arc<Notify> {
+        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those without a lane are forgotten.
+        peers.retain(|_, notify| Arc::strong_count(notify) > 1);
+        peers.entry(peer).or_default().clone()
+    }
 }
 
 /// A stream that the peer has welcomed. Dropping it ends all that belongs to it, whatever the peer does.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use raftkv::{Lane as Kind, Peer, TransportError};
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::{debug, info, warn};
@@ -88,6 +89,7 @@ impl Lane {
             kind,
             backoff: Backoff::new(&dialer.options),
             patience: Patience::default(),
+            reached: dialer.reached.of(shared.peer.id),
             idle_at: Instant::now() + dialer.options.idle_timeout,
             dialer,
             said: None,
@@ -153,6 +155,8 @@ struct Keeper {
     dialer: Dialer,
     backoff: Backoff,
     patience: Patience,
+    /// Tells of the other lane's connection, and is told of this one's.
+    reached: Arc<Notify>,
     idle_at: Instant,
     said: Option<Said>,
 }
@@ -179,6 +183,7 @@ impl Keeper {
                 Ok(connection) => {
                     self.shared.set(State::Open(attempt.0));
                     self.say_connected();
+                    self.reached.notify_waiters();
                     let since = Instant::now();
                     match self.stay(connection).await {
                         End::Idle => break,
@@ -201,7 +206,7 @@ impl Keeper {
                 // The peer was well until now: try again at once.
                 self.backoff.reset();
             } else {
-                sleep(self.backoff.next(refused)).await;
+                self.pause(refused).await;
                 if Instant::now() >= self.idle_at && self.is_idle() {
                     break;
                 }
@@ -210,6 +215,16 @@ impl Keeper {
         }
         self.shared.set(State::Closed);
         debug!(peer = %self.shared.peer, lane = %self.kind, "nothing was sent for a while: connection closed");
+    }
+
+    /// Waits before the next attempt, unless the peer turns out to be there.
+    async fn pause(&mut self, refused: bool) {
+        let pause = self.backoff.next(refused);
+        tokio::select! {
+            biased;
+            () = self.reached.notified() => self.backoff.reset(),
+            () = sleep(pause) => {}
+        }
     }
 
     async fn connect(&self, outgoing: Outgoing) -> Result<Connection, Failure> {

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use async_trait::async_trait;
 use raftkv::{ClusterId, Envelope, Inbox, Lane as Kind, NodeId, Peer, Transport, TransportError};
 
-use crate::connection::Dialer;
+use crate::connection::{Dialer, Reached};
 use crate::lane::{Lane, Rejected};
 use crate::options::Options;
 use crate::queue::Parcel;
@@ -35,7 +35,12 @@ impl GrpcTransport {
     /// A transport for this node. Opens nothing yet.
     #[must_use]
     pub fn new(local: Local, options: Options) -> Self {
-        let dialer = Dialer { local: Arc::new(local), options: Arc::new(options), losses: Arc::default() };
+        let dialer = Dialer {
+            local: Arc::new(local),
+            options: Arc::new(options),
+            losses: Arc::default(),
+            reached: Reached::default(),
+        };
         Self { dialer, lanes: RwLock::default() }
     }
 

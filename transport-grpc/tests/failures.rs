@@ -140,6 +140,24 @@ async fn a_send_that_waits_for_room_fails_when_the_connection_is_given_up() {
     assert!(taken < 128, "{taken} batches of 256 KiB were taken for a silent peer");
 }
 
+/// A known bug: a node that comes back leads at once, as its control lane is there, and what is passed on to it is dropped for as long as the bulk
+/// lane waits for its next attempt.
+#[tokio::test]
+async fn a_lane_that_waits_is_tried_at_once_when_the_other_is_connected() {
+    let mut b = Receiver::start(2, ServerOptions::default()).await;
+    let proxy = Proxy::start(&b.peer).await;
+    proxy.set(Flow::Silent);
+    let pause = Duration::from_secs(3600);
+    let options = Options { min_backoff: pause, max_backoff: pause, ..quick() };
+    let (peer, transport) = (proxy.peer(&b.peer), sender(options));
+    until_it_fails(&transport, &peer, |n| load(&peer, n, 10)).await;
+    proxy.set(Flow::Forward);
+    transport.send(&peer, vec![tick(&peer, 7)]).await.unwrap();
+    b.until(7).await;
+    until_it_works(&transport, &peer, load(&peer, 8, 10)).await;
+    b.until(8).await;
+}
+
 #[tokio::test]
 async fn a_connection_that_nobody_uses_is_closed_and_comes_back_when_needed() {
     let mut b = Receiver::start(2, ServerOptions::default()).await;
