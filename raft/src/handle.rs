@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use crate::change::Change;
 use crate::config::Config;
 use crate::error::{ChangeError, Error, Fatal, InitializeError, TransferError};
-use crate::metrics::{ConfigurationStatus, Status};
+use crate::metrics::{ConfigurationStatus, Metrics, Status};
 use crate::runtime::{self, Control, Events, Host, Inbox, NotAdmitted, Parts, Request, Shared, Tasks};
 use crate::traits::{LogStore, Snapshot, StateMachine, Transport};
 use crate::types::{ClusterId, Entry, GroupId, LogId, Membership, NodeId};
@@ -113,6 +113,15 @@ impl Raft {
     /// [`Error::Stopped`].
     pub async fn status(&self) -> Result<Status, Error> {
         self.shared.request(|answer| Control::Status { answer }).await.map_err(Error::Stopped)
+    }
+
+    /// Where this node stands, and what it has counted since it started: numbers for whatever system watches it. Costs about as much as
+    /// [`Raft::status`].
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn metrics(&self) -> Result<Metrics, Error> {
+        self.shared.request(|answer| Control::Metrics { answer }).await.map_err(Error::Stopped)
     }
 
     /// What happens to this node from now on. A listener that lags far behind misses events, and is told so.
@@ -225,19 +234,20 @@ impl Raft {
 
     fn check_size(&self, size: u64) -> Result<(), Error> {
         let limit = self.shared.max_command_bytes;
-        if size > limit { Err(Error::TooLarge { size, limit }) } else { Ok(()) }
+        let fits = if size > limit { Err(Error::TooLarge { size, limit }) } else { Ok(()) };
+        fits.inspect_err(|error| self.shared.failures.count(error))
     }
 
     async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
-        match self.shared.intake.push(request) {
-            Ok(()) => {}
-            Err(NotAdmitted::Overloaded) => return Err(Error::Overloaded),
-            Err(NotAdmitted::Stopped) => return Err(Error::Stopped(self.shared.reason().await)),
-        }
-        match answered.await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(Error::Stopped(self.shared.reason().await)),
-        }
+        let outcome = match self.shared.intake.push(request) {
+            Ok(()) => match answered.await {
+                Ok(outcome) => outcome,
+                Err(_) => Err(Error::Stopped(self.shared.reason().await)),
+            },
+            Err(NotAdmitted::Overloaded) => Err(Error::Overloaded),
+            Err(NotAdmitted::Stopped) => Err(Error::Stopped(self.shared.reason().await)),
+        };
+        outcome.inspect_err(|error| self.shared.failures.count(error))
     }
 }
 

@@ -48,7 +48,7 @@ pub mod consensus;
 mod error;
 mod handle;
 mod message;
-mod metrics;
+pub mod metrics;
 #[doc(hidden)]
 pub mod mutants;
 mod recovery;
@@ -66,12 +66,12 @@ pub use error::{
 pub use handle::{Builder, Consistency, Raft};
 pub use message::{AppendReply, Body, ChangeOutcome, Envelope, ForwardOutcome, Lane, Message, Part, RequestId};
 pub use metrics::{
-    ChangeStatus, ConfigurationStatus, PeerStatus, ReceivingStatus, ReplicationState, SnapshotStatus, Status,
+    ChangeStatus, ConfigurationStatus, Metrics, PeerStatus, ReceivingStatus, ReplicationState, SnapshotStatus, Status,
 };
 pub use recovery::Survivor;
 #[doc(hidden)]
 pub use runtime::Host;
-pub use runtime::{Arrivals, Event, Events, Inbox};
+pub use runtime::{Arrivals, Event, Events, Inbox, Stall};
 pub use traits::{
     Chunks, HardState, LogState, LogStore, LogWrite, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter,
     StateMachine, TermRun, Transport,

@@ -1,4 +1,8 @@
-//! What a node knows of itself: [`Status`].
+//! What a node knows of itself: [`Status`]; and what it counts: [`Metrics`].
+
+mod counts;
+
+pub use counts::{Applies, Dropped, Failed, Histogram, Leadership, LogWrites, Metrics, Requests, Snapshots, Traffic};
 
 use std::time::Duration;
 

@@ -74,6 +74,8 @@ impl Consensus {
             noted_leader,
             noted_term,
             commit_due,
+            // Counted for whoever watches; nothing depends on it.
+            read_rounds: _,
             // Empty between two actions, for each of them collects all effects; its spare capacity does not matter.
             out: _,
             // Read by the invariants alone. All but the leader of this term, which the node may have forgotten, is in here twice.

@@ -407,6 +407,24 @@ pub enum TransferRefused {
     },
 }
 
+/// How far a transfer of leadership is, as its leader sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransferStep {
+    /// It begins.
+    Begins,
+    /// It was given up: the successor was not elected in time.
+    GivenUp,
+}
+
+impl fmt::Display for TransferStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Begins => "begins",
+            Self::GivenUp => "is given up: it was not elected in time",
+        })
+    }
+}
+
 /// Why a node would not start a cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InitializeRefused {
@@ -451,7 +469,7 @@ pub enum Note {
         /// To this node.
         to: NodeId,
         /// How far it is.
-        what: &'static str,
+        step: TransferStep,
     },
     /// Uncommitted entries of a former leader were proven to conflict with the present one's, and removed.
     Truncated {

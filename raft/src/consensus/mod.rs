@@ -51,7 +51,7 @@ mod transfer;
 pub(crate) use fingerprint::LONG_AGO;
 pub use io::{
     Boot, Effects, Fetch, FetchPurpose, ImageWork, InitializeRefused, Input, Note, Receipt, RefusedReason, Reply, Time,
-    TransferRefused, Write,
+    TransferRefused, TransferStep, Write,
 };
 pub use role::RoleKind;
 
@@ -121,6 +121,8 @@ pub struct Consensus {
     noted_term: Term,
     /// Whether an acknowledgement or a write came that may commit something.
     commit_due: bool,
+    /// How many rounds of heartbeats began for reads: for whoever watches.
+    read_rounds: u64,
     /// Collected until the caller asks.
     out: Effects,
     past: Past,
@@ -159,6 +161,7 @@ impl Consensus {
             noted_leader: None,
             noted_term: boot.log.hard_state.term,
             commit_due: false,
+            read_rounds: 0,
             out: Effects::default(),
             past: Past::since(log.base().index),
             log,
@@ -288,6 +291,11 @@ impl Consensus {
     #[must_use]
     pub fn membership(&self) -> Option<&Membership> {
         self.configurations.current()
+    }
+
+    /// How many rounds of heartbeats this node began in this run to confirm reads.
+    pub(crate) fn read_rounds(&self) -> u64 {
+        self.read_rounds
     }
 
     /// The node that leadership is being handed over to.

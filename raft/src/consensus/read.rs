@@ -141,6 +141,7 @@ impl Consensus {
             return;
         }
         self.heartbeat_round(now);
+        self.read_rounds += 1;
         if let Role::Leader(leader) = &mut self.role {
             let reads = std::mem::take(&mut leader.reads.waiting);
             leader.reads.round = Some(Round { number: leader.round, index: self.commit, reads });

@@ -13,7 +13,7 @@ use bytes::Bytes;
 
 use super::Consensus;
 use super::forward::SeenForwards;
-use super::io::{Note, RefusedReason, Reply, Time, TransferRefused};
+use super::io::{Note, RefusedReason, Reply, Time, TransferRefused, TransferStep};
 use super::role::{Leader, Role};
 use crate::message::{Body, ForwardOutcome, RequestId};
 use crate::mutant;
@@ -117,7 +117,7 @@ impl Consensus {
         let deadline = now.plus(self.config.election_timeout);
         let Role::Leader(leader) = &mut self.role else { return };
         leader.transfer = Some(Transfer { request, to, deadline, told: false, held: VecDeque::new(), held_bytes: 0 });
-        self.out.notes.push(Note::Transfer { to, what: "begins" });
+        self.out.notes.push(Note::Transfer { to, step: TransferStep::Begins });
     }
 
     /// Tells the successor to campaign, once its log is this leader's.
@@ -213,7 +213,7 @@ impl Consensus {
     fn abort_transfer(&mut self) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(Transfer { request, to, held, .. }) = leader.transfer.take() else { return };
-        self.out.notes.push(Note::Transfer { to, what: "is given up: it was not elected in time" });
+        self.out.notes.push(Note::Transfer { to, step: TransferStep::GivenUp });
         if let Some(request) = request {
             self.out.replies.push(Reply::Transferred { request, outcome: Err(TransferRefused::TimedOut) });
         }

@@ -14,6 +14,7 @@ use super::inbox::Inbox;
 use super::lateness::Lateness;
 use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
+use super::meter::Meter;
 use super::outbox::{Outbox, Sender};
 use super::pending::Pending;
 use super::shared::{EndGuard, Shared};
@@ -197,7 +198,9 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
     let snapshotter = Snapshotter::new(snapshots, tasks.clone(), config.snapshot_chunk_bytes);
     let applier =
         tasks.spawn(applier::run(machine, standing, store, jobs.clone(), outcomes.clone()).instrument(span.clone()));
+    let meter = Meter::new(&config, applied);
     let driver = Driver {
+        meter,
         shared: shared.clone(),
         pending,
         core,

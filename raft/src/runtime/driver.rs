@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 
 use super::applier::{Done, Entries, Job, Outcome};
 use super::clock::Clock;
-use super::events::Event;
+use super::events::{Event, Stall};
 use super::fetcher::{Fetched, Fetcher};
 use super::images::{self, Images};
 use super::inbox::{Arrival, Arrivals, Batch};
@@ -23,6 +23,7 @@ use super::lateness::{Late, Lateness};
 use super::leaving::Leaving;
 use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
+use super::meter::{self, Meter};
 use super::outbox::Outbox;
 use super::panic_text;
 use super::pending::{Pending, Results};
@@ -32,8 +33,9 @@ use crate::config::Config;
 use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time, TransferRefused};
 use crate::error::{Fatal, FatalKind, StorageError};
 use crate::message::Body;
+use crate::metrics::Metrics;
 use crate::mutant;
-use crate::types::Peer;
+use crate::types::{Index, Peer};
 
 #[derive(Debug)]
 pub(crate) struct Driver {
@@ -53,6 +55,7 @@ pub(crate) struct Driver {
     pub(crate) leaving: Option<Leaving>,
     pub(crate) snapshotter: Snapshotter,
     pub(crate) images: Images,
+    pub(crate) meter: Meter,
 }
 
 /// What came since the last round. Its buffers are reused.
@@ -99,7 +102,8 @@ impl Driver {
     /// Waits until something happens, then takes all that is there.
     async fn receive(&mut self, received: &mut Received) -> Result<Time, Fatal> {
         let leaving = self.leaving.as_ref().map(Leaving::next_wake);
-        let wake = [self.core.next_wake(), self.pending.next_wake(), self.writer.next_wake(), leaving];
+        let (writer, meter) = (self.writer.next_wake(), self.meter.next_wake());
+        let wake = [self.core.next_wake(), self.pending.next_wake(), writer, meter, leaving];
         let wake = wake.into_iter().flatten().min();
         self.clock.wake_at(wake);
         let mut yielded = false;
@@ -161,6 +165,9 @@ impl Driver {
     /// Takes everything through the core. What ended comes before what begins.
     fn step(&mut self, now: Time, received: &mut Received) -> Result<(), Fatal> {
         if let Some(seq) = received.stored.take() {
+            if let Some(took) = self.meter.write_ends(now) {
+                self.shared.announcer.announce(Event::Recovered { what: Stall::Disk, took });
+            }
             self.core.step(now, Input::Stored { seq });
         }
         for (purpose, entries) in received.fetched.drain(..) {
@@ -174,11 +181,13 @@ impl Driver {
         for outcome in received.applied.drain(..) {
             match outcome? {
                 Done::Applied(results) => {
+                    self.meter.apply_ends(now, results.upto());
                     self.core.step(now, Input::Applied { index: results.upto() });
                     self.pending.on_applied(results);
                 }
                 Done::Frozen(frozen) => self.snapshotter.start(frozen),
                 Done::Restored(last) => {
+                    self.meter.restore_ends(now, last.index);
                     self.core.step(now, Input::Restored { last });
                     // What the image brought has no results.
                     let mut results = Results::none(last.index);
@@ -197,7 +206,9 @@ impl Driver {
             match arrival {
                 Arrival::Batch(Batch { sender, batch, cost }) => {
                     self.outbox.learn(&sender);
+                    self.meter.received(cost);
                     for envelope in batch {
+                        self.meter.message(&envelope.message);
                         self.core.step(now, Input::Receive { from: envelope.from, message: envelope.message });
                     }
                     self.arrivals.make_room(cost);
@@ -212,9 +223,16 @@ impl Driver {
             self.core.step(now, Input::Tick);
         }
         self.writer.check(now);
+        if self.meter.disk_stalls(now) {
+            tracing::warn!(
+                "the disk stalls: this node gives leadership up, and does not campaign until the write is done"
+            );
+            self.shared.announcer.announce(Event::Stalled { what: Stall::Disk, since: self.config.stall_timeout });
+        }
         let leader = self.core.leader();
         let leads = leader == Some(self.shared.id);
         self.pending.check(now, leader.is_some(), leads, |input| self.core.step(now, input));
+        self.meter.requests(&received.requests);
         self.pending.submit(now, leads, &mut received.requests, |input| self.core.step(now, input));
         for control in received.control.drain(..) {
             self.control(now, control)?;
@@ -245,10 +263,17 @@ impl Driver {
                 self.core.step(now, input);
             }
             Control::Status { answer } => drop(answer.send(self.core.status(now))),
+            Control::Metrics { answer } => drop(answer.send(self.metrics(now))),
             Control::Stop { orderly: true } => self.begin_to_leave(now),
             Control::Stop { orderly: false } => return Err(Fatal::shutdown()),
         }
         Ok(())
+    }
+
+    fn metrics(&self, now: Time) -> Metrics {
+        let reads = meter::Reads { served: self.pending.reads_served(), rounds: self.core.read_rounds() };
+        let (load, failed) = (self.shared.intake.load(), self.shared.failures.read());
+        self.meter.read(&self.core.status(now), &self.outbox, reads, load, failed)
     }
 
     /// The node is to end in good order: it takes in nothing new, and a leader hands over.
@@ -288,6 +313,7 @@ impl Driver {
             } else {
                 None
             };
+            self.meter.sending(&message);
             if !self.outbox.send(to, message)
                 && let Some(request) = forward
             {
@@ -297,16 +323,19 @@ impl Driver {
             }
         }
         if let Some(write) = effects.write.take() {
+            self.meter.write_begins(now, &write);
             self.writer.start(now, write);
         }
         for fetch in effects.fetch.drain(..) {
             self.fetcher.start(fetch);
         }
         if let Some(image) = effects.restore.take() {
+            self.meter.apply_begins(now, image.meta.last.index);
             let _ = self.jobs.push(Job::Restore(image));
         }
         if !effects.apply.is_empty() {
             let entries = std::mem::take(&mut effects.apply);
+            self.meter.apply_begins(now, entries.last().map_or(Index::ZERO, |entry| entry.id.index));
             // The applier ends before the driver only with an outcome that stops the driver as well.
             let wants_results = self.pending.wants_results();
             let _ = self.jobs.push(Job::Apply(Entries { entries, wants_results }));
@@ -341,6 +370,7 @@ impl Driver {
 
     /// Logs what an operator would like to know, and announces what the node's owner would.
     fn note(&mut self, now: Time, note: Note) {
+        self.meter.note(&note);
         match note {
             Note::Role { role, term, why } => {
                 tracing::info!(%role, term = term.0, why, "role");
@@ -359,7 +389,10 @@ impl Driver {
                     "the connection with the leader was lost: asking soon whether another should lead"
                 );
             }
-            Note::Transfer { to, what } => tracing::info!(to = to.0, what, "transfer of leadership"),
+            Note::Transfer { to, step } => {
+                tracing::info!(to = to.0, %step, "transfer of leadership");
+                self.shared.announcer.announce(Event::Transfer { to, step });
+            }
             Note::Truncated { from, upto } => {
                 tracing::warn!(from = from.0, upto = upto.0, "uncommitted entries of a former leader are replaced");
                 self.shared.announcer.announce(Event::Truncated { from, upto });
@@ -375,6 +408,7 @@ impl Driver {
             }
             Note::ReceivingSnapshot { from, last, stored, len, rate } => {
                 tracing::info!(from = from.0, %last, bytes = stored, of = len, rate, "receiving a snapshot");
+                self.shared.announcer.announce(Event::SnapshotReceiving { from, last, stored, len });
             }
             Note::SnapshotInstalled { last, len } => {
                 tracing::info!(%last, bytes = len, "a snapshot takes the place of the state and the log");

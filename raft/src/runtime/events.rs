@@ -1,8 +1,10 @@
 //! What happens to a node, as a stream for its owner.
 
+use std::time::Duration;
+
 use tokio::sync::broadcast;
 
-use crate::consensus::RoleKind;
+use crate::consensus::{RoleKind, TransferStep};
 use crate::error::Fatal;
 use crate::types::{Index, LogId, Membership, NodeId, Term};
 
@@ -60,6 +62,38 @@ pub enum Event {
         /// Its length in bytes.
         len: u64,
     },
+    /// An image is being received. Told at the beginning, and from time to time.
+    SnapshotReceiving {
+        /// Who sends it.
+        from: NodeId,
+        /// The last entry that it reflects.
+        last: LogId,
+        /// How much of it is on disk, in bytes.
+        stored: u64,
+        /// Its length in bytes.
+        len: u64,
+    },
+    /// This leader hands leadership over.
+    Transfer {
+        /// To whom.
+        to: NodeId,
+        /// How far it is. Its success shows as the next leader.
+        step: TransferStep,
+    },
+    /// Something does not get done: a leader gives leadership up for it, and the node does not campaign until it recovers.
+    Stalled {
+        /// What.
+        what: Stall,
+        /// For how long by now.
+        since: Duration,
+    },
+    /// It got done, and the node may lead again.
+    Recovered {
+        /// What had stalled.
+        what: Stall,
+        /// How long it took.
+        took: Duration,
+    },
     /// The listener was too slow, and events are missing here.
     Missed {
         /// How many.
@@ -67,6 +101,14 @@ pub enum Event {
     },
     /// It stopped. The last event.
     Stopped(Fatal),
+}
+
+/// A part of a node that can stall.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Stall {
+    /// The disk: a write of the log takes longer than `Config::stall_timeout`.
+    Disk,
 }
 
 /// A stream of events, from [`Raft::events`](crate::Raft::events).

@@ -131,6 +131,11 @@ impl Intake {
         Poll::Pending
     }
 
+    /// What was admitted and is not known to be answered.
+    pub(crate) fn load(&self) -> Load {
+        self.lock().load
+    }
+
     /// Whether requests are there that nobody has taken yet.
     pub(crate) fn is_empty(&self) -> bool {
         self.lock().queue.is_empty()

@@ -11,6 +11,7 @@
 //! | the log is written, and read back | `log_writer.rs`, `fetcher.rs` |
 //! | a task or a timer is started | `host.rs`, `clock.rs` |
 //! | the machine is too slow for the timeouts | `lateness.rs` |
+//! | what happens is counted, and a stall noticed | `meter.rs`, `stall.rs` |
 //! | committed entries reach the state machine, and it is frozen | `applier.rs` |
 //! | an image is written | `snapshotter.rs`, in the layout of `image.rs` |
 //! | an image is received, or read for a peer | `images.rs` |
@@ -30,16 +31,18 @@ mod lateness;
 mod leaving;
 mod log_writer;
 mod mailbox;
+mod meter;
 mod outbox;
 mod pending;
 mod random;
 mod shared;
 mod snapshotter;
+mod stall;
 
 use std::any::Any;
 
 pub(crate) use boot::{Parts, find_configurations, start};
-pub use events::{Event, Events};
+pub use events::{Event, Events, Stall};
 #[doc(hidden)]
 pub use host::Host;
 pub(crate) use host::Tasks;

@@ -18,6 +18,7 @@ use super::mailbox::Mailbox;
 use super::panic_text;
 use crate::config::Config;
 use crate::message::{Envelope, Lane, Message};
+use crate::metrics::{Dropped, Traffic};
 use crate::traits::Transport;
 use crate::types::{ClusterId, GroupId, NodeId, Peer};
 
@@ -42,6 +43,11 @@ pub(crate) struct Outbox {
     tasks: Tasks,
     max_bulk_bytes: u64,
     ways: BTreeMap<NodeId, Way>,
+    /// What was queued.
+    sent: Traffic,
+    not_queued: u64,
+    /// What the transport did not take. The tasks add.
+    not_taken: Arc<AtomicU64>,
 }
 
 /// The way to one peer.
@@ -76,7 +82,9 @@ impl Outbox {
     pub(crate) fn new(sender: Sender, transport: Arc<dyn Transport>, config: &Config, tasks: Tasks) -> Self {
         // What the core may have on its way to a follower, and as much again for what is forwarded.
         let max_bulk_bytes = config.max_inflight_bytes.saturating_mul(2);
-        Self { sender, transport, tasks, max_bulk_bytes, ways: BTreeMap::new() }
+        let not_taken = Arc::default();
+        let ways = BTreeMap::new();
+        Self { sender, transport, tasks, max_bulk_bytes, ways, sent: Traffic::default(), not_queued: 0, not_taken }
     }
 
     /// A configuration came into force: these are reached where it says, and others no more.
@@ -114,16 +122,19 @@ impl Outbox {
     }
 
     fn open(&mut self, peer: Peer, member: bool) {
-        let queue = |lane, max_bytes| Queue::open(&peer, lane, max_bytes, self.transport.clone(), &self.tasks);
+        let queue = |lane, max_bytes| {
+            Queue::open(&peer, lane, max_bytes, self.transport.clone(), &self.tasks, self.not_taken.clone())
+        };
         let control = queue(Lane::Control, MAX_CONTROL_BYTES);
         let bulk = queue(Lane::Bulk, self.max_bulk_bytes);
         self.ways.insert(peer.id, Way { peer, member, control, bulk });
     }
 
     /// Queues a message, or drops it. Whether it was queued, which does not mean that it arrives.
-    pub(crate) fn send(&self, to: NodeId, message: Message) -> bool {
+    pub(crate) fn send(&mut self, to: NodeId, message: Message) -> bool {
         let Some(way) = self.ways.get(&to) else {
             tracing::debug!(%to, message = message.name(), "dropped a message to a node without a known address");
+            self.not_queued += 1;
             return false;
         };
         let queue = match message.lane() {
@@ -131,7 +142,25 @@ impl Outbox {
             Lane::Bulk => &way.bulk,
         };
         let Sender { cluster, group, node } = self.sender;
-        queue.push(&way.peer, Envelope { cluster, group, from: node, to, message })
+        let cost = message.cost();
+        if !queue.has_room(&way.peer, cost) {
+            self.not_queued += 1;
+            return false;
+        }
+        self.sent.count(&message);
+        self.sent.bytes += cost;
+        queue.push(cost, Envelope { cluster, group, from: node, to, message });
+        true
+    }
+
+    /// What was queued so far.
+    pub(crate) fn sent(&self) -> Traffic {
+        self.sent
+    }
+
+    /// What was not sent so far.
+    pub(crate) fn dropped(&self) -> Dropped {
+        Dropped { not_queued: self.not_queued, not_taken: self.not_taken.load(Ordering::Relaxed) }
     }
 
     /// Breaks off what is being sent (a transport may lose messages anyway, and an unreachable peer must not hold up the end),
@@ -162,7 +191,14 @@ impl Way {
 }
 
 impl Queue {
-    fn open(peer: &Peer, lane: Lane, max_bytes: u64, transport: Arc<dyn Transport>, tasks: &Tasks) -> Self {
+    fn open(
+        peer: &Peer,
+        lane: Lane,
+        max_bytes: u64,
+        transport: Arc<dyn Transport>,
+        tasks: &Tasks,
+        not_taken: Arc<AtomicU64>,
+    ) -> Self {
         let shared = Arc::new(Shared {
             mailbox: Mailbox::new(),
             messages: AtomicU64::new(0),
@@ -171,13 +207,13 @@ impl Queue {
             overflowing: AtomicBool::new(false),
         });
         let span = tracing::info_span!("way", %peer, %lane);
-        let task = tasks.spawn(carry(shared.clone(), peer.clone(), transport).instrument(span));
+        let task = tasks.spawn(carry(shared.clone(), peer.clone(), transport, not_taken).instrument(span));
         Self { shared, max_bytes, task }
     }
 
-    fn push(&self, peer: &Peer, envelope: Envelope) -> bool {
+    /// Whether there is room for a message of this cost; counts it as dropped if not.
+    fn has_room(&self, peer: &Peer, cost: u64) -> bool {
         let shared = &self.shared;
-        let cost = envelope.message.cost();
         let messages = shared.messages.load(Ordering::Relaxed);
         // A message larger than the limit passes alone.
         let full = messages > 0 && shared.bytes.load(Ordering::Relaxed) + cost > self.max_bytes;
@@ -188,15 +224,19 @@ impl Queue {
             }
             return false;
         }
+        true
+    }
+
+    fn push(&self, cost: u64, envelope: Envelope) {
+        let shared = &self.shared;
         shared.messages.fetch_add(1, Ordering::Relaxed);
         shared.bytes.fetch_add(cost, Ordering::Relaxed);
         let _ = shared.mailbox.push(envelope);
-        true
     }
 }
 
 /// Hands batch after batch to the transport. Logs when the peer is lost and when it is back, not each failure between.
-async fn carry(queue: Arc<Shared>, peer: Peer, transport: Arc<dyn Transport>) {
+async fn carry(queue: Arc<Shared>, peer: Peer, transport: Arc<dyn Transport>, not_taken: Arc<AtomicU64>) {
     let mut failures: u64 = 0;
     loop {
         let mut batch = Vec::new();
@@ -220,6 +260,7 @@ async fn carry(queue: Arc<Shared>, peer: Peer, transport: Arc<dyn Transport>) {
                     tracing::warn!(error, "messages to the peer are dropped");
                 }
                 failures += 1;
+                not_taken.fetch_add(messages, Ordering::Relaxed);
             }
         }
         let left = queue.messages.fetch_sub(messages, Ordering::Relaxed) - messages;
@@ -280,7 +321,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_queued_leaves_in_one_batch() {
-        let (outbox, post) = outbox();
+        let (mut outbox, post) = outbox();
         for _ in 0..5 {
             outbox.send(NodeId(4), forward(10));
         }
@@ -290,7 +331,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_takes_nothing_costs_a_bounded_queue_and_the_others_nothing() {
-        let (outbox, post) = outbox();
+        let (mut outbox, post) = outbox();
         for _ in 0..10_000 {
             outbox.send(NodeId(2), forward(10));
             outbox.send(NodeId(2), forward(1 << 20));
@@ -299,6 +340,7 @@ mod tests {
         let (messages, bytes) = (queue.messages.load(Ordering::Relaxed), queue.bytes.load(Ordering::Relaxed));
         assert!(messages <= MAX_QUEUED && bytes <= outbox.max_bulk_bytes, "{messages} messages, {bytes} bytes");
         assert_eq!(messages + queue.dropped.load(Ordering::Relaxed), 20_000);
+        assert_eq!((outbox.sent().forwards, outbox.dropped().not_queued), (messages, 20_000 - messages));
         outbox.send(NodeId(4), forward(10));
         settle().await;
         assert_eq!(post.0.lock().unwrap().len(), 1);
@@ -309,12 +351,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_panicking_transport_is_a_failed_one() {
-        let (outbox, _post) = outbox();
+        let (mut outbox, _post) = outbox();
         for _ in 0..3 {
             outbox.send(NodeId(3), forward(10));
             settle().await;
         }
         assert_eq!(outbox.ways[&NodeId(3)].bulk.shared.messages.load(Ordering::Relaxed), 0, "all three were tried");
+        assert_eq!((outbox.sent().forwards, outbox.dropped().not_taken), (3, 3));
     }
 
     #[tokio::test(start_paused = true)]

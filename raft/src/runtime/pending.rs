@@ -285,6 +285,11 @@ impl Pending {
         self.check_at = next.into_iter().chain([self.check_at]).flatten().min();
     }
 
+    /// How many reads were answered.
+    pub(crate) fn reads_served(&self) -> u64 {
+        self.reads.served
+    }
+
     /// Whether a client waits for an answer.
     pub(crate) fn is_waited_for(&self) -> bool {
         self.writes.is_waited_for() || self.reads.is_waited_for()

@@ -7,11 +7,12 @@ use tokio::sync::{Semaphore, oneshot};
 use super::events::{Announcer, Event, Events};
 use super::intake::{Intake, Request};
 use super::mailbox::{Closed, Mailbox};
+use super::meter::Failures;
 use super::pending::{ChangeAnswer, InitializeAnswer, TransferAnswer};
 use crate::change::Change;
 use crate::config::Config;
 use crate::error::{ChangeError, Error, Fatal, FatalKind, InitializeError, TransferError};
-use crate::metrics::Status;
+use crate::metrics::{Metrics, Status};
 use crate::types::{LogId, Membership, NodeId};
 
 /// How many requests of the owner are with the driver at a time; further ones wait.
@@ -44,6 +45,9 @@ pub(crate) enum Control {
     Status {
         answer: oneshot::Sender<Status>,
     },
+    Metrics {
+        answer: oneshot::Sender<Metrics>,
+    },
     /// In good order, or at once.
     Stop {
         orderly: bool,
@@ -60,6 +64,7 @@ pub(crate) struct Shared {
     /// For changes of the configuration, which take long.
     change_room: Semaphore,
     pub(crate) announcer: Announcer,
+    pub(crate) failures: Failures,
     /// Set once, when the node begins to stop.
     fatal: OnceLock<Fatal>,
     /// Closed when everything has ended: a gate that nobody enters before.
@@ -76,6 +81,7 @@ impl Shared {
             control_room: Semaphore::new(MAX_CONTROL),
             change_room: Semaphore::new(MAX_CHANGES),
             announcer: Announcer::new(),
+            failures: Failures::default(),
             fatal: OnceLock::new(),
             ended: Semaphore::new(0),
         }
@@ -115,8 +121,11 @@ impl Shared {
                 Control::Transfer { answer, .. } => {
                     let _ = answer.send(Err(TransferError::Stopped(fatal.clone())));
                 }
-                Control::Campaign { .. } | Control::Snapshot { .. } | Control::Status { .. } | Control::Stop { .. } => {
-                }
+                Control::Campaign { .. }
+                | Control::Snapshot { .. }
+                | Control::Status { .. }
+                | Control::Metrics { .. }
+                | Control::Stop { .. } => {}
             }
         }
     }

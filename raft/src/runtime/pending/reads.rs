@@ -36,11 +36,13 @@ pub(crate) struct Reads {
     /// Refused for want of a leader, with the one that the refusal named.
     parked: VecDeque<(Group, Option<Peer>)>,
     applied: Index,
+    /// How many were answered in this run.
+    pub(crate) served: u64,
 }
 
 impl Reads {
     pub(crate) fn new(applied: Index) -> Self {
-        Self { asked: VecDeque::new(), confirmed: VecDeque::new(), parked: VecDeque::new(), applied }
+        Self { asked: VecDeque::new(), confirmed: VecDeque::new(), parked: VecDeque::new(), applied, served: 0 }
     }
 
     pub(crate) fn submit(&mut self, request: RequestId, group: Group) {
@@ -55,6 +57,7 @@ impl Reads {
     pub(crate) fn on_readable(&mut self, request: RequestId, index: Index, answered: &mut Load) {
         let Some(group) = self.take_asked(request) else { return };
         if index <= self.applied || mutant!("read-before-applied") {
+            self.served += group.readers.len() as u64;
             return group.answer(&Ok(()), answered);
         }
         let at = self.confirmed.partition_point(|(other, _)| *other <= index);
@@ -66,6 +69,7 @@ impl Reads {
         while self.confirmed.front().is_some_and(|(index, _)| *index <= upto)
             && let Some((_, group)) = self.confirmed.pop_front()
         {
+            self.served += group.readers.len() as u64;
             group.answer(&Ok(()), answered);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::change::ChangeRefused;
 use crate::config::Config;
-use crate::consensus::{FetchPurpose, Note, RefusedReason, Reply, RoleKind};
+use crate::consensus::{FetchPurpose, Note, RefusedReason, Reply, RoleKind, TransferStep};
 use crate::message::{AppendReply, Body, Message};
 use crate::metrics::Status;
 use crate::testing::simulation::Coverage;
@@ -144,8 +144,8 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
             _ => {}
         },
         Note::Suspect { .. } => coverage.hit("leaders suspected"),
-        Note::Transfer { what: "begins", .. } => coverage.hit("transfers begun"),
-        Note::Transfer { .. } => coverage.hit("transfers given up"),
+        Note::Transfer { step: TransferStep::Begins, .. } => coverage.hit("transfers begun"),
+        Note::Transfer { step: TransferStep::GivenUp, .. } => coverage.hit("transfers given up"),
         Note::Truncated { .. } => coverage.hit("truncations"),
         Note::Removed { .. } => coverage.hit("nodes that learned that they are removed"),
         Note::Membership { membership, .. } if membership.is_joint() => coverage.hit("configurations that were joint"),

@@ -126,7 +126,7 @@ pub(crate) fn note(note: &Note) -> String {
         Note::Role { role, term, why } => format!("is {role} in {term}: {why}"),
         Note::Leader { leader: who, term } => format!("follows {} in {term}", leader(*who)),
         Note::Suspect { leader } => format!("suspects {leader}: the connection was lost"),
-        Note::Transfer { to, what } => format!("transfer to {to} {what}"),
+        Note::Transfer { to, step } => format!("transfer to {to} {step}"),
         Note::Truncated { from, upto } => format!("truncates {}..={}", from.0, upto.0),
         Note::Membership { index, membership } => format!("has the members {membership} of entry {}", index.0),
         Note::Removed { index } => format!("is removed by entry {}", index.0),

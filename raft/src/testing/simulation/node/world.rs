@@ -434,6 +434,12 @@ async fn watch(
                 record.hit("snapshots installed");
                 record.node(node, format!("installed an image of {last}, {len} bytes"));
             }
+            Event::SnapshotReceiving { .. } | Event::Transfer { .. } => {}
+            Event::Stalled { what, .. } => {
+                record.hit("stalls");
+                record.node(node, format!("stalls: {what:?}"));
+            }
+            Event::Recovered { what, took } => record.node(node, format!("goes on after {took:?}: {what:?}")),
             Event::Leader { .. } => {}
             Event::Missed { count } => record.node(node, format!("{count} events missed")),
             Event::Stopped(fatal) => {

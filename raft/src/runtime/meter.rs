@@ -1,0 +1,219 @@
+//! What a node counts, for [`Raft::metrics`](crate::Raft::metrics). Plain numbers in the driver's one task: whoever wants them gets a copy.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use super::intake::{Load, Request};
+use super::outbox::Outbox;
+use super::stall::Watch;
+use crate::config::Config;
+use crate::consensus::{Note, RoleKind, Time, TransferStep, Write};
+use crate::error::Error;
+use crate::message::{Body, Message};
+use crate::metrics::{Applies, Failed, Leadership, LogWrites, Metrics, Requests, Snapshots, Status, Traffic};
+use crate::types::{Entry, Index, Membership};
+
+#[derive(Debug)]
+pub(crate) struct Meter {
+    /// The write of the log that is under way.
+    pub(crate) disk: Watch,
+    /// The state machine's work; since when the present batch is being applied.
+    machine: Watch,
+    /// The last index that the state machine was given.
+    handed: Index,
+    applied: Index,
+    leads: bool,
+    leadership: Leadership,
+    requests: Requests,
+    received: Traffic,
+    log_writes: LogWrites,
+    applies: Applies,
+    snapshots: Snapshots,
+    membership_changes: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(config: &Config, applied: Index) -> Self {
+        Self {
+            disk: Watch::new(config.stall_timeout),
+            machine: Watch::new(config.stall_timeout),
+            handed: applied,
+            applied,
+            leads: false,
+            leadership: Leadership::default(),
+            requests: Requests::default(),
+            received: Traffic::default(),
+            log_writes: LogWrites::default(),
+            applies: Applies::default(),
+            snapshots: Snapshots::default(),
+            membership_changes: 0,
+        }
+    }
+
+    /// When [`Meter::disk_stalls`] has something to say.
+    pub(crate) fn next_wake(&self) -> Option<Time> {
+        self.disk.next_wake()
+    }
+
+    /// Whether the disk is seen to stall from now on.
+    pub(crate) fn disk_stalls(&mut self, now: Time) -> bool {
+        let stalls = self.disk.check(now);
+        self.leadership.disk_stalls += u64::from(stalls);
+        stalls
+    }
+
+    pub(crate) fn requests(&mut self, requests: &[Request]) {
+        for request in requests {
+            match request {
+                Request::Write { .. } | Request::WriteMany { .. } => self.requests.writes += 1,
+                Request::Read { .. } => self.requests.reads += 1,
+            }
+        }
+    }
+
+    /// A batch came from a peer.
+    pub(crate) fn received(&mut self, cost: u32) {
+        self.received.bytes += u64::from(cost);
+    }
+
+    /// A message of it is taken.
+    pub(crate) fn message(&mut self, message: &Message) {
+        self.received.count(message);
+        if let Body::Forward { .. } = &message.body {
+            self.requests.forwarded_here += 1;
+        }
+        if let Body::Chunk { part: Some(part), .. } = &message.body {
+            self.snapshots.received_parts += 1;
+            self.snapshots.received_bytes += part.data.len() as u64;
+        }
+    }
+
+    /// A message is about to be sent.
+    pub(crate) fn sending(&mut self, message: &Message) {
+        if let Body::Forward { .. } = &message.body {
+            self.requests.forwarded += 1;
+        }
+        if let Body::Chunk { part: Some(part), .. } = &message.body {
+            self.snapshots.sent_parts += 1;
+            self.snapshots.sent_bytes += part.data.len() as u64;
+        }
+    }
+
+    pub(crate) fn write_begins(&mut self, now: Time, write: &Write) {
+        self.disk.begin(now);
+        self.log_writes.entries += write.write.entries.len() as u64;
+        self.log_writes.bytes += write.write.entries.iter().map(Entry::cost).sum::<u64>();
+    }
+
+    /// The write is durable. Whether this ends a stall, and after how long.
+    pub(crate) fn write_ends(&mut self, now: Time) -> Option<Duration> {
+        let (took, stalled) = self.disk.progress(now, true);
+        self.log_writes.latency.record(took);
+        stalled.then_some(took)
+    }
+
+    /// The state machine is given entries or an image up to here.
+    pub(crate) fn apply_begins(&mut self, now: Time, upto: Index) {
+        self.handed = self.handed.max(upto);
+        self.machine.begin(now);
+    }
+
+    pub(crate) fn apply_ends(&mut self, now: Time, upto: Index) {
+        self.applies.entries += upto.0.saturating_sub(self.applied.0);
+        let took = self.restore_ends(now, upto);
+        self.applies.latency.record(took);
+    }
+
+    pub(crate) fn restore_ends(&mut self, now: Time, upto: Index) -> Duration {
+        self.applied = self.applied.max(upto);
+        self.machine.progress(now, self.applied >= self.handed).0
+    }
+
+    pub(crate) fn note(&mut self, note: &Note) {
+        let leadership = &mut self.leadership;
+        match note {
+            Note::Role { role, .. } => {
+                leadership.lost += u64::from(std::mem::replace(&mut self.leads, *role == RoleKind::Leader));
+                match role {
+                    RoleKind::Follower => {}
+                    RoleKind::PreCandidate => leadership.polls += 1,
+                    RoleKind::Candidate => leadership.elections += 1,
+                    RoleKind::Leader => leadership.won += 1,
+                }
+            }
+            Note::Leader { leader, .. } => leadership.leader_changes += u64::from(leader.is_some()),
+            Note::Transfer { step: TransferStep::Begins, .. } => leadership.transfers += 1,
+            Note::Transfer { step: TransferStep::GivenUp, .. } => leadership.transfers_given_up += 1,
+            Note::Membership { .. } => self.membership_changes += 1,
+            Note::SnapshotTaken { len, .. } => {
+                self.snapshots.taken += 1;
+                self.snapshots.taken_bytes += len;
+            }
+            Note::SnapshotInstalled { len, .. } => {
+                self.snapshots.installed += 1;
+                self.snapshots.installed_bytes += len;
+            }
+            Note::SnapshotDamaged { .. } => self.snapshots.damaged += 1,
+            Note::Suspect { .. }
+            | Note::Truncated { .. }
+            | Note::ReceivingSnapshot { .. }
+            | Note::Removed { .. }
+            | Note::Ignored { .. }
+            | Note::Violation { .. } => {}
+        }
+    }
+
+    /// A copy of everything.
+    pub(crate) fn read(&self, status: &Status, outbox: &Outbox, reads: Reads, load: Load, failed: Failed) -> Metrics {
+        let members = status.configuration.as_ref().map(|configuration| &configuration.membership);
+        let learners = |members: &Membership| members.members().filter(|member| members.is_learner(member.id)).count();
+        let Reads { served: reads_served, rounds: read_rounds } = reads;
+        Metrics {
+            id: status.id,
+            role: status.role,
+            term: status.term,
+            leader: status.leader,
+            voters: members.map_or(0, |members| members.all_voters().count() as u64),
+            learners: members.map_or(0, |members| learners(members) as u64),
+            base: status.base.index,
+            last: status.last.index,
+            stored: status.stored,
+            commit: status.commit,
+            applied: status.applied,
+            snapshot: status.snapshot,
+            pending_requests: load.requests as u64,
+            pending_bytes: load.bytes,
+            disk_stalls: self.disk.stalls(),
+            leadership: self.leadership.clone(),
+            requests: Requests { reads_served, read_rounds, failed, ..self.requests.clone() },
+            sent: outbox.sent(),
+            received: self.received,
+            dropped: outbox.dropped(),
+            log_writes: self.log_writes.clone(),
+            applies: self.applies.clone(),
+            snapshots: self.snapshots.clone(),
+            membership_changes: self.membership_changes,
+        }
+    }
+}
+
+/// What is counted where reads are handled.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Reads {
+    pub(crate) served: u64,
+    pub(crate) rounds: u64,
+}
+
+/// Failed requests, counted where their clients are told: only they pay for it.
+#[derive(Debug, Default)]
+pub(crate) struct Failures(Mutex<Failed>);
+
+impl Failures {
+    pub(crate) fn count(&self, error: &Error) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).count(error);
+    }
+
+    pub(crate) fn read(&self) -> Failed {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
