@@ -115,8 +115,8 @@ fn an_unfinished_image_is_resumed_at_its_durable_offset() {
     drop(writer);
     // This process knows what it synced.
     assert_eq!(now(store.begin(meta(4, 40))).unwrap().offset(), 3000);
-    // Another meta under the same name is another image.
-    let other = SnapshotMeta { last: LogId::new(9, 9), ..meta(5, 40) };
+    // Another image begins anew; an older one, to which this one need not give way.
+    let other = SnapshotMeta { last: LogId::new(2, 9), ..meta(5, 40) };
     assert_eq!(now(store.begin(other)).unwrap().offset(), 0);
     drop(store);
     // The next one relies on a piece only if a later one vouches for it.
@@ -126,6 +126,68 @@ fn an_unfinished_image_is_resumed_at_its_durable_offset() {
     drop(writer);
     now(publish(&store, meta(4, 40), &data, 700)).unwrap();
     assert_eq!(now(read_all(&store, 4, 640)).unwrap(), data);
+}
+
+/// The numbers of the images that were left unfinished, or are being written.
+fn unfinished(disk: &SimDisk) -> Vec<u64> {
+    let numbers = disk.files().into_iter().filter_map(|path| {
+        let name = path.file_name()?.to_str()?.strip_suffix(".part")?.to_owned();
+        u64::from_str_radix(&name, 16).ok()
+    });
+    numbers.collect()
+}
+
+/// Each image that a node was offered and then gave up, because its holder was lost or had a newer one, stayed on its disk until a newer image was
+/// published there: on a node that gets none for long they filled the disk.
+#[test]
+fn images_that_were_given_up_are_removed_when_another_is_begun_and_at_the_start() {
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    let begin = |store: &FileSnapshots, n: u64| {
+        let mut writer = now(store.begin(meta(n, n * 10))).unwrap();
+        now(writer.append(bytes(n, 700))).unwrap();
+        now(writer.append(bytes(n, 700))).unwrap();
+        writer
+    };
+    for n in 1..=5 {
+        drop(begin(&store, n));
+        assert_eq!(unfinished(&disk), [n], "the newer one takes the place of what is left of the older");
+        let after = disk.now().lose_power(|_| Fate::Lost);
+        assert_eq!(unfinished(&after), [n], "and the older does not come back with a loss of power");
+    }
+    drop(begin(&store, 3));
+    assert_eq!(unfinished(&disk), [3, 5], "a newer one may be gone on with");
+    drop(begin(&store, 4));
+    assert_eq!(unfinished(&disk), [4, 5], "but only the newest");
+    // Those that somebody writes are left alone, whatever is begun.
+    let mut writers = vec![begin(&store, 6), begin(&store, 2)];
+    drop(begin(&store, 7));
+    assert_eq!(unfinished(&disk), [2, 6, 7]);
+    for writer in &mut writers {
+        now(writer.append(bytes(9, 700))).unwrap();
+    }
+    drop(writers);
+    drop(store);
+    let store = open(&disk).unwrap();
+    assert_eq!(unfinished(&disk), [7], "at the start nobody writes");
+    let after = disk.now().lose_power(|_| Fate::Lost);
+    assert_eq!(unfinished(&after), [7]);
+    assert_eq!(now(store.begin(meta(7, 70))).unwrap().offset(), 700, "it is gone on with");
+    // What is no newer than the latest image is of no use.
+    now(publish(&store, meta(8, 70), &bytes(8, 700), 300)).unwrap();
+    assert_eq!(unfinished(&disk), []);
+}
+
+/// A file that was cut off in its header says nothing of what it would have been.
+#[test]
+fn an_unfinished_image_without_a_whole_header_is_removed() {
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    drop(now(store.begin(meta(4, 40))).unwrap());
+    drop(store);
+    disk.flip(Path::new("/images/0000000000000004.part"), 20, 1);
+    drop(open(&disk).unwrap());
+    assert_eq!(unfinished(&disk), []);
 }
 
 #[test]

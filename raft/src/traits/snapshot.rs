@@ -57,14 +57,17 @@ pub trait Snapshot: Send + Sync + 'static {
     async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError>;
 
     /// Starts to write an image, or resumes one with this very meta that was left unfinished. A writer that is still writing it
-    /// can't any more.
+    /// can't any more; writers of other images go on.
+    ///
+    /// What is left unfinished must not pile up: of the images that nobody writes a store keeps one at most to be resumed, the newest, and only
+    /// while it is newer than the latest image. When a newer one is begun it may go as well.
     ///
     /// # Errors
     /// The store can't be written to.
     async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError>;
 }
 
-/// An image that is being written. Dropped unfinished, it can be resumed.
+/// An image that is being written. Dropped unfinished, it can be resumed, unless others are begun meanwhile: see [`Snapshot::begin`].
 #[async_trait]
 pub trait SnapshotWriter: Send + 'static {
     /// How many bytes are durable: where to go on.

@@ -152,6 +152,12 @@ pub(crate) struct Unfinished {
     pub(crate) end: u64,
 }
 
+/// What an image holds, finished or not. None when it has no whole header.
+pub(crate) fn meta_of(file: &dyn VfsFile, salt: Salt) -> io::Result<Option<SnapshotMeta>> {
+    let header = read_header(&mut Window::new(file, HEADER), salt)?;
+    Ok(header.ok().map(|(_, meta, _)| meta))
+}
+
 /// Goes through an unfinished image and verifies it, up to the first frame that is not whole. None when it has no whole header.
 pub(crate) fn scan(file: &dyn VfsFile, salt: Salt) -> io::Result<Option<Unfinished>> {
     let mut window = Window::new(file, MAX_CHUNK + FRAME);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raftkv::{Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
+use raftkv::{LogId, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
 
 use crate::directory::{self, Owner};
 use crate::frame::{Identity, Salt};
@@ -24,7 +24,9 @@ const UNFINISHED: &str = ".part";
 ///
 /// An image is written to a file aside; what was appended is durable when [`SnapshotWriter::append`] returns, and is
 /// found again by [`Snapshot::begin`] with the same meta, also after a crash (the last piece of up to 256 KiB is then fetched again).
-/// Publishing renames the file, and only the newest image is kept. Every byte is verified when it is read.
+/// Publishing renames the file, and only the newest image is kept. Of those that were left unfinished the newest is kept, while it is newer than
+/// what is published and what is begun; others are removed at [`FileSnapshots::open`] and when another image is begun or published. Every
+/// byte is verified when it is read.
 #[derive(Clone, Debug)]
 pub struct FileSnapshots(Arc<Store>);
 
@@ -47,6 +49,19 @@ struct Writing {
     /// How far the files of unfinished images are known to be durable, because this process synced them.
     durable: BTreeMap<SnapshotId, u64>,
     failed: Option<String>,
+}
+
+impl Writing {
+    /// Whether a writer of this image lives.
+    fn is_written(&self, id: SnapshotId) -> bool {
+        self.writers.get(&id).is_some_and(|turn| turn.strong_count() > 0)
+    }
+
+    /// These images are gone.
+    fn forget(&mut self, gone: impl Fn(SnapshotId) -> bool) {
+        self.writers.retain(|id, _| !gone(*id));
+        self.durable.retain(|id, _| !gone(*id));
+    }
 }
 
 impl FileSnapshots {
@@ -95,7 +110,7 @@ impl FileSnapshots {
             }
         }
         *locked(&store.latest) = latest.map(Arc::new);
-        store.tidy(&locked(&store.writing))?;
+        store.tidy(&mut locked(&store.writing), None)?;
         Ok(Self(Arc::new(store)))
     }
 }
@@ -131,29 +146,45 @@ impl Store {
         Image::open(file, path, self.whose(), self.salt(id))
     }
 
-    /// Removes images that are superseded, and unfinished ones that nobody writes and that would not be newer than the latest.
-    fn tidy(&self, writing: &Writing) -> Result<(), StorageError> {
-        let Some(latest) = locked(&self.latest).clone() else { return Ok(()) };
-        let mut removed = false;
+    /// Removes what nobody needs any more: images that are superseded, and of the unfinished ones that nobody writes all but the newest. That one
+    /// goes as well when the latest image, or the one that is about to be `begun`, is as new.
+    fn tidy(&self, writing: &mut Writing, begun: Option<&SnapshotMeta>) -> Result<(), StorageError> {
+        let latest = locked(&self.latest).as_ref().map(|latest| (latest.meta.id, latest.meta.last));
+        let mut gone = Vec::new();
+        let mut newest: Option<(LogId, SnapshotId)> = None;
         for name in self.vfs.list(&self.dir).map_err(failed("list", &self.dir))? {
-            let superseded = parse(&name, PUBLISHED).is_some_and(|id| id != latest.meta.id);
-            let path = self.dir.join(&name);
-            let abandoned = match parse(&name, UNFINISHED)
-                .filter(|id| writing.writers.get(id).is_none_or(|turn| turn.strong_count() == 0))
+            if let Some(id) = parse(&name, PUBLISHED) {
+                let superseded = latest.is_some_and(|(latest, _)| latest != id);
+                gone.extend(superseded.then(|| self.path(id, PUBLISHED)));
+            } else if let Some(id) = parse(&name, UNFINISHED)
+                && begun.is_none_or(|begun| begun.id != id)
+                && !writing.is_written(id)
             {
-                Some(id) => {
-                    let file = self.vfs.open(&path, Access::Read).map_err(failed("open", &path))?;
-                    let found = image::scan(&*file, self.salt(id)).map_err(failed("read", &path))?;
-                    found.is_none_or(|found| found.meta.last <= latest.meta.last)
-                }
-                None => false,
-            };
-            if superseded || abandoned {
-                self.vfs.remove(&path).map_err(failed("remove", &path))?;
-                removed = true;
+                let floor = latest.map(|(_, last)| last).max(begun.map(|begun| begun.last));
+                let last = self.last_of_unfinished(id)?.filter(|last| floor.is_none_or(|floor| *last > floor));
+                let older = match last {
+                    Some(last) if newest.is_none_or(|(newest, _)| newest < last) => {
+                        newest.replace((last, id)).map(|(_, id)| id)
+                    }
+                    Some(_) | None => Some(id),
+                };
+                gone.extend(older.map(|id| self.path(id, UNFINISHED)));
             }
         }
-        if removed { self.sync_dir() } else { Ok(()) }
+        for path in &gone {
+            self.vfs.remove(path).map_err(failed("remove", path))?;
+            tracing::debug!(path = %path.display(), "removed an image that nobody needs");
+        }
+        writing.forget(|id| gone.contains(&self.path(id, UNFINISHED)));
+        if gone.is_empty() { Ok(()) } else { self.sync_dir() }
+    }
+
+    /// The last entry that an unfinished image would reflect; none when not even its header is whole.
+    fn last_of_unfinished(&self, id: SnapshotId) -> Result<Option<LogId>, StorageError> {
+        let path = self.path(id, UNFINISHED);
+        let file = self.vfs.open(&path, Access::Read).map_err(failed("open", &path))?;
+        let meta = image::meta_of(&*file, self.salt(id)).map_err(failed("read", &path))?;
+        Ok(meta.map(|meta| meta.last))
     }
 
     fn sync_dir(&self) -> Result<(), StorageError> {
@@ -176,6 +207,8 @@ impl Store {
 
     fn begin(&self, meta: SnapshotMeta) -> Result<Progress, StorageError> {
         self.write(|writing| {
+            // First of all: on a disk that is nearly full, what was left off may have the room that this one needs.
+            self.tidy(writing, Some(&meta))?;
             let path = self.path(meta.id, UNFINISHED);
             let progress = match self.resume(&meta, &path, writing.durable.get(&meta.id).copied())? {
                 Some(progress) => progress,
@@ -260,13 +293,13 @@ impl Store {
             let newer = locked(&self.latest).as_ref().is_some_and(|latest| latest.meta.last > meta.last);
             if newer {
                 // It came too late: a newer one has been published meanwhile.
-                return self.tidy(writing);
+                return self.tidy(writing, None);
             }
             self.vfs.rename(&from, &to).map_err(failed("rename", &from))?;
             self.sync_dir()?;
             *locked(&self.latest) = Some(Arc::new(self.image(meta.id)?));
             tracing::info!(image = %meta.id, last = %meta.last, bytes = progress.bytes, "published a snapshot");
-            self.tidy(writing)
+            self.tidy(writing, None)
         })
     }
 

@@ -25,7 +25,8 @@
 //!
 //! * An image comes back byte by byte, with its id, its log id, its configuration, its length and its checksum, from any offset, and after reopening.
 //! * Nothing is seen of an image before it is published; then it is the latest, in one step.
-//! * An unfinished image is resumed at an offset that is durable; one of another meta begins anew.
+//! * An unfinished image is resumed at an offset that is durable; one of another meta begins anew. Of several the newest at most is kept.
+//! * Two images are written side by side.
 //! * A newer image replaces an older one, and never the other way round; readers beside that get right bytes or an error.
 //! * With [`Backend::arm`]: at whatever operation the process is killed, or power is lost, the latest image is whole afterwards, and
 //!   is the one that was published last; an error sticks.
@@ -94,6 +95,8 @@ macro_rules! snapshot_conformance {
             an_unfinished_image_is_resumed_after_reopening
             another_meta_begins_anew
             a_discarded_image_begins_anew
+            of_unfinished_images_the_newest_is_kept
+            two_images_are_written_side_by_side
             a_newer_image_replaces_an_older_one
             an_older_image_does_not_replace_a_newer_one
             two_images_may_be_written_in_quick_succession

@@ -84,6 +84,51 @@ pub async fn a_discarded_image_begins_anew<B: Backend>(backend: &B) {
     assert_latest(&store, 2, &image(2, 3000)).await;
 }
 
+/// What is left off does not pile up, whoever gives it up: the newest at most is gone on with, and in the next process as well.
+pub async fn of_unfinished_images_the_newest_is_kept<B: Backend>(backend: &B) {
+    let mut store = open(backend).await;
+    for reopened in [false, true] {
+        let mut writers = Vec::new();
+        for n in [2, 4, 3] {
+            let mut writer = store.begin(meta(n)).await.expect("a writer");
+            write(&mut writer, &image(n, 600_000), 100_000).await.expect("the image");
+            writers.push(writer);
+        }
+        drop(writers);
+        if reopened {
+            drop(store);
+            store = open(backend).await;
+        }
+        // An older one than what is left, so that this need not give way to it.
+        drop(store.begin(meta(1)).await.expect("a writer"));
+        for n in [2, 3] {
+            let writer = store.begin(meta(n)).await.expect("a writer");
+            assert_eq!(writer.offset(), 0, "image {n} was kept beside a newer one (reopened: {reopened})");
+        }
+        let writer = store.begin(meta(4)).await.expect("a writer");
+        assert!(writer.offset() > 0, "the newest was not kept (reopened: {reopened})");
+        writer.discard().await.expect("an image to forget");
+    }
+}
+
+/// A node takes an image while it receives another: neither is in the other's way.
+pub async fn two_images_are_written_side_by_side<B: Backend>(backend: &B) {
+    let store = open(backend).await;
+    let (one, two) = (image(1, 300_000), image(2, 400_000));
+    let mut first = store.begin(meta(1)).await.expect("a writer");
+    write(&mut first, &one.slice(..100_000), 50_000).await.expect("a piece");
+    let mut second = store.begin(meta(2)).await.expect("a writer");
+    write(&mut second, &two.slice(..200_000), 50_000).await.expect("a piece");
+    // What is begun and left off beside them takes neither away.
+    drop(store.begin(meta(3)).await.expect("a writer"));
+    write(&mut first, &one, 100_000).await.expect("a writer goes on beside another");
+    write(&mut second, &two, 100_000).await.expect("a writer goes on beside another");
+    first.publish().await.expect("a published image");
+    assert_latest(&store, 1, &one).await;
+    second.publish().await.expect("a published image");
+    assert_latest(&store, 2, &two).await;
+}
+
 /// What was left of another image under the same name is not gone on with.
 pub async fn another_meta_begins_anew<B: Backend>(backend: &B) {
     let store = open(backend).await;
