@@ -6,7 +6,7 @@ use std::sync::Arc;
 use thiserror::Error;
 
 use crate::change::ChangeRefused;
-use crate::types::{ClusterId, GroupId, Index, NodeId, Peer};
+use crate::types::{ClusterId, GroupId, Index, LogId, NodeId, Peer};
 
 /// Why a write or a read was not answered.
 #[derive(Clone, Debug, Error)]
@@ -19,7 +19,7 @@ pub enum Error {
         /// The leader, as far as this node knows.
         leader: Option<Peer>,
     },
-    /// No leader answered within the time allowed. Nothing was proposed: safe to retry.
+    /// No leader answered within the time allowed, or what a read was to reflect did not come. Nothing was proposed: safe to retry.
     #[error(
         "not proposed: no leader was reachable in time (the cluster may have lost its quorum); retry later, or at another node"
     )]
@@ -46,6 +46,28 @@ pub enum Error {
         "the outcome is unknown: the command may have been applied or may still be; retry only if applying it twice is harmless"
     )]
     OutcomeUnknown,
+    /// A read was to reflect an entry ([`Consistency::AtLeast`](crate::Consistency::AtLeast)) that was not committed and never will be:
+    /// another leader's entry is in its place, or before it. No retry helps, here or elsewhere.
+    #[error(
+        "the entry {wanted} was never committed: {found} took its place after a change of leader; no node will ever reflect it"
+    )]
+    NeverCommitted {
+        /// The entry that the read was to reflect.
+        wanted: LogId,
+        /// A committed entry that rules it out.
+        found: LogId,
+    },
+    /// A read was to reflect an entry ([`Consistency::AtLeast`](crate::Consistency::AtLeast)) of which this node can't tell whether it was
+    /// committed: the log in front of an image was cut off, and terms have changed since. A linearizable read reflects it if it was.
+    #[error(
+        "this node can't tell any more whether the entry {wanted} was committed: its log begins after {base}; read linearizably instead"
+    )]
+    Compacted {
+        /// The entry that the read was to reflect.
+        wanted: LogId,
+        /// What this node's log begins after.
+        base: LogId,
+    },
     /// The node is down.
     #[error("this node has stopped: {0}")]
     Stopped(Fatal),
@@ -65,7 +87,11 @@ impl Error {
     pub fn is_safe_to_retry(&self) -> bool {
         match self {
             Self::NotLeader { .. } | Self::Unavailable | Self::Overloaded | Self::Lost => true,
-            Self::TooLarge { .. } | Self::OutcomeUnknown | Self::Stopped(_) => false,
+            Self::TooLarge { .. }
+            | Self::OutcomeUnknown
+            | Self::NeverCommitted { .. }
+            | Self::Compacted { .. }
+            | Self::Stopped(_) => false,
         }
     }
 }

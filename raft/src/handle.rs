@@ -46,6 +46,13 @@ pub enum Consistency {
     Linearizable,
     /// Whatever this node has applied. Costs nothing, and may be old.
     Stale,
+    /// Reflects the entry with this id, and so everything that was answered before it was written: for a client that goes on at another
+    /// node, or tells others of what it wrote ([`Raft::write_with_id`]). Local, and at once where this node has applied that far already.
+    ///
+    /// It is that very entry which must be there: ids of entries that a change of leader overwrote get [`Error::NeverCommitted`]. Of an
+    /// entry in front of an image a node may not be able to tell ([`Error::Compacted`]); where terms have not changed since, or this node
+    /// has seen them change since its start, it can. An id that does not come within `Config::read_timeout` gets [`Error::Unavailable`].
+    AtLeast(LogId),
 }
 
 impl Raft {
@@ -71,6 +78,15 @@ impl Raft {
     /// # Errors
     /// See [`Error`]; [`Error::is_safe_to_retry`] tells whether nothing has happened.
     pub async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
+        self.write_with_id(command).await.map(|(_, result)| result)
+    }
+
+    /// As [`Raft::write`], and also returns the id of the command's entry: any node can be asked for a state that reflects it, with
+    /// [`Consistency::AtLeast`].
+    ///
+    /// # Errors
+    /// As for [`Raft::write`].
+    pub async fn write_with_id(&self, command: Bytes) -> Result<(LogId, Bytes), Error> {
         self.check_size(command.len() as u64)?;
         let (answer, answered) = oneshot::channel();
         self.ask(Request::Write { command, answer }, answered).await
@@ -102,6 +118,10 @@ impl Raft {
             Consistency::Linearizable => {
                 let (answer, answered) = oneshot::channel();
                 self.ask(Request::Read { answer }, answered).await
+            }
+            Consistency::AtLeast(id) => {
+                let (answer, answered) = oneshot::channel();
+                self.ask(Request::ReadAtLeast { id, answer }, answered).await
             }
             Consistency::Stale => self.shared.fatal().map_or(Ok(()), |fatal| Err(Error::Stopped(fatal.clone()))),
         }

@@ -7,7 +7,7 @@ use raftkv_storage_file::simulation::FileStores;
 const COMMAND: &str = "cargo run --release -p raftkv-tests --bin sim -- --depth node";
 
 /// What a campaign of some hundred seeds must have met.
-const CLASSES: [&str; 53] = [
+const CLASSES: [&str; 54] = [
     "all nodes lost power",
     "answer Lost",
     "answer NotLeader",
@@ -57,6 +57,7 @@ const CLASSES: [&str; 53] = [
     "power lost in recovery",
     "power lost in the middle of an operation",
     "reads answered by followers",
+    "reads that reflect an entry",
     "slow disks",
     "stalled disks",
     "torn writes recovered",

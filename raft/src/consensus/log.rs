@@ -6,6 +6,9 @@ use crate::mutant;
 use crate::traits::{LogState, TermRun};
 use crate::types::{Entry, Index, LogId, Term};
 
+/// How many terms of what was forgotten are remembered.
+const MAX_PAST: usize = 1024;
+
 /// Knows the term of every entry, and holds the newest entries in memory (the tail). Older payloads are in the log store alone.
 #[derive(Clone, Debug, Hash)]
 pub(crate) struct Log {
@@ -15,6 +18,8 @@ pub(crate) struct Log {
     last: LogId,
     /// Where each term begins, in order. A log has few terms, so this stays small.
     runs: VecDeque<TermRun>,
+    /// Where the terms of what was forgotten in this run of the node began: the latest of them, up to the base.
+    past: VecDeque<TermRun>,
     /// The newest entries, contiguous up to `last`.
     tail: VecDeque<Entry>,
     /// What they cost.
@@ -32,6 +37,7 @@ impl Log {
             base: state.base,
             last: state.last,
             runs: state.runs.iter().copied().collect(),
+            past: VecDeque::new(),
             tail: VecDeque::new(),
             tail_bytes: 0,
             stored: state.last.index,
@@ -83,6 +89,15 @@ impl Log {
         }
         let after = self.runs.partition_point(|run| run.first <= index);
         self.runs.get(after.checked_sub(1)?).map(|run| run.term)
+    }
+
+    /// As [`Log::term_at`], and also of what was forgotten, as far as its terms are remembered.
+    pub(crate) fn term_remembered_at(&self, index: Index) -> Option<Term> {
+        if index >= self.base.index {
+            return self.term_at(index);
+        }
+        let after = self.past.partition_point(|run| run.first <= index);
+        self.past.get(after.checked_sub(1)?).map(|run| run.term)
     }
 
     /// The id of the entry at `index`, where its term is known.
@@ -153,6 +168,13 @@ impl Log {
                 self.tail_bytes -= entry.cost();
             }
         }
+        for run in self.runs.iter().take_while(|run| run.first <= upto.index) {
+            // The rest of a term that was cut in two is remembered already.
+            if self.past.back().is_none_or(|last| last.term < run.term) {
+                self.past.push_back(*run);
+            }
+        }
+        self.past.drain(..self.past.len().saturating_sub(MAX_PAST));
         let first = upto.index.next();
         while self.runs.get(1).is_some_and(|run| run.first <= first) {
             self.runs.pop_front();
@@ -332,6 +354,26 @@ mod tests {
         );
         after.append(entry(5, 6));
         after.check();
+    }
+
+    #[test]
+    fn the_terms_of_what_was_forgotten_are_remembered_for_a_while() {
+        let mut log = log(&[1, 1, 2, 4, 4]);
+        log.mark_stored(Index(5));
+        for upto in [LogId::new(1, 1), LogId::new(2, 3), LogId::new(4, 4)] {
+            log.compact(upto);
+        }
+        let terms: Vec<_> = (0..=6).map(|n| log.term_remembered_at(Index(n)).map(|t| t.0)).collect();
+        assert_eq!(terms, [None, Some(1), Some(1), Some(2), Some(4), Some(4), None]);
+        let many = MAX_PAST as u64 + 10;
+        for term in 5..5 + many {
+            log.append(entry(term, term + 1));
+        }
+        log.mark_stored(log.last().index);
+        log.compact(log.last());
+        assert_eq!(log.past.len(), MAX_PAST);
+        assert_eq!(log.term_remembered_at(Index(5)), None);
+        assert_eq!(log.term_remembered_at(Index(3 + many)), Some(Term(2 + many)));
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub use io::{
     Boot, Effects, Fetch, FetchPurpose, ImageWork, InitializeRefused, Input, Note, Receipt, RefusedReason, Reply, Time,
     TransferRefused, TransferStep, Write,
 };
+pub(crate) use read::Reflects;
 pub use role::RoleKind;
 
 use std::collections::BTreeSet;

@@ -12,7 +12,7 @@ use super::quorum;
 use super::role::Role;
 use crate::message::{Body, Message, RequestId};
 use crate::mutant;
-use crate::types::{Index, NodeId};
+use crate::types::{Index, LogId, NodeId};
 
 /// A leader's reads.
 #[derive(Clone, Debug, Default, Hash)]
@@ -28,6 +28,19 @@ pub(crate) struct Reads {
 struct Read {
     follower: Option<NodeId>,
     request: RequestId,
+}
+
+/// What a node's state tells of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reflects {
+    /// It is among what was applied.
+    Yes,
+    /// It may yet be applied.
+    NotYet,
+    /// It will never be applied: this entry was, in its place or before it.
+    Never { found: LogId },
+    /// It lies before the log, and terms have changed since.
+    Unknown { base: LogId },
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -195,6 +208,29 @@ impl Consensus {
     pub(crate) fn refuse_asked(&mut self) {
         for request in std::mem::take(&mut self.asked.0).into_keys() {
             self.refuse_read(request);
+        }
+    }
+
+    /// Whether what was applied here reflects this entry: the very one, not just another at its index.
+    pub(crate) fn reflects(&self, id: LogId) -> Reflects {
+        // While an image is put in the place of the state there is none.
+        let Some(applied) = self.log.id_at(self.applying.applied()) else { return Reflects::NotYet };
+        let base = self.log.base();
+        if id == LogId::ZERO {
+            return Reflects::Yes;
+        }
+        if id.index > applied.index {
+            // Terms never go back along a log.
+            let never = id.term < applied.term;
+            return if never { Reflects::Never { found: applied } } else { Reflects::NotYet };
+        }
+        match self.log.term_remembered_at(id.index) {
+            Some(term) if term == id.term => Reflects::Yes,
+            Some(term) => Reflects::Never { found: LogId { term, index: id.index } },
+            // The leader of that term had appended it when it appended the base: it has one leader, who only appends (paper §5.3).
+            None if id.term == base.term => Reflects::Yes,
+            None if id.term > base.term => Reflects::Never { found: base },
+            None => Reflects::Unknown { base },
         }
     }
 

@@ -97,6 +97,8 @@ pub struct Requests {
     pub writes: u64,
     /// Linearizable reads that were admitted.
     pub reads: u64,
+    /// Reads of a state that reflects a certain entry, that were admitted.
+    pub reads_at_least: u64,
     /// Linearizable reads that were answered.
     pub reads_served: u64,
     /// Rounds of heartbeats that this leader began to confirm reads. Reads share them.
@@ -125,6 +127,10 @@ pub struct Failed {
     pub lost: u64,
     /// [`Error::OutcomeUnknown`].
     pub outcome_unknown: u64,
+    /// [`Error::NeverCommitted`].
+    pub never_committed: u64,
+    /// [`Error::Compacted`].
+    pub compacted: u64,
     /// [`Error::Stopped`].
     pub stopped: u64,
 }
@@ -138,6 +144,8 @@ impl Failed {
             Error::TooLarge { .. } => &mut self.too_large,
             Error::Lost => &mut self.lost,
             Error::OutcomeUnknown => &mut self.outcome_unknown,
+            Error::NeverCommitted { .. } => &mut self.never_committed,
+            Error::Compacted { .. } => &mut self.compacted,
             Error::Stopped(_) => &mut self.stopped,
         } += 1;
     }

@@ -234,6 +234,7 @@ impl Driver {
         self.pending.check(now, leader.is_some(), leads, |input| self.core.step(now, input));
         self.meter.requests(&received.requests);
         self.pending.submit(now, leads, &mut received.requests, |input| self.core.step(now, input));
+        self.pending.settle_at_least(|id| self.core.reflects(id));
         for control in received.control.drain(..) {
             self.control(now, control)?;
         }

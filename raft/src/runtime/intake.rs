@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::types::Entry;
+use crate::types::{Entry, LogId};
 
 /// What a client waits on.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
@@ -16,9 +16,10 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 /// A client's request.
 #[derive(Debug)]
 pub(crate) enum Request {
+    /// Answered with the entry's id beside the result.
     Write {
         command: Bytes,
-        answer: Answer<Bytes>,
+        answer: Answer<(LogId, Bytes)>,
     },
     /// At least one command.
     WriteMany {
@@ -26,6 +27,11 @@ pub(crate) enum Request {
         answer: Answer<Vec<Bytes>>,
     },
     Read {
+        answer: Answer<()>,
+    },
+    /// A read of a state that reflects this entry.
+    ReadAtLeast {
+        id: LogId,
         answer: Answer<()>,
     },
 }
@@ -36,7 +42,7 @@ impl Request {
         match self {
             Self::Write { command, .. } => Entry::OVERHEAD + command.len() as u64,
             Self::WriteMany { commands, .. } => commands.iter().map(|c| Entry::OVERHEAD + c.len() as u64).sum(),
-            Self::Read { .. } => Entry::OVERHEAD,
+            Self::Read { .. } | Self::ReadAtLeast { .. } => Entry::OVERHEAD,
         }
     }
 }

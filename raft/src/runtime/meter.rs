@@ -67,6 +67,7 @@ impl Meter {
             match request {
                 Request::Write { .. } | Request::WriteMany { .. } => self.requests.writes += 1,
                 Request::Read { .. } => self.requests.reads += 1,
+                Request::ReadAtLeast { .. } => self.requests.reads_at_least += 1,
             }
         }
     }

@@ -7,8 +7,10 @@
 //! | the entry at its index to be applied | `writes.appended` | `OutcomeUnknown` |
 //! | a confirmed read index | `reads.asked` | `Unavailable` |
 //! | that index to be applied | `reads.confirmed` | `Unavailable` |
+//! | an entry that a read is to reflect | `at_least` | `Unavailable` |
 //! | a change of the configuration to be committed | `changes` | `OutcomeUnknown` |
 
+mod at_least;
 mod changes;
 mod reads;
 mod results;
@@ -19,6 +21,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
+use self::at_least::AtLeast;
 pub(crate) use self::changes::ChangeAnswer;
 use self::changes::{Changes, Waiter};
 use self::reads::Reads;
@@ -29,7 +32,7 @@ use self::writes::Writes;
 use super::intake::{Load, Request};
 use crate::change::Change;
 use crate::config::Config;
-use crate::consensus::{InitializeRefused, Input, RefusedReason, Reply, Time, TransferRefused};
+use crate::consensus::{InitializeRefused, Input, Reflects, RefusedReason, Reply, Time, TransferRefused};
 use crate::error::{ChangeError, Error, Fatal, InitializeError, TransferError};
 use crate::message::RequestId;
 use crate::mutant;
@@ -43,6 +46,7 @@ pub(crate) struct Pending {
     config: Config,
     writes: Writes,
     reads: Reads,
+    at_least: AtLeast,
     changes: Changes,
     initializing: VecDeque<(RequestId, InitializeAnswer)>,
     transfers: VecDeque<(RequestId, TransferAnswer)>,
@@ -62,6 +66,7 @@ impl Pending {
             config: config.clone(),
             writes: Writes::new(config.max_applying_bytes, applied),
             reads: Reads::new(applied),
+            at_least: AtLeast::default(),
             changes: Changes::default(),
             initializing: VecDeque::new(),
             transfers: VecDeque::new(),
@@ -83,6 +88,7 @@ impl Pending {
     pub(crate) fn submit(&mut self, now: Time, leads: bool, requests: &mut Vec<Request>, mut input: impl FnMut(Input)) {
         let mut group = writes::Group::new(now.plus(self.config.write_timeout), requests.len());
         let mut readers = Vec::new();
+        let read_by = now.plus(self.config.read_timeout);
         for request in requests.drain(..) {
             let cost = request.cost();
             if group.cost > 0 && group.cost + cost > self.config.max_append_bytes {
@@ -93,14 +99,17 @@ impl Pending {
                 Request::Write { command, answer } => group.add_one(command, answer, cost),
                 Request::WriteMany { commands, answer } => group.add_many(commands, answer, cost),
                 Request::Read { answer } => readers.push(answer),
+                Request::ReadAtLeast { id, answer } => {
+                    self.look_at(read_by);
+                    self.at_least.submit(id, read_by, answer);
+                }
             }
         }
         if group.cost > 0 {
             self.propose(group, leads, &mut input);
         }
         if !readers.is_empty() {
-            let deadline = now.plus(self.config.read_timeout);
-            self.ask(reads::Group { deadline, readers }, &mut input);
+            self.ask(reads::Group { deadline: read_by, readers }, &mut input);
         }
     }
 
@@ -232,8 +241,14 @@ impl Pending {
     /// The state machine has applied a batch.
     pub(crate) fn on_applied(&mut self, results: Results) {
         let upto = results.upto();
+        self.at_least.on_applied(upto, results.term());
         self.writes.on_applied(results, &mut self.answered);
         self.reads.on_applied(upto, &mut self.answered);
+    }
+
+    /// Answers the reads of which the log tells that what they are to reflect is applied, or never will be.
+    pub(crate) fn settle_at_least(&mut self, reflects: impl Fn(LogId) -> Reflects) {
+        self.at_least.settle(reflects, &mut self.answered);
     }
 
     /// A leader is known: parked requests get another chance at once.
@@ -276,12 +291,14 @@ impl Pending {
         self.check_at = None;
         self.writes.expire(now, &mut self.answered);
         self.reads.expire(now, &mut self.answered);
+        self.at_least.expire(now, &mut self.answered);
         self.changes.expire(now);
         if leader_known {
             self.resubmit(leads, input);
         }
         let retry = self.has_parked().then(|| now.plus(self.config.heartbeat_interval));
-        let next = [retry, self.writes.first_deadline(), self.reads.first_deadline(), self.changes.first_deadline()];
+        let reads = [self.reads.first_deadline(), self.at_least.first_deadline()].into_iter().flatten().min();
+        let next = [retry, self.writes.first_deadline(), reads, self.changes.first_deadline()];
         self.check_at = next.into_iter().chain([self.check_at]).flatten().min();
     }
 
@@ -292,7 +309,7 @@ impl Pending {
 
     /// Whether a client waits for an answer.
     pub(crate) fn is_waited_for(&self) -> bool {
-        self.writes.is_waited_for() || self.reads.is_waited_for()
+        self.writes.is_waited_for() || self.reads.is_waited_for() || self.at_least.is_waited_for()
     }
 
     /// The node stops: everyone is told why.
@@ -300,6 +317,7 @@ impl Pending {
         let error = Error::Stopped(fatal.clone());
         self.writes.fail_all(&error, &mut self.answered);
         self.reads.fail_all(&error, &mut self.answered);
+        self.at_least.fail_all(&error, &mut self.answered);
         self.changes.stop(fatal);
         for (_, answer) in self.initializing.drain(..) {
             let _ = answer.send(Err(InitializeError::Stopped(fatal.clone())));

@@ -32,7 +32,7 @@ impl Bench {
         }
     }
 
-    fn write(&mut self, leads: bool) -> (RequestId, Outcome<Bytes>) {
+    fn write(&mut self, leads: bool) -> (RequestId, Outcome<(LogId, Bytes)>) {
         let (answer, outcome) = oneshot::channel();
         let request = self.submit(leads, vec![Request::Write { command: "x".into(), answer }]);
         (request, outcome)
@@ -47,6 +47,27 @@ impl Bench {
     fn read(&mut self) -> (RequestId, Outcome<()>) {
         let (answer, outcome) = oneshot::channel();
         (self.submit(true, vec![Request::Read { answer }]), outcome)
+    }
+
+    /// A read of a state that reflects this entry, in a node that has applied so far, where each entry's term is its index by ten.
+    fn read_at_least(&mut self, id: LogId, applied: u64) -> Outcome<()> {
+        let (answer, outcome) = oneshot::channel();
+        let mut requests = vec![Request::ReadAtLeast { id, answer }];
+        self.pending.submit(Time::default(), true, &mut requests, |input| panic!("{input:?} is for nobody"));
+        self.settle(applied);
+        outcome
+    }
+
+    fn settle(&mut self, applied: u64) {
+        self.pending.settle_at_least(|id| match id.index.0 {
+            index if index > applied && id.term.0 < applied / 10 => {
+                Reflects::Never { found: LogId::new(applied / 10, applied) }
+            }
+            index if index > applied => Reflects::NotYet,
+            0..10 => Reflects::Unknown { base: LogId::new(1, 10) },
+            index if id.term.0 == index / 10 => Reflects::Yes,
+            index => Reflects::Never { found: LogId::new(index / 10, index) },
+        });
     }
 
     fn reply(&mut self, reply: Reply) {
@@ -98,10 +119,10 @@ fn a_write_gets_the_result_of_its_own_entry() {
     bench.appended(first, 1, 5);
     bench.appended(second, 1, 6);
     bench.applied(1, 1, 5);
-    assert_eq!(one.try_recv().unwrap().unwrap(), "5");
+    assert_eq!(one.try_recv().unwrap().unwrap(), (LogId::new(1, 5), "5".into()));
     assert!(two.try_recv().is_err());
     bench.applied(1, 6, 9);
-    assert_eq!(two.try_recv().unwrap().unwrap(), "6");
+    assert_eq!(two.try_recv().unwrap().unwrap().1, "6");
     bench.is_empty(2, 130);
 }
 
@@ -114,7 +135,7 @@ fn another_entry_at_the_index_proves_a_write_lost() {
     bench.appended(new, 2, 5);
     bench.applied(2, 1, 5);
     assert!(matches!(lost.try_recv().unwrap(), Err(Error::Lost)));
-    assert_eq!(kept.try_recv().unwrap().unwrap(), "5");
+    assert_eq!(kept.try_recv().unwrap().unwrap().1, "5");
     bench.is_empty(2, 130);
 }
 
@@ -135,7 +156,7 @@ fn an_entry_of_a_later_term_proves_all_writes_beyond_it_lost() {
     assert!(matches!(late_lost.try_recv().unwrap(), Err(Error::Lost)), "also when its place is told late");
     assert!(kept.try_recv().is_err(), "this one is still to come");
     bench.applied(2, 6, 6);
-    assert_eq!(kept.try_recv().unwrap().unwrap(), "6");
+    assert_eq!(kept.try_recv().unwrap().unwrap().1, "6");
 }
 
 #[test]
@@ -184,7 +205,7 @@ fn a_forwarded_write_may_be_applied_before_its_place_is_known() {
     assert!(bench.pending.wants_results());
     bench.applied(1, 1, 3);
     bench.appended(request, 1, 2);
-    assert_eq!(outcome.try_recv().unwrap().unwrap(), "2");
+    assert_eq!(outcome.try_recv().unwrap().unwrap().1, "2");
     let (request, mut outcome) = bench.write(false);
     bench.applied(2, 4, 4);
     bench.appended(request, 1, 4);
@@ -203,7 +224,7 @@ fn results_that_nobody_claims_are_kept_within_bounds() {
     bench.appended(early, 1, 2);
     assert!(matches!(early_outcome.try_recv().unwrap(), Err(Error::OutcomeUnknown)));
     bench.appended(late, 1, 20);
-    assert_eq!(late_outcome.try_recv().unwrap().unwrap(), "20");
+    assert_eq!(late_outcome.try_recv().unwrap().unwrap().1, "20");
     bench.is_empty(2, 130);
 }
 
@@ -216,10 +237,14 @@ fn results_that_were_claimed_leave_their_room_to_others() {
     let result = Bytes::from(vec![7; 150]);
     bench.answered_with(1, &result);
     bench.appended(early, 1, 1);
-    assert_eq!(early_outcome.try_recv().unwrap().unwrap(), result);
+    assert_eq!(early_outcome.try_recv().unwrap().unwrap().1, result);
     bench.answered_with(2, &result);
     bench.appended(late, 1, 2);
-    assert_eq!(late_outcome.try_recv().unwrap().unwrap(), result, "it was forgotten for the sake of one that is gone");
+    assert_eq!(
+        late_outcome.try_recv().unwrap().unwrap().1,
+        result,
+        "it was forgotten for the sake of one that is gone"
+    );
     bench.is_empty(2, 130);
 }
 
@@ -245,7 +270,7 @@ fn refused_writes_and_reads_wait_for_a_leader_and_are_proposed_under_a_new_name(
     bench.reply(Reply::Readable { request: read_again, index: Index(1) });
     assert!(readable.try_recv().is_err(), "not applied yet");
     bench.applied(1, 1, 1);
-    assert_eq!(written.try_recv().unwrap().unwrap(), "1");
+    assert_eq!(written.try_recv().unwrap().unwrap().1, "1");
     readable.try_recv().unwrap().unwrap();
     bench.is_empty(2, 129);
 }
@@ -316,4 +341,43 @@ fn everyone_is_told_when_the_node_stops() {
     assert!(matches!(four.try_recv().unwrap(), Err(Error::Stopped(_))));
     assert!(matches!(five.try_recv().unwrap(), Err(InitializeError::Stopped(_))));
     bench.is_empty(4, 65 * 3 + 64);
+}
+
+#[test]
+fn a_read_waits_until_its_entry_is_applied_or_ruled_out() {
+    let mut bench = Bench::new();
+    let mut there = bench.read_at_least(LogId::new(1, 12), 25);
+    assert!(there.try_recv().unwrap().is_ok());
+    let mut other = bench.read_at_least(LogId::new(2, 12), 25);
+    let found = other.try_recv().unwrap();
+    assert!(matches!(found, Err(Error::NeverCommitted { found, .. }) if found == LogId::new(1, 12)), "{found:?}");
+    let mut old = bench.read_at_least(LogId::new(0, 7), 25);
+    assert!(matches!(old.try_recv().unwrap(), Err(Error::Compacted { base, .. }) if base == LogId::new(1, 10)));
+
+    let mut later = bench.read_at_least(LogId::new(2, 27), 25);
+    let mut overwritten = bench.read_at_least(LogId::new(2, 31), 25);
+    let mut never_comes = bench.read_at_least(LogId::new(3, 39), 25);
+    bench.applied(2, 26, 27);
+    bench.settle(27);
+    assert!(later.try_recv().unwrap().is_ok());
+    assert!(overwritten.try_recv().is_err() && never_comes.try_recv().is_err());
+    // The first entry of another term rules out all that are missing of earlier ones.
+    bench.applied(3, 28, 30);
+    bench.settle(30);
+    assert!(matches!(overwritten.try_recv().unwrap(), Err(Error::NeverCommitted { .. })));
+    assert!(never_comes.try_recv().is_err());
+    assert_eq!(bench.pending.next_wake(), Some(Time(Duration::from_secs(5))));
+    bench.check(5, true);
+    assert!(matches!(never_comes.try_recv().unwrap(), Err(Error::Unavailable)));
+    bench.is_empty(6, 6 * 64);
+}
+
+#[test]
+fn a_read_of_an_entry_is_told_why_the_node_stops() {
+    let mut bench = Bench::new();
+    let mut outcome = bench.read_at_least(LogId::new(9, 99), 25);
+    assert!(bench.pending.is_waited_for());
+    bench.pending.stop(&Fatal::shutdown());
+    assert!(matches!(outcome.try_recv().unwrap(), Err(Error::Stopped(_))));
+    bench.is_empty(1, 64);
 }

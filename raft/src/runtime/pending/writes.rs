@@ -26,7 +26,7 @@ pub(crate) struct Group {
 
 #[derive(Debug)]
 enum Waiter {
-    One(Answer<Bytes>),
+    One(Answer<(LogId, Bytes)>),
     Many(Box<Many>),
 }
 
@@ -46,7 +46,7 @@ impl Group {
         Self { deadline, cost: 0, commands: Vec::with_capacity(capacity), waiters: VecDeque::with_capacity(capacity) }
     }
 
-    pub(crate) fn add_one(&mut self, command: Bytes, answer: Answer<Bytes>, cost: u64) {
+    pub(crate) fn add_one(&mut self, command: Bytes, answer: Answer<(LogId, Bytes)>, cost: u64) {
         self.commands.push(command);
         self.waiters.push_back(Waiter::One(answer));
         self.cost += cost;
@@ -111,10 +111,11 @@ impl Appended {
     fn settle(&mut self, upto: Index, results: &mut Results, answered: &mut Load) -> bool {
         while self.next.index <= upto {
             let Some(waiter) = self.group.waiters.pop_front() else { break };
-            let fate = results.take(self.next);
+            let id = self.next;
+            let fate = results.take(id);
             self.next.index = self.next.index.next();
             match waiter {
-                Waiter::One(answer) => drop(answer.send(fate.into())),
+                Waiter::One(answer) => drop(answer.send(fate.told().map(|result| (id, result)))),
                 Waiter::Many(mut many) => {
                     if !many.add(fate) {
                         self.group.waiters.push_front(Waiter::Many(many));
@@ -145,12 +146,13 @@ impl Appended {
     }
 }
 
-impl From<Fate> for Result<Bytes, Error> {
-    fn from(fate: Fate) -> Self {
-        match fate {
-            Fate::Applied(result) => Ok(result),
-            Fate::Overwritten => Err(Error::Lost),
-            Fate::Forgotten => Err(Error::OutcomeUnknown),
+impl Fate {
+    /// What a client is told of it.
+    fn told(self) -> Result<Bytes, Error> {
+        match self {
+            Self::Applied(result) => Ok(result),
+            Self::Overwritten => Err(Error::Lost),
+            Self::Forgotten => Err(Error::OutcomeUnknown),
         }
     }
 }

@@ -61,6 +61,8 @@ struct State {
     answered: Vec<(Vec<(Tag, u64)>, NodeId)>,
     /// What clients were told never happens.
     refused: BTreeSet<Tag>,
+    /// The last command that each node's state machine has applied in its present run; unknown after an image.
+    reached: BTreeMap<NodeId, Option<Index>>,
 }
 
 impl Ledger {
@@ -77,6 +79,18 @@ impl Ledger {
     /// A client was told that the command was not and will not be applied.
     pub(super) fn refused(&self, tag: Tag) {
         lock(&self.state).refused.insert(tag);
+    }
+
+    /// A node's state machine has come so far.
+    fn reach(&self, node: NodeId, index: Option<Index>) {
+        lock(&self.state).reached.insert(node, index);
+    }
+
+    /// Whether a node's state machine reflects a command, which is the one with this id.
+    pub(super) fn reflects(&self, node: NodeId, id: LogId, tag: Tag) -> bool {
+        let state = lock(&self.state);
+        let there = state.by_index.get(&id.index).is_some_and(|applied| applied.id == id && applied.tag == tag);
+        there && state.reached.get(&node).is_some_and(|reached| reached.is_none_or(|index| index >= id.index))
     }
 
     /// How many commands were applied.
@@ -170,6 +184,7 @@ pub(super) struct Witness<M> {
 
 impl<M: StateMachine> Witness<M> {
     pub(super) fn new(machine: M, node: NodeId, ledger: Ledger, alive: Arc<()>) -> Self {
+        ledger.reach(node, Some(Index::ZERO));
         Self { machine, node, ledger, last: Index::ZERO, count: Some(0), _alive: alive }
     }
 
@@ -217,6 +232,7 @@ impl<M: StateMachine> StateMachine for Witness<M> {
             self.last = id.index;
             self.count = Some(self.count.map_or_else(|| self.ledger.up_to(id.index), |count| count + 1));
         }
+        self.ledger.reach(self.node, self.count.map(|_| self.last));
         if self.count.is_some_and(|count| count != self.ledger.up_to(self.last)) {
             let what = format!("other commands: {} did not apply all that others did up to {}", self.node, self.last.0);
             return Err(self.broken(what));
@@ -230,6 +246,7 @@ impl<M: StateMachine> StateMachine for Witness<M> {
 
     async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
         self.count = None;
+        self.ledger.reach(self.node, None);
         self.machine.restore(image).await
     }
 }

@@ -20,7 +20,7 @@ use crate::error::Error;
 use crate::handle::{Consistency, Raft};
 use crate::testing::linearizability::{CallId, History};
 use crate::testing::{Random, lock};
-use crate::types::NodeId;
+use crate::types::{LogId, NodeId};
 
 /// Where clients find a node.
 pub(super) struct Desk<S: Subject> {
@@ -45,6 +45,8 @@ pub(super) struct Load<S: Subject> {
     /// Who led which term.
     pub(super) leaders: Leaders,
     pub(super) history: Mutex<History<OpOf<S>, RetOf<S>>>,
+    /// Commands that were answered, with the ids that their clients were told.
+    pub(super) written: Mutex<Vec<(LogId, Tag)>>,
     /// Nothing more is begun.
     pub(super) closed: AtomicBool,
 }
@@ -86,6 +88,9 @@ impl<S: Subject> Client<S> {
     /// One operation, or several together, at this node.
     pub(super) async fn ask(&mut self, node: NodeId) {
         let Some(desk) = lock(&self.load.desks).get(&node).cloned() else { return };
+        if self.random.percent(10) {
+            return self.read_at_least(node, &desk).await;
+        }
         let op = self.load.subject.random_op(&mut self.random);
         let give_up = self.random.percent(15).then(|| self.random.duration(Duration::from_millis(300)));
         match self.load.subject.command(&op) {
@@ -134,6 +139,26 @@ impl<S: Subject> Client<S> {
         self.note(node, tag, "read", &answer.map(|answer| answer.map(drop)));
     }
 
+    /// Asks for a state that reflects what some client was told to have written, just now or long ago.
+    async fn read_at_least(&mut self, node: NodeId, desk: &Desk<S>) {
+        let written = lock(&self.load.written).clone();
+        let recent = written[written.len().saturating_sub(3)..].to_vec();
+        let old = self.random.percent(30);
+        let Some((id, tag)) = self.random.pick(if old { &written } else { &recent }) else { return };
+        let asked = desk.raft.read(Consistency::AtLeast(id));
+        let answer = self.wait(node, desk, self.load.config.read_timeout, None, asked).await;
+        match &answer {
+            Some(Ok(())) if !self.load.ledger.reflects(node, id, tag) => {
+                self.load.record.violated(format!("at least: {node} says that it reflects {id}, and does not"));
+            }
+            Some(Err(Error::NeverCommitted { .. })) => {
+                self.load.record.violated(format!("at least: {node} says that {id} was never committed"));
+            }
+            Some(Ok(()) | Err(_)) | None => {}
+        }
+        self.note(node, tag, "read at least", &answer);
+    }
+
     async fn write(
         &mut self,
         node: NodeId,
@@ -149,12 +174,17 @@ impl<S: Subject> Client<S> {
             asked.push(one);
         }
         let together = marked.len() > 1;
+        let first = asked.first().map(|one| one.tag);
         let written = async {
             if together {
                 return desk.raft.write_many(marked).await;
             }
             match marked.into_iter().next() {
-                Some(command) => Ok(vec![desk.raft.write(command).await?]),
+                Some(command) => {
+                    let (id, answer) = desk.raft.write_with_id(command).await?;
+                    lock(&self.load.written).extend(first.map(|tag| (id, tag)));
+                    Ok(vec![answer])
+                }
                 None => Ok(Vec::new()),
             }
         };
@@ -162,8 +192,8 @@ impl<S: Subject> Client<S> {
         self.settle(node, &asked, &answer);
         let what = if together { "write many" } else { "write" };
         let answered = matches!(answer, Some(Ok(_)));
-        if let Some(first) = asked.first() {
-            self.note(node, first.tag, what, &answer.map(|answer| answer.map(drop)));
+        if let Some(first) = first {
+            self.note(node, first, what, &answer.map(|answer| answer.map(drop)));
         }
         answered
     }
@@ -190,6 +220,9 @@ impl<S: Subject> Client<S> {
                     history.failed(one.call);
                     load.ledger.refused(one.tag);
                 }
+            }
+            Some(Err(error @ (Error::NeverCommitted { .. } | Error::Compacted { .. }))) => {
+                load.record.violated(format!("answers: {node} answers a write as if it were a read: {error}"));
             }
             // It may still happen.
             Some(Err(Error::OutcomeUnknown | Error::Stopped(_))) | None => {}
@@ -228,6 +261,7 @@ impl<S: Subject> Client<S> {
         let (class, text) = match answer {
             None => ("calls given up by the client", "given up"),
             Some(Ok(())) if what == "read" => ("reads answered", "ok"),
+            Some(Ok(())) if what == "read at least" => ("reads that reflect an entry", "ok"),
             Some(Ok(())) => ("writes answered", "ok"),
             Some(Err(Error::NotLeader { .. })) => ("answer NotLeader", "not the leader"),
             Some(Err(Error::Unavailable)) => ("answer Unavailable", "unavailable"),
@@ -236,9 +270,12 @@ impl<S: Subject> Client<S> {
             Some(Err(Error::OutcomeUnknown)) => ("answer OutcomeUnknown", "unknown"),
             Some(Err(Error::Stopped(_))) => ("answer Stopped", "stopped"),
             Some(Err(Error::TooLarge { .. })) => ("answer TooLarge", "too large"),
+            Some(Err(Error::NeverCommitted { .. })) => ("answer NeverCommitted", "never committed"),
+            Some(Err(Error::Compacted { .. })) => ("answer Compacted", "cut off"),
         };
         self.load.record.hit(class);
         if matches!(answer, Some(Ok(())))
+            && what != "read at least"
             && lock(&self.load.leaders).last_key_value().is_some_and(|(_, leader)| *leader != node)
         {
             let read = what == "read";

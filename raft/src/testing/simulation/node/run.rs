@@ -75,6 +75,7 @@ impl<S: Subject, T: Stores> World<S, T> {
             ledger: ledger.clone(),
             desks: Mutex::default(),
             history: Mutex::default(),
+            written: Mutex::default(),
             closed: AtomicBool::new(false),
         };
         let all = (1..=plan.nodes + plan.reserve).map(|id| (NodeId(id), Seat::new(NodeId(id), stores())));
