@@ -46,7 +46,7 @@ pub struct Config {
     /// Also how long a leader tries to tell a removed node that it is removed.
     pub catch_up_timeout: Duration,
     /// An image of the state machine is taken, and the log cut for it, after this many entries since the last one. `u64::MAX`: never for
-    /// their number.
+    /// their number. While somebody fetches the last one, it may be four times as many, and as many bytes of entries as the image has.
     pub snapshot_entries: u64,
     /// … or after this many bytes of entries. `u64::MAX`: never for their bytes.
     pub snapshot_bytes: u64,

@@ -146,6 +146,33 @@ async fn a_machine_that_cannot_restore_refuses_to_start() {
 }
 
 /// The image was received, and power was lost before the log was cut: it ends before the image, or holds what the image contradicts.
+/// Panics over any image.
+struct Fragile;
+
+#[async_trait]
+impl StateMachine for Fragile {
+    async fn apply(&mut self, _at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        Ok(command)
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        Err(Fatal::state_machine("no snapshots"))
+    }
+
+    async fn restore(&mut self, _image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        panic!("as told");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_panics_over_its_image_refuses_to_start() {
+    let (log, snapshots) = (MemLog::new(), MemSnapshots::new());
+    append(&log, 1, EntryKind::Config, alone().encode()).await;
+    publish(&snapshots, LogId::new(1, 1), "1").await;
+    let fatal = start(&log, &snapshots, Fragile).await.expect_err("it was started");
+    assert!(fatal.to_string().contains("as told"), "{fatal}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_log_that_an_image_has_overtaken_is_cut() {
     for entries in [1, 3, 8] {

@@ -192,7 +192,7 @@ impl Role {
 
 impl Progress {
     fn fingerprint(&self, now: Time, elected: Time, hasher: &mut impl Hasher) {
-        let Self { matched, next, pace, heard, round, commit_told, said } = self;
+        let Self { matched, next, pace, heard, round, commit_told, said, furthest: _ } = self;
         // Who was never heard counts as heard at the election. The gap stretches a patience that a leap exceeds however far it is
         // stretched, and nanoseconds never reach.
         let Said { matching, since, gap: _ } = said;

@@ -112,8 +112,10 @@ impl Receiving {
 impl Consensus {
     /// Offers this leader's newest image to a peer.
     pub(crate) fn offer(&mut self, to: NodeId) {
-        if let Some(image) = self.snapshots.latest.clone() {
-            self.send(to, Body::Offer { image });
+        match self.snapshots.latest.clone() {
+            Some(image) => self.send(to, Body::Offer { image }),
+            // A state machine that is durable itself starts without one. Only that can help now.
+            None => self.snapshots.missed = true,
         }
     }
 
@@ -258,8 +260,8 @@ impl Consensus {
 
     fn fetch_parts(&mut self, now: Time) {
         let term = self.hard_state.term;
+        let (chunk, window) = (self.part_bytes(), self.config.snapshot_window_bytes);
         let Some(receiving) = &mut self.snapshots.receiving else { return };
-        let (chunk, window) = (self.config.snapshot_chunk_bytes, self.config.snapshot_window_bytes);
         while receiving.stage == Stage::Pulling
             && receiving.asked < receiving.image.len
             && receiving.has_room(window)
@@ -280,6 +282,14 @@ impl Consensus {
             let pause = (u128::from(max) * 1_000_000 / u128::from(self.config.snapshot_bytes_per_second)).try_into();
             receiving.ask_at = now.plus(std::time::Duration::from_micros(pause.unwrap_or(u64::MAX)));
         }
+    }
+
+    /// How much is asked for at a time: at a low rate so little that the holder hears of it more often than once in an election timeout,
+    /// for after that it takes the image to be wanted no more.
+    fn part_bytes(&self) -> u64 {
+        let pause = self.config.election_timeout / 2;
+        let bytes = u128::from(self.config.snapshot_bytes_per_second) * pause.as_micros() / 1_000_000;
+        self.config.snapshot_chunk_bytes.min(u64::try_from(bytes).unwrap_or(u64::MAX).max(1))
     }
 
     /// Somebody wants a part of an image that it thinks this node has.
@@ -313,6 +323,9 @@ impl Consensus {
     /// A part was read for a peer.
     pub(crate) fn on_image_read(&mut self, to: NodeId, image: SnapshotId, offset: u64, data: Option<Bytes>) {
         self.snapshots.serving = self.snapshots.serving.saturating_sub(1);
+        if data.is_none() && self.snapshots.latest.as_ref().is_some_and(|latest| latest.meta.id == image) {
+            self.snapshots.missed = true;
+        }
         let part = data.map(|data| Part { checksum: crc32c::crc32c(&data), data });
         self.send(to, Body::Chunk { image, offset, part });
     }
@@ -357,9 +370,14 @@ impl Consensus {
     pub(crate) fn install(&mut self, now: Time) {
         let Some(image) = &self.snapshots.installing else { return };
         let last = image.meta.last;
+        if matches!(self.role, Role::Leader(_)) && self.log.holds(last) {
+            // Its log holds the last entry, which the image proves to be committed. It must not wait to learn that from a majority: one that
+            // lacks what was cut needs this very image, the only one that the store has.
+            self.commit_to(last.index);
+        }
         let overtaken = last.index <= self.commit && !mutant!("installed-over-newer-state");
         match self.role {
-            // Its log must not change while it asks for votes. A leader has all that is committed, and learns that it is.
+            // Its log must not change while it asks for votes.
             Role::Candidate(_) | Role::Leader(_) if !overtaken => return,
             Role::Candidate(_) | Role::Leader(_) | Role::Follower(_) | Role::PreCandidate(_) => {}
         }

@@ -27,6 +27,8 @@ pub(crate) struct Progress {
     pub(crate) commit_told: Index,
     /// Tells lost appends from slow ones.
     pub(super) said: Said,
+    /// The furthest part of an image that it asked for.
+    pub(super) furthest: u64,
 }
 
 /// What a member last said to match.
@@ -99,6 +101,7 @@ impl Progress {
             round: 0,
             commit_told: Index::ZERO,
             said: Said { matching: Index::ZERO, since: now, gap: Duration::ZERO },
+            furthest: 0,
         }
     }
 
@@ -183,12 +186,14 @@ impl Progress {
         matches!(self.pace, Pace::Snapshot { .. })
     }
 
-    /// The member asks for the part of the image that begins at `offset`. Whether it has come further.
+    /// The member asks for the part of the image that begins at `offset`. Whether it has come further than ever: whoever asks for the same
+    /// parts again and again, or begins with another image, comes to no end.
     pub(crate) fn fetches(&mut self, offset: u64) -> bool {
         match &mut self.pace {
             Pace::Snapshot { fetched } => {
-                let further = offset > *fetched;
+                let further = offset > self.furthest;
                 *fetched = offset;
+                self.furthest = self.furthest.max(offset);
                 further
             }
             Pace::Probe { .. } | Pace::Replicate(_) => false,

@@ -13,7 +13,8 @@ use crate::mutant;
 use crate::traits::{Published, SnapshotId};
 use crate::types::{Index, LogId};
 
-/// While a peer fetches the newest image, another, which would take its place, is put off until so many times as much was applied.
+/// While a peer fetches the newest image, another, which would take its place, is put off until so many times as much was applied, and no less
+/// than the image is long. Entries that come faster than the image goes can't be caught up with anyway.
 const PUT_OFF: u64 = 4;
 
 /// What is known of images.
@@ -27,6 +28,8 @@ pub(crate) struct Snapshots {
     pub(super) bytes: u64,
     /// Not before this, after an attempt that came to nothing.
     pub(super) retry_at: Option<Time>,
+    /// A peer needs an image, and there is none: it was lost, or the store has given it up.
+    pub(super) missed: bool,
     /// Requests of the owner, and the index that an image must reflect to answer each.
     pub(super) requested: Vec<(RequestId, Index)>,
     /// When a peer last asked for a part of the newest one.
@@ -85,7 +88,15 @@ impl Consensus {
         let since = self.applying.applied().since(self.snapshots.last().index);
         let enough = since >= self.config.snapshot_entries.saturating_mul(times)
             || self.snapshots.bytes >= self.config.snapshot_bytes.saturating_mul(times);
-        since > 0 && self.snapshots.taking.is_none() && (enough || !self.snapshots.requested.is_empty())
+        let wanted = self.snapshots.missed || since > 0 && (enough || !self.snapshots.requested.is_empty());
+        wanted && self.snapshots.taking.is_none()
+    }
+
+    /// Whether one that is due may wait until the newest was fetched.
+    fn snapshot_can_wait(&self) -> bool {
+        let len = self.snapshots.latest.as_ref().map_or(0, |image| image.len);
+        let much = self.snapshot_is_due_by(PUT_OFF) && self.snapshots.bytes >= len;
+        !much && !self.snapshots.missed
     }
 
     /// When an image that is due is tried again.
@@ -100,12 +111,13 @@ impl Consensus {
         }
         let fetched =
             self.snapshots.fetched_at.map(|at| at.plus(self.config.election_timeout)).filter(|until| now < *until);
-        if let Some(until) = fetched.filter(|_| !self.snapshot_is_due_by(PUT_OFF)) {
+        if let Some(until) = fetched.filter(|_| self.snapshot_can_wait()) {
             self.snapshots.retry_at = Some(until);
             return;
         }
         let id = SnapshotId(self.random.any());
         self.snapshots.retry_at = None;
+        self.snapshots.missed = false;
         self.snapshots.taking = Some((id, self.snapshots.bytes));
         self.out.snapshot = Some(id);
     }
@@ -147,5 +159,75 @@ impl Consensus {
         let Some(upto) = self.log.id_at(upto) else { return };
         self.log.compact(upto);
         self.durability.compact = Some(upto);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Boot, Effects, Input};
+    use super::*;
+    use crate::Config;
+    use crate::message::{Body, Message};
+    use crate::traits::{HardState, LogState, SnapshotMeta, TermRun};
+    use crate::types::{Membership, NodeId, Peer, Term};
+
+    const IMAGE: SnapshotId = SnapshotId(7);
+
+    /// A follower that starts with an image of 10@1, so many bytes long, and has applied so much more, where another is due after four entries.
+    fn node(len: u64, applied: u64) -> Consensus {
+        let (base, last) = (LogId::new(1, 10), LogId::new(1, 10 + applied));
+        let membership = Membership::new([1, 2, 3].map(|id| Peer::new(id, "h")));
+        let meta = SnapshotMeta { id: IMAGE, last: base, membership: membership.clone(), membership_at: LogId::ZERO };
+        let runs = if applied > 0 { vec![TermRun { term: Term(1), first: Index(11) }] } else { Vec::new() };
+        let log = LogState { hard_state: HardState { term: Term(1), voted_for: None }, base, last, runs };
+        let snapshot = Some(Published { meta, len, checksum: 0 });
+        let configurations = vec![(LogId::ZERO, membership)];
+        let boot = Boot { id: NodeId(1), log, configurations, snapshot, applied: last, seed: 1 };
+        let config = Config { snapshot_entries: 4, trailing_entries: 0, ..Config::default() };
+        Consensus::new(Time::default(), &config, boot)
+    }
+
+    fn asks(core: &mut Consensus, now: Time) -> Option<SnapshotId> {
+        let mut effects = Effects::default();
+        core.effects(now, &mut effects);
+        effects.snapshot
+    }
+
+    fn fetch(core: &mut Consensus, now: Time) {
+        let body = Body::Fetch { image: IMAGE, offset: 0, max: 1 };
+        core.step(now, Input::Receive { from: NodeId(2), message: Message { term: Term(1), body } });
+    }
+
+    /// A large image takes long to be sent, and entries come meanwhile: one that takes its place on the sender's disk ends the transfer, and the next one
+    /// is no shorter. But what comes faster than the image goes could not be caught up with in any case.
+    #[test]
+    fn while_a_large_image_is_fetched_the_log_may_grow_as_long() {
+        for (bytes, expected) in [(0, false), (999, false), (1000, true)] {
+            let mut core = node(1000, 400);
+            core.snapshots.bytes = bytes;
+            let now = Time(Duration::from_millis(1));
+            fetch(&mut core, now);
+            assert_eq!(asks(&mut core, now).is_some(), expected, "after {bytes} bytes of entries");
+            // Nobody fetches it any more.
+            assert!(expected || asks(&mut core, now.plus(Duration::from_secs(1))).is_some());
+        }
+    }
+
+    /// The store may have given up what the core takes for the newest image, when two of one entry were published at once. It would be offered for
+    /// ever, to no avail.
+    #[test]
+    fn an_image_that_is_not_in_the_store_is_followed_by_another() {
+        let mut core = node(1000, 0);
+        let now = Time(Duration::from_millis(1));
+        assert_eq!(asks(&mut core, now), None);
+        fetch(&mut core, now);
+        core.step(now, Input::ImageRead { to: NodeId(2), image: IMAGE, offset: 0, data: None });
+        let id = asks(&mut core, now).expect("another image");
+        let image = core.snapshots.latest.clone().expect("the image that was lost");
+        let again = Published { meta: SnapshotMeta { id, ..image.meta }, ..image };
+        core.step(now, Input::Snapshotted { id, image: Some(again.clone()) });
+        assert_eq!((asks(&mut core, now), core.snapshots.latest), (None, Some(again)));
     }
 }

@@ -1,7 +1,9 @@
 //! How a node comes up: what is durable is read, the state machine is brought to the newest image, and the tasks start.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures_util::FutureExt;
 use tracing::Instrument;
 
 use super::applier::Standing;
@@ -19,7 +21,7 @@ use super::outbox::{Outbox, Sender};
 use super::pending::Pending;
 use super::shared::{EndGuard, Shared};
 use super::snapshotter::Snapshotter;
-use super::{applier, image, random};
+use super::{applier, image, panic_text, random};
 use crate::config::Config;
 use crate::consensus::{Boot, Consensus};
 use crate::error::{Fatal, FatalKind};
@@ -116,7 +118,14 @@ async fn restore(
         Some(Published { meta, .. }) if meta.last.index > reflected.index => {
             tracing::info!(snapshot = %meta.id, last = %meta.last, "restoring the state machine");
             let (_, machines) = image::open(snapshots, meta.id).await?;
-            machine.restore(machines).await?;
+            // A panic of the state machine is its failure.
+            let restored = AssertUnwindSafe(async { machine.restore(machines).await }).catch_unwind().await;
+            restored.map_err(|panic| {
+                Fatal::state_machine(format!(
+                    "it panicked while it was restored from an image: {}",
+                    panic_text(&*panic)
+                ))
+            })??;
             Ok(meta.last)
         }
         Some(_) | None => Ok(reflected),

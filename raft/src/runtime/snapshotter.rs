@@ -116,11 +116,13 @@ async fn write(
         tokio::task::yield_now().await;
     }
     drop(image);
-    let (len, checksum) = (writer.offset(), writer.checksum());
-    match writer.publish().await {
-        Ok(()) => Ok(Some(Published { meta, len, checksum })),
-        Err(error) => refused(error),
+    let image = Published { meta, len: writer.offset(), checksum: writer.checksum() };
+    if let Err(error) = writer.publish().await {
+        return refused(error);
     }
+    // The store drops it where a newer one was received and published meanwhile.
+    let latest = store.latest().await?;
+    Ok(Some(image).filter(|image| latest.as_ref() == Some(image)))
 }
 
 /// A store that takes no image of this kind can go on; one that failed can't.
@@ -130,4 +132,29 @@ fn refused(error: StorageError) -> Result<Option<Published>, Fatal> {
         return Ok(None);
     }
     Err(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::testing::MemSnapshots;
+    use crate::types::{LogId, Membership};
+
+    /// Nobody may be offered an image that the store has dropped, and no event may tell of it.
+    #[tokio::test]
+    async fn an_image_that_a_newer_one_overtook_was_not_taken() {
+        let store = MemSnapshots::new();
+        for (id, index, taken) in [(1, 20, true), (2, 10, false), (3, 20, true), (4, 30, true)] {
+            let last = LogId::new(1, index);
+            let meta =
+                SnapshotMeta { id: SnapshotId(id), last, membership: Membership::default(), membership_at: last };
+            let image = Box::new(vec![Bytes::from_static(b"state")].into_iter());
+            let written = write(&store, Frozen { meta, image }, 2, &AtomicBool::new(false)).await;
+            let image = written.expect("a store that works");
+            assert_eq!(image.is_some(), taken, "image {id} of {last}");
+            assert!(image.is_none() || image == store.latest().await.expect("a store that works"));
+        }
+    }
 }

@@ -49,6 +49,9 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// Replaces the state by an image that [`StateMachine::snapshot`] gave, here or on another node.
     ///
+    /// A machine that is durable itself may be cut off in the middle. The image is restored anew at the next start, as long as
+    /// [`StateMachine::applied`] does not tell of the image's last command before all of the image is durable.
+    ///
     /// # Errors
     /// Stops the node.
     async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal>;

@@ -624,9 +624,15 @@ impl Checker {
                 status.term, before.last, status.last
             ));
         }
-        // Only an entry of its own term moves a leader's commit index (paper §5.4.2).
+        // Only an entry of its own term moves a leader's commit index (paper §5.4.2), or an image that it received before it led.
         let known = before.map_or(Index::ZERO, |before| before.commit);
         let moved = if led { known < status.commit } else { status.commit >= opened };
+        if moved
+            && let Some(image) = node.images.published().filter(|_| status.commit < opened)
+            && image.meta.last.index == status.commit
+        {
+            return self.image_is_right(id, &image);
+        }
         if moved {
             self.commits(nodes, status, known, before.map_or(Index::ZERO, |before| before.last.index))?;
         }
