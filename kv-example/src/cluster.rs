@@ -43,6 +43,9 @@ pub(crate) struct ClusterArgs {
     /// Number the ports from here on, instead of the well-known ones
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..=65_500))]
     base_port: Option<u16>,
+    /// Serve metrics (see `server --listen-metrics`): those of node 1 on this port, those of node 2 on the next, and so on
+    #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
+    metrics_port: Option<u16>,
     /// Bring a node that died back
     #[arg(long)]
     restart: bool,
@@ -56,7 +59,7 @@ pub(crate) struct ClusterArgs {
 
 /// Runs the cluster until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, Failure> {
-    let specs = NodeSpec::all(args.nodes, args.base_port, &args.data).map_err(Failure::usage)?;
+    let specs = NodeSpec::all(args.nodes, args.base_port, args.metrics_port, &args.data).map_err(Failure::usage)?;
     check_ports(&specs)?;
     crate::config::prepare_data_dir(&args.data)?;
     let exe =
@@ -73,14 +76,15 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, Failure> {
 fn check_ports(specs: &[NodeSpec]) -> Result<(), Failure> {
     let taken: Vec<_> = specs
         .iter()
-        .flat_map(|spec| [&spec.client, &spec.peer])
+        .flat_map(|spec| [&spec.client, &spec.peer].into_iter().chain(&spec.metrics))
         .filter_map(|address| TcpListener::bind(address).err().map(|e| format!("{address} ({e})")))
         .collect();
     if taken.is_empty() {
         return Ok(());
     }
     Err(Failure::usage(format!(
-        "these addresses are not free: {}; end what uses them (another cluster, or etcd?), or choose others with --base-port",
+        "these addresses are not free: {}; end what uses them (another cluster, or etcd?), or choose others with --base-port and \
+         --metrics-port",
         taken.join(", ")
     )))
 }
@@ -148,7 +152,9 @@ impl Supervisor<'_> {
         let nodes = if count == 1 { "1 node".into() } else { format!("{count} nodes") };
         self.terminal.say(&format!("A cluster of {nodes}; data in {}, kept when it ends.", self.args.data.display()));
         for spec in &self.specs {
-            self.terminal.say(&format!("  n{}  clients {}   members {}", spec.id, spec.client, spec.peer));
+            let metrics = spec.metrics.as_ref().map(|address| format!("   metrics http://{address}/metrics"));
+            let metrics = metrics.unwrap_or_default();
+            self.terminal.say(&format!("  n{}  clients {}   members {}{metrics}", spec.id, spec.client, spec.peer));
         }
         let program = terminal::shell_line([shown_program(&self.exe)]);
         let endpoints = self.endpoints().join(",");

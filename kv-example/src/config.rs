@@ -79,6 +79,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "HOST:PORT")]
     pub listen_peer: Option<String>,
 
+    /// Address at which to serve metrics for Prometheus, over HTTP at /metrics: without encryption, and to anybody [default: none are
+    /// served] [env: RAFTKV_LISTEN_METRICS]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub listen_metrics: Option<String>,
+
     /// Where members serve clients, for `member-list` and for clients that ask the cluster for its addresses
     /// [default: only this node's: its --listen-client, and where that is 0.0.0.0, its host in --peers] [env: RAFTKV_ADVERTISE_CLIENTS]
     #[arg(long, value_name = "ID=HOST:PORT,…")]
@@ -166,6 +171,8 @@ pub struct ServerConfig {
     pub listen_client: HostPort,
     /// Where members connect.
     pub listen_peer: HostPort,
+    /// Where metrics are served, if they are.
+    pub listen_metrics: Option<HostPort>,
     /// Where clients reach this node.
     pub client_address: String,
     /// Where members serve clients, as far as it was said. This node itself is always among them, once its id is known.
@@ -307,6 +314,7 @@ impl ServerConfig {
                 listen_client.origin, listen_peer.origin, listen_client.value
             )));
         }
+        let listen_metrics = address::of_metrics(args, layers, &[&listen_client, listen_peer])?;
         let advertised = layers.text("advertise-clients", args.advertise_clients.as_ref(), |f| {
             f.advertise_clients.as_ref().map(file::FilePeers::joined)
         });
@@ -341,6 +349,7 @@ impl ServerConfig {
             cluster_name: name.map_or_else(|| "raftkv".to_owned(), |given| given.value),
             listen_client: listen_client.value,
             listen_peer: place.listen_peer.value,
+            listen_metrics,
             client_address,
             client_addresses,
             max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),

@@ -10,6 +10,7 @@ pub mod config;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod machine;
+mod metrics;
 mod server;
 pub mod service;
 pub mod store;

@@ -32,6 +32,7 @@ use tracing::{error, info, warn};
 use crate::cli::Failure;
 use crate::config::{ServerConfig, prepare_data_dir};
 use crate::machine::KvMachine;
+use crate::metrics::{self, MeterLayer, RequestMeter};
 use crate::service::{self, Services};
 use crate::store::Limits;
 use signals::{Ending, Signals};
@@ -74,13 +75,18 @@ async fn run_node(config: ServerConfig) -> Result<(), Failure> {
 struct Listeners {
     clients: TcpListener,
     members: TcpListener,
+    metrics: Option<TcpListener>,
 }
 
 impl Listeners {
     async fn bind(config: &ServerConfig) -> Result<Self, Failure> {
         let clients = listen::bind("--listen-client", &config.listen_client).await?;
         let members = listen::bind("--listen-peer", &config.listen_peer).await?;
-        Ok(Self { clients, members })
+        let metrics = match &config.listen_metrics {
+            Some(address) => Some(listen::bind("--listen-metrics", address).await?),
+            None => None,
+        };
+        Ok(Self { clients, members, metrics })
     }
 }
 
@@ -116,12 +122,22 @@ impl Node {
         let raft = start_raft(config, stores, machine).await?;
         let (end_clients, clients_end) = watch::channel(false);
         let (end_members, members_end) = watch::channel(false);
+        let requests = Arc::new(RequestMeter::default());
+        if let Some(listener) = listeners.metrics {
+            let sources = metrics::Sources { raft: raft.clone(), view: view.clone(), requests: requests.clone() };
+            serve_metrics(listener, sources, members_end.clone());
+        }
         let members = tokio::spawn(serve_members(listeners.members, &raft, config, members_end));
         let services = Services::start(raft.clone(), view, service_options(config));
         removal::watch(&raft, &config.data);
         let limit = config.max_client_connections;
-        let clients = tokio::spawn(listen::serve_clients(listeners.clients, services.routes(), limit, clients_end));
+        let meter = MeterLayer(requests);
+        let clients = listen::serve_clients(listeners.clients, services.routes(), meter, limit, clients_end);
+        let clients = tokio::spawn(clients);
         info!("serving clients on {}, members on {}", config.listen_client, config.listen_peer);
+        if let Some(address) = &config.listen_metrics {
+            info!("serving metrics on http://{address}/metrics");
+        }
         if config.listen_client.is_unspecified()
             && let Some(address) = config.client_addresses.get(&config.id)
         {
@@ -191,6 +207,15 @@ impl Node {
         }
         Err(from_fatal(&fatal))
     }
+}
+
+/// Serves metrics beside everything else: a node that can't tell how it is goes on.
+fn serve_metrics(listener: TcpListener, sources: metrics::Sources, end: watch::Receiver<bool>) {
+    tokio::spawn(async move {
+        if let Err(error) = metrics::serve(listener, sources, end).await {
+            error!("metrics are not served any more: {error}");
+        }
+    });
 }
 
 /// Waits for a server's end, also when that was seen before.

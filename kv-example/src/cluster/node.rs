@@ -29,14 +29,25 @@ pub(super) struct NodeSpec {
     pub(super) id: u64,
     pub(super) client: String,
     pub(super) peer: String,
+    /// Where it serves metrics, if it does.
+    pub(super) metrics: Option<String>,
     data: PathBuf,
 }
 
 impl NodeSpec {
     /// All nodes of a cluster, on well-known ports or on consecutive ones.
-    pub(super) fn all(nodes: u16, base_port: Option<u16>, data: &Path) -> Result<Vec<Self>, String> {
+    pub(super) fn all(
+        nodes: u16,
+        base_port: Option<u16>,
+        metrics_port: Option<u16>,
+        data: &Path,
+    ) -> Result<Vec<Self>, String> {
         (1..=nodes)
             .map(|id| {
+                let metrics = metrics_port.map(|port| port.checked_add(id - 1).ok_or(port)).transpose();
+                let metrics = metrics.map_err(|port| {
+                    format!("--metrics-port {port}: there is no port for node {id}; choose a lower one")
+                })?;
                 let port = match base_port {
                     Some(base) => base.checked_add(2 * (id - 1)),
                     // 2379, 22379, 32379, …
@@ -52,6 +63,7 @@ impl NodeSpec {
                     id: id.into(),
                     client: format!("127.0.0.1:{port}"),
                     peer: format!("127.0.0.1:{}", port + 1),
+                    metrics: metrics.map(|port| format!("127.0.0.1:{port}")),
                     data: data.join(format!("n{id}")),
                 })
             })
@@ -78,6 +90,7 @@ impl NodeSpec {
         ]
         .map(str::to_owned)
         .into();
+        line.extend(self.metrics.iter().flat_map(|address| ["--listen-metrics".to_owned(), address.clone()]));
         line.extend_from_slice(more);
         line
     }
@@ -167,31 +180,32 @@ mod tests {
 
     #[test]
     fn the_well_known_ports() {
-        let specs = NodeSpec::all(3, None, Path::new("d")).unwrap();
+        let specs = NodeSpec::all(3, None, None, Path::new("d")).unwrap();
         let clients: Vec<_> = specs.iter().map(|spec| &*spec.client).collect();
         assert_eq!(clients.join(","), crate::cli::DEFAULT_ENDPOINTS);
         assert!(
             specs[0].command_line(&specs, &[]).contains(&"1=127.0.0.1:2380,2=127.0.0.1:22380,3=127.0.0.1:32380".into())
         );
-        assert!(NodeSpec::all(6, None, Path::new("d")).is_ok());
-        assert!(NodeSpec::all(7, None, Path::new("d")).unwrap_err().contains("--base-port"));
+        assert!(NodeSpec::all(6, None, None, Path::new("d")).is_ok());
+        assert!(NodeSpec::all(7, None, None, Path::new("d")).unwrap_err().contains("--base-port"));
     }
 
     #[test]
     fn consecutive_ports() {
-        let specs = NodeSpec::all(9, Some(9000), Path::new("d")).unwrap();
+        let specs = NodeSpec::all(9, Some(9000), None, Path::new("d")).unwrap();
         assert_eq!((&*specs[8].client, &*specs[8].peer), ("127.0.0.1:9016", "127.0.0.1:9017"));
-        assert!(NodeSpec::all(9, Some(65_530), Path::new("d")).is_err());
+        assert!(NodeSpec::all(9, Some(65_530), None, Path::new("d")).is_err());
+        assert!(NodeSpec::all(9, Some(9000), Some(65_530), Path::new("d")).unwrap_err().contains("--metrics-port"));
     }
 
     #[test]
     fn a_command_line_names_everything() {
-        let specs = NodeSpec::all(1, Some(9000), Path::new("d")).unwrap();
+        let specs = NodeSpec::all(1, Some(9000), Some(9100), Path::new("d")).unwrap();
         let line = specs[0].command_line(&specs, &["--log-level".into(), "debug".into()]);
         assert_eq!(
             line.join(" "),
             "server --id 1 --data d/n1 --peers 1=127.0.0.1:9001 --listen-client 127.0.0.1:9000 \
-             --advertise-clients 1=127.0.0.1:9000 --log-level debug"
+             --advertise-clients 1=127.0.0.1:9000 --listen-metrics 127.0.0.1:9100 --log-level debug"
         );
     }
 }

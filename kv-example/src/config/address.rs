@@ -7,7 +7,7 @@ use std::str::FromStr;
 
 use raftkv::{Membership, NodeId, Peer};
 
-use super::{ConfigError, Given, Origin};
+use super::{ConfigError, Given, Layers, Origin, ServerArgs};
 
 /// A host and a port. The host may be a name, an IPv4 address, or an IPv6 address in brackets.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -79,6 +79,25 @@ impl FromStr for HostPort {
 pub(super) fn parse(given: &Given<String>) -> Result<Given<HostPort>, ConfigError> {
     let value = given.value.parse().map_err(|e| ConfigError(format!("{}: {e}", given.origin)))?;
     Ok(Given { value, origin: given.origin.clone() })
+}
+
+/// Where metrics are served, which must be a place of its own.
+pub(super) fn of_metrics(
+    args: &ServerArgs,
+    layers: &Layers<'_>,
+    others: &[&Given<HostPort>],
+) -> Result<Option<HostPort>, ConfigError> {
+    let Some(given) = layers.text("listen-metrics", args.listen_metrics.as_ref(), |f| f.listen_metrics.clone()) else {
+        return Ok(None);
+    };
+    let given = parse(&given)?;
+    match others.iter().find(|other| other.value == given.value) {
+        Some(other) => Err(ConfigError(format!(
+            "{} and {} are both {}; metrics need a port of their own",
+            given.origin, other.origin, given.value
+        ))),
+        None => Ok(Some(given.value)),
+    }
 }
 
 /// Reads `1=HOST:PORT,2=HOST:PORT`.

@@ -19,6 +19,7 @@ pub(super) struct FileConfig {
     pub(super) advertise_peer: Option<String>,
     pub(super) listen_client: Option<String>,
     pub(super) listen_peer: Option<String>,
+    pub(super) listen_metrics: Option<String>,
     pub(super) advertise_clients: Option<FilePeers>,
     pub(super) cluster_name: Option<String>,
     pub(super) election_timeout_ms: Option<u64>,

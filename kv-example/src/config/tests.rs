@@ -58,6 +58,7 @@ fn a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default() {
 fn a_file_can_say_everything() {
     let (_dir, path) = file(
         "id = 2\ndata = \"/var/lib/raftkv\"\nlisten-client = \"0.0.0.0:2379\"\nlisten-peer = \"0.0.0.0:2380\"\n\
+         listen-metrics = \"127.0.0.1:9401\"\n\
          log-level = \"debug\"\nshutdown-timeout-ms = 100\nrequest-timeout-ms = 900\nmax-request-bytes = 1000\n\
          max-pending-requests = 7\nmax-client-connections = 8\n[peers]\n1 = \"a:2380\"\n2 = \"b:2380\"\n",
     );
@@ -65,6 +66,7 @@ fn a_file_can_say_everything() {
     assert_eq!(config.id, NodeId(2));
     assert_eq!(config.membership.to_string(), "1=a:2380,2=b:2380");
     assert_eq!(config.listen_peer.to_string(), "0.0.0.0:2380");
+    assert_eq!(config.listen_metrics.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9401"));
     assert_eq!(config.max_request_bytes, 1000);
     assert_eq!(config.raft.max_pending_requests, 7);
     assert_eq!(config.max_client_connections, 8);

@@ -15,6 +15,7 @@ use tracing::warn;
 use super::connection::ClientConnection;
 use crate::cli::Failure;
 use crate::config::HostPort;
+use crate::metrics::MeterLayer;
 
 /// A client that vanished without a word is noticed after these two together.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
@@ -61,6 +62,7 @@ fn connection_limit(configured: usize) -> usize {
 pub(super) async fn serve_clients(
     listener: TcpListener,
     routes: Routes,
+    meter: MeterLayer,
     max_connections: usize,
     end: watch::Receiver<bool>,
 ) -> io::Result<()> {
@@ -93,6 +95,7 @@ pub(super) async fn serve_clients(
         .max_concurrent_streams(Some(MAX_STREAMS))
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
+        .layer(meter)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, ended());
     hearing.serve(server).await

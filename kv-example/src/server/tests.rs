@@ -40,7 +40,7 @@ impl Place {
 
     async fn node(&self) -> Node {
         let same = |listener: &std::net::TcpListener| TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
-        let listeners = Listeners { clients: same(&self.clients), members: same(&self.members) };
+        let listeners = Listeners { clients: same(&self.clients), members: same(&self.members), metrics: None };
         Node::start(&self.config(), listeners).await.unwrap()
     }
 
