@@ -59,8 +59,12 @@ fn a_shutdown_under_load_loses_nothing_and_leaves_nothing_unclear() {
     let acknowledged = Arc::new(AtomicU64::new(0));
     let workers: Vec<_> = runtime.block_on(async {
         let options = ClientOptions { timeout: Duration::from_secs(2), ..ClientOptions::default() };
-        let client = Client::new(&[&server.client], options).unwrap();
-        (0..32).map(|n| tokio::spawn(write_until_refused(client.clone(), n, Arc::clone(&acknowledged)))).collect()
+        // Several connections with several requests each: every connection has its own end.
+        let clients: Vec<_> = (0..24).map(|_| Client::new(&[&server.client], options.clone()).unwrap()).collect();
+        let workers = (0..96).zip(clients.iter().cycle());
+        workers
+            .map(|(n, client)| tokio::spawn(write_until_refused(client.clone(), n, Arc::clone(&acknowledged))))
+            .collect()
     });
     wait_for("some load", || (acknowledged.load(Ordering::Relaxed) > 500).then_some(()));
     node.signal(Signal::TERM);

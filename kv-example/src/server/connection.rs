@@ -1,20 +1,33 @@
-//! A client's connection, which does not hold up a shutdown before it has said anything.
+//! A client's connection, which does not hold up a shutdown before it has said anything, and does not lose the last answers at its end.
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
+
+/// How long a client may take to end its side after this server has ended its own.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A TCP connection. HTTP/2 ends one in good order when its client takes part; one that has sent nothing yet (a port
 /// scanner, a load balancer's probe) reads as ended instead, as soon as the server ends.
+///
+/// A socket that is closed while bytes of the client are unread, or on their way, resets the connection. The client's next request may meet that
+/// before the client has read what the server sent last: the answers to writes, and which requests were not looked at. They would be lost, and
+/// the outcome of those writes unknown. So this side is ended first, and what still comes is read until the client ends its side.
 pub(super) struct ClientConnection {
     stream: TcpStream,
     /// Completes when the server ends; gone once the client has spoken.
     silent_until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+    /// Whether the client has sent anything.
+    has_spoken: bool,
+    /// Completes when the client has had the time to end its side; there once this side has ended.
+    lingering: Option<Pin<Box<Sleep>>>,
     /// Its place among the connections that there may be.
     _permit: OwnedSemaphorePermit,
 }
@@ -25,7 +38,24 @@ impl ClientConnection {
         end: impl Future<Output = ()> + Send + 'static,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        Self { stream, silent_until: Some(Box::pin(end)), _permit: permit }
+        Self { stream, silent_until: Some(Box::pin(end)), has_spoken: false, lingering: None, _permit: permit }
+    }
+
+    /// Reads what the client still sends, to its end or until it took too long.
+    fn poll_linger(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
+        if limit.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut scratch = [0; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut scratch);
+            // Nothing more can be done about a connection that is broken.
+            let ended = ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buf)).is_err() || buf.filled().is_empty();
+            if ended {
+                return Poll::Ready(());
+            }
+        }
     }
 }
 
@@ -43,6 +73,7 @@ impl AsyncRead for ClientConnection {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.silent_until = None;
+            self.has_spoken = true;
         } else if let Some(end) = &mut self.silent_until
             && end.as_mut().poll(cx).is_ready()
         {
@@ -75,6 +106,75 @@ impl AsyncWrite for ClientConnection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+        }
+        if !self.has_spoken {
+            // It has asked nothing, so nothing of it can be lost.
+            return Poll::Ready(Ok(()));
+        }
+        self.poll_linger(cx).map(Ok)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::sync::Semaphore;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A client, and the server's side of its connection.
+    async fn connected() -> (TcpStream, ClientConnection) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        (client, ClientConnection::new(stream, std::future::pending(), permit))
+    }
+
+    /// What a client does that has not read the end of the connection yet: it sends requests. That must not fail.
+    #[tokio::test]
+    async fn a_client_that_goes_on_sending_gets_what_was_sent_to_it_last() {
+        let (mut client, mut server) = connected().await;
+        client.write_all(b"requests").await.unwrap();
+        // Some of them are read, and one is answered.
+        server.read_exact(&mut [0; 4]).await.unwrap();
+        let ending = tokio::spawn(async move {
+            server.write_all(b"the last answer").await.unwrap();
+            server.shutdown().await.unwrap();
+        });
+        for _ in 0..10 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            client.write_all(b"one more request").await.unwrap();
+        }
+        let mut answers = String::new();
+        client.read_to_string(&mut answers).await.unwrap();
+        assert_eq!(answers, "the last answer");
+        assert!(!ending.is_finished(), "it waits for the client's end");
+        drop(client);
+        ending.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_ends_its_side_is_left_after_a_while() {
+        let (mut client, mut server) = connected().await;
+        client.write_all(b"x").await.unwrap();
+        server.read_exact(&mut [0; 1]).await.unwrap();
+        let begun = Instant::now();
+        server.shutdown().await.unwrap();
+        assert!((LINGER..LINGER * 10).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        client.write_all(b"still here").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_never_said_anything_is_not_waited_for() {
+        let (_client, mut server) = connected().await;
+        let begun = Instant::now();
+        server.shutdown().await.unwrap();
+        assert!(begun.elapsed() < LINGER, "{:?}", begun.elapsed());
     }
 }
