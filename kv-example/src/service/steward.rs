@@ -48,7 +48,7 @@ pub(super) async fn keep<R: Replica>(context: Arc<Context<R>>) {
             }
         }
         context.reserve_ids(&status).await;
-        context.forget_gone(&status).await;
+        context.forget_gone().await;
     }
 }
 
@@ -85,22 +85,193 @@ impl<R: Replica> Context<R> {
 
     /// The ids that the cluster began with are used, whether their nodes have said that they run or not.
     async fn reserve_ids(&self, status: &RaftStatus) {
-        let greatest = configuration(status).members().map(|peer| peer.id.0).max().unwrap_or(0);
+        // A member that was added in the usual way was noted by an earlier entry. Before that is applied here, it must not be taken for one that
+        // nobody has noted: this would undo the note, and the member would pass for one that has run before.
+        let Some(found) = status.configuration.as_ref().filter(|found| found.id.index <= status.applied) else {
+            return;
+        };
+        let greatest = found.membership.members().map(|peer| peer.id.0).max().unwrap_or(0);
         if !self.view.members().is_used(greatest) && self.ready.load(Ordering::Relaxed) {
             let _ = self.note_member(Note::Gone(MemberGone { id: greatest })).await;
         }
     }
 
     /// Those who ran and are members no more. Who is only expected may be added in a moment.
-    async fn forget_gone(&self, status: &RaftStatus) {
-        let Some(configuration) = status.configuration.as_ref().filter(|configuration| configuration.committed) else {
-            return;
-        };
+    async fn forget_gone(&self) {
+        // In this order: whoever runs according to what is known was added before, and a configuration that is seen later has it, unless it was
+        // removed since.
         let known = self.view.members();
+        let Ok(RaftStatus { configuration: Some(configuration), .. }) = self.replica.status().await else { return };
+        if !configuration.committed {
+            return;
+        }
         let gone = known.iter().find(|(id, info)| info.started && !configuration.membership.contains(NodeId(*id)));
         if let Some((id, _)) = gone {
             // It is there again at the next look if that fails.
             let _ = self.note_member(Note::Gone(MemberGone { id })).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64};
+
+    use bytes::Bytes;
+    use raftkv::consensus::RoleKind;
+    use raftkv::{
+        ChangeError, ConfigurationStatus, Consistency, Index, LogId, Membership, Peer, StateMachine, Term,
+        TransferError,
+    };
+
+    use super::*;
+    use crate::api::command::{MemberExpected, MemberNote, command};
+    use crate::machine::{KvMachine, encode_command};
+    use crate::service::Standing;
+
+    /// A leader, whose log and state machine a test moves on one by one.
+    #[derive(Clone)]
+    struct Leader {
+        machine: Arc<tokio::sync::Mutex<KvMachine>>,
+        configuration: Arc<Mutex<ConfigurationStatus>>,
+        applied: Arc<AtomicU64>,
+        proposed: Arc<AtomicU64>,
+        /// What is applied right after the next status was taken, before anybody looks at it.
+        meanwhile: Arc<Mutex<Vec<Note>>>,
+    }
+
+    impl Leader {
+        async fn apply(&self, note: Note) -> Result<Bytes, Error> {
+            let body = command::Body::Member(MemberNote { note: Some(note) });
+            self.write(encode_command(body)).await
+        }
+
+        fn configure(&self, index: u64, voters: &[u64], learners: &[u64]) {
+            let peers =
+                |ids: &[u64]| ids.iter().map(|id| Peer::new(*id, format!("127.0.0.1:{id}"))).collect::<Vec<_>>();
+            let mut membership = Membership::new(peers(voters));
+            membership.learners.extend(peers(learners).into_iter().map(|peer| (peer.id, peer)));
+            *self.configuration.lock().unwrap() =
+                ConfigurationStatus { id: LogId::new(1, index), committed: true, membership };
+        }
+    }
+
+    impl Replica for Leader {
+        async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
+            let at = LogId::new(1, 100 + self.proposed.fetch_add(1, Ordering::Relaxed));
+            self.machine.lock().await.apply(at, command).await.map_err(Error::Stopped)
+        }
+
+        async fn read(&self, _: Consistency) -> Result<(), Error> {
+            Ok(())
+        }
+
+        async fn status(&self) -> Result<RaftStatus, Error> {
+            let applied = Index(self.applied.load(Ordering::Relaxed));
+            let configuration = self.configuration.lock().unwrap().clone();
+            let notes = std::mem::take(&mut *self.meanwhile.lock().unwrap());
+            for note in notes {
+                self.apply(note).await?;
+            }
+            Ok(RaftStatus {
+                id: NodeId(1),
+                role: RoleKind::Leader,
+                term: Term(1),
+                leader: Some(NodeId(1)),
+                members: configuration.membership.members().cloned().collect(),
+                configuration: Some(configuration),
+                change: None,
+                removed: None,
+                base: LogId::ZERO,
+                last: LogId::new(1, 100),
+                stored: applied,
+                commit: applied,
+                applied,
+                snapshot: None,
+                receiving: None,
+                peers: Vec::new(),
+                transferring_to: None,
+            })
+        }
+
+        async fn campaign(&self) -> Result<(), Error> {
+            Ok(())
+        }
+
+        async fn change_membership(&self, _: Change) -> Result<LogId, ChangeError> {
+            Err(ChangeError::Unavailable)
+        }
+
+        async fn transfer_leadership(&self, _: Option<NodeId>) -> Result<NodeId, TransferError> {
+            Err(TransferError::NoSuccessor)
+        }
+    }
+
+    async fn context() -> Context<Leader> {
+        let machine = KvMachine::new();
+        let view = machine.view();
+        let membership = Membership::new([Peer::new(1, "127.0.0.1:1")]);
+        let replica = Leader {
+            machine: Arc::new(tokio::sync::Mutex::new(machine)),
+            configuration: Arc::new(Mutex::new(ConfigurationStatus { id: LogId::ZERO, committed: true, membership })),
+            applied: Arc::default(),
+            proposed: Arc::default(),
+            meanwhile: Arc::default(),
+        };
+        Context {
+            replica,
+            view,
+            options: crate::service::Options { node: NodeId(1), ..Default::default() },
+            term: AtomicU64::new(0),
+            ready: AtomicBool::new(true),
+            standing: AtomicU8::new(Standing::Member as u8),
+        }
+    }
+
+    fn expected(id: u64) -> Note {
+        Note::Expected(MemberExpected { id, address: format!("127.0.0.1:{id}"), votes: true, highest: 0 })
+    }
+
+    async fn reserve(context: &Context<Leader>) {
+        let status = context.replica.status().await.unwrap();
+        context.reserve_ids(&status).await;
+    }
+
+    #[tokio::test]
+    async fn the_ids_that_a_cluster_began_with_are_used() {
+        let context = context().await;
+        context.replica.configure(1, &[1, 2, 3], &[]);
+        context.replica.applied.store(1, Ordering::Relaxed);
+        reserve(&context).await;
+        let known = context.view.members();
+        assert!(known.is_used(3) && !known.is_used(4));
+    }
+
+    /// The log is ahead of the state machine: member 8 is in the configuration, and the note that it is expected is not applied.
+    #[tokio::test]
+    async fn a_note_that_is_not_applied_yet_is_not_undone() {
+        let context = context().await;
+        context.replica.configure(8, &[1], &[8]);
+        context.replica.applied.store(5, Ordering::Relaxed);
+        reserve(&context).await;
+        assert_eq!(context.replica.proposed.load(Ordering::Relaxed), 0, "the note may be on its way");
+        context.replica.apply(expected(8)).await.unwrap();
+        context.replica.applied.store(8, Ordering::Relaxed);
+        reserve(&context).await;
+        assert!(context.view.members().get(8).is_some_and(|info| info.votes && !info.started));
+    }
+
+    /// A member is added and started while the leader is about to look for those who are gone.
+    #[tokio::test]
+    async fn a_member_that_comes_meanwhile_is_not_forgotten() {
+        let context = context().await;
+        let started = Note::Started(MemberStarted { id: 8, client_address: "127.0.0.1:80".into() });
+        *context.replica.meanwhile.lock().unwrap() = vec![expected(8), started];
+        context.forget_gone().await;
+        assert!(context.view.members().get(8).is_some_and(|info| info.votes), "it is to vote");
+        // One that is gone is forgotten, and its id stays used.
+        context.forget_gone().await;
+        assert!(context.view.members().get(8).is_none() && context.view.members().is_used(8));
     }
 }
