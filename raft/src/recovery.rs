@@ -4,6 +4,8 @@
 //! disk. It is for an operator to decide. While the members that are given up may still come back with their disks, it must not be done: they would be
 //! a second cluster with the same name.
 
+use bytes::Bytes;
+
 use crate::error::{Fatal, FatalKind};
 use crate::runtime::find_configurations;
 use crate::traits::{HardState, LogState, LogStore, LogWrite, Snapshot};
@@ -54,11 +56,13 @@ impl Survivor {
         self.membership.members().filter(|peer| peer.id != self.id)
     }
 
-    /// Makes the survivor the only voter, in a term of its own: everything in its log becomes committed when it starts again.
+    /// Makes the survivor the only voter, in a term of its own: everything in its log becomes committed when it starts again. In the same write
+    /// it gets `commands`, which its state machine applies before all that comes later: what it should know of the members that are given
+    /// up, for example. Returns the entry with which it is the only voter.
     ///
     /// # Errors
     /// The log can't be written, or is not the one that was looked at. Nothing has changed then.
-    pub async fn become_only_voter(&self, log: &dyn LogStore) -> Result<LogId, Fatal> {
+    pub async fn become_only_voter(&self, log: &dyn LogStore, commands: Vec<Bytes>) -> Result<LogId, Fatal> {
         if log.load().await? != self.log {
             return Err(refused("the log has changed since it was looked at".into()));
         }
@@ -67,9 +71,14 @@ impl Survivor {
         };
         let HardState { term, .. } = self.log.hard_state;
         let id = LogId { term: term.next(), index: self.log.last.index.next() };
-        let entry = Entry { id, kind: EntryKind::Config, data: Membership::new([own.clone()]).encode() };
+        let mut entries = vec![Entry { id, kind: EntryKind::Config, data: Membership::new([own.clone()]).encode() }];
+        let mut last = id.index;
+        entries.extend(commands.into_iter().map(|data| {
+            last = last.next();
+            Entry { id: LogId { term: id.term, index: last }, kind: EntryKind::Command, data }
+        }));
         let hard_state = HardState { term: id.term, voted_for: Some(self.id) };
-        log.write(LogWrite { hard_state: Some(hard_state), entries: vec![entry] }).await?;
+        log.write(LogWrite { hard_state: Some(hard_state), entries }).await?;
         Ok(id)
     }
 }

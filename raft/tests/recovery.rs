@@ -20,14 +20,14 @@ async fn a_survivor_goes_on_alone_with_all_that_it_held() {
     let log = cluster.log(survivor).reopen();
     let found = Survivor::inspect(survivor, &log, &MemSnapshots::new()).await.unwrap();
     assert_eq!(found.given_up().count(), 2);
-    let entry = found.become_only_voter(&log).await.unwrap();
+    let entry = found.become_only_voter(&log, vec!["5".into(), "7".into()]).await.unwrap();
     assert!(entry > found.log.last, "{entry} is of a term of its own");
 
     cluster.restart(survivor).await;
     let node = cluster.node(survivor);
     node.write("1".into()).await.unwrap();
     node.read(Consistency::Linearizable).await.unwrap();
-    assert_eq!(cluster.machine(survivor).value(), 11);
+    assert_eq!(cluster.machine(survivor).value(), 10 + 5 + 7 + 1);
     let members = node.status().await.unwrap().members;
     assert_eq!(members.iter().map(|peer| peer.id).collect::<Vec<_>>(), [survivor]);
 }
@@ -57,7 +57,7 @@ async fn a_log_that_changed_since_it_was_looked_at_is_left_alone() {
     cluster.stop(id).await;
     let log = cluster.log(id).reopen();
     let before = log.load().await.unwrap();
-    let refused = found.become_only_voter(&log).await.unwrap_err();
+    let refused = found.become_only_voter(&log, Vec::new()).await.unwrap_err();
     assert!(refused.to_string().contains("has changed"), "{refused}");
     assert_eq!(log.load().await.unwrap(), before);
 }

@@ -3,11 +3,14 @@
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
+use bytes::Bytes;
 use clap::Args;
 use raftkv::{Fatal, FatalKind, LogStore, NodeId, Snapshot, StorageError, Survivor};
 use raftkv_storage_file::{FileLog, Identity, Options};
 
 use super::{Failure, output};
+use crate::api::command::{MemberGone, MemberNote, command, member_note::Note};
+use crate::machine::encode_command;
 use crate::server::open_images;
 
 #[derive(Args, Debug)]
@@ -50,8 +53,15 @@ async fn recover(args: &Recover, id: NodeId, log: &dyn LogStore, images: &dyn Sn
     if !args.yes && !confirmed(id)? {
         return Err(Failure::runtime("nothing was changed"));
     }
-    let entry = survivor.become_only_voter(log).await.map_err(|error| fatal(&error))?;
+    let entry = survivor.become_only_voter(log, farewell(&survivor)).await.map_err(|error| fatal(&error))?;
     output::print(format!("node {} is the only voter, by entry {entry}: start it as before", id.0))
+}
+
+/// What the machine learns of those given up: they are gone, and nobody else gets their ids. The survivor may never have heard that
+/// they ran.
+fn farewell(survivor: &Survivor) -> Vec<Bytes> {
+    let gone = survivor.given_up().map(|peer| Note::Gone(MemberGone { id: peer.id.0 }));
+    gone.map(|note| encode_command(command::Body::Member(MemberNote { note: Some(note) }))).collect()
 }
 
 fn loss(survivor: &Survivor, given_up: &[String]) -> String {
