@@ -42,8 +42,9 @@ impl Cluster {
     async fn start() -> Self {
         let network = MemNetwork::new(0);
         let members = [1, 2, 3].map(|id| Peer::new(id, format!("127.0.0.1:{id}")));
-        let config =
-            Config { write_timeout: Duration::from_secs(1), read_timeout: Duration::from_secs(1), ..Config::default() };
+        let limit = Duration::from_secs(1);
+        // Nobody is to wait long for a member that is never started.
+        let config = Config { write_timeout: limit, read_timeout: limit, catch_up_timeout: limit, ..Config::default() };
         let mut nodes = Vec::new();
         for peer in members.clone() {
             let machine = KvMachine::new();
@@ -59,7 +60,7 @@ impl Cluster {
                 cluster: ClusterId(5),
                 node: peer.id,
                 client_address: client_address.clone(),
-                client_addresses: BTreeMap::from([(NodeId(3), "three:2379".into())]),
+                client_addresses: BTreeMap::from([(NodeId(3), "127.0.0.3:2379".into())]),
                 ..Options::default()
             };
             let services = Services::start(raft.clone(), view, options);

@@ -3,11 +3,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 #![allow(dead_code, reason = "each test program uses its own part")]
 
-use std::net::TcpListener;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
+
+use tokio::net::TcpSocket;
 
 /// How long anything may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,14 +57,32 @@ pub(crate) fn assert_refused(output: &Output, parts: &[&str]) {
     assert!(!text.contains("panicked"), "{text}");
 }
 
-/// This many consecutive ports that are free now. Below those that the system gives to connections, so that none is
-/// taken in the moment before it is used; tests that run at the same time begin their search in different places.
+/// This many consecutive ports of 127.0.0.1 that stay this test's own as long as its process lives.
+///
+/// They are below those that the system gives to connections, and each is held by a bound socket that does not listen: with `SO_REUSEADDR`, which
+/// listeners set, a server of this test may listen there all the same. To be tried and let go of would not do: another
+/// test could take the port before it is used, and one that another test holds in this way looks free to a listener.
 pub(crate) fn free_ports(count: u16) -> u16 {
-    static CALLS: AtomicU32 = AtomicU32::new(0);
-    let start = std::process::id().wrapping_mul(97).wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed) * 16);
-    let bases = (0..1000).map(|n| 10_000 + (start.wrapping_add(n * 16) % 20_000) as u16);
-    let free = |base: &u16| (*base..*base + count).all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok());
-    bases.into_iter().find(free).expect("consecutive free ports")
+    static HELD: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+    for attempt in 0..1000 {
+        let random = RandomState::new().hash_one((std::process::id(), attempt));
+        let base = 10_000 + (random % u64::from(20_000 - count)) as u16;
+        let ports: Option<Vec<_>> = (base..base + count).map(hold).collect();
+        if let Some(ports) = ports {
+            HELD.lock().expect("no test panicked here").extend(ports);
+            return base;
+        }
+    }
+    panic!("no {count} consecutive free ports");
+}
+
+/// A port, if nobody else holds it or has just used it.
+fn hold(port: u16) -> Option<TcpSocket> {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(false).expect("an option");
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).ok()?;
+    socket.set_reuseaddr(true).expect("an option");
+    Some(socket)
 }
 
 /// Waits for a condition that must come true.
