@@ -19,6 +19,7 @@ use crate::api::etcdserverpb::{
 };
 use crate::config::{ServerArgs, ServerConfig};
 use crate::machine::{apply_one, encode_command};
+use crate::server::authority;
 use crate::store::{Image, ImageError, Loader, Store, seal_record};
 
 /// The targets of this package.
@@ -26,6 +27,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "commands", run: commands, sample: sample_commands },
     Target { name: "image", run: image, sample: sample_image },
     Target { name: "txn_syntax", run: txn_syntax, sample: sample_txn_syntax },
+    Target { name: "authorities", run: authorities, sample: sample_authorities },
     Target { name: "config_file", run: config_file, sample: sample_config_file },
 ];
 
@@ -47,6 +49,32 @@ fn join(pieces: impl IntoIterator<Item = Bytes>) -> Vec<u8> {
         joined.extend_from_slice(&piece);
     }
     joined
+}
+
+/// What a connection gets, in whatever pieces.
+fn authorities(bytes: &[u8]) {
+    let pieces = pieces(bytes);
+    let whole: Bytes = pieces.concat().into();
+    let (in_pieces, at_once) = within(whole.len(), || (authority::passed_on(&pieces), authority::passed_on([&whole])));
+    assert!(in_pieces == at_once, "what is passed on depends on the pieces");
+    assert!(at_once.len() <= whole.len(), "it has grown");
+    let again = authority::passed_on([&at_once.freeze()]);
+    assert!(again == in_pieces, "what was replaced is replaced again by something else");
+}
+
+fn sample_authorities(random: &mut Random) -> Vec<u8> {
+    let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    for _ in 0..random.between(1, 4) {
+        let name = random.pick(&[b"\x41", b"\x01", b"\x11", b"\x81"]).unwrap_or(b"\x41");
+        let value = random.pick(&[&b""[..], b"a:1", b"http://127.0.0.1:2379"]).unwrap_or(b"");
+        let value = [&[value.len() as u8], value].concat();
+        let block = [&b"\x83\x86\x44\x02/p"[..], name, &value, b"\x40\x02te\x08trailers"].concat();
+        let (kind, flags) = (random.pick(&[0, 1, 1, 4]).unwrap_or(1), random.pick(&[0, 4, 8, 0x20, 0x28]).unwrap_or(4));
+        sent.extend([0, 0, block.len() as u8, kind, flags, 0, 0, 0, 1]);
+        sent.extend(block);
+    }
+    let size = usize::try_from(random.between(1, 80)).unwrap_or(1);
+    join(sent.chunks(size).map(Bytes::copy_from_slice))
 }
 
 /// What the log holds: a run of commands, applied.

@@ -7,6 +7,7 @@
 //! members ── GrpcServer ────────┴── GrpcTransport  the way to the other members
 //! ```
 
+pub(crate) mod authority;
 mod connection;
 mod join;
 mod listen;

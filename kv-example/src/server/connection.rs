@@ -1,16 +1,22 @@
 //! A client's connection, which does not hold up a shutdown before it has said anything, and does not lose the last answers at its end.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
+use super::authority::Authorities;
+
+/// How much is read at a time.
+const READ_BYTES: usize = 16 << 10;
 /// How long a client may take to end its side after this server has ended its own.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -22,6 +28,9 @@ const LINGER: Duration = Duration::from_secs(1);
 /// the outcome of those writes unknown. So this side is ended first, and what still comes is read until the client ends its side.
 pub(super) struct ClientConnection {
     stream: TcpStream,
+    authorities: Authorities,
+    /// What was read and is not asked for yet.
+    incoming: BytesMut,
     /// Completes when the server ends; gone once the client has spoken.
     silent_until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Whether the client has sent anything.
@@ -38,7 +47,15 @@ impl ClientConnection {
         end: impl Future<Output = ()> + Send + 'static,
         permit: OwnedSemaphorePermit,
     ) -> Self {
-        Self { stream, silent_until: Some(Box::pin(end)), has_spoken: false, lingering: None, _permit: permit }
+        Self {
+            stream,
+            authorities: Authorities::default(),
+            incoming: BytesMut::new(),
+            silent_until: Some(Box::pin(end)),
+            has_spoken: false,
+            lingering: None,
+            _permit: permit,
+        }
     }
 
     /// Reads what the client still sends, to its end or until it took too long.
@@ -69,18 +86,30 @@ impl Connected for ClientConnection {
 
 impl AsyncRead for ClientConnection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        if buf.filled().len() > before {
-            self.silent_until = None;
-            self.has_spoken = true;
-        } else if let Some(end) = &mut self.silent_until
-            && end.as_mut().poll(cx).is_ready()
-        {
-            self.silent_until = None;
-            return Poll::Ready(Ok(()));
+        let this = &mut *self;
+        while this.incoming.is_empty() {
+            let mut space = [MaybeUninit::uninit(); READ_BYTES];
+            let mut read = ReadBuf::uninit(&mut space);
+            let outcome = Pin::new(&mut this.stream).poll_read(cx, &mut read);
+            if !read.filled().is_empty() {
+                this.silent_until = None;
+                this.has_spoken = true;
+                // A frame that is not whole yet is held back: then there is more to read.
+                this.authorities.push(read.filled(), &mut this.incoming);
+                continue;
+            }
+            if let Some(end) = &mut this.silent_until
+                && end.as_mut().poll(cx).is_ready()
+            {
+                this.silent_until = None;
+                return Poll::Ready(Ok(()));
+            }
+            return outcome;
         }
-        read
+        let now = this.incoming.len().min(buf.remaining());
+        buf.put_slice(&this.incoming[..now]);
+        this.incoming.advance(now);
+        Poll::Ready(Ok(()))
     }
 }
 

@@ -65,12 +65,26 @@ async fn etcdctl_feels_at_home() -> Result<()> {
     compaction(&all).await?;
     maintenance(&all, &cluster).await?;
     members(&all).await?;
+    // Addresses as they are in the list of members: etcdctl 3.4 then names `http://HOST:PORT` as the HTTP/2 authority, which is none.
+    let cluster_wide = one_endpoint(&cluster, 1)?.json(&["endpoint", "status", "--cluster"]).await?;
+    ensure!(cluster_wide.as_array().is_some_and(|all| all.len() == 3), "{cluster_wide}");
+    let urls: Vec<_> = cluster.servers().iter().map(|address| format!("http://{address}")).collect();
+    let by_url = Etcdctl { endpoints: urls.join(",") };
+    let status = by_url.json(&["endpoint", "status"]).await?;
+    ensure!(status.as_array().is_some_and(|all| all.len() == 3), "{status}");
+    by_url.expect(&["put", "by", "url"], "OK\n").await?;
+    let (success, text) = by_url.say(&["endpoint", "hashkv"], "").await?;
+    ensure!(success && text.lines().count() == 3, "{text}");
     // A follower serves like any other.
     let follower = cluster.others(cluster.leader().await?.id)[0];
-    let one = Etcdctl { endpoints: cluster.client(follower)?.address().to_owned() };
+    let one = one_endpoint(&cluster, follower)?;
     one.expect(&["put", "at", "a follower"], "OK\n").await?;
     one.expect(&["get", "at"], "at\na follower\n").await?;
     cluster.finish()
+}
+
+fn one_endpoint(cluster: &Cluster, id: u64) -> Result<Etcdctl> {
+    Ok(Etcdctl { endpoints: cluster.client(id)?.address().to_owned() })
 }
 
 async fn keys(etcdctl: &Etcdctl) -> Result<()> {

@@ -1,0 +1,232 @@
+//! What a client calls this server is of no use here, and some of etcd's clients call it what HTTP/2 does not allow.
+//!
+//! etcd's client 3.4 asks single endpoints with the `:authority` `http://HOST:PORT` (`etcdctl endpoint status --cluster`), and 3.5.0 all of them with
+//! `#initially=[…]`. etcd does not mind. Here the HTTP/2 library would reset the request with PROTOCOL_ERROR before anybody could, so a valid
+//! value takes its place on the way in.
+//!
+//! In a block of header fields (RFC 7541) a value is written out once; it then is in a table, whose entries are referred to by their position,
+//! counted from the newest. The table drops its oldest entries when it is full. The new value is never longer than the one it
+//! replaces, so whatever is in the client's table is in the server's as well, at the same position.
+
+use std::ops::Range;
+
+use bytes::{Bytes, BytesMut};
+
+/// With this every connection begins (RFC 9113 §3.4).
+const PREFACE_BYTES: usize = 24;
+/// A frame begins with its length in three bytes, its type, its flags, and its stream in four bytes (§4.1).
+const HEAD_BYTES: usize = 9;
+/// The largest frame that this server accepts: the protocol's default.
+const MAX_FRAME_BYTES: usize = 16_384;
+const HEADERS: u8 = 1;
+const PADDED: u8 = 0x08;
+const PRIORITY: u8 = 0x20;
+/// The length of the new value, and the value.
+const VALUE: &[u8] = b"\x01-";
+/// `:authority` in the table of names that need not be written out (RFC 7541, appendix A).
+const AUTHORITY: usize = 1;
+
+/// Looks through what a client sends on one connection.
+#[derive(Debug)]
+pub(crate) struct Authorities {
+    /// How much is to be passed on before the next frame begins.
+    pass: usize,
+    /// The beginning of a frame that must be whole before it is passed on.
+    held: BytesMut,
+}
+
+impl Default for Authorities {
+    fn default() -> Self {
+        Self { pass: PREFACE_BYTES, held: BytesMut::new() }
+    }
+}
+
+impl Authorities {
+    /// Takes the next bytes, and passes on what can be, with other authorities. At most one frame of headers is held back.
+    pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut BytesMut) {
+        while !bytes.is_empty() {
+            if self.pass > 0 {
+                let now = take(&mut bytes, self.pass);
+                self.pass -= now.len();
+                out.extend_from_slice(now);
+                continue;
+            }
+            let wanted = self.held.get(..HEAD_BYTES).map_or(HEAD_BYTES, |head| HEAD_BYTES + length(head));
+            let more = take(&mut bytes, wanted - self.held.len());
+            self.held.extend_from_slice(more);
+            self.release(out);
+        }
+    }
+
+    /// Passes on what is held back, as soon as it is known what it is.
+    fn release(&mut self, out: &mut BytesMut) {
+        let Some((head, payload)) = self.held.split_at_checked(HEAD_BYTES) else { return };
+        let length = length(head);
+        if head[3] != HEADERS || length > MAX_FRAME_BYTES {
+            self.pass = length;
+        } else if payload.len() < length {
+            return;
+        } else if let Some(value) = value_in_frame(head[4], payload) {
+            let shorter = length - value.len() + VALUE.len();
+            out.extend_from_slice(&(shorter as u32).to_be_bytes()[1..]);
+            out.extend_from_slice(&head[3..]);
+            out.extend_from_slice(&payload[..value.start]);
+            out.extend_from_slice(VALUE);
+            out.extend_from_slice(&payload[value.end..]);
+            self.held.clear();
+            return;
+        }
+        out.extend_from_slice(&self.held);
+        self.held.clear();
+    }
+}
+
+fn take<'a>(bytes: &mut &'a [u8], most: usize) -> &'a [u8] {
+    let (taken, rest) = bytes.split_at(most.min(bytes.len()));
+    *bytes = rest;
+    taken
+}
+
+/// The length of a frame's payload.
+fn length(head: &[u8]) -> usize {
+    head[..3].iter().fold(0, |length, byte| length << 8 | usize::from(*byte))
+}
+
+/// Where the value of `:authority` is in the payload of a frame of headers, its length included.
+fn value_in_frame(flags: u8, payload: &[u8]) -> Option<Range<usize>> {
+    let (mut from, mut to) = (0, payload.len());
+    if flags & PADDED != 0 {
+        from += 1;
+        to = to.checked_sub(usize::from(*payload.first()?))?;
+    }
+    if flags & PRIORITY != 0 {
+        from += 5;
+    }
+    let value = value_in_block(payload.get(from..to)?)?;
+    Some(from + value.start..from + value.end)
+}
+
+/// Where the value of `:authority` is in a block of header fields, if it is written out there. None as well where this is no such block: whoever
+/// reads it next says so.
+fn value_in_block(block: &[u8]) -> Option<Range<usize>> {
+    let mut at = 0;
+    loop {
+        // RFC 7541 §6: the first bits say what it is; the number after them is a position in the table, or the new size of that.
+        let (bits, is_literal) = match block.get(at)? {
+            0x80.. => (7, false),
+            0x40..=0x7f => (6, true),
+            0x20..=0x3f => (5, false),
+            ..=0x1f => (4, true),
+        };
+        let (name, mut next) = integer(block, at, bits)?;
+        if is_literal {
+            if name == 0 {
+                next = after_string(block, next)?;
+            }
+            let value = next..after_string(block, next)?;
+            if name == AUTHORITY {
+                // An empty one is as short as it can be.
+                return Some(value).filter(|value| value.len() >= VALUE.len());
+            }
+            next = value.end;
+        }
+        at = next;
+    }
+}
+
+/// A number that begins with the last `bits` of a byte (RFC 7541 §5.1), and what comes after it.
+fn integer(block: &[u8], mut at: usize, bits: u32) -> Option<(usize, usize)> {
+    let most = (1 << bits) - 1;
+    let mut number = usize::from(*block.get(at)?) & most;
+    at += 1;
+    if number < most {
+        return Some((number, at));
+    }
+    for shift in [0, 7, 14, 21] {
+        let byte = *block.get(at)?;
+        at += 1;
+        number += usize::from(byte & 0x7f) << shift;
+        if byte & 0x80 == 0 {
+            return Some((number, at));
+        }
+    }
+    None
+}
+
+/// What comes after a string (RFC 7541 §5.2).
+fn after_string(block: &[u8], at: usize) -> Option<usize> {
+    let (length, from) = integer(block, at, 7)?;
+    from.checked_add(length).filter(|end| *end <= block.len())
+}
+
+/// For fuzzing: what a connection passes on, when it gets these bytes in pieces.
+#[cfg(feature = "testing")]
+pub(crate) fn passed_on<'a>(pieces: impl IntoIterator<Item = &'a Bytes>) -> BytesMut {
+    let (mut authorities, mut out) = (Authorities::default(), BytesMut::new());
+    pieces.into_iter().for_each(|piece| authorities.push(piece, &mut out));
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PREFACE: &[u8; PREFACE_BYTES] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+    fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, 1], payload].concat()
+    }
+
+    /// `:method POST`, `:scheme http`, `:path /p`, then this, then `te: trailers`.
+    fn block(authority: &[u8]) -> Vec<u8> {
+        [b"\x83\x86\x44\x02/p", authority, b"\x40\x02te\x08trailers"].concat()
+    }
+
+    fn passed_on(bytes: &[u8], piece: usize) -> Vec<u8> {
+        let (mut authorities, mut out) = (Authorities::default(), BytesMut::new());
+        bytes.chunks(piece).for_each(|piece| authorities.push(piece, &mut out));
+        out.to_vec()
+    }
+
+    #[test]
+    fn an_authority_that_is_written_out_is_replaced() {
+        let written = b"\x41\x15http://127.0.0.1:2379";
+        // In Huffman's code (RFC 7541, appendix C.4.1); not to be put into the table; never to be put into one.
+        let coded = b"\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff";
+        let others: [&[u8]; 4] = [written, coded, b"\x01\x03a:1", b"\x11\x03a:1"];
+        for authority in others {
+            let new = block(&[&authority[..1], VALUE].concat());
+            let settings = frame(4, 0, &[0; 12]);
+            let data = frame(0, 1, b"\x41\x05hello");
+            let mut sent = [&PREFACE[..], &settings].concat();
+            let mut wanted = sent.clone();
+            for (flags, before, after) in
+                [(4, &b""[..], &b""[..]), (4 | PADDED, b"\x02", b"\0\0"), (4 | PRIORITY, b"12345", b"")]
+            {
+                sent.extend(frame(HEADERS, flags, &[before, &block(authority), after].concat()));
+                wanted.extend(frame(HEADERS, flags, &[before, &new, after].concat()));
+                sent.extend(&data);
+                wanted.extend(&data);
+            }
+            for piece in [1, 2, 7, 10, 33, sent.len()] {
+                assert_eq!(passed_on(&sent, piece), wanted, "in pieces of {piece}");
+            }
+        }
+    }
+
+    #[test]
+    fn everything_else_is_left_alone() {
+        // From the table; empty; cut off in the middle; too large a number.
+        let others: [&[u8]; 6] =
+            [b"\x81", b"\xbf", b"\x41\x00", b"\x41\x7f\x7f", b"\x41\x7fabc", b"\xff\xff\xff\xff\xff\xff\xff"];
+        for authority in others {
+            let sent = [&PREFACE[..], &frame(HEADERS, 4, &block(authority)), &frame(6, 0, &[1; 8])].concat();
+            assert_eq!(passed_on(&sent, 3), sent);
+        }
+        let huge = [&PREFACE[..], &[0xff, 0xff, 0xff, HEADERS], &[0; 100]].concat();
+        assert_eq!(passed_on(&huge, 5), huge, "too large a frame is not held back");
+        let padded = [&PREFACE[..], &frame(HEADERS, PADDED, b"\x7f\x41\x01a")].concat();
+        assert_eq!(passed_on(&padded, 5), padded);
+    }
+}
