@@ -8,11 +8,14 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Parser};
+use raftkv::ClusterId;
+use raftkv_storage_file::Identity;
 use tokio::sync::mpsc;
 
 use crate::cli::{Failure, parse_seconds};
 use crate::client::{Client, ClientOptions};
+use crate::config::{ServerArgs, ServerConfig};
 use node::{Child, Event, NodeSpec};
 use terminal::{Terminal, leader_line};
 
@@ -25,6 +28,8 @@ on up to node 6. With --base-port P, node 1 has P and P+1, node 2 has P+2 and P+
 The data stays when the cluster ends, and is used again when it starts. It remembers its members and their ports: to \
 start with other ones, use another --data, or delete the directory.";
 
+/// As many as there are names for, n1 to n9.
+const MAX_NODES: u16 = 9;
 /// How long the nodes may take to shut down before they are killed: longer than a node waits for what is in progress.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
 /// How often the nodes are asked who leads.
@@ -35,7 +40,7 @@ const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 #[command(after_help = HELP)]
 pub(crate) struct ClusterArgs {
     /// How many nodes
-    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=9))]
+    #[arg(long, value_name = "COUNT", default_value = "3", value_parser = clap::value_parser!(u16).range(1..=i64::from(MAX_NODES)))]
     nodes: u16,
     /// Where the nodes keep their logs: one directory each, in this one
     #[arg(long, value_name = "DIR", default_value = "./kv-data")]
@@ -61,6 +66,7 @@ pub(crate) struct ClusterArgs {
 pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, Failure> {
     let specs = NodeSpec::all(args.nodes, args.base_port, args.metrics_port, &args.data).map_err(Failure::usage)?;
     check_ports(&specs)?;
+    check_data(args, &specs)?;
     crate::config::prepare_data_dir(&args.data)?;
     let exe =
         std::env::current_exe().map_err(|e| Failure::runtime(format!("can't find this program's own file: {e}")))?;
@@ -87,6 +93,42 @@ fn check_ports(specs: &[NodeSpec]) -> Result<(), Failure> {
          --metrics-port",
         taken.join(", ")
     )))
+}
+
+/// Refuses data of other members before anything is made: a node with data would refuse it, and one without would begin a cluster of its own.
+fn check_data(args: &ClusterArgs, specs: &[NodeSpec]) -> Result<(), Failure> {
+    // Where the nodes' options make no sense, the nodes say so.
+    let Some(expected) = specs.first().and_then(|spec| cluster_of(spec, specs, &args.server)) else { return Ok(()) };
+    let found = (1..=MAX_NODES).filter_map(|id| {
+        // A directory that can't be read is its node's to complain of.
+        let identity = Identity::of(args.data.join(format!("n{id}"))).ok().flatten()?;
+        Some((id, identity.cluster))
+    });
+    let (ours, others): (Vec<_>, Vec<_>) = found.partition(|(_, cluster)| *cluster == expected);
+    if others.is_empty() {
+        return Ok(());
+    }
+    let names = |nodes: &[(u16, _)]| nodes.iter().map(|(id, _)| format!("n{id}")).collect::<Vec<_>>().join(", ");
+    let also = if ours.is_empty() { String::new() } else { format!(" (and {} of this one)", names(&ours)) };
+    Err(Failure::usage(format!(
+        "--data {}: there is the data of {} of another cluster{also}, one with other members or ports than --nodes {} makes. Start that one with the \
+         --nodes and --base-port that it was made with, name another directory, or delete this one; nothing was changed",
+        args.data.display(),
+        names(&others),
+        args.nodes
+    )))
+}
+
+/// The cluster that a node would begin, or have.
+fn cluster_of(spec: &NodeSpec, specs: &[NodeSpec], more: &[String]) -> Option<ClusterId> {
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        server: ServerArgs,
+    }
+    let Line { server } = Line::try_parse_from(spec.command_line(specs, more)).ok()?;
+    // The nodes don't get this process's settings either.
+    Some(ServerConfig::load(&server, &|_| None).ok()?.cluster_id())
 }
 
 struct Supervisor<'a> {

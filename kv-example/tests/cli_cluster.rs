@@ -290,9 +290,20 @@ fn the_data_outlives_the_cluster_and_remembers_its_members() {
 
     let (port, data) = (cluster.base.to_string(), cluster.data().display().to_string());
     let args = ["cluster", "--base-port", &port, "--data", &data];
-    let other = run(&[&args[..], &["--nodes", "1"]].concat());
-    assert_refused(&other, &["n1 can't run"]);
-    assert!(stdout(&other).contains("n1 | kv-example: "), "{}", stdout(&other));
+    let another_port = (cluster.base + 1).to_string();
+    let others: [&[&str]; 4] =
+        [&["--nodes", "1"], &["--nodes", "5"], &["--base-port", &another_port], &["--", "--cluster-name", "another"]];
+    for other in others {
+        let mut args = vec!["cluster", "--data", &data];
+        if !other.contains(&"--base-port") {
+            args.extend(["--base-port", &port]);
+        }
+        args.extend(other);
+        let refused = run(&args);
+        assert_refused(&refused, &[&data, "n1, n2, n3 of another cluster", "nothing was changed"]);
+        assert_eq!(stdout(&refused), "", "nothing was started");
+    }
+    assert_eq!(std::fs::read_dir(cluster.data()).unwrap().count(), 3, "nothing was made");
 
     cluster.running = Running::start(&cluster.dir.path().join("log2"), &args);
     cluster.wait_ready();
