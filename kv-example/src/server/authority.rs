@@ -10,7 +10,7 @@
 
 use std::ops::Range;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 /// With this every connection begins (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
@@ -161,7 +161,7 @@ fn after_string(block: &[u8], at: usize) -> Option<usize> {
 
 /// For fuzzing: what a connection passes on, when it gets these bytes in pieces.
 #[cfg(feature = "testing")]
-pub(crate) fn passed_on<'a>(pieces: impl IntoIterator<Item = &'a Bytes>) -> BytesMut {
+pub(crate) fn passed_on<'a>(pieces: impl IntoIterator<Item = &'a bytes::Bytes>) -> BytesMut {
     let (mut authorities, mut out) = (Authorities::default(), BytesMut::new());
     pieces.into_iter().for_each(|piece| authorities.push(piece, &mut out));
     out
