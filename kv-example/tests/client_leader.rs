@@ -65,6 +65,7 @@ impl Replica for Node {
             snapshot: None,
             peers: Vec::new(),
             transferring_to: None,
+            sessions: raftkv::SessionsStatus::default(),
             receiving: None,
         })
     }

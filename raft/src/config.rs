@@ -59,6 +59,16 @@ pub struct Config {
     /// How much of an image a node receives in a second at most, in bytes. `u64::MAX`, the default: as fast as it goes.
     pub snapshot_bytes_per_second: u64,
 
+    /// How many client sessions there may be in the group. One more takes the place of that which was not used for the longest time.
+    pub max_sessions: usize,
+    /// How long a client session may be unused before it expires. Counted is the time that leaders have led, with a precision of a second.
+    pub session_idle: Duration,
+    /// How long [`Session::write`](crate::Session::write) goes on repeating a write.
+    pub session_patience: Duration,
+    /// How many bytes of answers are kept for the repetitions of sessions' writes, with a fixed overhead for each. Beyond it the oldest are
+    /// forgotten: a repetition is still not applied again, but gets `AnswerForgotten`.
+    pub max_session_bytes: u64,
+
     /// How long a write may take. Past it the answer is `OutcomeUnknown`, or `Unavailable` if it was never proposed.
     pub write_timeout: Duration,
     /// How long a read may take. Past it the answer is `Unavailable`.
@@ -93,6 +103,10 @@ impl Default for Config {
             snapshot_chunk_bytes: 256 << 10,
             snapshot_window_bytes: 4 << 20,
             snapshot_bytes_per_second: u64::MAX,
+            max_sessions: 10_000,
+            session_idle: Duration::from_secs(3600),
+            session_patience: Duration::from_secs(20),
+            max_session_bytes: 16 << 20,
             write_timeout: Duration::from_secs(5),
             read_timeout: Duration::from_secs(5),
             stall_timeout: Duration::from_secs(1),
@@ -133,6 +147,8 @@ impl Config {
             ("max_command_bytes", self.max_command_bytes),
             ("max_pending_requests", self.max_pending_requests as u64),
             ("max_members", self.max_members as u64),
+            ("max_sessions", self.max_sessions as u64),
+            ("max_session_bytes", self.max_session_bytes),
             ("snapshot_entries", self.snapshot_entries),
             ("snapshot_bytes", self.snapshot_bytes),
             ("snapshot_chunk_bytes", self.snapshot_chunk_bytes),

@@ -68,6 +68,20 @@ pub enum Error {
         /// What this node's log begins after.
         base: LogId,
     },
+    /// The write's session was not used for too long, or was closed: this attempt was not applied. An earlier attempt at the same write may
+    /// have been.
+    #[error(
+        "the session has expired or was closed: this attempt was not applied (an earlier one may have been); open a new session"
+    )]
+    SessionExpired,
+    /// The write of a session was applied, once; but its answer is not kept any more.
+    #[error("the write was applied, once, but its answer is not kept any more (max_session_bytes): read what it did")]
+    AnswerForgotten,
+    /// The number of a session's write does not fit: this attempt was not applied.
+    #[error(
+        "this attempt was not applied: the session has told that it wants no answer to this write any more, or the write's number is 1024 or more ahead of the oldest that waits for one"
+    )]
+    OutOfSequence,
     /// The node is down.
     #[error("this node has stopped: {0}")]
     Stopped(Fatal),
@@ -91,6 +105,9 @@ impl Error {
             | Self::OutcomeUnknown
             | Self::NeverCommitted { .. }
             | Self::Compacted { .. }
+            | Self::SessionExpired
+            | Self::AnswerForgotten
+            | Self::OutOfSequence
             | Self::Stopped(_) => false,
         }
     }

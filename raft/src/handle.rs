@@ -10,8 +10,9 @@ use crate::config::Config;
 use crate::error::{ChangeError, Error, Fatal, InitializeError, TransferError};
 use crate::metrics::{ConfigurationStatus, Metrics, Status};
 use crate::runtime::{self, Control, Events, Host, Inbox, NotAdmitted, Parts, Request, Shared, Tasks};
+use crate::session::{Once, Op, Session, SessionId};
 use crate::traits::{LogStore, Snapshot, StateMachine, Transport};
-use crate::types::{ClusterId, Entry, GroupId, LogId, Membership, NodeId};
+use crate::types::{ClusterId, Entry, EntryKind, GroupId, LogId, Membership, NodeId};
 
 /// A running node. Cheap to clone; it has no type parameters.
 ///
@@ -89,7 +90,55 @@ impl Raft {
     pub async fn write_with_id(&self, command: Bytes) -> Result<(LogId, Bytes), Error> {
         self.check_size(command.len() as u64)?;
         let (answer, answered) = oneshot::channel();
-        self.ask(Request::Write { command, answer }, answered).await
+        self.ask(Request::Write { kind: EntryKind::Command, command, answer }, answered).await
+    }
+
+    /// A client session: [`Session::write`] is applied exactly once, although it is repeated until its outcome is known. Make one for each
+    /// client, and use it for all of its writes.
+    #[must_use]
+    pub fn session(&self) -> Session {
+        Session::new(self.clone())
+    }
+
+    /// Opens a session for a client that is elsewhere, and numbers its writes by itself; see [`Raft::write_once`]. It expires when it is not
+    /// used for `Config::session_idle`, or when there are more than `Config::max_sessions` and all others were used later.
+    ///
+    /// # Errors
+    /// As for [`Raft::write`]. It does no harm to ask again whatever the error is: a session that nobody uses expires.
+    pub async fn open_session(&self) -> Result<SessionId, Error> {
+        let (idle, most) = (self.shared.session_idle, self.shared.max_sessions);
+        let answer = self.write_op(&Op::Open { idle, most }).await?;
+        Ok(SessionId(answer.first_chunk().map_or(0, |id| u64::from_le_bytes(*id))))
+    }
+
+    /// As [`Raft::write`], but applied at most once, and exactly once if it is repeated until it is answered: with the same name, at any
+    /// node, any number of times. A repetition gets the answer of the first.
+    ///
+    /// # Errors
+    /// As for [`Raft::write`], and [`Error::SessionExpired`], [`Error::AnswerForgotten`] and [`Error::OutOfSequence`]. Repeating it is safe
+    /// whatever the error is, if the name is the same.
+    pub async fn write_once(&self, once: Once, command: Bytes) -> Result<Bytes, Error> {
+        self.check_size(command.len() as u64)?;
+        self.write_op(&Op::Write { once, command }).await
+    }
+
+    /// Ends a session: nothing is kept for it any more, and its writes are not applied from then on. One that is not open any more is
+    /// closed already.
+    ///
+    /// # Errors
+    /// As for [`Raft::write`]. It may be asked again.
+    pub async fn close_session(&self, session: SessionId) -> Result<(), Error> {
+        self.write_op(&Op::Close { session }).await.map(drop)
+    }
+
+    async fn write_op(&self, op: &Op) -> Result<Bytes, Error> {
+        let (answer, answered) = oneshot::channel();
+        let request = Request::Write { kind: EntryKind::Session, command: op.encode(), answer };
+        self.ask(request, answered).await.map(|(_, result)| result)
+    }
+
+    pub(crate) fn session_patience(&self) -> std::time::Duration {
+        self.shared.session_patience
     }
 
     /// As [`Raft::write`] for several commands that are proposed together, all or none, and applied in this order without

@@ -34,11 +34,13 @@
 //! | Only entries of its own term are committed by counting (§5.4.2). | `advance_commit` |
 //! | Nothing is acknowledged before it is on disk. | `durability.rs`; the runtime cannot get it wrong |
 //! | A read sees every write that was answered before it began (thesis §6.4). | `read.rs` |
+//! | A write of a session is applied once, however often it is sent (thesis §6.3). | `session/table.rs` |
 //! | A refused request was never proposed; [`Error::Lost`] was never applied. | `forward.rs`, the runtime's waiters |
 //!
 //! # What it does not promise
 //!
-//! A write whose answer is [`Error::OutcomeUnknown`] may be applied, now or later; repeating it may apply it twice. Nodes are assumed to fail
+//! A write whose answer is [`Error::OutcomeUnknown`] may be applied, now or later; repeating it may apply it twice, unless it is written in a
+//! [`Session`]. Nodes are assumed to fail
 //! by stopping, not by lying: messages are checked, but a member that forges them can do harm. Disks may lose what was not
 //! synced, but a disk that loses what it said is synced breaks the promises above.
 
@@ -53,6 +55,7 @@ pub mod metrics;
 pub mod mutants;
 mod recovery;
 mod runtime;
+mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod traits;
@@ -66,12 +69,14 @@ pub use error::{
 pub use handle::{Builder, Consistency, Raft};
 pub use message::{AppendReply, Body, ChangeOutcome, Envelope, ForwardOutcome, Lane, Message, Part, RequestId};
 pub use metrics::{
-    ChangeStatus, ConfigurationStatus, Metrics, PeerStatus, ReceivingStatus, ReplicationState, SnapshotStatus, Status,
+    ChangeStatus, ConfigurationStatus, Metrics, PeerStatus, ReceivingStatus, ReplicationState, SessionsStatus,
+    SnapshotStatus, Status,
 };
 pub use recovery::Survivor;
 #[doc(hidden)]
 pub use runtime::Host;
 pub use runtime::{Arrivals, Event, Events, Inbox, Stall};
+pub use session::{Once, Session, SessionId};
 pub use traits::{
     Chunks, HardState, LogState, LogStore, LogWrite, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter,
     StateMachine, TermRun, Transport,

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::change::{Change, ChangeRefused};
 use crate::traits::{Published, SnapshotId};
-use crate::types::{ClusterId, Entry, GroupId, Index, LogId, NodeId, Term};
+use crate::types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, NodeId, Term};
 
 /// A message with its way: what a [`Transport`](crate::Transport) carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -133,6 +133,8 @@ pub enum Body {
     Forward {
         /// The follower's name for this batch, never used twice, not even across its restarts.
         request: RequestId,
+        /// What kind of entries they are to be: one that clients may ask for.
+        kind: EntryKind,
         /// The commands, in order.
         commands: Vec<Bytes>,
     },

@@ -42,6 +42,9 @@ pub struct Status {
     pub applied: Index,
     /// The newest image of its state machine; none if there is none yet.
     pub snapshot: Option<SnapshotStatus>,
+    /// The client sessions that it knows of.
+    #[serde(default)]
+    pub sessions: SessionsStatus,
     /// The image that it is receiving.
     #[serde(default)]
     pub receiving: Option<ReceivingStatus>,
@@ -59,6 +62,15 @@ pub struct SnapshotStatus {
     pub last: LogId,
     /// Its length in bytes.
     pub len: u64,
+}
+
+/// Client sessions, in the state that a node has applied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionsStatus {
+    /// How many are open.
+    pub open: u64,
+    /// What the answers cost that are kept for repetitions, in bytes.
+    pub kept_bytes: u64,
 }
 
 /// An image that is being received.

@@ -550,6 +550,36 @@ pub const MUTANTS: &[Mutant] = &[
         file: "raft/src/consensus/election.rs",
         depth: "consensus",
     },
+    Mutant {
+        name: "session-repeat-applied",
+        wrong: "A session's write that was applied is applied again when it comes again.",
+        file: "raft/src/session/table.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "session-late-write-applied",
+        wrong: "A session's write is applied although the session has said that it has its answer.",
+        file: "raft/src/session/table.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "session-ages-begin-anew",
+        wrong: "An image does not bring the time by which sessions age: nodes differ in which ones have expired.",
+        file: "raft/src/session/table.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "image-without-sessions",
+        wrong: "The sessions are not in the image.",
+        file: "raft/src/runtime/replica.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "restore-without-sessions",
+        wrong: "The sessions are not replaced with the state machine by an image that is installed.",
+        file: "raft/src/runtime/replica.rs",
+        depth: "node",
+    },
 ];
 
 /// Whether the code was compiled with its mutants.

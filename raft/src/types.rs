@@ -152,6 +152,12 @@ pub enum EntryKind {
     Command = 1,
     /// A configuration: an encoded [`Membership`], in force from the moment it is in the log (paper §6).
     Config = 2,
+    /// Something that a client's session asks for: most often a command for the state machine that is to be applied once, however often
+    /// it is in the log (thesis §6.3).
+    Session = 3,
+    /// For how many milliseconds the leader of this term has led, as eight little-endian bytes. By such entries all nodes agree on when a
+    /// session has expired.
+    Clock = 4,
 }
 
 impl EntryKind {
@@ -162,7 +168,18 @@ impl EntryKind {
             0 => Some(Self::Noop),
             1 => Some(Self::Command),
             2 => Some(Self::Config),
+            3 => Some(Self::Session),
+            4 => Some(Self::Clock),
             _ => None,
+        }
+    }
+
+    /// Whether clients may ask for entries of this kind. The others are the leader's own.
+    #[must_use]
+    pub const fn is_proposed(self) -> bool {
+        match self {
+            Self::Command | Self::Session => true,
+            Self::Noop | Self::Config | Self::Clock => false,
         }
     }
 }
@@ -174,7 +191,7 @@ pub struct Entry {
     pub id: LogId,
     /// What it is for.
     pub kind: EntryKind,
-    /// The payload: empty, a command, or an encoded [`Membership`].
+    /// The payload, as the kind says.
     pub data: Bytes,
 }
 

@@ -7,7 +7,7 @@ use raftkv_storage_file::simulation::FileStores;
 const COMMAND: &str = "cargo run --release -p raftkv-tests --bin sim -- --depth node";
 
 /// What a campaign of some hundred seeds must have met.
-const CLASSES: [&str; 54] = [
+const CLASSES: [&str; 57] = [
     "all nodes lost power",
     "answer Lost",
     "answer NotLeader",
@@ -58,6 +58,9 @@ const CLASSES: [&str; 54] = [
     "power lost in the middle of an operation",
     "reads answered by followers",
     "reads that reflect an entry",
+    "repetitions answered from memory",
+    "sessions expired",
+    "sessions opened",
     "slow disks",
     "stalled disks",
     "torn writes recovered",

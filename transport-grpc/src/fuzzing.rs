@@ -59,6 +59,11 @@ fn payload(random: &mut Random) -> Bytes {
     vec![7; usize::try_from(random.below(40)).unwrap_or(0)].into()
 }
 
+fn kind(random: &mut Random) -> EntryKind {
+    let kinds = [EntryKind::Noop, EntryKind::Command, EntryKind::Config, EntryKind::Session, EntryKind::Clock];
+    random.pick(&kinds).unwrap_or(EntryKind::Noop)
+}
+
 fn body(random: &mut Random) -> Body {
     let (term, index, request) = (Term(number(random)), Index(number(random)), RequestId(random.any()));
     match random.below(18) {
@@ -67,8 +72,7 @@ fn body(random: &mut Random) -> Body {
         2 => Body::Vote { last: log_id(random), transfer: random.percent(50) },
         3 => Body::VoteReply { granted: random.percent(50) },
         4 => {
-            let kinds = [EntryKind::Noop, EntryKind::Command, EntryKind::Config];
-            let kind = random.pick(&kinds).unwrap_or(EntryKind::Noop);
+            let kind = kind(random);
             let entries = (0..random.below(4)).map(|_| Entry { id: log_id(random), kind, data: payload(random) });
             let entries = entries.collect();
             Body::Append { prev: log_id(random), entries, commit: index }
@@ -79,7 +83,11 @@ fn body(random: &mut Random) -> Body {
         8 => Body::HeartbeatReply { round: number(random), matching: index, stored: index },
         9 => Body::ReadIndex { request },
         10 => Body::ReadIndexReply { request, index: random.percent(50).then_some(index) },
-        11 => Body::Forward { request, commands: (0..random.below(4)).map(|_| payload(random)).collect() },
+        11 => Body::Forward {
+            request,
+            kind: kind(random),
+            commands: (0..random.below(4)).map(|_| payload(random)).collect(),
+        },
         12 => {
             let outcomes = [ForwardOutcome::Overloaded, ForwardOutcome::NotLeader, ForwardOutcome::Moved];
             let first = ForwardOutcome::Appended { first: log_id(random) };

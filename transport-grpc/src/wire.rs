@@ -71,7 +71,9 @@ fn encode_body(body: Body) -> Wire {
         Body::ReadIndexReply { request, index } => {
             Wire::ReadIndexReply(pb::ReadIndexReply { request: request.0, index: index.map(|i| i.0) })
         }
-        Body::Forward { request, commands } => Wire::Forward(pb::Forward { request: request.0, commands }),
+        Body::Forward { request, kind, commands } => {
+            Wire::Forward(pb::Forward { request: request.0, commands, kind: encode_kind(kind) as i32 })
+        }
         Body::ForwardReply { request, outcome } => {
             Wire::ForwardReply(pb::ForwardReply { request: request.0, outcome: Some(encode_forwarded(outcome)) })
         }
@@ -105,12 +107,18 @@ fn encode_forwarded(outcome: ForwardOutcome) -> Forwarded {
     }
 }
 
-fn encode_entry(entry: Entry) -> pb::Entry {
-    let kind = match entry.kind {
+fn encode_kind(kind: EntryKind) -> pb::EntryKind {
+    match kind {
         EntryKind::Noop => pb::EntryKind::Noop,
         EntryKind::Command => pb::EntryKind::Command,
         EntryKind::Config => pb::EntryKind::Config,
-    };
+        EntryKind::Session => pb::EntryKind::Session,
+        EntryKind::Clock => pb::EntryKind::Clock,
+    }
+}
+
+fn encode_entry(entry: Entry) -> pb::Entry {
+    let kind = encode_kind(entry.kind);
     pb::Entry { term: entry.id.term.0, index: entry.id.index.0, kind: kind as i32, data: entry.data }
 }
 
@@ -156,7 +164,11 @@ fn decode_body(body: Wire) -> Result<Body, String> {
         Wire::ReadIndexReply(m) => {
             Body::ReadIndexReply { request: RequestId(m.request), index: m.index.map(index).transpose()? }
         }
-        Wire::Forward(m) => Body::Forward { request: RequestId(m.request), commands: m.commands },
+        Wire::Forward(m) => {
+            let said = m.kind != pb::EntryKind::Unspecified as i32;
+            let kind = if said { decode_kind("a forward", m.kind)? } else { EntryKind::Command };
+            Body::Forward { request: RequestId(m.request), kind, commands: m.commands }
+        }
         Wire::ForwardReply(m) => {
             Body::ForwardReply { request: RequestId(m.request), outcome: decode_forwarded(m.outcome)? }
         }
@@ -198,15 +210,21 @@ fn decode_forwarded(outcome: Option<Forwarded>) -> Result<ForwardOutcome, String
     }
 }
 
-fn decode_entry(entry: pb::Entry) -> Result<Entry, String> {
-    let kind = match pb::EntryKind::try_from(entry.kind) {
-        Ok(pb::EntryKind::Noop) => EntryKind::Noop,
-        Ok(pb::EntryKind::Command) => EntryKind::Command,
-        Ok(pb::EntryKind::Config) => EntryKind::Config,
+fn decode_kind(of: &str, kind: i32) -> Result<EntryKind, String> {
+    match pb::EntryKind::try_from(kind) {
+        Ok(pb::EntryKind::Noop) => Ok(EntryKind::Noop),
+        Ok(pb::EntryKind::Command) => Ok(EntryKind::Command),
+        Ok(pb::EntryKind::Config) => Ok(EntryKind::Config),
+        Ok(pb::EntryKind::Session) => Ok(EntryKind::Session),
+        Ok(pb::EntryKind::Clock) => Ok(EntryKind::Clock),
         Ok(pb::EntryKind::Unspecified) | Err(_) => {
-            return Err(format!("entry {} is of kind {}, which this version does not know", entry.index, entry.kind));
+            Err(format!("{of} is of kind {kind}, which this version does not know"))
         }
-    };
+    }
+}
+
+fn decode_entry(entry: pb::Entry) -> Result<Entry, String> {
+    let kind = decode_kind(&format!("entry {}", entry.index), entry.kind)?;
     let id = LogId { term: term(entry.term)?, index: index(entry.index)? };
     Ok(Entry { id, kind, data: entry.data })
 }

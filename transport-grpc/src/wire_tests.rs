@@ -24,9 +24,18 @@ fn payload() -> impl Strategy<Value = Bytes> {
     vec(any::<u8>(), 0..300).prop_map(Bytes::from)
 }
 
+fn kind() -> impl Strategy<Value = EntryKind> {
+    prop_oneof![
+        Just(EntryKind::Noop),
+        Just(EntryKind::Command),
+        Just(EntryKind::Config),
+        Just(EntryKind::Session),
+        Just(EntryKind::Clock),
+    ]
+}
+
 fn entry() -> impl Strategy<Value = Entry> {
-    let kind = prop_oneof![Just(EntryKind::Noop), Just(EntryKind::Command), Just(EntryKind::Config)];
-    (log_ids(), kind, payload()).prop_map(|(id, kind, data)| Entry { id, kind, data })
+    (log_ids(), kind(), payload()).prop_map(|(id, kind, data)| Entry { id, kind, data })
 }
 
 fn outcome() -> impl Strategy<Value = ForwardOutcome> {
@@ -122,7 +131,11 @@ fn body() -> impl Strategy<Value = Body> {
         (number(), at(), at()).prop_map(|(round, matching, stored)| Body::HeartbeatReply { round, matching, stored }),
         request().prop_map(|request| Body::ReadIndex { request }),
         (request(), option::of(at())).prop_map(|(request, index)| Body::ReadIndexReply { request, index }),
-        (request(), vec(payload(), 0..5)).prop_map(|(request, commands)| Body::Forward { request, commands }),
+        (request(), kind(), vec(payload(), 0..5)).prop_map(|(request, kind, commands)| Body::Forward {
+            request,
+            kind,
+            commands
+        }),
         (request(), outcome()).prop_map(|(request, outcome)| Body::ForwardReply { request, outcome }),
         at().prop_map(|index| Body::Commit { index }),
         (request(), vec(edit(), 0..5), option::of(log_ids()))
@@ -216,7 +229,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
 
 #[test]
 fn an_entry_of_an_unknown_kind_is_refused() {
-    for kind in [0, 4, -1, i32::MAX] {
+    for kind in [0, 6, -1, i32::MAX] {
         let entry = pb::Entry { term: 1, index: 8, kind, data: Bytes::new() };
         let append = pb::Append { prev: log_id(LogId::new(1, 7)), entries: vec![entry], commit: 0 };
         let reason = reason(sample(Some(Wire::Append(append))));

@@ -189,6 +189,7 @@ mod tests {
                 commit: applied,
                 applied,
                 snapshot: None,
+                sessions: raftkv::SessionsStatus::default(),
                 receiving: None,
                 peers: Vec::new(),
                 transferring_to: None,

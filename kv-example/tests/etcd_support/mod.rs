@@ -72,6 +72,7 @@ impl Replica for Local {
             commit: applied,
             applied,
             snapshot: None,
+            sessions: raftkv::SessionsStatus::default(),
             receiving: None,
             peers: Vec::new(),
             transferring_to: None,

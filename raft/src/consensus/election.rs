@@ -215,6 +215,7 @@ impl Consensus {
             change: None,
             opened: last.next(),
             since: now,
+            clocked: None,
             uncommitted: 0,
             round: 0,
             heartbeat_due: now.plus(self.config.heartbeat_interval),

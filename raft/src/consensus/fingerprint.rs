@@ -158,6 +158,8 @@ impl Role {
                     peers,
                     opened,
                     since,
+                    // No search has sessions.
+                    clocked: _,
                     uncommitted,
                     round,
                     heartbeat_due: _,

@@ -1,6 +1,7 @@
 //! How a command gets into the log: here if this node leads, else at the leader, which tells where it put it.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -31,6 +32,9 @@ impl Forwarded {
 /// How many forwarded batches of each follower are remembered at least. More than can be under way: a copy may also come long
 /// after its batch was answered.
 const MIN_REMEMBERED: usize = 4096;
+
+/// How often a leader that sessions use writes for how long it leads. The ages of sessions are known with this precision.
+pub(crate) const CLOCK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Batches that followers forwarded in this term, whatever their answer was. A network may deliver a message twice; a command must not
 /// enter the log twice for that.
@@ -87,13 +91,12 @@ impl SeenForwards {
 
 impl Consensus {
     /// A local client's batch.
-    pub(crate) fn propose(&mut self, request: RequestId, commands: Vec<Bytes>) {
+    pub(crate) fn propose(&mut self, now: Time, request: RequestId, kind: EntryKind, commands: Vec<Bytes>) {
         match &self.role {
             Role::Leader(_) => {
-                let Some(Proposal { commands, .. }) = self.hold(Proposal { follower: None, request, commands }) else {
-                    return;
-                };
-                let reply = match self.append_commands(commands) {
+                let proposal = Proposal { follower: None, request, kind, commands };
+                let Some(Proposal { commands, .. }) = self.hold(proposal) else { return };
+                let reply = match self.append_commands(now, kind, commands) {
                     Some(first) => Reply::Appended { request, first },
                     None => Reply::Refused { request, reason: RefusedReason::Overloaded },
                 };
@@ -103,7 +106,7 @@ impl Consensus {
                 Some(leader) => {
                     self.forwarded.asked.insert(request);
                     self.forget_oldest_forwarded();
-                    self.send(leader, Body::Forward { request, commands });
+                    self.send(leader, Body::Forward { request, kind, commands });
                 }
                 None => {
                     let reason = RefusedReason::NotLeader { leader: None };
@@ -125,7 +128,14 @@ impl Consensus {
     }
 
     /// A follower's batch. One that came before is not answered: its first answer stands, or is lost.
-    pub(crate) fn on_forward(&mut self, from: NodeId, request: RequestId, commands: Vec<Bytes>) {
+    pub(crate) fn on_forward(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        request: RequestId,
+        kind: EntryKind,
+        commands: Vec<Bytes>,
+    ) {
         if self.leaves_unanswered(from, request) {
             return self.ignored(from, "Forward", "it came before, or too many that are no members ask");
         }
@@ -146,10 +156,12 @@ impl Consensus {
         if commands.is_empty() {
             return self.violation(from, "Forward", "it holds no command".into());
         }
-        let Some(Proposal { commands, .. }) = self.hold(Proposal { follower: Some(from), request, commands }) else {
-            return;
-        };
-        let outcome = match self.append_commands(commands) {
+        if !kind.is_proposed() {
+            return self.violation(from, "Forward", format!("entries of kind {kind:?} are the leader's own"));
+        }
+        let proposal = Proposal { follower: Some(from), request, kind, commands };
+        let Some(Proposal { commands, .. }) = self.hold(proposal) else { return };
+        let outcome = match self.append_commands(now, kind, commands) {
             Some(first) => ForwardOutcome::Appended { first },
             None => ForwardOutcome::Overloaded,
         };
@@ -221,7 +233,7 @@ impl Consensus {
     }
 
     /// Appends a batch to the leader's log, all or nothing, and tells the id of its first entry.
-    fn append_commands(&mut self, commands: Vec<Bytes>) -> Option<LogId> {
+    fn append_commands(&mut self, now: Time, kind: EntryKind, commands: Vec<Bytes>) -> Option<LogId> {
         let Role::Leader(leader) = &self.role else { return None };
         let cost: u64 = commands.iter().map(|command| Entry::OVERHEAD + command.len() as u64).sum();
         // What the followers commit without this node's disk stays in memory as well. One batch may always be under
@@ -231,16 +243,30 @@ impl Consensus {
         {
             return None;
         }
-        Some(self.append_all(commands))
+        Some(self.append_all(now, kind, commands))
     }
 
     /// Appends commands, and tells the id of the first one's entry.
-    pub(crate) fn append_all(&mut self, commands: Vec<Bytes>) -> LogId {
+    pub(crate) fn append_all(&mut self, now: Time, kind: EntryKind, commands: Vec<Bytes>) -> LogId {
+        if kind == EntryKind::Session {
+            self.append_clock(now);
+        }
         let first = LogId { term: self.hard_state.term, index: self.log.last().index.next() };
         for command in commands {
-            self.append_own(EntryKind::Command, command);
+            self.append_own(kind, command);
         }
         first
+    }
+
+    /// Sessions expire by the time that leaders have led, so it is written into the log in front of what sessions ask for, now and then.
+    fn append_clock(&mut self, now: Time) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        if leader.clocked.is_some_and(|clocked| now.since(clocked) < CLOCK_INTERVAL) {
+            return;
+        }
+        leader.clocked = Some(now);
+        let led = u64::try_from(now.since(leader.since).as_millis()).unwrap_or(u64::MAX);
+        self.append_own(EntryKind::Clock, Bytes::copy_from_slice(&led.to_le_bytes()));
     }
 
     /// Appends one entry of this leader's term.

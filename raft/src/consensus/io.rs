@@ -10,7 +10,7 @@ use super::role::RoleKind;
 use crate::change::{Change, ChangeRefused};
 use crate::message::{Message, RequestId};
 use crate::traits::{LogState, LogWrite, Published, SnapshotId, SnapshotMeta};
-use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
+use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
 
 /// A moment on the node's monotonic clock: the time since an origin of its own, such as the start of the process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +71,8 @@ pub enum Input {
     Propose {
         /// A name for the batch.
         request: RequestId,
+        /// What kind of entries they are to be: one that clients may ask for.
+        kind: EntryKind,
         /// The commands; at least one.
         commands: Vec<Bytes>,
     },

@@ -72,7 +72,7 @@ use self::snapshot::Snapshots;
 use self::transfer::{HandedOver, Retired};
 use crate::config::Config;
 use crate::message::{AppendReply, Body, ChangeOutcome, ForwardOutcome, Message, RequestId};
-use crate::metrics::{PeerStatus, SnapshotStatus, Status};
+use crate::metrics::{PeerStatus, SessionsStatus, SnapshotStatus, Status};
 use crate::mutant;
 use crate::traits::HardState;
 use crate::types::{Index, LogId, Membership, NodeId, Term};
@@ -179,7 +179,7 @@ impl Consensus {
         match input {
             Input::Tick => self.tick(now),
             Input::Receive { from, message } => self.receive(now, from, message),
-            Input::Propose { request, commands } => self.propose(request, commands),
+            Input::Propose { request, kind, commands } => self.propose(now, request, kind, commands),
             Input::Read { request } => self.read(now, request),
             Input::Stored { seq } => self.on_stored(now, seq),
             Input::Applied { index } => self.on_applied(index),
@@ -282,6 +282,8 @@ impl Consensus {
                 .latest
                 .as_ref()
                 .map(|image| SnapshotStatus { last: image.meta.last, len: image.len }),
+            // The runtime knows of them.
+            sessions: SessionsStatus::default(),
             receiving: self.receiving_status(now),
             peers,
             transferring_to: self.transferring_to(),
@@ -378,7 +380,7 @@ impl Consensus {
             Body::TimeoutNow => self.on_timeout_now(now, from),
             Body::ReadIndex { request } => self.on_read_index(from, request),
             Body::ReadIndexReply { request, index } => self.on_read_index_reply(from, request, index),
-            Body::Forward { request, commands } => self.on_forward(from, request, commands),
+            Body::Forward { request, kind, commands } => self.on_forward(now, from, request, kind, commands),
             Body::ForwardReply { request, outcome } => self.on_forward_reply(from, request, outcome),
             Body::Change { request, change } => self.on_change(now, from, request, &change),
             Body::ChangeReply { request, outcome } => self.on_change_reply(from, request, outcome),

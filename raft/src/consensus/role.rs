@@ -62,6 +62,8 @@ pub(crate) struct Leader {
     pub(crate) opened: Index,
     /// When the term was opened: nobody can have been heard for longer than since then.
     pub(crate) since: Time,
+    /// When it last wrote into the log for how long it leads ([`EntryKind::Clock`](crate::EntryKind::Clock)).
+    pub(crate) clocked: Option<Time>,
     /// What this leader's entries beyond the commit index cost.
     pub(crate) uncommitted: u64,
     /// The number of the last round of heartbeats.

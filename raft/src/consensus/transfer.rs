@@ -17,7 +17,7 @@ use super::io::{Note, RefusedReason, Reply, Time, TransferRefused, TransferStep}
 use super::role::{Leader, Role};
 use crate::message::{Body, ForwardOutcome, RequestId};
 use crate::mutant;
-use crate::types::{Entry, LogId, NodeId, Term};
+use crate::types::{Entry, EntryKind, LogId, NodeId, Term};
 
 /// A leader's attempt to hand over.
 #[derive(Clone, Debug)]
@@ -40,6 +40,7 @@ pub(crate) struct Proposal {
     /// The follower that passed them on; none for a local client's.
     pub(crate) follower: Option<NodeId>,
     pub(crate) request: RequestId,
+    pub(crate) kind: EntryKind,
     pub(crate) commands: Vec<Bytes>,
 }
 
@@ -206,11 +207,11 @@ impl Consensus {
         if let Some(HandedOver { request, .. }) = self.handed_over.take() {
             self.out.replies.push(Reply::Transferred { request, outcome: Err(TransferRefused::TimedOut) });
         }
-        self.abort_transfer();
+        self.abort_transfer(now);
     }
 
     /// Gives the transfer up, and appends what was held back.
-    fn abort_transfer(&mut self) {
+    fn abort_transfer(&mut self, now: Time) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(Transfer { request, to, held, .. }) = leader.transfer.take() else { return };
         self.out.notes.push(Note::Transfer { to, step: TransferStep::GivenUp });
@@ -218,8 +219,8 @@ impl Consensus {
             self.out.replies.push(Reply::Transferred { request, outcome: Err(TransferRefused::TimedOut) });
         }
         // There was room for it when it came.
-        for Proposal { follower, request, commands } in held {
-            let first = self.append_all(commands);
+        for Proposal { follower, request, kind, commands } in held {
+            let first = self.append_all(now, kind, commands);
             self.tell_appended(follower, request, first);
         }
     }
@@ -241,7 +242,7 @@ impl Consensus {
         self.refuse_reads_of(leader.reads);
         let Some(Transfer { request, to, deadline, held, .. }) = leader.transfer else { return };
         self.handed_over = request.map(|request| HandedOver { request, to, deadline });
-        for Proposal { follower, request, commands } in held {
+        for Proposal { follower, request, kind: _, commands } in held {
             match follower {
                 Some(follower) => {
                     self.send(follower, Body::ForwardReply { request, outcome: ForwardOutcome::Moved });

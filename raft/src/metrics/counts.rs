@@ -131,6 +131,12 @@ pub struct Failed {
     pub never_committed: u64,
     /// [`Error::Compacted`].
     pub compacted: u64,
+    /// [`Error::SessionExpired`].
+    pub session_expired: u64,
+    /// [`Error::AnswerForgotten`].
+    pub answer_forgotten: u64,
+    /// [`Error::OutOfSequence`].
+    pub out_of_sequence: u64,
     /// [`Error::Stopped`].
     pub stopped: u64,
 }
@@ -146,6 +152,9 @@ impl Failed {
             Error::OutcomeUnknown => &mut self.outcome_unknown,
             Error::NeverCommitted { .. } => &mut self.never_committed,
             Error::Compacted { .. } => &mut self.compacted,
+            Error::SessionExpired => &mut self.session_expired,
+            Error::AnswerForgotten => &mut self.answer_forgotten,
+            Error::OutOfSequence => &mut self.out_of_sequence,
             Error::Stopped(_) => &mut self.stopped,
         } += 1;
     }

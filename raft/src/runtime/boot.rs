@@ -1,16 +1,14 @@
 //! How a node comes up: what is durable is read, the state machine is brought to the newest image, and the tasks start.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use tracing::Instrument;
 
-use super::applier::Standing;
 use super::clock::Clock;
 use super::driver::Driver;
 use super::fetcher::Fetcher;
 use super::host::Tasks;
+use super::image::{self, Section};
 use super::images::Images;
 use super::inbox::Inbox;
 use super::lateness::Lateness;
@@ -19,12 +17,14 @@ use super::mailbox::Mailbox;
 use super::meter::Meter;
 use super::outbox::{Outbox, Sender};
 use super::pending::Pending;
+use super::replica::{Replica, Standing, pass_sessions, restore_machine};
 use super::shared::{EndGuard, Shared};
 use super::snapshotter::Snapshotter;
-use super::{applier, image, panic_text, random};
+use super::{applier, random};
 use crate::config::Config;
 use crate::consensus::{Boot, Consensus};
 use crate::error::{Fatal, FatalKind};
+use crate::session::Sessions;
 use crate::traits::{LogState, LogStore, Published, Snapshot, StateMachine, Transport};
 use crate::types::{ClusterId, EntryKind, GroupId, Index, LogId, Membership, NodeId};
 
@@ -60,8 +60,11 @@ async fn boot(mut parts: Parts, span: tracing::Span) -> Result<(Arc<Shared>, Inb
     let snapshot = parts.snapshots.latest().await?;
     let reflected = parts.machine.applied().await?;
     let log = cut(&*parts.log, log, snapshot.as_ref(), reflected).await?;
-    let applied = restore(&mut *parts.machine, &parts.snapshots, snapshot.as_ref(), reflected).await?;
+    let (applied, section) = restore(&mut *parts.machine, &parts.snapshots, snapshot.as_ref(), reflected).await?;
     check(&log, applied)?;
+    let from = snapshot.as_ref().map_or(LogId::ZERO, |image| image.meta.last);
+    let sessions = section.sessions(parts.config.max_session_bytes);
+    let sessions = catch_up(&*parts.log, sessions, from.index, applied.index).await?;
     let from_snapshot = snapshot.as_ref().map(|image| (image.meta.membership_at, image.meta.membership.clone()));
     let configurations = find_configurations(&*parts.log, &log, applied.index, from_snapshot).await?;
     tracing::info!(
@@ -71,7 +74,7 @@ async fn boot(mut parts: Parts, span: tracing::Span) -> Result<(Arc<Shared>, Inb
     );
     let seed = parts.seed.unwrap_or_else(random::seed);
     let boot = Boot { id: parts.id, log, configurations, snapshot, applied, seed };
-    Ok(launch(parts, boot, span))
+    Ok(launch(parts, sessions, boot, span))
 }
 
 /// Whether the log holds this entry, or has it as its base.
@@ -107,29 +110,37 @@ async fn cut(
     Ok(LogState { base: last, last, runs: Vec::new(), ..log })
 }
 
-/// Brings the state machine to the newest image, unless it is further already.
+/// Brings the state machine to the newest image, unless it is further already. Also returns what the framework keeps in that image.
 async fn restore(
     machine: &mut dyn StateMachine,
     snapshots: &Arc<dyn Snapshot>,
     newest: Option<&Published>,
     reflected: LogId,
-) -> Result<LogId, Fatal> {
-    match newest {
-        Some(Published { meta, .. }) if meta.last.index > reflected.index => {
-            tracing::info!(snapshot = %meta.id, last = %meta.last, "restoring the state machine");
-            let (_, machines) = image::open(snapshots, meta.id).await?;
-            // A panic of the state machine is its failure.
-            let restored = AssertUnwindSafe(async { machine.restore(machines).await }).catch_unwind().await;
-            restored.map_err(|panic| {
-                Fatal::state_machine(format!(
-                    "it panicked while it was restored from an image: {}",
-                    panic_text(&*panic)
-                ))
-            })??;
-            Ok(meta.last)
-        }
-        Some(_) | None => Ok(reflected),
+) -> Result<(LogId, Section), Fatal> {
+    let Some(Published { meta, .. }) = newest else { return Ok((reflected, Section::default())) };
+    let (section, machines) = image::open(snapshots, meta.id).await?;
+    if meta.last.index <= reflected.index {
+        return Ok((reflected, section));
     }
+    tracing::info!(snapshot = %meta.id, last = %meta.last, "restoring the state machine");
+    restore_machine(machine, machines).await?;
+    Ok((meta.last, section))
+}
+
+/// A state machine that is durable itself may be ahead of the image: what happened to sessions in between is read from the log, which holds
+/// all that is not in an image.
+async fn catch_up(log: &dyn LogStore, mut sessions: Sessions, from: Index, to: Index) -> Result<Sessions, Fatal> {
+    let mut next = from.next();
+    while next <= to {
+        let entries = log.read(next..to.next(), PIECE).await?;
+        let Some(last) = entries.last() else {
+            let reason = format!("the log store returned nothing for {next}, which it holds");
+            return Err(Fatal::new(FatalKind::Bug(reason)));
+        };
+        next = last.id.index.next();
+        pass_sessions(&mut sessions, entries);
+    }
+    Ok(sessions)
 }
 
 /// The log must go on where the state machine stands.
@@ -187,7 +198,7 @@ pub(crate) async fn find_configurations(
 }
 
 /// Starts the tasks.
-fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox) {
+fn launch(parts: Parts, sessions: Sessions, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox) {
     let Parts { id, cluster, group, config, tasks, transport, log, snapshots, machine, .. } = parts;
     let applied = boot.applied.index;
     let shared = Arc::new(Shared::new(id, &config));
@@ -199,15 +210,16 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
     let configured = boot.configurations.iter().rfind(|(at, _)| at.index <= applied);
     let (membership_at, membership) = configured.cloned().unwrap_or_default();
     let standing = Standing { applied: boot.applied, membership_at, membership };
+    let open_sessions = sessions.tally();
+    let replica = Replica { machine, standing, sessions, max_session_bytes: config.max_session_bytes };
     let core = Consensus::new(clock.now(), &config, boot);
     span.in_scope(|| outbox.set_members(&core.correspondents()));
     let (jobs, outcomes) = (Arc::new(Mailbox::new()), Arc::new(Mailbox::new()));
     let images = span.in_scope(|| Images::start(snapshots.clone(), &tasks));
     let store = snapshots.clone();
     let snapshotter = Snapshotter::new(snapshots, tasks.clone(), config.snapshot_chunk_bytes);
-    let applier =
-        tasks.spawn(applier::run(machine, standing, store, jobs.clone(), outcomes.clone()).instrument(span.clone()));
     let meter = Meter::new(&config, applied);
+    let applier = tasks.spawn(applier::run(replica, store, jobs.clone(), outcomes.clone()).instrument(span.clone()));
     let driver = Driver {
         meter,
         shared: shared.clone(),
@@ -225,6 +237,7 @@ fn launch(parts: Parts, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox)
         leaving: None,
         snapshotter,
         images,
+        sessions: open_sessions,
     };
     let guard = EndGuard(shared.clone());
     let life = async move {

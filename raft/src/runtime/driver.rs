@@ -33,7 +33,7 @@ use crate::config::Config;
 use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time, TransferRefused};
 use crate::error::{Fatal, FatalKind, StorageError};
 use crate::message::Body;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, SessionsStatus, Status};
 use crate::mutant;
 use crate::types::{Index, Peer};
 
@@ -56,6 +56,8 @@ pub(crate) struct Driver {
     pub(crate) snapshotter: Snapshotter,
     pub(crate) images: Images,
     pub(crate) meter: Meter,
+    /// How many sessions are open, and what is kept for them, in bytes.
+    pub(crate) sessions: (u64, u64),
 }
 
 /// What came since the last round. Its buffers are reused.
@@ -180,8 +182,9 @@ impl Driver {
         }
         for outcome in received.applied.drain(..) {
             match outcome? {
-                Done::Applied(results) => {
+                Done::Applied { results, sessions } => {
                     self.meter.apply_ends(now, results.upto());
+                    self.sessions = sessions;
                     self.core.step(now, Input::Applied { index: results.upto() });
                     self.pending.on_applied(results);
                 }
@@ -263,18 +266,23 @@ impl Driver {
                 let input = self.pending.transfer(to, answer);
                 self.core.step(now, input);
             }
-            Control::Status { answer } => drop(answer.send(self.core.status(now))),
             Control::Metrics { answer } => drop(answer.send(self.metrics(now))),
+            Control::Status { answer } => drop(answer.send(self.status(now))),
             Control::Stop { orderly: true } => self.begin_to_leave(now),
             Control::Stop { orderly: false } => return Err(Fatal::shutdown()),
         }
         Ok(())
     }
 
+    fn status(&self, now: Time) -> Status {
+        let (open, kept_bytes) = self.sessions;
+        Status { sessions: SessionsStatus { open, kept_bytes }, ..self.core.status(now) }
+    }
+
     fn metrics(&self, now: Time) -> Metrics {
         let reads = meter::Reads { served: self.pending.reads_served(), rounds: self.core.read_rounds() };
         let (load, failed) = (self.shared.intake.load(), self.shared.failures.read());
-        self.meter.read(&self.core.status(now), &self.outbox, reads, load, failed)
+        self.meter.read(&self.status(now), &self.outbox, reads, load, failed)
     }
 
     /// The node is to end in good order: it takes in nothing new, and a leader hands over.

@@ -16,6 +16,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::error::Fatal;
+use crate::session::{self, Sessions};
 use crate::traits::{Chunks, Snapshot, SnapshotId};
 
 const MAGIC: &[u8; 8] = b"RAFTKVI1";
@@ -23,9 +24,12 @@ const HEADER: usize = 12;
 /// What is believed of a section's length.
 const MAX_SECTION: usize = 256 << 20;
 
-/// What the framework keeps in an image beside the state machine's own bytes. Nothing yet.
+/// What the framework keeps in an image beside the state machine's own bytes.
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct Section {}
+pub(crate) struct Section {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) sessions: Option<session::image::Sessions>,
+}
 
 /// How much of an image is read at a time.
 const PIECE: usize = 4 << 20;
@@ -73,9 +77,25 @@ pub(crate) fn head(section: &Section) -> Bytes {
     head.freeze()
 }
 
-/// An image with the framework's section in front.
-pub(crate) fn wrap(section: &Section, machine: Box<dyn Chunks>) -> Box<dyn Chunks> {
-    Box::new(Joined { head: head(section), rest: machine })
+/// Sessions, and then the state machine's image.
+struct Wrapped {
+    sessions: Option<Sessions>,
+    machine: Box<dyn Chunks>,
+}
+
+#[async_trait]
+impl Chunks for Wrapped {
+    async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
+        match self.sessions.take() {
+            Some(sessions) => Ok(Some(head(&Section { sessions: Some(sessions.to_image()) }))),
+            None => self.machine.next().await,
+        }
+    }
+}
+
+/// An image with the framework's section in front. It is encoded when it is read, not while the state is frozen.
+pub(crate) fn wrap(sessions: Sessions, machine: Box<dyn Chunks>) -> Box<dyn Chunks> {
+    Box::new(Wrapped { sessions: Some(sessions), machine })
 }
 
 /// Reads the framework's section off an image; what is left is the state machine's.
@@ -126,13 +146,19 @@ pub(crate) fn fuzz(bytes: &[u8]) {
         machine.extend_from_slice(&chunk);
     }
     assert!(bytes.ends_with(&machine), "the machine's part changes");
-    let again = unwrap(wrap(&section, image(&machine))).now_or_never();
+    let sessions = section.clone().sessions(1 << 20);
+    assert_eq!(Sessions::from_image(sessions.to_image(), 1 << 20).tally().0, sessions.tally().0, "sessions are lost");
+    let again: Box<dyn Chunks> = Box::new(Joined { head: head(&section), rest: image(&machine) });
+    let again = unwrap(again).now_or_never();
     assert!(matches!(again, Some(Ok((again, _))) if again == section), "the section changes when it is encoded");
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::types::Index;
 
     fn chunks(chunks: &[&'static [u8]]) -> Box<dyn Chunks> {
         Box::new(chunks.iter().map(|chunk| Bytes::from_static(chunk)).collect::<Vec<_>>().into_iter())
@@ -149,13 +175,16 @@ mod tests {
 
     #[tokio::test]
     async fn the_machine_gets_back_what_it_gave() {
+        let mut sessions = Sessions::new(1000);
+        sessions.open(Index(7), Duration::from_secs(1), 3);
         let parts: [&[&'static [u8]]; 3] = [&[], &[b"one"], &[b"one", b"two"]];
         for machine in parts {
-            let whole = all(wrap(&Section {}, chunks(machine))).await;
+            let whole = all(wrap(sessions.clone(), chunks(machine))).await;
             for size in [1, 5, 12, 1000] {
                 let pieces: Vec<_> = whole.chunks(size).map(Bytes::copy_from_slice).collect();
                 let (section, rest) = unwrap(Box::new(pieces.into_iter())).await.unwrap();
-                assert_eq!((section, all(rest).await), (Section {}, machine.concat()));
+                assert_eq!(section.sessions(1000), sessions);
+                assert_eq!(all(rest).await, machine.concat());
             }
         }
     }

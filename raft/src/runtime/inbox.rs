@@ -232,12 +232,16 @@ mod tests {
 
     use super::*;
     use crate::message::{Body, Message, RequestId};
-    use crate::types::Term;
+    use crate::types::{EntryKind, Term};
 
     const CLUSTER: ClusterId = ClusterId(7);
 
     fn envelope(to: u64, bytes: usize) -> Envelope {
-        let body = Body::Forward { request: RequestId(1), commands: vec![Bytes::from(vec![0; bytes])] };
+        let body = Body::Forward {
+            request: RequestId(1),
+            kind: EntryKind::Command,
+            commands: vec![Bytes::from(vec![0; bytes])],
+        };
         let message = Message { term: Term(1), body };
         Envelope { cluster: CLUSTER, group: GroupId(0), from: NodeId(2), to: NodeId(to), message }
     }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use crate::config::Config;
 use crate::error::Error;
-use crate::types::{Entry, LogId};
+use crate::types::{Entry, EntryKind, LogId};
 
 /// What a client waits on.
 pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
@@ -18,6 +18,7 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 pub(crate) enum Request {
     /// Answered with the entry's id beside the result.
     Write {
+        kind: EntryKind,
         command: Bytes,
         answer: Answer<(LogId, Bytes)>,
     },
@@ -165,7 +166,8 @@ mod tests {
     use super::*;
 
     fn write(bytes: usize) -> Request {
-        Request::Write { command: vec![0; bytes].into(), answer: oneshot::channel().0 }
+        let kind = EntryKind::Command;
+        Request::Write { kind, command: vec![0; bytes].into(), answer: oneshot::channel().0 }
     }
 
     async fn take(intake: &Intake, mut answered: Load) -> Vec<Request> {

@@ -13,6 +13,7 @@
 //! | the machine is too slow for the timeouts | `lateness.rs` |
 //! | what happens is counted, and a stall noticed | `meter.rs`, `stall.rs` |
 //! | committed entries reach the state machine, and it is frozen | `applier.rs` |
+//! | … which of them are repetitions of a session's write | `replica.rs` |
 //! | an image is written | `snapshotter.rs`, in the layout of `image.rs` |
 //! | an image is received, or read for a peer | `images.rs` |
 
@@ -35,6 +36,7 @@ mod meter;
 mod outbox;
 mod pending;
 mod random;
+mod replica;
 mod shared;
 mod snapshotter;
 mod stall;

@@ -283,7 +283,7 @@ mod tests {
     use super::*;
     use crate::error::TransportError;
     use crate::message::{Body, RequestId};
-    use crate::types::Term;
+    use crate::types::{EntryKind, Term};
 
     const ME: Sender = Sender { cluster: ClusterId(1), group: GroupId(0), node: NodeId(1) };
 
@@ -311,7 +311,11 @@ mod tests {
     }
 
     fn forward(bytes: usize) -> Message {
-        let body = Body::Forward { request: RequestId(1), commands: vec![Bytes::from(vec![0; bytes])] };
+        let body = Body::Forward {
+            request: RequestId(1),
+            kind: EntryKind::Command,
+            commands: vec![Bytes::from(vec![0; bytes])],
+        };
         Message { term: Term(1), body }
     }
 

@@ -18,7 +18,6 @@ mod writes;
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use self::at_least::AtLeast;
@@ -27,7 +26,7 @@ use self::changes::{Changes, Waiter};
 use self::reads::Reads;
 #[cfg(test)]
 pub(crate) use self::results::Fate;
-pub(crate) use self::results::Results;
+pub(crate) use self::results::{Answer, Results};
 use self::writes::Writes;
 use super::intake::{Load, Request};
 use crate::change::Change;
@@ -36,7 +35,7 @@ use crate::consensus::{InitializeRefused, Input, Reflects, RefusedReason, Reply,
 use crate::error::{ChangeError, Error, Fatal, InitializeError, TransferError};
 use crate::message::RequestId;
 use crate::mutant;
-use crate::types::{Entry, Index, LogId, Membership, NodeId, Peer};
+use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Peer};
 
 pub(crate) type InitializeAnswer = oneshot::Sender<Result<(), InitializeError>>;
 pub(crate) type TransferAnswer = oneshot::Sender<Result<NodeId, TransferError>>;
@@ -57,6 +56,19 @@ pub(crate) struct Pending {
     pub(crate) answered: Load,
     /// When to look for requests past their deadline; never later than the first deadline.
     check_at: Option<Time>,
+}
+
+/// Writes that come together: one proposal has entries of one kind.
+struct Groups {
+    commands: writes::Group,
+    session: writes::Group,
+}
+
+impl Groups {
+    fn new(deadline: Time, capacity: usize) -> Self {
+        let commands = writes::Group::new(EntryKind::Command, deadline, capacity);
+        Self { commands, session: writes::Group::new(EntryKind::Session, deadline, 0) }
+    }
 }
 
 impl Pending {
@@ -86,18 +98,20 @@ impl Pending {
     /// Turns clients' requests into few inputs: reads that came together share one, and so do writes, up to the size of
     /// a message. `leads` tells whether this node leads: then the core needs no second chance at the commands.
     pub(crate) fn submit(&mut self, now: Time, leads: bool, requests: &mut Vec<Request>, mut input: impl FnMut(Input)) {
-        let mut group = writes::Group::new(now.plus(self.config.write_timeout), requests.len());
+        let mut groups = Groups::new(now.plus(self.config.write_timeout), requests.len());
         let mut readers = Vec::new();
         let read_by = now.plus(self.config.read_timeout);
         for request in requests.drain(..) {
             let cost = request.cost();
-            if group.cost > 0 && group.cost + cost > self.config.max_append_bytes {
-                let full = std::mem::replace(&mut group, writes::Group::new(now.plus(self.config.write_timeout), 16));
-                self.propose(full, leads, &mut input);
-            }
             match request {
-                Request::Write { command, answer } => group.add_one(command, answer, cost),
-                Request::WriteMany { commands, answer } => group.add_many(commands, answer, cost),
+                Request::Write { kind, command, answer } => {
+                    let group = self.group_for(kind, cost, &mut groups, leads, &mut input);
+                    group.add_one(command, answer, cost);
+                }
+                Request::WriteMany { commands, answer } => {
+                    let group = self.group_for(EntryKind::Command, cost, &mut groups, leads, &mut input);
+                    group.add_many(commands, answer, cost);
+                }
                 Request::Read { answer } => readers.push(answer),
                 Request::ReadAtLeast { id, answer } => {
                     self.look_at(read_by);
@@ -105,7 +119,7 @@ impl Pending {
                 }
             }
         }
-        if group.cost > 0 {
+        for group in [groups.commands, groups.session].into_iter().filter(|group| group.cost > 0) {
             self.propose(group, leads, &mut input);
         }
         if !readers.is_empty() {
@@ -113,11 +127,28 @@ impl Pending {
         }
     }
 
+    /// The group in which there is room for this; a full one is proposed.
+    fn group_for<'a>(
+        &mut self,
+        kind: EntryKind,
+        cost: u64,
+        groups: &'a mut Groups,
+        leads: bool,
+        input: &mut impl FnMut(Input),
+    ) -> &'a mut writes::Group {
+        let group = if kind == EntryKind::Session { &mut groups.session } else { &mut groups.commands };
+        if group.cost > 0 && group.cost + cost > self.config.max_append_bytes {
+            let next = writes::Group::new(group.kind, group.deadline, 16);
+            self.propose(std::mem::replace(group, next), leads, input);
+        }
+        group
+    }
+
     fn propose(&mut self, group: writes::Group, leads: bool, input: &mut impl FnMut(Input)) {
         self.look_at(group.deadline);
-        let request = self.request();
+        let (request, kind) = (self.request(), group.kind);
         let commands = self.writes.submit(request, group, leads);
-        input(Input::Propose { request, commands });
+        input(Input::Propose { request, kind, commands });
     }
 
     fn ask(&mut self, group: reads::Group, input: &mut impl FnMut(Input)) {
@@ -331,8 +362,9 @@ impl Pending {
 }
 
 /// What a result counts against the limit on results that are kept.
-fn cost_of(result: &Bytes) -> u64 {
-    Entry::OVERHEAD + result.len() as u64
+fn cost_of(result: &Answer) -> u64 {
+    let bytes = if let Answer::Given(bytes) = result { bytes.len() as u64 } else { 0 };
+    Entry::OVERHEAD + bytes
 }
 
 /// Takes out what matches, in order.

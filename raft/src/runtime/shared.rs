@@ -1,6 +1,7 @@
 //! What the handles and the driver share.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
 
@@ -58,6 +59,9 @@ pub(crate) enum Control {
 pub(crate) struct Shared {
     pub(crate) id: NodeId,
     pub(crate) max_command_bytes: u64,
+    pub(crate) max_sessions: u64,
+    pub(crate) session_idle: Duration,
+    pub(crate) session_patience: Duration,
     pub(crate) intake: Intake,
     pub(crate) control: Mailbox<Control>,
     control_room: Semaphore,
@@ -76,6 +80,9 @@ impl Shared {
         Self {
             id,
             max_command_bytes: config.max_command_bytes,
+            max_sessions: config.max_sessions as u64,
+            session_idle: config.session_idle,
+            session_patience: config.session_patience,
             intake: Intake::new(config),
             control: Mailbox::new(),
             control_room: Semaphore::new(MAX_CONTROL),

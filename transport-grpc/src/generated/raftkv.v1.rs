@@ -202,6 +202,9 @@ pub struct Forward {
     pub request: u64,
     #[prost(bytes = "bytes", repeated, tag = "2")]
     pub commands: ::prost::alloc::vec::Vec<::prost::bytes::Bytes>,
+    /// Of what kind the entries are to be: COMMAND or SESSION. COMMAND if it is not said.
+    #[prost(enumeration = "EntryKind", tag = "3")]
+    pub kind: i32,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ForwardReply {
@@ -402,6 +405,8 @@ pub enum EntryKind {
     Noop = 1,
     Command = 2,
     Config = 3,
+    Session = 4,
+    Clock = 5,
 }
 impl EntryKind {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -414,6 +419,8 @@ impl EntryKind {
             Self::Noop => "ENTRY_KIND_NOOP",
             Self::Command => "ENTRY_KIND_COMMAND",
             Self::Config => "ENTRY_KIND_CONFIG",
+            Self::Session => "ENTRY_KIND_SESSION",
+            Self::Clock => "ENTRY_KIND_CLOCK",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -423,6 +430,8 @@ impl EntryKind {
             "ENTRY_KIND_NOOP" => Some(Self::Noop),
             "ENTRY_KIND_COMMAND" => Some(Self::Command),
             "ENTRY_KIND_CONFIG" => Some(Self::Config),
+            "ENTRY_KIND_SESSION" => Some(Self::Session),
+            "ENTRY_KIND_CLOCK" => Some(Self::Clock),
             _ => None,
         }
     }

@@ -101,6 +101,7 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
         }
         "Forward" => Body::Forward {
             request: RequestId(number(args, "request")?),
+            kind: entry_kind(args)?,
             commands: args
                 .take_key("commands")
                 .unwrap_or_default()
@@ -122,6 +123,16 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
         _ => return Err(format!("there is no message {kind}").into()),
     };
     Ok(Message { term, body })
+}
+
+/// `[kind=session|config]`: a command otherwise.
+pub(super) fn entry_kind(args: &mut ArgumentConsumer) -> Result<EntryKind, Failure> {
+    match args.take_key("kind") {
+        None => Ok(EntryKind::Command),
+        Some("session") => Ok(EntryKind::Session),
+        Some("config") => Ok(EntryKind::Config),
+        Some(other) => Err(format!("there is no kind {other}").into()),
+    }
 }
 
 /// `Offer image=ID last=INDEX@TERM len=N`, `Fetch image=ID offset=N max=N`, `Chunk image=ID offset=N [data=TEXT]`.

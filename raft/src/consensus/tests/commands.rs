@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
 
-use super::arguments::{Failure, change, duration, id, ids, key, log_id, message, parse, payload, yes};
+use super::arguments::{Failure, change, duration, entry_kind, id, ids, key, log_id, message, parse, payload, yes};
 use crate::config::Config;
 use crate::consensus::Input;
 use crate::message::{Body, Message};
@@ -156,11 +156,12 @@ fn request(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer, later
     let id = id(args)?;
     let input = match name {
         "propose" => {
+            let kind = entry_kind(args)?;
             let mut commands = Vec::new();
             while let Some(text) = args.next_pos() {
                 commands.push(payload(text)?);
             }
-            cluster.propose(id, commands)?
+            cluster.propose(id, kind, commands)?
         }
         "read" => cluster.read(id)?,
         "campaign" => Input::Campaign,

@@ -311,6 +311,12 @@ scripts! {
         only_a_proven_conflict_truncates,
         the_window_is_bounded_in_bytes,
     }
+    sessions {
+        a_leader_notes_for_how_long_it_leads,
+        a_new_leader_counts_from_its_own_election,
+        what_a_session_asks_for_is_passed_on_as_such,
+        what_is_held_back_for_a_session_is_appended_as_such,
+    }
     snapshot {
         a_configuration_that_was_cut_off_stays_in_force,
         a_cut_off_log_keeps_its_terms,

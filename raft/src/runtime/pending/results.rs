@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::cost_of;
+use crate::error::Error;
 use crate::mutant;
 use crate::types::{Index, LogId, Term};
 
@@ -24,11 +25,11 @@ pub(crate) struct Results {
 #[derive(Debug)]
 struct Run {
     first: LogId,
-    results: Vec<Bytes>,
+    results: Vec<Answer>,
 }
 
 impl Run {
-    fn get_mut(&mut self, id: LogId) -> Option<&mut Bytes> {
+    fn get_mut(&mut self, id: LogId) -> Option<&mut Answer> {
         let other_term = id.term != self.first.term && !mutant!("answer-of-another-term");
         if other_term || id.index < self.first.index {
             return None;
@@ -45,10 +46,44 @@ impl Run {
     }
 }
 
+/// What an entry that was applied answers to whoever wrote it.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// The state machine's answer.
+    Given(Bytes),
+    /// The session's write was not applied, or not now.
+    SessionExpired,
+    Forgotten,
+    OutOfSequence,
+}
+
+impl Default for Answer {
+    fn default() -> Self {
+        Self::Given(Bytes::new())
+    }
+}
+
+impl From<Bytes> for Answer {
+    fn from(given: Bytes) -> Self {
+        Self::Given(given)
+    }
+}
+
+impl From<Answer> for Result<Bytes, Error> {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Given(bytes) => Ok(bytes),
+            Answer::SessionExpired => Err(Error::SessionExpired),
+            Answer::Forgotten => Err(Error::AnswerForgotten),
+            Answer::OutOfSequence => Err(Error::OutOfSequence),
+        }
+    }
+}
+
 /// What became of an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Fate {
-    Applied(Bytes),
+    Applied(Answer),
     /// Another entry was applied at its index.
     Overwritten,
     /// It is not known any more.
@@ -73,7 +108,7 @@ impl Results {
 
     /// Adds commands that follow each other, the first of which has this id. What lies between them and what was
     /// covered before is no command.
-    pub(crate) fn push_run(&mut self, first: LogId, results: Vec<Bytes>) {
+    pub(crate) fn push_run(&mut self, first: LogId, results: Vec<Answer>) {
         debug_assert!(first.index > self.upto, "results are added in order");
         let run = Run { first, results };
         self.term = first.term;
@@ -142,18 +177,22 @@ impl Results {
 mod tests {
     use super::*;
 
+    fn given(text: &'static str) -> Answer {
+        Answer::Given(text.into())
+    }
+
     #[test]
     fn a_result_is_found_by_its_id_and_another_term_is_overwritten() {
         let mut results = Results::none(Index(4));
-        results.push_run(LogId::new(1, 5), vec!["a".into(), "b".into()]);
-        results.push_run(LogId::new(2, 8), vec!["c".into()]);
+        results.push_run(LogId::new(1, 5), vec![given("a"), given("b")]);
+        results.push_run(LogId::new(2, 8), vec![given("c")]);
         results.extend_to(LogId::new(2, 9));
-        assert_eq!(results.take(LogId::new(1, 6)), Fate::Applied("b".into()));
+        assert_eq!(results.take(LogId::new(1, 6)), Fate::Applied(given("b")));
         assert_eq!(results.take(LogId::new(2, 6)), Fate::Overwritten);
         assert_eq!(results.take(LogId::new(1, 7)), Fate::Overwritten, "no command is at 7");
-        assert_eq!(results.take(LogId::new(2, 8)), Fate::Applied("c".into()));
+        assert_eq!(results.take(LogId::new(2, 8)), Fate::Applied(given("c")));
         assert_eq!(results.take(LogId::new(2, 9)), Fate::Overwritten);
-        assert_eq!(results.take(LogId::new(1, 5)), Fate::Applied("a".into()), "also after later ones");
+        assert_eq!(results.take(LogId::new(1, 5)), Fate::Applied(given("a")), "also after later ones");
         assert_eq!(results.take(LogId::new(1, 4)), Fate::Forgotten);
         assert!(results.forget_first().is_some());
         assert_eq!(results.take(LogId::new(1, 5)), Fate::Forgotten);

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::oneshot::{self, Receiver};
 
 use super::*;
@@ -34,7 +35,8 @@ impl Bench {
 
     fn write(&mut self, leads: bool) -> (RequestId, Outcome<(LogId, Bytes)>) {
         let (answer, outcome) = oneshot::channel();
-        let request = self.submit(leads, vec![Request::Write { command: "x".into(), answer }]);
+        let request =
+            self.submit(leads, vec![Request::Write { kind: EntryKind::Command, command: "x".into(), answer }]);
         (request, outcome)
     }
 
@@ -85,14 +87,17 @@ impl Bench {
     /// Commands of this term are applied from `from` to `upto`, each answered with its index.
     fn applied(&mut self, term: u64, from: u64, upto: u64) {
         let mut results = Results::none(Index(from - 1));
-        results.push_run(LogId::new(term, from), (from..=upto).map(|index| index.to_string().into()).collect());
+        results.push_run(
+            LogId::new(term, from),
+            (from..=upto).map(|index| Bytes::from(index.to_string()).into()).collect(),
+        );
         self.pending.on_applied(results);
     }
 
     /// A command of term 1 is applied, and this is its result.
     fn answered_with(&mut self, index: u64, result: &Bytes) {
         let mut results = Results::none(Index(index - 1));
-        results.push_run(LogId::new(1, index), vec![result.clone()]);
+        results.push_run(LogId::new(1, index), vec![result.clone().into()]);
         self.pending.on_applied(results);
     }
 
@@ -165,7 +170,7 @@ fn an_entry_that_is_no_command_proves_a_write_lost() {
     let (old, mut lost) = bench.write(true);
     bench.appended(old, 1, 3);
     let mut results = Results::none(Index(0));
-    results.push_run(LogId::new(1, 1), vec!["1".into(), "2".into()]);
+    results.push_run(LogId::new(1, 1), vec![Bytes::from("1").into(), Bytes::from("2").into()]);
     results.extend_to(LogId::new(1, 3));
     bench.pending.on_applied(results);
     assert!(matches!(lost.try_recv().unwrap(), Err(Error::Lost)));
@@ -259,7 +264,8 @@ fn refused_writes_and_reads_wait_for_a_leader_and_are_proposed_under_a_new_name(
     bench.check(1, false);
     assert!(bench.inputs.is_empty(), "without a leader there is nobody to ask");
     bench.check(2, true);
-    let [Input::Propose { request: write_again, commands }, Input::Read { request: read_again }] = &bench.inputs[..]
+    let [Input::Propose { request: write_again, commands, .. }, Input::Read { request: read_again }] =
+        &bench.inputs[..]
     else {
         panic!("{:?}", bench.inputs)
     };
@@ -315,10 +321,15 @@ fn answers_that_come_too_late_or_twice_change_nothing() {
 fn large_groups_are_cut_to_the_size_of_a_message() {
     let mut bench = Bench::new();
     let size = usize::try_from(Config::default().max_append_bytes).unwrap() / 2;
-    let requests = (0..5).map(|_| Request::Write { command: vec![0; size].into(), answer: oneshot::channel().0 });
+    let requests = (0..5).map(|_| Request::Write {
+        kind: EntryKind::Command,
+        command: vec![0; size].into(),
+        answer: oneshot::channel().0,
+    });
     bench.submit(true, requests.collect());
     assert_eq!(bench.inputs.len(), 5);
-    let small = (0..5).map(|_| Request::Write { command: "x".into(), answer: oneshot::channel().0 });
+    let small =
+        (0..5).map(|_| Request::Write { kind: EntryKind::Command, command: "x".into(), answer: oneshot::channel().0 });
     bench.submit(true, small.collect());
     assert_eq!(bench.inputs.len(), 6, "small ones go together");
 }

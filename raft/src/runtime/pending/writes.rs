@@ -11,11 +11,13 @@ use crate::consensus::Time;
 use crate::error::Error;
 use crate::message::RequestId;
 use crate::mutant;
-use crate::types::{Index, LogId, Peer, Term};
+use crate::types::{EntryKind, Index, LogId, Peer, Term};
 
 /// Writes that are proposed together: all or none, with contiguous indexes.
 #[derive(Debug)]
 pub(crate) struct Group {
+    /// What kind of entries they are to be.
+    pub(crate) kind: EntryKind,
     pub(crate) deadline: Time,
     /// What it counts against byte limits.
     pub(crate) cost: u64,
@@ -42,8 +44,9 @@ struct Many {
 }
 
 impl Group {
-    pub(crate) fn new(deadline: Time, capacity: usize) -> Self {
-        Self { deadline, cost: 0, commands: Vec::with_capacity(capacity), waiters: VecDeque::with_capacity(capacity) }
+    pub(crate) fn new(kind: EntryKind, deadline: Time, capacity: usize) -> Self {
+        let (commands, waiters) = (Vec::with_capacity(capacity), VecDeque::with_capacity(capacity));
+        Self { kind, deadline, cost: 0, commands, waiters }
     }
 
     pub(crate) fn add_one(&mut self, command: Bytes, answer: Answer<(LogId, Bytes)>, cost: u64) {
@@ -76,7 +79,10 @@ impl Many {
     /// Takes in one fate. True when it was the last.
     fn add(&mut self, fate: Fate) -> bool {
         match fate {
-            Fate::Applied(result) => self.results.push(result),
+            Fate::Applied(answer) => match answer.into() {
+                Ok(result) => self.results.push(result),
+                Err(_) => self.forgotten += 1,
+            },
             Fate::Overwritten => self.overwritten += 1,
             Fate::Forgotten => self.forgotten += 1,
         }
@@ -150,7 +156,7 @@ impl Fate {
     /// What a client is told of it.
     fn told(self) -> Result<Bytes, Error> {
         match self {
-            Self::Applied(result) => Ok(result),
+            Self::Applied(answer) => answer.into(),
             Self::Overwritten => Err(Error::Lost),
             Self::Forgotten => Err(Error::OutcomeUnknown),
         }

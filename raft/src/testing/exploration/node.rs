@@ -242,7 +242,8 @@ impl Node {
                 return self.drain(bounds, outcome);
             }
             Event::Propose { number } => {
-                Input::Propose { request: RequestId(u64::from(*number)), commands: vec![command(*number)] }
+                let (request, kind) = (RequestId(u64::from(*number)), EntryKind::Command);
+                Input::Propose { request, kind, commands: vec![command(*number)] }
             }
             Event::Read { number } => Input::Read { request: RequestId(FIRST_READ + u64::from(*number)) },
             Event::Change { number } => {

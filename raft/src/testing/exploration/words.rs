@@ -85,6 +85,7 @@ fn entry(entry: &Entry) -> String {
     match entry.kind {
         EntryKind::Noop => format!("{}:noop", entry.id),
         EntryKind::Config => format!("{}:config", entry.id),
-        EntryKind::Command => format!("{}:{}", entry.id, String::from_utf8_lossy(&entry.data)),
+        EntryKind::Clock => format!("{}:clock", entry.id),
+        EntryKind::Command | EntryKind::Session => format!("{}:{}", entry.id, String::from_utf8_lossy(&entry.data)),
     }
 }

@@ -137,10 +137,12 @@ pub fn entry(term: u64, index: u64) -> Entry {
 pub fn sized(term: u64, index: u64, len: usize) -> Entry {
     let text = format!("{index}@{term}.");
     let data: Vec<u8> = text.bytes().cycle().take(len).collect();
-    let kind = match index % 3 {
+    let kind = match index % 5 {
         0 => EntryKind::Noop,
         1 => EntryKind::Command,
-        _ => EntryKind::Config,
+        2 => EntryKind::Config,
+        3 => EntryKind::Session,
+        _ => EntryKind::Clock,
     };
     Entry { id: LogId::new(term, index), kind, data: Bytes::from(data) }
 }

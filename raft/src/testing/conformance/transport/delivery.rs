@@ -16,6 +16,8 @@ fn samples() -> Vec<Body> {
         entry(43, EntryKind::Command, b"\0\xff put"),
         entry(44, EntryKind::Command, b""),
         entry(45, EntryKind::Config, b"members"),
+        entry(46, EntryKind::Session, b"once"),
+        entry(47, EntryKind::Clock, b"12345678"),
     ];
     let mut samples = vec![
         Body::PreVote { proposed: Term(8), last: far },
@@ -36,8 +38,12 @@ fn samples() -> Vec<Body> {
         Body::ReadIndexReply { request, index: None },
         Body::ReadIndexReply { request, index: Some(Index::ZERO) },
         Body::ReadIndexReply { request, index: Some(Index(5)) },
-        Body::Forward { request, commands: vec![Bytes::from_static(b"a"), Bytes::new(), Bytes::from(vec![7; 5000])] },
-        Body::Forward { request, commands: Vec::new() },
+        Body::Forward {
+            request,
+            kind: EntryKind::Command,
+            commands: vec![Bytes::from_static(b"a"), Bytes::new(), Bytes::from(vec![7; 5000])],
+        },
+        Body::Forward { request, kind: EntryKind::Session, commands: Vec::new() },
         Body::ForwardReply { request, outcome: ForwardOutcome::Appended { first: id } },
         Body::ForwardReply { request, outcome: ForwardOutcome::Overloaded },
         Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },

@@ -15,7 +15,7 @@ use crate::message::{AppendReply, Body, Message};
 use crate::metrics::Status;
 use crate::testing::simulation::Coverage;
 use crate::traits::{LogWrite, Published};
-use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
+use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
 
 pub(super) type Nodes = BTreeMap<NodeId, Node>;
 
@@ -505,7 +505,7 @@ impl Checker {
         if self.limits.is_some() && self.terms.agreed(entry.id.index) != Some(entry.id) {
             return Err(format!("commitment: {id} applies {}, which no leader committed", entry.id));
         }
-        if entry.kind == EntryKind::Command && self.proposed.get(&entry.data) == Some(&1) {
+        if entry.kind.is_proposed() && self.proposed.get(&entry.data) == Some(&1) {
             if self.never.contains(&entry.data) {
                 return Err(format!(
                     "outcomes: {id} applies {entry:?}, but its client was told that it never would be"

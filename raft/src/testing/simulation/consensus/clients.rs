@@ -9,7 +9,7 @@ use super::cluster::Cluster;
 use super::show;
 use crate::consensus::{Input, RefusedReason, Reply};
 use crate::message::RequestId;
-use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
+use crate::types::{Entry, EntryKind, Index, LogId, Membership, NodeId, Term};
 
 /// The requests at one node that wait for an answer.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ impl Cluster {
     }
 
     /// Prepares a proposal; to be stepped.
-    pub(crate) fn propose(&mut self, id: NodeId, commands: Vec<Bytes>) -> Result<Input, String> {
+    pub(crate) fn propose(&mut self, id: NodeId, kind: EntryKind, commands: Vec<Bytes>) -> Result<Input, String> {
         let request = self.next_request();
         for command in &commands {
             self.checker.proposed(command);
@@ -63,7 +63,7 @@ impl Cluster {
             node.clients.at_leader.insert(request);
         }
         node.clients.asked.insert(request, commands.clone());
-        Ok(Input::Propose { request, commands })
+        Ok(Input::Propose { request, kind, commands })
     }
 
     /// Prepares a read; to be stepped.

@@ -29,7 +29,14 @@ pub(crate) fn entry(entry: &Entry) -> String {
         EntryKind::Noop => format!("{} noop", entry.id),
         EntryKind::Config => format!("{} config", entry.id),
         EntryKind::Command => format!("{} {}", entry.id, data(&entry.data)),
+        EntryKind::Session => format!("{} session {}", entry.id, data(&entry.data)),
+        EntryKind::Clock => format!("{} clock {}ms", entry.id, led(&entry.data)),
     }
+}
+
+/// What an entry of kind `Clock` says.
+fn led(bytes: &Bytes) -> u64 {
+    bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 pub(crate) fn entries(list: &[Entry]) -> String {
@@ -65,8 +72,13 @@ pub(crate) fn message(message: &Message) -> String {
         Body::ReadIndexReply { request, index } => {
             format!("r{} {}", request.0, index.map_or_else(|| "none".into(), |index| format!("index={}", index.0)))
         }
-        Body::Forward { request, commands } => {
-            format!("r{} [{}]", request.0, commands.iter().map(data).collect::<Vec<_>>().join(", "))
+        Body::Forward { request, kind, commands } => {
+            let kind = match kind {
+                EntryKind::Command => "",
+                EntryKind::Session => "session ",
+                EntryKind::Noop | EntryKind::Config | EntryKind::Clock => "leader's own ",
+            };
+            format!("r{} {kind}[{}]", request.0, commands.iter().map(data).collect::<Vec<_>>().join(", "))
         }
         Body::ForwardReply { request, outcome: ForwardOutcome::Appended { first } } => {
             format!("r{} first={first}", request.0)

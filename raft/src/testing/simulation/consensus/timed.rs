@@ -10,7 +10,7 @@ use super::cluster::Hold;
 use super::world::World;
 use crate::change::Change;
 use crate::message::{Body, Message, RequestId};
-use crate::types::{Index, Membership, NodeId, Peer};
+use crate::types::{EntryKind, Index, Membership, NodeId, Peer};
 
 /// What is going to happen.
 #[derive(Debug)]
@@ -468,7 +468,7 @@ impl<'a> Timed<'a> {
     pub(crate) fn propose(&mut self, id: NodeId) -> Result<bytes::Bytes, String> {
         self.set_clock(id)?;
         let command = self.world.command();
-        let input = self.world.cluster.propose(id, vec![command.clone()])?;
+        let input = self.world.cluster.propose(id, EntryKind::Command, vec![command.clone()])?;
         self.world.cluster.step(id, input)?;
         self.follow_up(id)?;
         Ok(command)

@@ -12,7 +12,7 @@ use crate::consensus::Input;
 use crate::message::{Body, Message};
 use crate::testing::Random;
 use crate::testing::simulation::Options;
-use crate::types::{Index, LogId, Membership, NodeId, Peer};
+use crate::types::{EntryKind, Index, LogId, Membership, NodeId, Peer};
 
 pub(crate) struct World {
     pub(crate) random: Random,
@@ -102,7 +102,8 @@ impl World {
             return self.cluster.read(id).map(Some);
         }
         let commands = self.commands();
-        self.cluster.propose(id, commands).map(Some)
+        let kind = if self.random.percent(20) { EntryKind::Session } else { EntryKind::Command };
+        self.cluster.propose(id, kind, commands).map(Some)
     }
 
     /// What an operator at a node may want, who may have looked at the configuration before: there, or long ago.

@@ -242,6 +242,6 @@ impl<S: Subject, T: Stores> World<S, T> {
     /// A client of its own.
     pub(super) fn client(&mut self, think: Duration) -> Client<S> {
         self.tags += 1 << 20;
-        Client { load: self.load.clone(), random: self.random.fork(), next_tag: self.tags, think }
+        Client { load: self.load.clone(), random: self.random.fork(), next_tag: self.tags, think, session: None }
     }
 }

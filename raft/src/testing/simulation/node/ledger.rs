@@ -59,6 +59,8 @@ struct State {
     by_tag: BTreeMap<Tag, Index>,
     /// What clients were told: the answer to a command.
     answered: Vec<(Vec<(Tag, u64)>, NodeId)>,
+    /// What clients were told has happened, without an answer.
+    told: BTreeSet<Tag>,
     /// What clients were told never happens.
     refused: BTreeSet<Tag>,
     /// The last command that each node's state machine has applied in its present run; unknown after an image.
@@ -91,6 +93,11 @@ impl Ledger {
         let state = lock(&self.state);
         let there = state.by_index.get(&id.index).is_some_and(|applied| applied.id == id && applied.tag == tag);
         there && state.reached.get(&node).is_some_and(|reached| reached.is_none_or(|index| index >= id.index))
+    }
+
+    /// A client was told that the command was applied.
+    pub(super) fn told(&self, tag: Tag) {
+        lock(&self.state).told.insert(tag);
     }
 
     /// How many commands were applied.
@@ -144,6 +151,11 @@ impl Ledger {
         for tag in &state.refused {
             if let Some(index) = state.by_tag.get(tag) {
                 return Err(format!("command {:x} was refused, but applied at {}", tag.0, index.0));
+            }
+        }
+        for tag in &state.told {
+            if !state.by_tag.contains_key(tag) {
+                return Err(format!("command {:x} is said to be applied, and nobody applied it", tag.0));
             }
         }
         for (answers, node) in &state.answered {

@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::ledger::{Ledger, Tag};
 use super::machine::Machine;
+use super::once::InSession;
 use super::record::Record;
 use super::subject::{OpOf, RetOf, Subject};
 use super::world::Leaders;
@@ -58,13 +59,14 @@ pub(super) struct Client<S: Subject> {
     /// Its commands count up from here.
     pub(super) next_tag: u64,
     pub(super) think: Duration,
+    pub(super) session: Option<InSession>,
 }
 
 /// A call that was begun: what it asks, its place in the history, and its command's name.
-struct Asked<S: Subject> {
+pub(super) struct Asked<S: Subject> {
     op: OpOf<S>,
-    call: CallId,
-    tag: Tag,
+    pub(super) call: CallId,
+    pub(super) tag: Tag,
 }
 
 impl<S: Subject> Client<S> {
@@ -101,6 +103,12 @@ impl<S: Subject> Client<S> {
                     let op = self.load.subject.random_op(&mut self.random);
                     commands.extend(self.load.subject.command(&op).map(|command| (op, command)));
                 }
+                if self.random.percent(30)
+                    && commands.len() == 1
+                    && let Some((op, command)) = commands.pop()
+                {
+                    return self.write_once(node, &desk, op, command).await;
+                }
                 self.write(node, &desk, commands, give_up).await;
             }
         }
@@ -119,7 +127,7 @@ impl<S: Subject> Client<S> {
         desk.raft.read(Consistency::Linearizable).await.is_ok()
     }
 
-    fn invoke(&mut self, op: OpOf<S>) -> Asked<S> {
+    pub(super) fn invoke(&mut self, op: OpOf<S>) -> Asked<S> {
         let call = lock(&self.load.history).invoke(op.clone());
         self.next_tag += 1;
         Asked { op, call, tag: Tag(self.next_tag) }
@@ -199,7 +207,7 @@ impl<S: Subject> Client<S> {
     }
 
     /// Writes down what became of a write.
-    fn settle(&self, node: NodeId, asked: &[Asked<S>], answer: &Option<Result<Vec<Bytes>, Error>>) {
+    pub(super) fn settle(&self, node: NodeId, asked: &[Asked<S>], answer: &Option<Result<Vec<Bytes>, Error>>) {
         let load = &self.load;
         let mut history = lock(&load.history);
         match answer {
@@ -226,6 +234,9 @@ impl<S: Subject> Client<S> {
             }
             // It may still happen.
             Some(Err(Error::OutcomeUnknown | Error::Stopped(_))) | None => {}
+            Some(Err(error @ (Error::SessionExpired | Error::AnswerForgotten | Error::OutOfSequence))) => {
+                load.record.violated(format!("answers: {error}, to a write without a session"));
+            }
         }
     }
 
@@ -272,6 +283,9 @@ impl<S: Subject> Client<S> {
             Some(Err(Error::TooLarge { .. })) => ("answer TooLarge", "too large"),
             Some(Err(Error::NeverCommitted { .. })) => ("answer NeverCommitted", "never committed"),
             Some(Err(Error::Compacted { .. })) => ("answer Compacted", "cut off"),
+            Some(Err(Error::SessionExpired | Error::AnswerForgotten | Error::OutOfSequence)) => {
+                ("answers for sessions", "session")
+            }
         };
         self.load.record.hit(class);
         if matches!(answer, Some(Ok(())))

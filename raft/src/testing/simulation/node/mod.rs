@@ -36,6 +36,7 @@ mod load;
 mod machine;
 mod members;
 mod network;
+mod once;
 mod plan;
 mod record;
 mod registers;

@@ -234,8 +234,8 @@ fn describe(batch: &[Envelope]) -> String {
             let last = entries.last().map_or(*prev, |entry| entry.id);
             return format!("{term} Append {prev} .. {last}, commit {commit}");
         }
-        if let Body::Forward { request, commands } = &message.body {
-            return format!("{term} Forward {:x}, {} commands", request.0, commands.len());
+        if let Body::Forward { request, kind, commands } = &message.body {
+            return format!("{term} Forward {:x}, {} of kind {kind:?}", request.0, commands.len());
         }
         if let Body::Chunk { image, offset, part: Some(part) } = &message.body {
             return format!("{term} Chunk of {image} from {offset} on, {} bytes", part.data.len());

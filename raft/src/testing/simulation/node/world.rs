@@ -199,6 +199,10 @@ impl<S: Subject, T: Stores> World<S, T> {
 
     /// Starts a node that is down.
     pub(super) async fn start(&mut self, id: NodeId) {
+        if self.seats.get(&id).is_some_and(|seat| matches!(seat.state, State::Down)) {
+            // The world waits for a start, which may write: a disk that hangs meanwhile would hang all of it for ever.
+            self.disk(id, DiskFault::Resume);
+        }
         let Some(seat) = self.seats.get_mut(&id).filter(|seat| matches!(seat.state, State::Down)) else { return };
         seat.run += 1;
         let run = seat.run;

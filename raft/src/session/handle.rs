@@ -1,0 +1,204 @@
+//! [`Session`]: a client's own session, which repeats writes until their outcome is known.
+
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep};
+
+use super::{Once, SessionId, WINDOW};
+use crate::error::Error;
+use crate::handle::Raft;
+
+/// How long a write waits between two attempts: first, and at most.
+const PAUSE: Duration = Duration::from_millis(10);
+const MAX_PAUSE: Duration = Duration::from_millis(320);
+
+/// A client's session: its writes are applied exactly once, although they are repeated until their outcome is known, across changes of
+/// leader, snapshots and restarts (thesis §6.3). [`Raft::session`] makes one.
+///
+/// It is opened with its first write, and anew if it has expired before another. It may have many writes under way; they are applied in any
+/// order.
+#[derive(Debug)]
+pub struct Session {
+    raft: Raft,
+    state: Mutex<State>,
+    /// A write has ended.
+    ended: Notify,
+    /// One opens it for all.
+    opening: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    open: Option<SessionId>,
+    next: u64,
+    under_way: BTreeSet<u64>,
+}
+
+impl State {
+    /// The lowest number whose answer is still wanted.
+    fn answered(&self) -> u64 {
+        self.under_way.first().copied().unwrap_or(self.next)
+    }
+}
+
+/// A write with its number, until it is answered or given up.
+struct Turn<'a> {
+    session: &'a Session,
+    id: SessionId,
+    sequence: u64,
+}
+
+impl Turn<'_> {
+    fn once(&self) -> Once {
+        // The session may have been opened anew meanwhile. Then this names a write of the old one, where nothing is applied any more.
+        let answered = self.session.lock().answered().min(self.sequence);
+        Once { session: self.id, sequence: self.sequence, answered }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut state = self.session.lock();
+        if state.open == Some(self.id) {
+            state.under_way.remove(&self.sequence);
+        }
+        drop(state);
+        self.session.ended.notify_waiters();
+    }
+}
+
+/// How long a write is still repeated, and what is known of it.
+struct Patience {
+    until: Instant,
+    pause: Duration,
+    /// Whether an attempt may have been applied.
+    uncertain: bool,
+}
+
+impl Patience {
+    /// An attempt failed, and another will be made after a pause; the reason if there is no time for it.
+    async fn wait(&mut self, error: Error) -> Result<(), Error> {
+        if Instant::now() + self.pause >= self.until {
+            return Err(if self.uncertain { Error::OutcomeUnknown } else { error });
+        }
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(MAX_PAUSE);
+        Ok(())
+    }
+}
+
+impl Session {
+    pub(crate) fn new(raft: Raft) -> Self {
+        Self { raft, state: Mutex::default(), ended: Notify::new(), opening: tokio::sync::Mutex::new(()) }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its name, while it is open.
+    #[must_use]
+    pub fn id(&self) -> Option<SessionId> {
+        self.lock().open
+    }
+
+    /// As [`Raft::write`], but exactly once: the write is repeated when it was refused or its outcome is unknown, for at most
+    /// `Config::session_patience`. A future that is dropped gives the write up: it may have been applied, and is not from the session's next
+    /// write on.
+    ///
+    /// # Errors
+    /// [`Error::OutcomeUnknown`] when the patience ends and an attempt may have been applied; else the reason why the last one was refused.
+    /// [`Error::SessionExpired`] when the session ended in the middle of the write, and an attempt may have been applied before.
+    pub async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
+        let until = Instant::now() + self.raft.session_patience();
+        let mut patience = Patience { until, pause: PAUSE, uncertain: false };
+        loop {
+            let turn = self.begin(&mut patience).await?;
+            match self.repeat(&turn, &command, &mut patience).await {
+                Err(Error::SessionExpired) => {
+                    self.forget(turn.id);
+                    if patience.uncertain {
+                        return Err(Error::SessionExpired);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Sends a write until its outcome is known.
+    async fn repeat(&self, turn: &Turn<'_>, command: &Bytes, patience: &mut Patience) -> Result<Bytes, Error> {
+        loop {
+            match self.raft.write_once(turn.once(), command.clone()).await {
+                Err(error) if error.is_safe_to_retry() || matches!(error, Error::OutcomeUnknown) => {
+                    patience.uncertain |= matches!(error, Error::OutcomeUnknown);
+                    patience.wait(error).await?;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// Gives a write its number, when there is room for it.
+    async fn begin(&self, patience: &mut Patience) -> Result<Turn<'_>, Error> {
+        loop {
+            let mut ended = pin!(self.ended.notified());
+            ended.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if let Some(id) = state.open
+                    && state.next - state.answered() < WINDOW
+                {
+                    let sequence = state.next;
+                    state.next += 1;
+                    state.under_way.insert(sequence);
+                    return Ok(Turn { session: self, id, sequence });
+                }
+            }
+            match self.id() {
+                Some(_) => ended.await,
+                None => self.open(patience).await?,
+            }
+        }
+    }
+
+    async fn open(&self, patience: &mut Patience) -> Result<(), Error> {
+        let _one = self.opening.lock().await;
+        while self.id().is_none() {
+            match self.raft.open_session().await {
+                Ok(id) => *self.lock() = State { open: Some(id), ..State::default() },
+                // One that was opened unknown to anybody expires.
+                Err(error) if error.is_safe_to_retry() || matches!(error, Error::OutcomeUnknown) => {
+                    patience.wait(error).await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// It has expired: the next write opens it anew.
+    fn forget(&self, id: SessionId) {
+        let mut state = self.lock();
+        if state.open == Some(id) {
+            state.open = None;
+        }
+    }
+
+    /// Ends the session, so that nothing is kept for it any more. What is still under way ends with [`Error::SessionExpired`]. One that is
+    /// dropped instead is kept until it expires.
+    ///
+    /// # Errors
+    /// As for [`Raft::close_session`].
+    pub async fn close(self) -> Result<(), Error> {
+        match self.id() {
+            Some(id) => self.raft.close_session(id).await,
+            None => Ok(()),
+        }
+    }
+}
