@@ -5,6 +5,7 @@
 mod address;
 mod file;
 mod join;
+mod raft;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -97,6 +98,15 @@ pub struct ServerArgs {
     /// twice this [default: 300] [env: RAFTKV_ELECTION_TIMEOUT_MS]
     #[arg(long, value_name = "MS", help_heading = "Raft")]
     pub election_timeout_ms: Option<String>,
+
+    /// Of the voters that can, the one with the highest priority leads: a leader hands over to one with a higher priority once that one has kept
+    /// up for some seconds [default: 0] [env: RAFTKV_PRIORITY]
+    #[arg(long, value_name = "N", help_heading = "Raft")]
+    pub priority: Option<String>,
+
+    /// Never lead: follow and vote only. If all nodes that are up to date are told so, nobody leads [env: RAFTKV_NO_LEAD]
+    #[arg(long, help_heading = "Raft")]
+    pub no_lead: bool,
 
     /// How often an idle leader speaks, in milliseconds; at most half of --election-timeout-ms [default: 50]
     /// [env: RAFTKV_HEARTBEAT_MS]
@@ -354,7 +364,7 @@ impl ServerConfig {
             client_addresses,
             max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),
             max_request_bytes: max_request.value,
-            raft: raft_config(args, layers)?,
+            raft: raft::config(args, layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),
             log_level: log_level.map(|given| given.value),
             exit_on_stdin_close: args.exit_on_stdin_close,
@@ -394,79 +404,6 @@ fn own_address(id: &Given<u64>, membership: &Membership, peers: &Origin) -> Resu
 /// Where others reach what listens here: on all addresses of a machine that members reach at `own`, or on one.
 fn reachable(listen: &HostPort, own: &HostPort) -> HostPort {
     if listen.is_unspecified() { listen.at_host_of(own) } else { listen.clone() }
-}
-
-fn raft_config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigError> {
-    let defaults = Config::default();
-    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-    let election = layers.number(
-        "election-timeout-ms",
-        args.election_timeout_ms.as_ref(),
-        |f| f.election_timeout_ms,
-        ms(defaults.election_timeout),
-    )?;
-    let heartbeat = layers.number(
-        "heartbeat-ms",
-        args.heartbeat_ms.as_ref(),
-        |f| f.heartbeat_ms,
-        ms(defaults.heartbeat_interval),
-    )?;
-    if heartbeat.value.saturating_mul(2) > election.value {
-        return Err(ConfigError(format!(
-            "{}: {} ms is more than half of the election timeout ({} ms, {}), so followers would campaign against a live leader; \
-             a fifth is good: {} ms",
-            heartbeat.origin,
-            heartbeat.value,
-            election.value,
-            election.origin,
-            (election.value / 5).max(1)
-        )));
-    }
-    let request =
-        layers.number("request-timeout-ms", args.request_timeout_ms.as_ref(), |f| f.request_timeout_ms, 4000)?;
-    let pending = layers.number(
-        "max-pending-requests",
-        args.max_pending_requests.as_ref(),
-        |f| f.max_pending_requests,
-        defaults.max_pending_requests as u64,
-    )?;
-    let (entries, trailing, rate) = snapshots(args, layers, &defaults)?;
-    let config = Config {
-        snapshot_entries: entries,
-        trailing_entries: trailing,
-        snapshot_bytes_per_second: rate,
-        election_timeout: Duration::from_millis(election.value),
-        heartbeat_interval: Duration::from_millis(heartbeat.value),
-        write_timeout: Duration::from_millis(request.value),
-        read_timeout: Duration::from_millis(request.value),
-        max_pending_requests: usize::try_from(pending.value).unwrap_or(usize::MAX),
-        ..defaults
-    };
-    config.validate().map_err(ConfigError)?;
-    Ok(config)
-}
-
-/// When images are taken, what of the log stays, and how many bytes of an image are received in a second.
-fn snapshots(args: &ServerArgs, layers: &Layers<'_>, defaults: &Config) -> Result<(u64, u64, u64), ConfigError> {
-    let entries = layers.number(
-        "snapshot-entries",
-        args.snapshot_entries.as_ref(),
-        |f| f.snapshot_entries,
-        defaults.snapshot_entries,
-    )?;
-    let trailing = layers.number(
-        "trailing-entries",
-        args.trailing_entries.as_ref(),
-        |f| f.trailing_entries,
-        defaults.trailing_entries,
-    )?;
-    let rate = layers.number(
-        "snapshot-kib-per-second",
-        args.snapshot_kib_per_second.as_ref(),
-        |f| f.snapshot_kib_per_second,
-        u64::MAX,
-    )?;
-    Ok((entries.value, trailing.value, rate.value.saturating_mul(1024)))
 }
 
 /// Creates the data directory, so that a mistake in its path is told as such.

@@ -66,6 +66,8 @@ impl Replica for Node {
             peers: Vec::new(),
             transferring_to: None,
             sessions: raftkv::SessionsStatus::default(),
+            priority: 0,
+            may_lead: true,
             receiving: None,
         })
     }

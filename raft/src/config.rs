@@ -20,6 +20,17 @@ pub struct Config {
     /// Whether a leader that hears no quorum steps down, and followers of a live leader ignore campaigns (thesis §4.2.3).
     pub check_quorum: bool,
 
+    /// A leader hands over to a voter with a higher priority than its own. 0, the default of all, is the lowest. Where one data centre is near the
+    /// clients, give its nodes a higher one. Can be changed while the node runs ([`Raft::set_priority`](crate::Raft::set_priority)).
+    pub priority: u32,
+    /// Whether the node may lead. One that may not follows and votes, and never campaigns; when it leads as it is told so, it hands over. A
+    /// cluster needs others that hold everything that is committed: where none of them is left, nobody leads. Can be changed while the node
+    /// runs ([`Raft::set_may_lead`](crate::Raft::set_may_lead)).
+    pub may_lead: bool,
+    /// How long a voter with a higher priority must have been heard and have kept up with the log, without a break, before a leader hands over to
+    /// it. Also the pause after a transfer that failed, which is then doubled from one failure to the next, up to 32 times this.
+    pub priority_settle: Duration,
+
     /// The most that one append message carries. A single larger entry passes alone.
     pub max_append_bytes: u64,
     /// How many unacknowledged append messages may be under way to one follower.
@@ -86,6 +97,9 @@ impl Default for Config {
             heartbeat_interval: Duration::from_millis(50),
             pre_vote: true,
             check_quorum: true,
+            priority: 0,
+            may_lead: true,
+            priority_settle: Duration::from_secs(3),
             max_append_bytes: 1 << 20,
             max_inflight_appends: 256,
             max_inflight_bytes: 16 << 20,

@@ -357,8 +357,16 @@ pub enum TransferError {
         /// To whom.
         to: NodeId,
     },
+    /// The member is kept from leading ([`Raft::set_may_lead`](crate::Raft::set_may_lead)), or its disk stalls.
+    #[error(
+        "{id} would not lead: it is kept from leading, or its disk stalls; choose another member, or let it lead first"
+    )]
+    Unwilling {
+        /// The id.
+        id: NodeId,
+    },
     /// There is nobody to hand over to.
-    #[error("no other voter was heard lately: nobody could take over")]
+    #[error("no other voter that would lead was heard lately: nobody could take over")]
     NoSuccessor,
     /// The successor did not lead within an election timeout. The former leader serves again, unless it lost its quorum meanwhile.
     #[error(

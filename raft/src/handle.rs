@@ -253,6 +253,30 @@ impl Raft {
         self.shared.request(|answer| Control::Campaign { answer }).await.map_err(Error::Stopped)
     }
 
+    /// Gives this node another priority than [`Config::priority`](crate::Config::priority), until it ends. Returns when it is in force here; a
+    /// leader learns of it with the next heartbeat.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn set_priority(&self, priority: u32) -> Result<(), Error> {
+        self.prefer(Some(priority), None).await
+    }
+
+    /// Keeps this node from leading, or lets it lead again, until it ends ([`Config::may_lead`](crate::Config::may_lead)). A node that leads hands
+    /// over as soon as another voter keeps up with it; [`Raft::status`] and [`Raft::events`] tell when that has happened. Before maintenance
+    /// that makes the machine slow, for instance.
+    ///
+    /// # Errors
+    /// [`Error::Stopped`].
+    pub async fn set_may_lead(&self, may_lead: bool) -> Result<(), Error> {
+        self.prefer(None, Some(may_lead)).await
+    }
+
+    async fn prefer(&self, priority: Option<u32>, may_lead: Option<bool>) -> Result<(), Error> {
+        let asked = self.shared.request(|answer| Control::Prefer { priority, may_lead, answer });
+        asked.await.map_err(Error::Stopped)
+    }
+
     /// Takes an image of the state machine that reflects at least what this node has applied by now, and cuts the log for it; waits
     /// until it is published. Returns the last entry that it reflects: zero when nothing was applied yet.
     ///

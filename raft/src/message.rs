@@ -115,6 +115,8 @@ pub enum Body {
         matching: Index,
         /// The part of it that is on the sender's disk. Counts as an acknowledgement, so that lost ones do no harm.
         stored: Index,
+        /// The priority with which the sender would lead; none while it would not. A preference: it promises nothing.
+        priority: Option<u32>,
     },
     /// A follower asks the leader for an index at which a read is linearizable (thesis §6.4).
     ReadIndex {

@@ -53,6 +53,12 @@ pub struct Status {
     /// On a leader that hands over: to whom.
     #[serde(default)]
     pub transferring_to: Option<NodeId>,
+    /// Its priority.
+    #[serde(default)]
+    pub priority: u32,
+    /// Whether it may lead.
+    #[serde(default)]
+    pub may_lead: bool,
 }
 
 /// An image of the state machine.
@@ -128,6 +134,9 @@ pub struct PeerStatus {
     pub fetched: Option<u64>,
     /// How long ago it was last heard; none if not in this term.
     pub silent_for: Option<Duration>,
+    /// The priority with which it would lead; none if it would not, or was not heard in this term.
+    #[serde(default)]
+    pub priority: Option<u32>,
 }
 
 /// How a leader sends entries to a follower.

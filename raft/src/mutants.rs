@@ -545,6 +545,30 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
+        name: "kept-from-leading-campaigns",
+        wrong: "A node that is kept from leading campaigns all the same.",
+        file: "raft/src/consensus/preference.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "kept-from-leading-stays",
+        wrong: "A leader that is kept from leading does not hand over.",
+        file: "raft/src/consensus/preference.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "yields-without-patience",
+        wrong: "A leader hands over to a higher priority at once, and again and again when that fails.",
+        file: "raft/src/consensus/preference.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "yields-to-equals",
+        wrong: "Nodes of one priority hand leadership over to each other without end.",
+        file: "raft/src/consensus/preference.rs",
+        depth: "consensus",
+    },
+    Mutant {
         name: "any-lost-peer-is-the-leader",
         wrong: "A lost connection with any node makes a follower doubt its leader, which it hears.",
         file: "raft/src/consensus/election.rs",

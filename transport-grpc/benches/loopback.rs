@@ -153,7 +153,7 @@ fn main() {
             tokio::spawn(one_way(count, time)).await.expect("no panic");
         }
         let heartbeat = |n| Body::Heartbeat { commit: Index(n), round: n };
-        let reply = Body::HeartbeatReply { round: 1, matching: Index(1), stored: Index(1) };
+        let reply = Body::HeartbeatReply { round: 1, matching: Index(1), stored: Index(1), priority: Some(0) };
         tokio::spawn(ping_pong("heartbeats", time, heartbeat, reply)).await.expect("no panic");
         let payload = Bytes::from(vec![7; PAYLOAD]);
         let accepted = Body::AppendReply(AppendReply::Accepted { stored: Index(1) });

@@ -80,7 +80,12 @@ fn body(random: &mut Random) -> Body {
         5 => Body::AppendReply(AppendReply::Accepted { stored: index }),
         6 => Body::AppendReply(AppendReply::Rejected { prev: log_id(random), hint: log_id(random) }),
         7 => Body::Heartbeat { commit: index, round: number(random) },
-        8 => Body::HeartbeatReply { round: number(random), matching: index, stored: index },
+        8 => Body::HeartbeatReply {
+            round: number(random),
+            matching: index,
+            stored: index,
+            priority: u32::try_from(number(random)).ok(),
+        },
         9 => Body::ReadIndex { request },
         10 => Body::ReadIndexReply { request, index: random.percent(50).then_some(index) },
         11 => Body::Forward {

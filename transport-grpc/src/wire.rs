@@ -64,8 +64,8 @@ fn encode_body(body: Body) -> Wire {
         }),
         Body::AppendReply(reply) => Wire::AppendReply(pb::AppendReply { outcome: Some(encode_outcome(reply)) }),
         Body::Heartbeat { commit, round } => Wire::Heartbeat(pb::Heartbeat { commit: commit.0, round }),
-        Body::HeartbeatReply { round, matching, stored } => {
-            Wire::HeartbeatReply(pb::HeartbeatReply { round, matching: matching.0, stored: stored.0 })
+        Body::HeartbeatReply { round, matching, stored, priority } => {
+            Wire::HeartbeatReply(pb::HeartbeatReply { round, matching: matching.0, stored: stored.0, priority })
         }
         Body::ReadIndex { request } => Wire::ReadIndex(pb::ReadIndex { request: request.0 }),
         Body::ReadIndexReply { request, index } => {
@@ -159,6 +159,7 @@ fn decode_body(body: Wire) -> Result<Body, String> {
             round: sane("round", m.round)?,
             matching: index(m.matching)?,
             stored: index(m.stored)?,
+            priority: m.priority,
         },
         Wire::ReadIndex(m) => Body::ReadIndex { request: RequestId(m.request) },
         Wire::ReadIndexReply(m) => {

@@ -128,7 +128,9 @@ fn body() -> impl Strategy<Value = Body> {
         at().prop_map(|stored| Body::AppendReply(AppendReply::Accepted { stored })),
         (log_ids(), log_ids()).prop_map(|(prev, hint)| Body::AppendReply(AppendReply::Rejected { prev, hint })),
         (at(), number()).prop_map(|(commit, round)| Body::Heartbeat { commit, round }),
-        (number(), at(), at()).prop_map(|(round, matching, stored)| Body::HeartbeatReply { round, matching, stored }),
+        (number(), at(), at(), any::<Option<u32>>()).prop_map(|(round, matching, stored, priority)| {
+            Body::HeartbeatReply { round, matching, stored, priority }
+        }),
         request().prop_map(|request| Body::ReadIndex { request }),
         (request(), option::of(at())).prop_map(|(request, index)| Body::ReadIndexReply { request, index }),
         (request(), kind(), vec(payload(), 0..5)).prop_map(|(request, kind, commands)| Body::Forward {

@@ -24,6 +24,8 @@ pub(super) struct FileConfig {
     pub(super) cluster_name: Option<String>,
     pub(super) election_timeout_ms: Option<u64>,
     pub(super) heartbeat_ms: Option<u64>,
+    pub(super) priority: Option<u32>,
+    pub(super) no_lead: Option<bool>,
     pub(super) request_timeout_ms: Option<u64>,
     pub(super) snapshot_entries: Option<u64>,
     pub(super) trailing_entries: Option<u64>,

@@ -75,6 +75,22 @@ fn a_file_can_say_everything() {
 }
 
 #[test]
+fn a_node_can_be_preferred_or_kept_from_leading() {
+    let raft = |args: &ServerArgs| load(args).map(|config| (config.raft.priority, config.raft.may_lead));
+    assert_eq!(raft(&args()), Ok((0, true)));
+    let told = ServerArgs { priority: Some("7".into()), no_lead: true, ..args() };
+    assert_eq!(raft(&told), Ok((7, false)));
+    assert_eq!(raft(&ServerArgs { priority: Some("0".into()), ..args() }), Ok((0, true)));
+    let (_dir, path) = file("priority = 3\nno-lead = true\n");
+    assert_eq!(raft(&ServerArgs { config: Some(path), ..args() }), Ok((3, false)));
+    let text = mistake(&ServerArgs { priority: Some("-1".into()), ..args() });
+    assert!(text.starts_with("--priority: \"-1\" is not a whole number from 0"), "{text}");
+    let env = |name: &str| (name == "RAFTKV_NO_LEAD").then(|| "perhaps".to_owned());
+    let text = ServerConfig::load(&args(), &env).unwrap_err().to_string();
+    assert!(text.contains("RAFTKV_NO_LEAD") && text.contains("true or false"), "{text}");
+}
+
+#[test]
 fn the_environment_can_say_everything_that_is_required() {
     let env = |name: &str| {
         Some(match name {

@@ -27,6 +27,13 @@ pub(super) fn node(text: &mut Text, raft: &Metrics) {
         leader,
     );
     text.one(Gauge, "raftkv_term", "The node's term.", raft.term.0);
+    text.one(
+        Gauge,
+        "raftkv_priority",
+        "The node's priority: of those that can, the one with the highest leads.",
+        raft.priority.into(),
+    );
+    text.one(Gauge, "raftkv_may_lead", "1, or 0 while the node is kept from leading.", raft.may_lead.into());
     let members = [("voter", raft.voters), ("learner", raft.learners)];
     text.by(Gauge, "raftkv_members", "The members of the configuration in force.", "kind", &members);
     let log = [
@@ -115,7 +122,9 @@ fn elections(text: &mut Text, raft: &Metrics) {
     text.one(Counter, "raftkv_leader_changes_total", help, leadership.leader_changes);
     let help = "How often this node began to hand leadership over.";
     text.one(Counter, "raftkv_transfers_total", help, leadership.transfers);
-    let help = "How many transfers this node gave up, as the successor was not elected in time.";
+    let help = "How many of these were its own wish: for a higher priority, or because it is kept from leading.";
+    text.one(Counter, "raftkv_yields_total", help, leadership.yields);
+    let help = "How many transfers this node gave up, as the successor was not elected in time, or would not lead.";
     text.one(Counter, "raftkv_transfers_given_up_total", help, leadership.transfers_given_up);
 }
 

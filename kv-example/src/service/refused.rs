@@ -168,7 +168,7 @@ pub(super) fn not_changed(error: &ChangeError) -> Status {
 pub(super) fn not_transferred(error: &TransferError) -> Status {
     let (code, words, retry) = match error {
         TransferError::NotLeader { .. } => (Code::FailedPrecondition, "etcdserver: not leader", None),
-        TransferError::UnknownNode { .. } | TransferError::NotVoter { .. } => {
+        TransferError::UnknownNode { .. } | TransferError::NotVoter { .. } | TransferError::Unwilling { .. } => {
             (Code::FailedPrecondition, "etcdserver: bad leader transferee", None)
         }
         TransferError::InProgress { .. } => {

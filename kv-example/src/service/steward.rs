@@ -193,6 +193,8 @@ mod tests {
                 receiving: None,
                 peers: Vec::new(),
                 transferring_to: None,
+                priority: 0,
+                may_lead: true,
             })
         }
 

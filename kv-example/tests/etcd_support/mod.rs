@@ -76,6 +76,8 @@ impl Replica for Local {
             receiving: None,
             peers: Vec::new(),
             transferring_to: None,
+            priority: 0,
+            may_lead: true,
         })
     }
 

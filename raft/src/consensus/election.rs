@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::Consensus;
 use super::forward::SeenForwards;
 use super::io::{Note, Time};
+use super::preference::Yielding;
 use super::progress::Progress;
 use super::quorum;
 use super::read::Reads;
@@ -68,6 +69,10 @@ impl Consensus {
         if voting || self.disk_stalls(now) {
             return self.reset_election_timer(now);
         }
+        if self.is_kept_from_leading() {
+            self.lose_leader(now);
+            return self.reset_election_timer(now);
+        }
         let suspects = matches!(&self.role, Role::Follower(follower) if follower.suspect);
         let why = if suspects {
             "the connection with its leader was lost"
@@ -79,6 +84,9 @@ impl Consensus {
 
     /// An operator wants this node to lead. Not against a live leader.
     pub(crate) fn on_campaign_asked(&mut self, now: Time) {
+        if self.is_kept_from_leading() {
+            return self.ignored(self.id, "Campaign", "this node is kept from leading");
+        }
         if !self.hears_leader(now) {
             self.campaign(now, "an operator asked for it");
         }
@@ -222,6 +230,7 @@ impl Consensus {
             reads: Reads::default(),
             seen: SeenForwards::default(),
             transfer: None,
+            yielding: Yielding::default(),
             abdicated: false,
         };
         self.transition(now, Role::Leader(Box::new(leader)), "a majority elected it");

@@ -64,6 +64,7 @@ impl Consensus {
             // A leap exceeds every draw: whoever is woken after one is always due, whenever and whatever was drawn.
             election_due: _,
             random: _,
+            preference,
             forwarded,
             asked,
             passed_on,
@@ -83,7 +84,7 @@ impl Consensus {
         } = self;
         past.leader.filter(|(term, _)| *term == hard_state.term).hash(hasher);
         (hard_state, log, configurations, commit, applying, fetching).hash(hasher);
-        (passed_on, removed).hash(hasher);
+        (passed_on, removed, preference).hash(hasher);
         (&forwarded.asked, initializing, noted_leader, noted_term, commit_due, retired).hash(hasher);
         for (request, until) in &forwarded.former {
             (request, now >= *until).hash(hasher);
@@ -168,6 +169,8 @@ impl Role {
                     leaving,
                     change,
                     transfer,
+                    // All nodes of a search have one priority, and all may lead: nobody hands over by its own wish.
+                    yielding: _,
                     abdicated,
                 } = &**leader;
                 (opened, uncommitted, round, reads, seen, abdicated, transfer.is_some()).hash(hasher);
@@ -194,7 +197,20 @@ impl Role {
 
 impl Progress {
     fn fingerprint(&self, now: Time, elected: Time, hasher: &mut impl Hasher) {
-        let Self { matched, next, pace, heard, round, commit_told, said, furthest: _ } = self;
+        // All nodes of a search have one priority, and all would lead.
+        let Self {
+            matched,
+            next,
+            pace,
+            heard,
+            round,
+            commit_told,
+            said,
+            furthest: _,
+            priority: _,
+            refuses: _,
+            ready_since: _,
+        } = self;
         // Who was never heard counts as heard at the election. The gap stretches a patience that a leap exceeds however far it is
         // stretched, and nanoseconds never reach.
         let Said { matching, since, gap: _ } = said;

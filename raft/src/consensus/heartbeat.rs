@@ -25,6 +25,7 @@ impl Consensus {
             return self.transition(now, Role::Follower(self.fresh_follower()), why);
         }
         self.part_with_removed(now);
+        self.yield_leadership(now);
         self.hand_over_again();
         if let Role::Leader(leader) = &mut self.role {
             leader.heartbeat_due = now.plus(self.config.heartbeat_interval);
@@ -77,16 +78,29 @@ impl Consensus {
         }
         self.follow_commit(commit);
         self.ask_again(now);
-        let hard_state_is_stored = self.durability.hard_state_is_stored();
+        self.answer_heartbeat(now, from, round);
+    }
+
+    /// Tells the leader that it was heard, and where this node stands.
+    pub(crate) fn answer_heartbeat(&mut self, now: Time, from: NodeId, round: u64) {
+        let (hard_state_is_stored, priority) = (self.durability.hard_state_is_stored(), self.would_lead(now));
         let Role::Follower(follower) = &mut self.role else { return };
         let matching = follower.matching;
         // Whoever has not this term on disk yet has nothing to acknowledge in it.
         let stored = if hard_state_is_stored { matching.min(self.log.stored()) } else { Index::ZERO };
         follower.acked = follower.acked.max(stored);
-        self.send(from, Body::HeartbeatReply { round, matching, stored });
+        self.send(from, Body::HeartbeatReply { round, matching, stored, priority });
     }
 
-    pub(crate) fn on_heartbeat_reply(&mut self, now: Time, from: NodeId, round: u64, matching: Index, stored: Index) {
+    pub(crate) fn on_heartbeat_reply(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        round: u64,
+        matching: Index,
+        stored: Index,
+        priority: Option<u32>,
+    ) {
         let last = self.log.last().index;
         let Role::Leader(leader) = &mut self.role else {
             return self.ignored(from, "HeartbeatReply", "this node does not lead");
@@ -104,11 +118,15 @@ impl Consensus {
         let silent_for = now.since(progress.heard.unwrap_or(leader.since));
         progress.heard = Some(now);
         progress.round = progress.round.max(round);
+        (progress.refuses, progress.priority) = (priority.is_none(), priority.unwrap_or(progress.priority));
         self.commit_due |= progress.note_stored(stored);
         if silent_for >= self.config.election_timeout {
             progress.send_again(now, matching);
         } else {
             progress.notice_lost_appends(now, matching, self.config.election_timeout);
+        }
+        if priority.is_none() {
+            self.on_unwilling(now, from);
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::preference::Preference;
 use super::role::RoleKind;
 use crate::change::{Change, ChangeRefused};
 use crate::message::{Message, RequestId};
@@ -150,6 +151,11 @@ pub enum Input {
     },
     /// An operator wants this node to campaign now rather than at its election timeout. A live leader is not disturbed.
     Campaign,
+    /// An operator wants something else of this node than its configuration says. Holds until the node ends.
+    Prefer {
+        /// What.
+        preference: Preference,
+    },
     /// The transport saw a connection with this node end, or an attempt at one refused. A hint: it may be wrong, and may never come.
     PeerLost {
         /// The node.
@@ -398,7 +404,12 @@ pub enum TransferRefused {
         /// To this node.
         to: NodeId,
     },
-    /// No other voter was heard lately.
+    /// It is kept from leading, or its disk stalls.
+    Unwilling {
+        /// Its id.
+        id: NodeId,
+    },
+    /// No other voter that would lead was heard lately.
     NoSuccessor,
     /// The successor did not lead within an election timeout.
     TimedOut,
@@ -416,6 +427,8 @@ pub enum TransferStep {
     Begins,
     /// It was given up: the successor was not elected in time.
     GivenUp,
+    /// It was given up: the successor said that it would not lead.
+    Refused,
 }
 
 impl fmt::Display for TransferStep {
@@ -423,6 +436,7 @@ impl fmt::Display for TransferStep {
         f.write_str(match self {
             Self::Begins => "begins",
             Self::GivenUp => "is given up: it was not elected in time",
+            Self::Refused => "is given up: it would not lead",
         })
     }
 }
@@ -465,6 +479,13 @@ pub enum Note {
     Suspect {
         /// The leader.
         leader: NodeId,
+    },
+    /// This leader begins to hand over by its own wish.
+    Yield {
+        /// To this node.
+        to: NodeId,
+        /// Why.
+        why: &'static str,
     },
     /// Leadership is being handed over.
     Transfer {

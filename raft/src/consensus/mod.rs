@@ -14,6 +14,7 @@
 //! | a linearizable read is confirmed | `read.rs` |
 //! | a command enters the log, here or at the leader | `forward.rs` |
 //! | leadership is handed over | `transfer.rs` |
+//! | … to whoever should lead rather than this node | `preference.rs` |
 //! | a promise waits for the disk | `durability.rs` |
 //! | an image is taken, and the log cut for it | `snapshot.rs` |
 //! | an image reaches a node that lacks what was cut, and is installed | `image.rs` |
@@ -36,6 +37,7 @@ mod log;
 mod membership;
 #[cfg(feature = "testing")]
 mod observation;
+mod preference;
 mod progress;
 mod quorum;
 mod random;
@@ -53,6 +55,7 @@ pub use io::{
     Boot, Effects, Fetch, FetchPurpose, ImageWork, InitializeRefused, Input, Note, Receipt, RefusedReason, Reply, Time,
     TransferRefused, TransferStep, Write,
 };
+pub use preference::Preference;
 pub(crate) use read::Reflects;
 pub use role::RoleKind;
 
@@ -103,6 +106,8 @@ pub struct Consensus {
     /// When to campaign, unless a leader or a worthy candidate is heard before.
     election_due: Time,
     random: Random,
+    /// What the operator wants of this node.
+    preference: Preference,
     /// Batches passed on to this term's leader that it has not answered.
     forwarded: Forwarded,
     /// Read indexes asked of this term's leader.
@@ -152,6 +157,7 @@ impl Consensus {
             fetching: BTreeSet::new(),
             election_due: now,
             random: Random::new(boot.seed),
+            preference: Preference { priority: config.priority, may_lead: config.may_lead },
             forwarded: Forwarded::default(),
             asked: Asked::default(),
             passed_on: PassedOn::default(),
@@ -193,6 +199,7 @@ impl Consensus {
             Input::Restored { last } => self.on_restored(last),
             Input::Campaign if self.hears_leader(now) => self.ignored(self.id, "Campaign", "a live leader is heard"),
             Input::Campaign => self.on_campaign_asked(now),
+            Input::Prefer { preference } => self.prefer(now, preference),
             Input::PeerLost { peer } => self.on_peer_lost(now, peer),
             Input::Transfer { request, to } => self.on_transfer_asked(now, request, to),
         }
@@ -259,6 +266,7 @@ impl Consensus {
                     inflight: progress.inflight(),
                     fetched: progress.fetched(),
                     silent_for: progress.heard.map(|heard| now.since(heard)),
+                    priority: progress.heard.filter(|_| !progress.refuses).map(|_| progress.priority),
                 })
                 .collect(),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => Vec::new(),
@@ -287,6 +295,8 @@ impl Consensus {
             receiving: self.receiving_status(now),
             peers,
             transferring_to: self.transferring_to(),
+            priority: self.preference.priority,
+            may_lead: self.preference.may_lead,
         }
     }
 
@@ -373,8 +383,8 @@ impl Consensus {
             Body::Append { prev, entries, commit } => self.on_append(now, from, prev, entries, commit),
             Body::AppendReply(reply) => self.on_append_reply(now, from, reply),
             Body::Heartbeat { commit, round } => self.on_heartbeat(now, from, commit, round),
-            Body::HeartbeatReply { round, matching, stored } => {
-                self.on_heartbeat_reply(now, from, round, matching, stored);
+            Body::HeartbeatReply { round, matching, stored, priority } => {
+                self.on_heartbeat_reply(now, from, round, matching, stored, priority);
             }
             Body::Commit { index } => self.on_commit(now, from, index),
             Body::TimeoutNow => self.on_timeout_now(now, from),
@@ -453,11 +463,11 @@ impl Consensus {
                 Body::AppendReply(AppendReply::Rejected { prev, hint: self.log.last_at_most(prev) })
             }
             // What the former leader offers is committed; but let it learn first that it leads no more.
-            Body::Offer { .. } => Body::HeartbeatReply { round: 0, matching: Index::ZERO, stored: Index::ZERO },
+            Body::Offer { .. } => self.heartbeat_answer(0),
             // The answer is of this term, in which the rounds are counted anew: it must confirm none of them.
             Body::Heartbeat { round, .. } => {
                 let round = if mutant!("round-of-an-earlier-term-confirms") { round } else { 0 };
-                Body::HeartbeatReply { round, matching: Index::ZERO, stored: Index::ZERO }
+                self.heartbeat_answer(round)
             }
             Body::ReadIndex { request } => Body::ReadIndexReply { request, index: None },
             Body::Forward { request, .. } => Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },
@@ -477,6 +487,13 @@ impl Consensus {
         };
         self.ignored(from, name, "it is of an earlier term");
         self.send(from, answer);
+    }
+
+    /// An answer to whoever leads no more, which says nothing but that.
+    fn heartbeat_answer(&self, round: u64) -> Body {
+        let Preference { priority, may_lead } = self.preference;
+        let priority = Some(priority).filter(|_| may_lead);
+        Body::HeartbeatReply { round, matching: Index::ZERO, stored: Index::ZERO, priority }
     }
 
     /// Moves to a later term, as a follower that knows no leader.

@@ -29,6 +29,12 @@ pub(crate) struct Progress {
     pub(super) said: Said,
     /// The furthest part of an image that it asked for.
     pub(super) furthest: u64,
+    /// The priority that it said it has.
+    pub(crate) priority: u32,
+    /// Whether it said that it would not lead.
+    pub(crate) refuses: bool,
+    /// Since when, at each round of heartbeats, it could have taken over.
+    pub(crate) ready_since: Option<Time>,
 }
 
 /// What a member last said to match.
@@ -102,6 +108,9 @@ impl Progress {
             commit_told: Index::ZERO,
             said: Said { matching: Index::ZERO, since: now, gap: Duration::ZERO },
             furthest: 0,
+            priority: 0,
+            refuses: false,
+            ready_since: None,
         }
     }
 

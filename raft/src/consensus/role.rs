@@ -9,6 +9,7 @@ use super::change::Changing;
 use super::forward::SeenForwards;
 use super::io::Time;
 use super::membership::Leaving;
+use super::preference::Yielding;
 use super::progress::Progress;
 use super::read::Reads;
 use super::transfer::Transfer;
@@ -76,6 +77,8 @@ pub(crate) struct Leader {
     pub(crate) seen: SeenForwards,
     /// An attempt to hand leadership over.
     pub(crate) transfer: Option<Transfer>,
+    /// Its attempts to hand over by its own wish.
+    pub(crate) yielding: Yielding,
     /// Whether another node was told to campaign in this term. That word may arrive at any time later.
     pub(crate) abdicated: bool,
 }

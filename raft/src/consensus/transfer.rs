@@ -96,21 +96,21 @@ impl Consensus {
     }
 
     fn check_successor(&self, to: NodeId) -> Result<(), TransferRefused> {
+        let refuses = |leader: &Leader| leader.peers.get(&to).is_some_and(|progress| progress.refuses);
         match self.membership() {
-            Some(membership) if membership.is_voter(to) => Ok(()),
+            Some(membership) if membership.is_voter(to) => match &self.role {
+                Role::Leader(leader) if refuses(leader) => Err(TransferRefused::Unwilling { id: to }),
+                Role::Leader(_) | Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => Ok(()),
+            },
             Some(membership) if membership.get(to).is_some() => Err(TransferRefused::NotVoter { id: to }),
             Some(_) | None => Err(TransferRefused::UnknownNode { id: to }),
         }
     }
 
-    /// The voter that needs least to lead: of those heard lately, the one with the longest log.
+    /// Who should lead if this node does not.
     pub(crate) fn successor(&self, now: Time) -> Option<NodeId> {
         let (Role::Leader(leader), Some(membership)) = (&self.role, self.membership()) else { return None };
-        let alive = leader.peers.iter().filter(|(id, progress)| {
-            membership.is_voter(**id)
-                && progress.heard.is_some_and(|heard| now.since(heard) < self.config.election_timeout)
-        });
-        alive.max_by_key(|(id, progress)| (progress.matched, std::cmp::Reverse(**id))).map(|(id, _)| *id)
+        leader.best_successor(now, self.config.election_timeout, |id| membership.is_voter(id))
     }
 
     /// Begins to hand over to a voter.
@@ -152,8 +152,15 @@ impl Consensus {
         if !self.may_campaign() {
             return self.ignored(from, "TimeoutNow", "this node does not vote");
         }
-        if self.disk_stalls(now) {
-            return self.ignored(from, "TimeoutNow", "the disk here does not get a write done");
+        let refusal = if self.is_kept_from_leading() {
+            Some("this node is kept from leading")
+        } else {
+            self.disk_stalls(now).then_some("the disk here does not get a write done")
+        };
+        if let Some(why) = refusal {
+            self.ignored(from, "TimeoutNow", why);
+            // Whoever waits for it need not do so any longer.
+            return self.answer_heartbeat(now, from, 0);
         }
         // The leader lives, and can still tell what became of what was passed on to it.
         self.await_former_leader(now);
@@ -207,16 +214,28 @@ impl Consensus {
         if let Some(HandedOver { request, .. }) = self.handed_over.take() {
             self.out.replies.push(Reply::Transferred { request, outcome: Err(TransferRefused::TimedOut) });
         }
-        self.abort_transfer(now);
+        self.abort_transfer(now, TransferStep::GivenUp);
+    }
+
+    /// The successor says that it would not lead.
+    pub(crate) fn on_unwilling(&mut self, now: Time, from: NodeId) {
+        if self.transferring_to() == Some(from) {
+            self.abort_transfer(now, TransferStep::Refused);
+        }
     }
 
     /// Gives the transfer up, and appends what was held back.
-    fn abort_transfer(&mut self, now: Time) {
+    fn abort_transfer(&mut self, now: Time, step: TransferStep) {
         let Role::Leader(leader) = &mut self.role else { return };
         let Some(Transfer { request, to, held, .. }) = leader.transfer.take() else { return };
-        self.out.notes.push(Note::Transfer { to, step: TransferStep::GivenUp });
+        self.note_failed_transfer(now, to);
+        self.out.notes.push(Note::Transfer { to, step });
         if let Some(request) = request {
-            self.out.replies.push(Reply::Transferred { request, outcome: Err(TransferRefused::TimedOut) });
+            let refused = match step {
+                TransferStep::Refused => TransferRefused::Unwilling { id: to },
+                TransferStep::Begins | TransferStep::GivenUp => TransferRefused::TimedOut,
+            };
+            self.out.replies.push(Reply::Transferred { request, outcome: Err(refused) });
         }
         // There was room for it when it came.
         for Proposal { follower, request, kind, commands } in held {

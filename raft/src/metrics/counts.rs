@@ -25,6 +25,10 @@ pub struct Metrics {
     pub term: Term,
     /// The leader it follows; itself when it leads.
     pub leader: Option<NodeId>,
+    /// Its priority.
+    pub priority: u32,
+    /// Whether it may lead.
+    pub may_lead: bool,
     /// How many voters the configuration in force has; in a joint one, those of both halves.
     pub voters: u64,
     /// How many learners it has.
@@ -83,7 +87,9 @@ pub struct Leadership {
     pub leader_changes: u64,
     /// How often it began to hand leadership over.
     pub transfers: u64,
-    /// How many of these it gave up: the successor was not elected in time.
+    /// How often it did so by its own wish: another node has a higher priority, or it is kept from leading.
+    pub yields: u64,
+    /// How many transfers it gave up: the successor was not elected in time, or would not lead.
     pub transfers_given_up: u64,
     /// How often its disk stalled: a write of the log took longer than `Config::stall_timeout`.
     pub disk_stalls: u64,

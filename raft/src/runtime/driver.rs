@@ -30,7 +30,9 @@ use super::pending::{Pending, Results};
 use super::shared::{Control, Shared};
 use super::snapshotter::{Snapshotter, Written};
 use crate::config::Config;
-use crate::consensus::{Consensus, Effects, FetchPurpose, Input, Note, RefusedReason, Reply, Time, TransferRefused};
+use crate::consensus::{
+    Consensus, Effects, FetchPurpose, Input, Note, Preference, RefusedReason, Reply, Time, TransferRefused,
+};
 use crate::error::{Fatal, FatalKind, StorageError};
 use crate::message::Body;
 use crate::metrics::{Metrics, SessionsStatus, Status};
@@ -258,6 +260,16 @@ impl Driver {
                 self.core.step(now, Input::Campaign);
                 let _ = answer.send(());
             }
+            Control::Prefer { priority, may_lead, answer } => {
+                let now_is = self.core.preference();
+                let preference = Preference {
+                    priority: priority.unwrap_or(now_is.priority),
+                    may_lead: may_lead.unwrap_or(now_is.may_lead),
+                };
+                tracing::info!(priority = preference.priority, may_lead = preference.may_lead, "preference");
+                self.core.step(now, Input::Prefer { preference });
+                let _ = answer.send(());
+            }
             Control::Snapshot { answer } => {
                 let input = self.pending.snapshot(answer);
                 self.core.step(now, input);
@@ -398,6 +410,7 @@ impl Driver {
                     "the connection with the leader was lost: asking soon whether another should lead"
                 );
             }
+            Note::Yield { to, why } => tracing::info!(to = to.0, why, "hands over by its own wish"),
             Note::Transfer { to, step } => {
                 tracing::info!(to = to.0, %step, "transfer of leadership");
                 self.shared.announcer.announce(Event::Transfer { to, step });

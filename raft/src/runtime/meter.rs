@@ -144,7 +144,10 @@ impl Meter {
             }
             Note::Leader { leader, .. } => leadership.leader_changes += u64::from(leader.is_some()),
             Note::Transfer { step: TransferStep::Begins, .. } => leadership.transfers += 1,
-            Note::Transfer { step: TransferStep::GivenUp, .. } => leadership.transfers_given_up += 1,
+            Note::Yield { .. } => leadership.yields += 1,
+            Note::Transfer { step: TransferStep::GivenUp | TransferStep::Refused, .. } => {
+                leadership.transfers_given_up += 1
+            }
             Note::Membership { .. } => self.membership_changes += 1,
             Note::SnapshotTaken { len, .. } => {
                 self.snapshots.taken += 1;
@@ -174,6 +177,8 @@ impl Meter {
             role: status.role,
             term: status.term,
             leader: status.leader,
+            priority: status.priority,
+            may_lead: status.may_lead,
             voters: members.map_or(0, |members| members.all_voters().count() as u64),
             learners: members.map_or(0, |members| learners(members) as u64),
             base: status.base.index,

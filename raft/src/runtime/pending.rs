@@ -257,6 +257,7 @@ impl Pending {
             TransferRefused::UnknownNode { id } => TransferError::UnknownNode { id },
             TransferRefused::NotVoter { id } => TransferError::NotVoter { id },
             TransferRefused::InProgress { to } => TransferError::InProgress { to },
+            TransferRefused::Unwilling { id } => TransferError::Unwilling { id },
             TransferRefused::NoSuccessor => TransferError::NoSuccessor,
             TransferRefused::TimedOut => TransferError::TimedOut,
             TransferRefused::OtherLeader { leader } => TransferError::OtherLeader { leader },

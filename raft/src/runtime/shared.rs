@@ -36,6 +36,12 @@ pub(crate) enum Control {
     Campaign {
         answer: oneshot::Sender<()>,
     },
+    /// Changes what is given.
+    Prefer {
+        priority: Option<u32>,
+        may_lead: Option<bool>,
+        answer: oneshot::Sender<()>,
+    },
     Snapshot {
         answer: oneshot::Sender<LogId>,
     },
@@ -129,6 +135,7 @@ impl Shared {
                     let _ = answer.send(Err(TransferError::Stopped(fatal.clone())));
                 }
                 Control::Campaign { .. }
+                | Control::Prefer { .. }
                 | Control::Snapshot { .. }
                 | Control::Status { .. }
                 | Control::Metrics { .. }

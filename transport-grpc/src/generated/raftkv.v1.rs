@@ -183,6 +183,9 @@ pub struct HeartbeatReply {
     pub matching: u64,
     #[prost(uint64, tag = "3")]
     pub stored: u64,
+    /// Absent: the sender would not lead.
+    #[prost(uint32, optional, tag = "4")]
+    pub priority: ::core::option::Option<u32>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadIndex {

@@ -94,6 +94,7 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
             round: number(args, "round")?,
             matching: Index(number(args, "matching")?),
             stored: Index(number(args, "stored")?),
+            priority: Some(key(args, "priority")?.unwrap_or_default()),
         },
         "ReadIndex" => Body::ReadIndex { request: RequestId(number(args, "request")?) },
         "ReadIndexReply" => {

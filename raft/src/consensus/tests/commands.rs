@@ -7,7 +7,7 @@ use goldenscript::ArgumentConsumer;
 
 use super::arguments::{Failure, change, duration, entry_kind, id, ids, key, log_id, message, parse, payload, yes};
 use crate::config::Config;
-use crate::consensus::Input;
+use crate::consensus::{Input, Preference};
 use crate::message::{Body, Message};
 use crate::testing::simulation::consensus::{Cluster, Disk, show};
 use crate::traits::HardState;
@@ -27,6 +27,7 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
             "election_timeout" => config.election_timeout = duration(value)?,
             "heartbeat_interval" => config.heartbeat_interval = duration(value)?,
             "stall_timeout" => config.stall_timeout = duration(value)?,
+            "priority_settle" => config.priority_settle = duration(value)?,
             "max_append_bytes" => config.max_append_bytes = parse(name, value)?,
             "max_inflight_appends" => config.max_inflight_appends = parse(name, value)?,
             "max_inflight_bytes" => config.max_inflight_bytes = parse(name, value)?,
@@ -80,6 +81,14 @@ pub(super) fn execute(
             return request(cluster, name, args, later);
         }
         "deliver" | "drop" | "duplicate" | "delay" | "reorder" | "damage" => return links(cluster, name, args),
+        "prefer" => {
+            let (priority, may_lead) = (key(args, "priority")?, args.take_key("may_lead").map(yes).transpose()?);
+            for id in ids(args, cluster)? {
+                let was = cluster.node(id)?.preference;
+                let (priority, may_lead) = (priority.unwrap_or(was.priority), may_lead.unwrap_or(was.may_lead));
+                cluster.prefer(id, Preference { priority, may_lead })?;
+            }
+        }
         "arrive" => {
             for (from, to, message) in std::mem::take(&mut cluster.delayed) {
                 cluster.arrive(from, to, message)?;

@@ -229,6 +229,20 @@ scripts! {
         too_few_voters_that_can_be_reached,
         voters_are_replaced_jointly,
     }
+    preference {
+        a_break_begins_the_wait_anew,
+        a_candidate_that_is_kept_from_leading_gives_up,
+        a_change_of_the_configuration_is_not_interrupted,
+        a_leader_that_is_kept_from_leading_hands_over,
+        a_leader_with_nobody_to_hand_over_to_goes_on,
+        a_node_that_is_kept_from_leading_does_not_campaign,
+        a_stalled_disk_does_not_take_over,
+        a_successor_that_would_not_lead_says_so,
+        a_transfer_that_failed_is_not_tried_again_soon,
+        equal_priorities_leave_leadership_where_it_is,
+        leadership_goes_to_the_highest_priority,
+        the_highest_priority_of_those_that_keep_up_is_chosen,
+    }
     prevote {
         a_follower_that_catches_up_does_not_campaign,
         a_late_answer_to_a_poll_changes_nothing,

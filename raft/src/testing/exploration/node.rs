@@ -394,6 +394,7 @@ impl Node {
             | Note::Membership { .. }
             | Note::Suspect { .. }
             | Note::Transfer { .. }
+            | Note::Yield { .. }
             | Note::SnapshotTaken { .. }
             | Note::ReceivingSnapshot { .. }
             | Note::SnapshotInstalled { .. }

@@ -33,7 +33,8 @@ fn samples() -> Vec<Body> {
         Body::AppendReply(AppendReply::Accepted { stored: Index(1 << 50) }),
         Body::AppendReply(AppendReply::Rejected { prev: far, hint: LogId::ZERO }),
         Body::Heartbeat { commit: Index(9), round: 1 << 50 },
-        Body::HeartbeatReply { round: 3, matching: Index(12), stored: Index(11) },
+        Body::HeartbeatReply { round: 3, matching: Index(12), stored: Index(11), priority: Some(7) },
+        Body::HeartbeatReply { round: 3, matching: Index(12), stored: Index(11), priority: None },
         Body::ReadIndex { request },
         Body::ReadIndexReply { request, index: None },
         Body::ReadIndexReply { request, index: Some(Index::ZERO) },
@@ -139,7 +140,7 @@ pub async fn the_receiver_learns_where_to_answer(network: &dyn Network) {
     a.send(&b.peer, vec![tick(1)]).await.expect("a live peer");
     let (sender, _) = within("the arrival", b.arrivals.next()).await.expect("an open inbox");
     assert_eq!(sender, a.peer);
-    b.send(&sender, vec![Body::HeartbeatReply { round: 1, matching: Index(1), stored: Index(1) }])
+    b.send(&sender, vec![Body::HeartbeatReply { round: 1, matching: Index(1), stored: Index(1), priority: Some(0) }])
         .await
         .expect("alive");
     assert_eq!(a.receive(1).await[0].from, b.peer.id);

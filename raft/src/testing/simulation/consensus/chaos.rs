@@ -31,6 +31,7 @@ impl World {
             weather.campaign * 2,
             weather.transfer * 2,
             weather.hint * 2,
+            weather.prefer * 2,
         ];
         let id = self.any();
         match self.random.weighted(&kinds) {
@@ -54,7 +55,8 @@ impl World {
             }
             8 => self.campaign(id),
             9 => self.transfer(id),
-            _ => self.hint(id),
+            10 => self.hint(id),
+            _ => self.prefer(id),
         }
     }
 

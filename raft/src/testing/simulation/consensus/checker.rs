@@ -10,7 +10,7 @@ use super::cluster::Node;
 use super::configurations;
 use super::terms::Terms;
 use crate::config::Config;
-use crate::consensus::{Note, RoleKind, Time};
+use crate::consensus::{Note, RoleKind, Time, TransferStep};
 use crate::message::{AppendReply, Body, Message};
 use crate::metrics::Status;
 use crate::testing::simulation::Coverage;
@@ -60,6 +60,9 @@ pub(crate) struct Checker {
     attention: Attention,
     /// Since when each leader leads, on its own clock.
     leading_since: BTreeMap<NodeId, (Term, Time)>,
+    /// When a leader last saw a transfer fail, on its own clock, and how often leaders handed over by their own wish.
+    failed_at: BTreeMap<NodeId, Time>,
+    yields: u64,
     /// The limits that messages and writes keep to. None where a script writes messages by hand and starts from any disk: then what
     /// only holds in whole histories is not checked.
     pub(super) limits: Option<Config>,
@@ -128,6 +131,27 @@ impl Checker {
         self.heard.remove(&id);
         self.config_at.remove(&id);
         self.leading_since.remove(&id);
+        self.failed_at.remove(&id);
+    }
+
+    /// How often leaders handed over by their own wish.
+    pub(crate) fn yields(&self) -> u64 {
+        self.yields
+    }
+
+    /// A leader hands over by its own wish: not before it has seen for a while who is fit, and not again soon after one failed.
+    fn yielded(&mut self, node: &Node, to: NodeId, for_priority: bool) {
+        self.yields += 1;
+        let Some(config) = &self.limits else { return };
+        let led_for = self.leading_since.get(&node.id).map(|(_, since)| node.now.since(*since));
+        let failed_for = self.failed_at.get(&node.id).map(|failed| node.now.since(*failed));
+        let too_soon = |time: Option<std::time::Duration>| time.is_some_and(|time| time < config.priority_settle);
+        if (for_priority && too_soon(led_for)) || too_soon(failed_for) {
+            self.dropped = Some(format!(
+                "preferences: {} hands over to {to} {led_for:?} after its election, {failed_for:?} after one that failed",
+                node.id
+            ));
+        }
     }
 
     /// A node took a leader's message of this term in, or one that is of no use.
@@ -409,6 +433,7 @@ impl Checker {
             Note::Role { role: RoleKind::Leader, term, .. } => {
                 let now = nodes[&id].now;
                 self.leading_since.insert(id, (*term, now));
+                self.failed_at.remove(&id);
                 self.count_figure_8(nodes, coverage, id);
             }
             Note::Role { role, term, .. } => {
@@ -424,11 +449,15 @@ impl Checker {
                 self.gone.insert(id);
             }
             Note::SnapshotInstalled { last, .. } => self.installs(nodes, coverage, id, *last),
+            Note::Yield { to, why } => self.yielded(&nodes[&id], *to, *why == "its priority is higher"),
+            Note::Transfer { step: TransferStep::GivenUp | TransferStep::Refused, .. } => {
+                self.failed_at.insert(id, nodes[&id].now);
+            }
             Note::Leader { .. }
             | Note::ReceivingSnapshot { .. }
             | Note::SnapshotDamaged { .. }
             | Note::Suspect { .. }
-            | Note::Transfer { .. }
+            | Note::Transfer { step: TransferStep::Begins, .. }
             | Note::Truncated { .. }
             | Note::SnapshotTaken { .. }
             | Note::Ignored { .. }
@@ -561,6 +590,9 @@ impl Checker {
         self.own_log(node, status)?;
         self.configured(status)?;
         self.stands(status)?;
+        if !status.may_lead && matches!(role, RoleKind::PreCandidate | RoleKind::Candidate) {
+            return Err(format!("preferences: {} is kept from leading, and campaigns: {status:?}", status.id));
+        }
         match now.role {
             RoleKind::Leader => self.leads(nodes, status, before)?,
             // What a leader committed that stepped down at once, as it is removed: nobody else leads its term.

@@ -56,7 +56,12 @@ pub(crate) const EXPECTED: &[&str] = &[
     "held writes given back",
     "images installed",
     "images that are not there any more",
+    "leaders kept from leading that handed over",
     "leaders suspected",
+    "leaders that hand over to a higher priority",
+    "nodes kept from leading",
+    "runs with priorities",
+    "transfers refused by the successor",
     "leaders that give way with a slow disk",
     "leaders that step down for a later term",
     "leaders that step down without a quorum",
@@ -146,6 +151,11 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
         Note::Suspect { .. } => coverage.hit("leaders suspected"),
         Note::Transfer { step: TransferStep::Begins, .. } => coverage.hit("transfers begun"),
         Note::Transfer { step: TransferStep::GivenUp, .. } => coverage.hit("transfers given up"),
+        Note::Transfer { step: TransferStep::Refused, .. } => coverage.hit("transfers refused by the successor"),
+        Note::Yield { why: "its priority is higher", .. } => {
+            coverage.hit("leaders that hand over to a higher priority")
+        }
+        Note::Yield { .. } => {}
         Note::Truncated { .. } => coverage.hit("truncations"),
         Note::Removed { .. } => coverage.hit("nodes that learned that they are removed"),
         Note::Membership { membership, .. } if membership.is_joint() => coverage.hit("configurations that were joint"),

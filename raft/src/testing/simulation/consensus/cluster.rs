@@ -12,7 +12,7 @@ use super::disk::Disk;
 use super::images::Images;
 use super::show;
 use crate::config::Config;
-use crate::consensus::{Boot, Consensus, Effects, Fetch, ImageWork, Input, Time, Write};
+use crate::consensus::{Boot, Consensus, Effects, Fetch, ImageWork, Input, Preference, Time, Write};
 use crate::message::{Message, RequestId};
 use crate::testing::simulation::{Coverage, Trace, TraceEvent};
 use crate::traits::{Published, SnapshotId, SnapshotMeta};
@@ -84,6 +84,8 @@ pub(crate) struct Node {
     pub(crate) boots: u64,
     /// Whether the last crash left a part of a write.
     torn: bool,
+    /// What its operator wants of it; given to each run.
+    pub(crate) preference: Preference,
 }
 
 /// What does not complete by itself.
@@ -156,6 +158,7 @@ impl Cluster {
                     clients: Clients::default(),
                     boots: 0,
                     torn: false,
+                    preference: Preference { priority: cluster.config.priority, may_lead: cluster.config.may_lead },
                 },
             );
         }
@@ -213,8 +216,9 @@ impl Cluster {
 
     /// Starts a node from its disk. Its state machine is empty, unless it kept `applied`.
     pub(crate) fn boot(&mut self, id: NodeId, applied: LogId) -> Result<(), String> {
-        let (config, seed) = (self.config.clone(), self.seed);
+        let (mut config, seed) = (self.config.clone(), self.seed);
         let node = self.node(id)?;
+        (config.priority, config.may_lead) = (node.preference.priority, node.preference.may_lead);
         if node.core.is_some() {
             return Err(format!("{id} is running"));
         }
@@ -290,6 +294,16 @@ impl Cluster {
         let (core, now) = self.node(id)?.core()?;
         core.step(now, input);
         self.drain(id)
+    }
+
+    /// An operator wants something else of a node, in all of its runs from now on.
+    pub(crate) fn prefer(&mut self, id: NodeId, preference: Preference) -> Result<(), String> {
+        let node = self.node(id)?;
+        node.preference = preference;
+        let up = node.core.is_some();
+        let Preference { priority, may_lead } = preference;
+        self.say(id, || format!("has the priority {priority}{}", if may_lead { "" } else { " and shall not lead" }));
+        if up { self.step(id, Input::Prefer { preference }) } else { Ok(()) }
     }
 
     /// Hands over an input, and leaves what it causes for later, as a driver does that has more inputs waiting.

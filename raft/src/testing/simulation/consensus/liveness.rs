@@ -6,6 +6,7 @@ use super::disk::Disk;
 use super::timed::Timed;
 use crate::config::Config;
 use crate::consensus::RoleKind;
+use crate::metrics::Status;
 use crate::types::{Entry, Index, NodeId};
 
 /// Within so many election timeouts a majority that works has elected a leader and committed, besides the time to catch up.
@@ -25,6 +26,9 @@ impl Timed<'_> {
             self.regrouped()?;
         }
         self.all()?;
+        if self.world.swarm.weather.prefer > 0 {
+            self.preferred()?;
+        }
         if changing { self.parting() } else { Ok(()) }
     }
 
@@ -107,6 +111,27 @@ impl Timed<'_> {
         }
     }
 
+    /// The node that should lead does, and leadership rests there; it is handed over when its leader is kept from leading, and comes back.
+    fn preferred(&mut self) -> Result<(), String> {
+        let config = self.world.swarm.config.clone();
+        // What the leader said long ago may still come: a successor that was told to campaign does so.
+        self.run(config.election_timeout * 13)?;
+        self.agree()?;
+        let yields = self.world.cluster.checker.yields();
+        self.run(config.priority_settle * 4)?;
+        self.agree()?;
+        if self.world.cluster.checker.yields() != yields {
+            return Err("preferences: leadership is handed over although the right node leads".into());
+        }
+        let leader = self.statuses().iter().find(|status| status.role == RoleKind::Leader).map(|status| status.id);
+        let Some(leader) = leader.filter(|_| self.world.ids.len() > 1) else { return Ok(()) };
+        self.let_lead(leader, false)?;
+        self.agree()?;
+        self.world.cluster.coverage.hit("leaders kept from leading that handed over");
+        self.let_lead(leader, true)?;
+        self.agree()
+    }
+
     /// Lets time go by until all agree, within a bound.
     fn agree(&mut self) -> Result<(), String> {
         let end = self.at + self.settling();
@@ -122,7 +147,14 @@ impl Timed<'_> {
     /// How long it may take until a leader is found and whoever lacks the whole log has it.
     fn settling(&self) -> Duration {
         let config = &self.world.swarm.config;
-        config.election_timeout * BOUND_OF_ALL + config.stall_timeout + self.catching_up()
+        config.election_timeout * BOUND_OF_ALL + config.stall_timeout + self.catching_up() + self.preferring()
+    }
+
+    /// How long it may take in addition until the right node leads: after many attempts to hand over that failed the next one is put off.
+    pub(super) fn preferring(&self) -> Duration {
+        let config = &self.world.swarm.config;
+        let put_off = config.priority_settle.max(config.election_timeout) * 40;
+        if self.world.swarm.weather.prefer > 0 { put_off } else { Duration::ZERO }
     }
 
     /// How long the whole log takes on its way to a node, in pieces as large as all limits allow.
@@ -161,6 +193,9 @@ impl Timed<'_> {
         if let Some(to) = leader.transferring_to {
             return Err(format!("agreement: {} hands over to {to}", leader.id));
         }
+        if let Some(fitter) = fitter(&statuses, leader) {
+            return Err(format!("preferences: {leader:?} leads, and {fitter:?} should"));
+        }
         for status in &statuses {
             let same = status.term == leader.term && status.leader == Some(leader.id) && status.last == leader.last;
             if !same || status.applied != leader.last.index || status.stored != leader.last.index {
@@ -184,6 +219,13 @@ impl Timed<'_> {
         }
         Ok(())
     }
+}
+
+/// A voter that should lead rather than the one that does: leadership is about to be handed over.
+pub(super) fn fitter<'a>(statuses: &'a [Status], leader: &Status) -> Option<&'a Status> {
+    let votes = |id| leader.configuration.as_ref().is_some_and(|found| found.membership.is_voter(id));
+    let fits = |status: &&Status| status.priority > leader.priority || !leader.may_lead;
+    statuses.iter().filter(|status| status.may_lead && votes(status.id)).find(fits)
 }
 
 /// How many round trips it takes at most to bring a log to a node that has nothing of it.

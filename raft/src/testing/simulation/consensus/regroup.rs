@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::configurations;
-use super::liveness::bound;
+use super::liveness::{bound, fitter};
 use super::timed::Timed;
 use crate::consensus::RoleKind;
 use crate::metrics::Status;
@@ -81,13 +81,17 @@ impl Timed<'_> {
         let removes_itself = leader.is_some_and(|id| gone.contains(&id));
         self.world.cluster.coverage.add("leaders that leave for good", u64::from(removes_itself));
         let config = &self.world.swarm.config;
-        let most = config.election_timeout * bound(config) + self.catching_up() * 2;
+        let most = config.election_timeout * bound(config) + self.catching_up() * 2 + self.preferring();
         self.reach(&stay, most, |statuses| {
-            statuses.iter().all(|status| match stay.contains(&status.id) {
-                true => is_committed(status, &stay) && status.leader.is_some_and(|id| stay.contains(&id)),
-                // A leader that is removed itself does not wait until all the others know.
-                false => status.removed.is_some() || (removes_itself && leader != Some(status.id)),
-            })
+            // What comes while leadership is handed over is given back to its client, who would have to ask again.
+            let leads = |status: &&Status| status.role == RoleKind::Leader && stay.contains(&status.id);
+            let rests = |leader: &Status| leader.transferring_to.is_none() && fitter(statuses, leader).is_none();
+            statuses.iter().filter(leads).all(rests)
+                && statuses.iter().all(|status| match stay.contains(&status.id) {
+                    true => is_committed(status, &stay) && status.leader.is_some_and(|id| stay.contains(&id)),
+                    // A leader that is removed itself does not wait until all the others know.
+                    false => status.removed.is_some() || (removes_itself && leader != Some(status.id)),
+                })
         })?;
         let Some(first) = stay.first() else { return Ok(()) };
         let command = self.propose(*first)?;

@@ -65,8 +65,13 @@ pub(crate) fn message(message: &Message) -> String {
         Body::AppendReply(AppendReply::Accepted { stored }) => format!("stored={}", stored.0),
         Body::AppendReply(AppendReply::Rejected { prev, hint }) => format!("rejected prev={prev} hint={hint}"),
         Body::Heartbeat { commit, round } => format!("round={round} commit={}", commit.0),
-        Body::HeartbeatReply { round, matching, stored } => {
-            format!("round={round} matching={} stored={}", matching.0, stored.0)
+        Body::HeartbeatReply { round, matching, stored, priority } => {
+            let priority = match priority {
+                Some(0) => String::new(),
+                Some(priority) => format!(" priority={priority}"),
+                None => " would not lead".into(),
+            };
+            format!("round={round} matching={} stored={}{priority}", matching.0, stored.0)
         }
         Body::ReadIndex { request } => format!("r{}", request.0),
         Body::ReadIndexReply { request, index } => {
@@ -138,6 +143,7 @@ pub(crate) fn note(note: &Note) -> String {
         Note::Role { role, term, why } => format!("is {role} in {term}: {why}"),
         Note::Leader { leader: who, term } => format!("follows {} in {term}", leader(*who)),
         Note::Suspect { leader } => format!("suspects {leader}: the connection was lost"),
+        Note::Yield { to, why } => format!("wants {to} to lead: {why}"),
         Note::Transfer { to, step } => format!("transfer to {to} {step}"),
         Note::Truncated { from, upto } => format!("truncates {}..={}", from.0, upto.0),
         Note::Membership { index, membership } => format!("has the members {membership} of entry {}", index.0),
@@ -201,6 +207,7 @@ fn transfer_refused(refused: TransferRefused) -> String {
         TransferRefused::UnknownNode { id } => format!("there is no {id}"),
         TransferRefused::NotVoter { id } => format!("{id} does not vote"),
         TransferRefused::InProgress { to } => format!("a transfer to {to} is under way"),
+        TransferRefused::Unwilling { id } => format!("{id} would not lead"),
         TransferRefused::NoSuccessor => "no other voter is heard".into(),
         TransferRefused::TimedOut => "timed out".into(),
         TransferRefused::OtherLeader { leader } => format!("{leader} was elected"),

@@ -28,6 +28,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "campaign",
     "transfer",
     "hint",
+    "prefer",
     "change",
     "hurry",
     "damage",
@@ -83,6 +84,8 @@ pub(crate) struct Weather {
     pub(crate) campaign: u64,
     pub(crate) transfer: u64,
     pub(crate) hint: u64,
+    /// None in runs whose nodes are all alike.
+    pub(crate) prefer: u64,
     /// Of a hundred requests; none in runs whose members stay the same.
     pub(crate) change: u64,
 }
@@ -93,6 +96,7 @@ impl Swarm {
         let config = config(random);
         let mut weather = Weather::draw(random, options);
         let churn = random.percent(40) && options.allows("change");
+        weather.prefer = if random.percent(50) { weather.prefer } else { 0 };
         weather.change = if churn { random.between(2, 25) } else { 0 };
         let first = random.any();
         let timed = random.percent(60);
@@ -143,6 +147,7 @@ fn config(random: &mut Random) -> Config {
         snapshot_chunk_bytes: pick(random, &[1, 7, 30, 1000]),
         snapshot_window_bytes: pick(random, &[1, 20, 1 << 20]),
         stall_timeout: Duration::from_millis(pick(random, &[200, 1000])),
+        priority_settle: election_timeout * pick(random, &[1, 3, 8]),
         catch_up_timeout: election_timeout * pick(random, &[3, 10, 40]),
         ..Config::default()
     }
@@ -177,6 +182,7 @@ impl Weather {
             campaign: chance("campaign", 4),
             transfer: chance("transfer", 6),
             hint: chance("hint", 6),
+            prefer: chance("prefer", 8),
             change: 0,
         }
     }

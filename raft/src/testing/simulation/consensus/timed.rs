@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::cluster::Hold;
 use super::world::World;
 use crate::change::Change;
+use crate::consensus::Preference;
 use crate::message::{Body, Message, RequestId};
 use crate::types::{EntryKind, Index, Membership, NodeId, Peer};
 
@@ -436,9 +437,19 @@ impl<'a> Timed<'a> {
             let machine = self.machine(*id)?;
             (machine.rate, machine.paused, machine.stall, machine.wake) = (1000, machine.at, (Duration::ZERO, 0), None);
             self.start(*id)?;
-            self.follow_up(*id)?;
+            self.let_lead(*id, true)?;
         }
         Ok(())
+    }
+
+    /// An operator lets a node lead, or keeps it from that.
+    pub(crate) fn let_lead(&mut self, id: NodeId, may_lead: bool) -> Result<(), String> {
+        self.set_clock(id)?;
+        let preference = self.world.cluster.node(id)?.preference;
+        if preference.may_lead != may_lead {
+            self.world.cluster.prefer(id, Preference { may_lead, ..preference })?;
+        }
+        self.follow_up(id)
     }
 
     /// An operator starts the cluster at a node, perhaps once more.

@@ -8,7 +8,7 @@ use super::cluster::Cluster;
 use super::images::flip;
 use super::swarm::Swarm;
 use crate::change::Change;
-use crate::consensus::Input;
+use crate::consensus::{Input, Preference};
 use crate::message::{Body, Message};
 use crate::testing::Random;
 use crate::testing::simulation::Options;
@@ -33,12 +33,16 @@ impl World {
         let mut cluster = Cluster::new(swarm.nodes, swarm.voters, swarm.config.clone(), seed, keep);
         cluster.checker.keep_to(&swarm.config);
         let ids = (1..=swarm.nodes).map(NodeId).collect();
+        for node in cluster.nodes.values_mut().filter(|_| swarm.weather.prefer > 0) {
+            node.preference.priority = priority(&mut random);
+        }
         for (class, met) in [
             ("runs of one voter", swarm.nodes == 1),
             ("runs of seven voters", swarm.nodes == 7),
             ("runs with a clock", swarm.timed),
             ("runs without a clock", !swarm.timed),
             ("runs with changing members", swarm.weather.change > 0),
+            ("runs with priorities", swarm.weather.prefer > 0),
         ] {
             cluster.coverage.add(class, u64::from(met));
         }
@@ -176,14 +180,30 @@ impl World {
     pub(crate) fn transfer(&mut self, id: NodeId) -> Result<(), String> {
         let to = if self.random.percent(40) { None } else { Some(self.any()) };
         // Most such requests come to a leader.
-        let leads = |node: &super::cluster::Node| node.core.as_ref().is_some_and(|core| core.leader() == Some(node.id));
-        let leader = self.cluster.nodes.values().find(|node| leads(node)).map(|node| node.id);
+        let leader = self.leading();
         let id = if self.random.percent(90) { leader.unwrap_or(id) } else { id };
         if !self.is_up(id) {
             return Ok(());
         }
         let input = self.cluster.transfer(id, to)?;
         self.cluster.step(id, input)
+    }
+
+    /// An operator gives a node another priority, keeps it from leading, or lets it lead again; leaders more often than others.
+    pub(crate) fn prefer(&mut self, id: NodeId) -> Result<(), String> {
+        let leader = self.leading().filter(|leader| !self.steady.contains(leader));
+        let id = if self.random.percent(40) { leader.unwrap_or(id) } else { id };
+        let may_lead = self.random.percent(75);
+        self.cluster.coverage.add("nodes kept from leading", u64::from(!may_lead));
+        let preference = Preference { priority: priority(&mut self.random), may_lead };
+        self.cluster.prefer(id, preference)
+    }
+
+    /// A node that leads, or takes itself for the leader.
+    fn leading(&self) -> Option<NodeId> {
+        let leads =
+            |node: &&super::cluster::Node| node.core.as_ref().is_some_and(|core| core.leader() == Some(node.id));
+        self.cluster.nodes.values().find(leads).map(|node| node.id)
     }
 
     /// A part of an image is damaged on its way, now and then.
@@ -306,4 +326,9 @@ impl World {
             format!("cut: {}", list.join(" "))
         });
     }
+}
+
+/// Few, so that nodes often have the same.
+fn priority(random: &mut Random) -> u32 {
+    random.pick(&[0, 1, 2, 3]).unwrap_or_default()
 }

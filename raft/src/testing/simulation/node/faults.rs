@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::time::sleep;
 
 use super::load::Client;
@@ -9,6 +10,7 @@ use super::plan::FAULTS;
 use super::stores::{DiskFault, Outage, Stores};
 use super::subject::Subject;
 use super::world::{Due, World};
+use crate::consensus::Preference;
 use crate::testing::{Link, Random};
 use crate::types::NodeId;
 
@@ -32,7 +34,33 @@ impl<S: Subject, T: Stores> World<S, T> {
             "damage" => self.damage(nodes),
             "clock" => self.jump(nodes),
             "members" => self.later(Duration::ZERO, Due::Operate),
+            "prefer" => self.prefer_any(nodes),
             _ => self.overload(nodes),
+        }
+    }
+
+    /// An operator gives a node another priority, keeps it from leading, or lets it lead again.
+    fn prefer_any(&mut self, nodes: &[NodeId]) {
+        let Some(id) = self.victim(nodes) else { return };
+        let priority = self.random.pick(&[0, 1, 2, 3]).unwrap_or_default();
+        let may_lead = self.random.percent(75);
+        self.prefer(id, Preference { priority, may_lead });
+    }
+
+    pub(super) fn prefer(&mut self, id: NodeId, preference: Preference) {
+        let Some(seat) = self.seats.get_mut(&id) else { return };
+        seat.preference = preference;
+        let Preference { priority, may_lead } = preference;
+        self.record
+            .node(id, format!("has the priority {priority}{}", if may_lead { "" } else { ", and shall not lead" }));
+        if !may_lead {
+            self.record.hit("nodes kept from leading");
+        }
+        let desk = seat.running().and_then(|running| running.desk.as_ref());
+        if let Some(raft) = desk.map(|desk| &desk.raft) {
+            // A node that stands still is told as well: it finds it when it goes on.
+            let _ = raft.set_priority(priority).now_or_never();
+            let _ = raft.set_may_lead(may_lead).now_or_never();
         }
     }
 

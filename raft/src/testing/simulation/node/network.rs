@@ -206,7 +206,9 @@ impl Seen {
                 Body::AppendReply(AppendReply::Rejected { prev, hint }) => (prev, hint).hash(&mut hasher),
                 Body::VoteReply { granted } | Body::PreVoteReply { granted, .. } => granted.hash(&mut hasher),
                 Body::Heartbeat { commit, round } => (commit, round).hash(&mut hasher),
-                Body::HeartbeatReply { round, matching, stored } => (round, matching, stored).hash(&mut hasher),
+                Body::HeartbeatReply { round, matching, stored, priority } => {
+                    (round, matching, stored, priority).hash(&mut hasher);
+                }
                 Body::ReadIndex { request }
                 | Body::Forward { request, .. }
                 | Body::ForwardReply { request, .. }

@@ -8,11 +8,13 @@ use crate::testing::simulation::Options;
 use crate::testing::{Link, Random};
 
 /// The kinds of fault, as the option `--without` names them.
-pub(super) const FAULTS: [&str; 9] =
-    ["network", "kill", "pause", "stop", "disk", "damage", "clock", "overload", "members"];
+pub(super) const FAULTS: [&str; 10] =
+    ["network", "kill", "pause", "stop", "disk", "damage", "clock", "overload", "members", "prefer"];
 
 /// Draws what concerns members.
 const MEMBERS: u64 = 0x6d65_6d62_6572_7300;
+/// Draws what concerns priorities.
+const PREFER: u64 = 0x7072_6566_6572_0000;
 
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
@@ -59,7 +61,7 @@ impl Plan {
             ..Link::default()
         };
         let mut weights = [0; FAULTS.len()];
-        for (weight, kind) in weights.iter_mut().zip(FAULTS).filter(|(_, kind)| *kind != "members") {
+        for (weight, kind) in weights.iter_mut().zip(FAULTS).filter(|(_, kind)| !["members", "prefer"].contains(kind)) {
             let drawn = random.between(if kind == "disk" { 4 } else { 1 }, 8);
             let present = random.percent(if kind == "disk" { 85 } else { 55 });
             *weight = if present && options.allows(kind) { drawn } else { 0 };
@@ -78,6 +80,11 @@ impl Plan {
             weights[8] = members.between(2, 12);
             // Which of them may be out of the game is for the operator to know.
             weights[5] = 0;
+        }
+        let mut prefer = Random::new(seed ^ PREFER);
+        config.priority_settle = config.election_timeout * one_of(&mut prefer, &[1, 3, 8], 3);
+        if prefer.percent(40) && options.allows("prefer") {
+            weights[9] = prefer.between(2, 8);
         }
         let clients = random.between(1, 6);
         let operations = random.between(20, 150);
@@ -108,6 +115,11 @@ impl Plan {
         self.weights[8] > 0
     }
 
+    /// Whether some nodes should lead rather than others.
+    pub(super) fn may_prefer(&self) -> bool {
+        self.weights[9] > 0
+    }
+
     /// Whether clocks may be wrong.
     pub(super) fn may_misjudge_time(&self) -> bool {
         self.weights[6] > 0
@@ -115,7 +127,18 @@ impl Plan {
 
     /// How long a majority that is well may take until it commits again.
     pub(super) fn patience(&self) -> Duration {
-        self.config.election_timeout * 40 + self.config.write_timeout * 2 + self.config.stall_timeout * 2 + millis(2000)
+        let handed_over = if self.may_prefer() { self.config.priority_settle * 2 } else { Duration::ZERO };
+        self.config.election_timeout * 40
+            + self.config.write_timeout * 2
+            + self.config.stall_timeout * 2
+            + handed_over
+            + millis(2000)
+    }
+
+    /// How long it may take in addition until the right node leads: after many attempts that failed the next one is put off.
+    pub(super) fn preferring(&self) -> Duration {
+        let pause = self.config.priority_settle.max(self.config.election_timeout);
+        if self.may_prefer() { pause * 40 } else { Duration::ZERO }
     }
 }
 

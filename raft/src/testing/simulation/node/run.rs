@@ -18,6 +18,7 @@ use super::seat::{Seat, check_stopped};
 use super::stores::{DiskFault, Outage, Stores};
 use super::subject::Subject;
 use super::world::{Leaders, World};
+use crate::consensus::{Preference, RoleKind};
 use crate::metrics::Status;
 use crate::testing::linearizability::{Budget, check};
 use crate::testing::simulation::Options;
@@ -152,6 +153,10 @@ impl<S: Subject, T: Stores> World<S, T> {
             }
         }
         self.start(id).await;
+        // Where only nodes are left that are kept from leading, nobody leads.
+        if let Some(seat) = self.seats.get(&id).filter(|seat| !seat.preference.may_lead) {
+            self.prefer(id, Preference { may_lead: true, ..seat.preference });
+        }
     }
 
     /// A majority is left in peace while faults go on at the others: it must serve within a bound.
@@ -259,13 +264,18 @@ impl<S: Subject, T: Stores> World<S, T> {
         if !self.clients.is_empty() {
             self.record.violated("no answer: a client's call does not end");
         }
-        let bound = began + self.plan.patience() * 2;
+        let bound = began + self.plan.patience() * 2 + self.plan.preferring();
         while !self.record.is_violated() {
             let statuses = self.statuses().await;
             let same = statuses.windows(2).all(|two| two[0].applied == two[1].applied);
             let up = self.up();
             let settled = statuses.iter().all(|status| status.applied == status.last.index);
-            if same && settled && statuses.len() == up.len() && nodes.iter().all(|id| up.contains(id)) {
+            if same
+                && settled
+                && rightly_led(&statuses)
+                && statuses.len() == up.len()
+                && nodes.iter().all(|id| up.contains(id))
+            {
                 break;
             }
             if Instant::now() > bound {
@@ -327,4 +337,12 @@ impl<S: Subject, T: Stores> World<S, T> {
             self.record.hit("runs that applied something");
         }
     }
+}
+
+/// Whether no voter should lead rather than the one that does.
+fn rightly_led(statuses: &[Status]) -> bool {
+    let leads = statuses.iter().filter(|status| status.role == RoleKind::Leader).max_by_key(|status| status.term);
+    let Some(leader) = leads else { return false };
+    let votes = |id| leader.configuration.as_ref().is_some_and(|found| found.membership.is_voter(id));
+    !statuses.iter().any(|status| votes(status.id) && status.priority > leader.priority)
 }

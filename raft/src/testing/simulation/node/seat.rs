@@ -11,6 +11,7 @@ use super::load::Desk;
 use super::stores::{DiskFault, Stores};
 use super::subject::Subject;
 use crate::change::Change;
+use crate::consensus::Preference;
 use crate::error::{ChangeError, Error, Fatal, FatalKind, InitializeError, StorageError};
 use crate::handle::{Consistency, Raft};
 use crate::types::{Membership, NodeId, Peer};
@@ -35,6 +36,8 @@ pub(super) struct Seat<S: Subject, T> {
     pub(super) excuses: Excuses,
     /// The state machines of all runs: gone when the runtime has let go of them.
     pub(super) alive: Vec<Weak<()>>,
+    /// What the operator wants of it: its priority, and whether it may lead. Given to each run.
+    pub(super) preference: Preference,
 }
 
 pub(super) enum State<S: Subject> {
@@ -146,6 +149,9 @@ pub(super) fn check_stopped(raft: &Raft) -> Result<(), String> {
         ("stale read", stopped(raft.read(Consistency::Stale).now_or_never())),
         ("status", stopped(raft.status().now_or_never().map(|done| done.map(drop)))),
         ("campaign", stopped(raft.campaign().now_or_never())),
+        ("set_priority", stopped(raft.set_priority(1).now_or_never())),
+        ("set_may_lead", stopped(raft.set_may_lead(true).now_or_never())),
+        ("metrics", stopped(raft.metrics().now_or_never().map(|done| done.map(drop)))),
         (
             "initialize",
             matches!(raft.initialize(Membership::default()).now_or_never(), Some(Err(InitializeError::Stopped(_)))),

@@ -19,7 +19,8 @@ use super::seat::{Excuses, Notice, Running, Seat, State, check_stopped};
 use super::stores::{DiskFault, Outage, Site, Stores};
 use super::subject::Subject;
 use super::vouched::{Memory, Vouched};
-use crate::consensus::RoleKind;
+use crate::config::Config;
+use crate::consensus::{Preference, RoleKind, TransferStep};
 use crate::error::{Fatal, FatalKind, StorageError};
 use crate::handle::Raft;
 use crate::runtime::{Event, Events};
@@ -230,8 +231,9 @@ impl<S: Subject, T: Stores> World<S, T> {
             Err(error) => Err(Fatal::from(error)),
             Ok((log, snapshots)) => {
                 let log = Vouched::new(log, seat.memory.clone(), run, id, self.record.clone());
+                let Preference { priority, may_lead } = seat.preference;
                 let node = Raft::builder(id, CLUSTER)
-                    .config(self.plan.config.clone())
+                    .config(Config { priority, may_lead, ..self.plan.config.clone() })
                     .seed(self.random.any())
                     .host(machine.clone())
                     .transport(self.network.endpoint(seat.peer.clone()))
@@ -376,6 +378,7 @@ impl<S: Subject, T> Seat<S, T> {
             state: State::Down,
             excuses: Excuses::default(),
             alive: Vec::new(),
+            preference: Preference { priority: 0, may_lead: true },
         }
     }
 }
@@ -438,7 +441,15 @@ async fn watch(
                 record.hit("snapshots installed");
                 record.node(node, format!("installed an image of {last}, {len} bytes"));
             }
-            Event::SnapshotReceiving { .. } | Event::Transfer { .. } => {}
+            Event::Transfer { to, step } => {
+                record.node(node, format!("transfer to {to} {step}"));
+                record.hit(match step {
+                    TransferStep::Begins => "transfers begun",
+                    TransferStep::GivenUp => "transfers given up",
+                    TransferStep::Refused => "transfers refused by the successor",
+                });
+            }
+            Event::SnapshotReceiving { .. } => {}
             Event::Stalled { what, .. } => {
                 record.hit("stalls");
                 record.node(node, format!("stalls: {what:?}"));

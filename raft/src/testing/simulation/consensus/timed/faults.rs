@@ -27,6 +27,7 @@ impl Timed<'_> {
             weather.bridge,
             weather.transfer,
             weather.hint,
+            weather.prefer,
         ];
         if kinds.iter().sum::<u64>() == 0 {
             return Ok(());
@@ -54,7 +55,8 @@ impl Timed<'_> {
                 Ok(())
             }
             8 => self.at_any_node(|world| world.transfer(id)),
-            _ => self.at_any_node(|world| world.hint(id)),
+            9 => self.at_any_node(|world| world.hint(id)),
+            _ => self.at_any_node(|world| world.prefer(id)),
         }
     }
 

@@ -1,0 +1,93 @@
+//! Raft's times and limits.
+
+use std::time::Duration;
+
+use raftkv::Config;
+
+use super::{ConfigError, Layers, ServerArgs};
+
+pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigError> {
+    let defaults = Config::default();
+    let ms = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let election = layers.number(
+        "election-timeout-ms",
+        args.election_timeout_ms.as_ref(),
+        |f| f.election_timeout_ms,
+        ms(defaults.election_timeout),
+    )?;
+    let heartbeat = layers.number(
+        "heartbeat-ms",
+        args.heartbeat_ms.as_ref(),
+        |f| f.heartbeat_ms,
+        ms(defaults.heartbeat_interval),
+    )?;
+    if heartbeat.value.saturating_mul(2) > election.value {
+        return Err(ConfigError(format!(
+            "{}: {} ms is more than half of the election timeout ({} ms, {}), so followers would campaign against a live leader; \
+             a fifth is good: {} ms",
+            heartbeat.origin,
+            heartbeat.value,
+            election.value,
+            election.origin,
+            (election.value / 5).max(1)
+        )));
+    }
+    let request =
+        layers.number("request-timeout-ms", args.request_timeout_ms.as_ref(), |f| f.request_timeout_ms, 4000)?;
+    let pending = layers.number(
+        "max-pending-requests",
+        args.max_pending_requests.as_ref(),
+        |f| f.max_pending_requests,
+        defaults.max_pending_requests as u64,
+    )?;
+    let (entries, trailing, rate) = snapshots(args, layers, &defaults)?;
+    let (priority, may_lead) = preference(args, layers)?;
+    let config = Config {
+        priority,
+        may_lead,
+        snapshot_entries: entries,
+        trailing_entries: trailing,
+        snapshot_bytes_per_second: rate,
+        election_timeout: Duration::from_millis(election.value),
+        heartbeat_interval: Duration::from_millis(heartbeat.value),
+        write_timeout: Duration::from_millis(request.value),
+        read_timeout: Duration::from_millis(request.value),
+        max_pending_requests: usize::try_from(pending.value).unwrap_or(usize::MAX),
+        ..defaults
+    };
+    config.validate().map_err(ConfigError)?;
+    Ok(config)
+}
+
+/// The node's priority, and whether it may lead.
+fn preference(args: &ServerArgs, layers: &Layers<'_>) -> Result<(u32, bool), ConfigError> {
+    let priority = layers.text("priority", args.priority.as_ref(), |f| f.priority.map(|n| n.to_string()));
+    let priority = priority.map(|given| given.parse::<u32>("a whole number from 0 to 4294967295")).transpose()?;
+    let no_lead = layers.text("no-lead", None, |f| f.no_lead.map(|no_lead| no_lead.to_string()));
+    let no_lead = no_lead.map(|given| given.parse::<bool>("true or false")).transpose()?;
+    let may_lead = !(args.no_lead || no_lead.is_some_and(|given| given.value));
+    Ok((priority.map_or(0, |given| given.value), may_lead))
+}
+
+/// When images are taken, what of the log stays, and how many bytes of an image are received in a second.
+fn snapshots(args: &ServerArgs, layers: &Layers<'_>, defaults: &Config) -> Result<(u64, u64, u64), ConfigError> {
+    let entries = layers.number(
+        "snapshot-entries",
+        args.snapshot_entries.as_ref(),
+        |f| f.snapshot_entries,
+        defaults.snapshot_entries,
+    )?;
+    let trailing = layers.number(
+        "trailing-entries",
+        args.trailing_entries.as_ref(),
+        |f| f.trailing_entries,
+        defaults.trailing_entries,
+    )?;
+    let rate = layers.number(
+        "snapshot-kib-per-second",
+        args.snapshot_kib_per_second.as_ref(),
+        |f| f.snapshot_kib_per_second,
+        u64::MAX,
+    )?;
+    Ok((entries.value, trailing.value, rate.value.saturating_mul(1024)))
+}
