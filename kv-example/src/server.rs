@@ -23,7 +23,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use raftkv::{Config, Fatal, FatalKind, GroupId, InitializeError, LogId, Peer, Raft, StorageError};
-use raftkv_storage_file::{FileLog, FileSnapshots, Identity};
+use raftkv_storage_file::{FileLog, FileSnapshots, Identity, Vfs};
 use raftkv_transport_grpc::{GrpcServer, GrpcTransport, Local};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -46,20 +46,20 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs a node until it is told to stop, or fails.
-pub(crate) fn run(config: ServerConfig) -> Result<ExitCode, Failure> {
+pub(crate) fn run(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(run_node(config));
+    let outcome = runtime.block_on(run_node(config, files));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
-async fn run_node(config: ServerConfig) -> Result<(), Failure> {
+async fn run_node(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<(), Failure> {
     // Before anything else, so that no signal is missed.
     let mut signals = Signals::new(config.exit_on_stdin_close)?;
     let limit = config.shutdown_timeout;
     let node = async {
         let config = join::settle(config).await?;
-        Node::start(&config, Listeners::bind(&config).await?).await
+        Node::start(&config, files, Listeners::bind(&config).await?).await
     };
     let node = tokio::select! {
         biased;
@@ -104,7 +104,7 @@ struct Node {
 
 impl Node {
     /// Starts it on ports that are open already: a second server on them must not touch the data.
-    async fn start(config: &ServerConfig, listeners: Listeners) -> Result<Self, Failure> {
+    async fn start(config: &ServerConfig, files: Arc<dyn Vfs>, listeners: Listeners) -> Result<Self, Failure> {
         let cluster = config.cluster_id();
         info!(
             "node n{} of cluster {:?} ({cluster}), version {}",
@@ -117,7 +117,7 @@ impl Node {
             None => info!("data in {}; begins with the members {}", config.data.display(), config.membership),
         }
         prepare_data_dir(&config.data)?;
-        let stores = open_stores(config).await?;
+        let stores = open_stores(config, files).await?;
         let machine = KvMachine::new();
         let view = machine.view();
         let raft = start_raft(config, stores, machine).await?;
@@ -239,12 +239,12 @@ fn why(outcome: Result<io::Result<()>, JoinError>) -> String {
 /// Where the images are, in the data directory.
 const SNAPSHOTS: &str = "snapshots";
 
-async fn open_stores(config: &ServerConfig) -> Result<(FileLog, FileSnapshots), Failure> {
+async fn open_stores(config: &ServerConfig, files: Arc<dyn Vfs>) -> Result<(FileLog, FileSnapshots), Failure> {
     let identity = Identity { cluster: config.cluster_id(), node: config.id, group: GroupId::default() };
     let dir = config.data.clone();
     let opened = tokio::task::spawn_blocking(move || {
-        let log = FileLog::open(&dir, identity, raftkv_storage_file::Options::default())?;
-        Ok((log, open_images(&dir, identity)?))
+        let log = FileLog::open_on(files.clone(), &dir, identity, raftkv_storage_file::Options::default())?;
+        Ok((log, FileSnapshots::open_on(files, dir.join(SNAPSHOTS), identity, true)?))
     });
     match opened.await {
         Ok(Ok(stores)) => Ok(stores),

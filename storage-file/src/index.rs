@@ -84,6 +84,11 @@ impl LogIndex {
         self.marks.front().map(|mark| mark.segment)
     }
 
+    /// Whether there may be entries in this segment: those in front of the oldest that holds any are removed.
+    pub(crate) fn reaches_back_to(&self, segment: u64) -> bool {
+        self.oldest_segment().is_some_and(|oldest| oldest <= segment)
+    }
+
     /// The term of an entry held, or of the base.
     pub(crate) fn term_at(&self, index: Index) -> Option<Term> {
         if index == self.base.index {

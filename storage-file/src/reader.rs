@@ -85,9 +85,9 @@ impl Shared {
             let file = match self.file(mark.segment) {
                 Ok(file) => file,
                 Err(StorageError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound && self.index().base().index >= range.start =>
+                    if source.kind() == io::ErrorKind::NotFound && !self.index().reaches_back_to(mark.segment) =>
                 {
-                    // Compacted since.
+                    // Compacted since, or replaced by an image that the log did not hold.
                     let index = self.index();
                     return Err(not_held(range.start, index.base().index, index.last().index));
                 }

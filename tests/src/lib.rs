@@ -6,6 +6,7 @@
 //! * [`Network`] stands between the nodes and can be cut, in both directions or in one, delayed, and healed.
 //! * [`Load`] writes and reads without pause, and remembers; [`Cluster::verify`] compares its memory with what every node holds, and
 //!   checks that the history of a few hot keys ([`hot`]) is linearizable.
+//! * [`mortal`] gives a server files on which it dies at a chosen operation of the install of an image.
 //!
 //! `cargo run --release -p raftkv-tests --bin chaos -- --minutes 5` does all of this at random, from a seed: see [`chaos`].
 //! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader.
@@ -28,6 +29,7 @@ pub mod hot;
 mod load;
 #[cfg(target_os = "linux")]
 pub mod lossy_disk;
+pub mod mortal;
 mod network;
 mod ports;
 pub mod process;

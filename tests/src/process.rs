@@ -21,6 +21,8 @@ pub struct Process {
     args: Vec<String>,
     /// A program that runs this one, with its own arguments; none at first.
     wrapper: Vec<String>,
+    /// Environment variables of its own; none at first.
+    env: Vec<(String, String)>,
     log: PathBuf,
     child: Option<Child>,
     runs: u32,
@@ -30,7 +32,8 @@ impl Process {
     /// A process that does not run yet. Its standard output and error go to the file `log`.
     #[must_use]
     pub fn new(name: &str, program: &Path, args: Vec<String>, log: PathBuf) -> Self {
-        Self { name: name.into(), program: program.into(), args, wrapper: Vec::new(), log, child: None, runs: 0 }
+        let (wrapper, env) = (Vec::new(), Vec::new());
+        Self { name: name.into(), program: program.into(), args, wrapper, env, log, child: None, runs: 0 }
     }
 
     /// Starts it.
@@ -52,6 +55,7 @@ impl Process {
             }
             None => clean_command(&self.program),
         };
+        command.envs(self.env.iter().cloned());
         // A group of its own: Ctrl-C is for whoever started it.
         command.process_group(0);
         // The open stdin is a watchdog for servers that were told to mind it: they end with the test, however it ends.
@@ -69,6 +73,11 @@ impl Process {
     /// Runs it, from the next start on, by a program that becomes it in the end (as `unshare` does). Empty: by nothing else.
     pub fn set_wrapper(&mut self, wrapper: Vec<String>) {
         self.wrapper = wrapper;
+    }
+
+    /// Gives it these environment variables, and no others of ours, from the next start on.
+    pub fn set_env(&mut self, env: &[(&str, String)]) {
+        self.env = env.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     }
 
     /// How it ended, if it has, since it was started last.

@@ -12,9 +12,11 @@ mod txn;
 mod txn_syntax;
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use raftkv_storage_file::{OsVfs, Vfs};
 
 use crate::client::{Client, ClientOptions};
 use crate::config::{ServerArgs, ServerConfig};
@@ -118,16 +120,22 @@ pub(crate) fn parse_seconds(text: &str) -> Result<Duration, String> {
 /// Runs the command line of this process, to its exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    main_on(Arc::new(OsVfs))
+}
+
+/// The same, with a server whose log and images are on these files: for tests, whose disks fail.
+#[must_use]
+pub fn main_on(files: Arc<dyn Vfs>) -> ExitCode {
     let cli = Cli::parse();
-    match run(cli.command) {
+    match run(cli.command, files) {
         Ok(code) => code,
         Err(failure) => failure.report(),
     }
 }
 
-fn run(command: Command) -> Result<ExitCode, Failure> {
+fn run(command: Command, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
     match command {
-        Command::Server(args) => serve(&args),
+        Command::Server(args) => serve(&args, files),
         Command::Cluster(args) => crate::cluster::run(&args),
         Command::Put(args) => block_on(kv::put(args)),
         Command::Get(args) => block_on(kv::get(args)),
@@ -144,10 +152,10 @@ fn run(command: Command) -> Result<ExitCode, Failure> {
     }
 }
 
-fn serve(args: &ServerArgs) -> Result<ExitCode, Failure> {
+fn serve(args: &ServerArgs, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
     let config = ServerConfig::load(args, &|name| std::env::var(name).ok())?;
     crate::telemetry::start(config.log_level.as_deref()).map_err(Failure::usage)?;
-    crate::server::run(config)
+    crate::server::run(config, files)
 }
 
 fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode, Failure> {

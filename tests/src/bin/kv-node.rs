@@ -1,7 +1,14 @@
-//! `kv-example` as it is, built as part of this package: Cargo then keeps it up to date with the tests that start it.
+//! `kv-example` as it is, built as part of this package: Cargo then keeps it up to date with the tests that start it. Only a test that names
+//! [`DIE_AT`](raftkv_tests::mortal::DIE_AT) gives it files on which it dies.
 
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use raftkv_tests::mortal::Mortal;
 
 fn main() -> ExitCode {
-    kv_example::cli::main()
+    match Mortal::from_env() {
+        Some(files) => kv_example::cli::main_on(Arc::new(files)),
+        None => kv_example::cli::main(),
+    }
 }

@@ -1,0 +1,129 @@
+//! Reads beside compactions.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use raftkv::{Index, LogId, LogStore, StorageError};
+use raftkv_storage_file::sim::SimDisk;
+use raftkv_storage_file::{Access, FileLog, Guard, Vfs, VfsFile};
+use support::{IDENTITY, tiny, write};
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// A disk that does something at the next read of a file.
+#[derive(Clone)]
+struct Hooked {
+    disk: SimDisk,
+    hook: Arc<Mutex<Option<Hook>>>,
+}
+
+impl fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hooked").finish_non_exhaustive()
+    }
+}
+
+impl Vfs for Hooked {
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(dir)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
+        let file = self.disk.open(path, access)?;
+        Ok(Arc::new(HookedFile { file, hook: self.hook.clone() }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn Guard>> {
+        self.disk.lock(path)
+    }
+
+    fn random(&self) -> u64 {
+        self.disk.random()
+    }
+}
+
+struct HookedFile {
+    file: Arc<dyn VfsFile>,
+    hook: Arc<Mutex<Option<Hook>>>,
+}
+
+impl fmt::Debug for HookedFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.file.fmt(f)
+    }
+}
+
+impl VfsFile for HookedFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let hook = self.hook.lock().unwrap().take();
+        if let Some(hook) = hook {
+            hook();
+        }
+        self.file.read_at(buf, offset)
+    }
+
+    fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(buf, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.allocate(len)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+}
+
+/// A read spans several segments, and while it reads the first an image takes the place of the whole log, whose entries it contradicts, although the
+/// image ends before the first entry read. The others are gone then: no fault of the disk, which would stop the node. (Found by review.)
+#[tokio::test]
+async fn a_read_that_an_image_overtakes_is_told_that_the_entries_are_not_held() {
+    for upto in [LogId::new(9, 3), LogId::new(1, 30), LogId::new(9, 90)] {
+        let disk = Hooked { disk: SimDisk::new(), hook: Arc::default() };
+        let log = Arc::new(FileLog::open_on(Arc::new(disk.clone()), PathBuf::from("/log"), IDENTITY, tiny()).unwrap());
+        for index in 1..=40 {
+            log.write(write(1, index..index + 1, 300)).await.unwrap();
+        }
+        let (compacted, done) = (log.clone(), Arc::new(OnceLock::new()));
+        let tell = done.clone();
+        *disk.hook.lock().unwrap() = Some(Box::new(move || {
+            let mut compaction = std::pin::pin!(compacted.compact(upto));
+            let polled = compaction.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+            let _ = tell.set(polled.is_ready());
+        }));
+        let read = log.read(Index(10)..Index(39), u64::MAX).await;
+        assert_eq!(done.get(), Some(&true), "the compaction came in between");
+        assert!(matches!(read, Err(StorageError::Misuse(_))), "{read:?}");
+    }
+}
