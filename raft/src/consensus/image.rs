@@ -222,6 +222,7 @@ impl Consensus {
 
     /// Takes the next step with the image that is being received.
     pub(crate) fn receive_image(&mut self, now: Time) {
+        self.leave_off_what_is_overtaken();
         self.notice_silence(now);
         self.fetch_parts(now);
         // The store keeps the newest image alone: it must not lose one that is still read.
@@ -237,6 +238,17 @@ impl Consensus {
             let (from, last, stored) = (receiving.holder, receiving.image.meta.last, receiving.stored);
             let (len, rate) = (receiving.image.len, receiving.rate(now));
             self.out.notes.push(Note::ReceivingSnapshot { from, last, stored, len, rate });
+        }
+    }
+
+    /// Appends may bring all of an image before it is here: another leader still has the log. Nobody would offer it any more, and its holder
+    /// may be gone: it would be asked for without end.
+    fn leave_off_what_is_overtaken(&mut self) {
+        let overtaken = |receiving: &mut Receiving| {
+            receiving.image.meta.last.index <= self.commit && receiving.received < receiving.image.len
+        };
+        if let Some(Receiving { attempt, .. }) = self.snapshots.receiving.take_if(overtaken) {
+            self.out.images.push(ImageWork::Discard { attempt });
         }
     }
 

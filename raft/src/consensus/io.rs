@@ -245,7 +245,7 @@ pub enum ImageWork {
         /// The attempt.
         attempt: u64,
     },
-    /// It is damaged: forget it. Not answered.
+    /// It is damaged, or needed no more: forget it. Not answered.
     Discard {
         /// The attempt.
         attempt: u64,

@@ -89,7 +89,7 @@ pub trait SnapshotWriter: Send + 'static {
     /// The store can't be written to; the latest image is then the one before.
     async fn publish(self: Box<Self>) -> Result<(), StorageError>;
 
-    /// Forgets what was written of the image, which turned out to be damaged: whoever begins it again starts at its beginning.
+    /// Forgets what was written of the image, which turned out to be damaged, or is needed no more: whoever begins it again starts at its beginning.
     ///
     /// # Errors
     /// The store can't be written to.

@@ -352,6 +352,7 @@ scripts! {
         an_image_is_taken_after_so_many_bytes,
         an_image_is_taken_after_so_many_entries,
         an_image_is_taken_on_request,
+        an_image_that_appends_have_overtaken_is_left_off,
         an_image_that_appends_have_overtaken_is_not_installed,
         an_image_that_came_to_nothing_is_tried_again,
         an_image_that_is_being_written_is_lost_with_the_power,
