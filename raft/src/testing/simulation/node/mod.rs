@@ -14,7 +14,7 @@
 //! | the machine: clock, pauses, power | `machine.rs` |
 //! | the network | `network.rs` |
 //! | what state machines are given | `ledger.rs` |
-//! | what logs acknowledged | `vouched.rs` |
+//! | what logs acknowledged; when writes of images began | `vouched.rs`; `watched.rs` |
 //!
 //! # What is checked
 //!
@@ -46,6 +46,7 @@ mod simulation;
 mod stores;
 mod subject;
 mod vouched;
+mod watched;
 mod world;
 
 pub use registers::{RegisterMachine, RegisterView, Registers};

@@ -26,12 +26,39 @@ struct Known {
     doubtful: Vec<Held>,
     /// When the write began that is under way, or has failed.
     began: Option<Instant>,
+    /// The same of what is done to images, by number.
+    imaging: BTreeMap<u64, Instant>,
+    numbers: u64,
 }
 
 impl Memory {
-    /// When the last write began, unless it succeeded.
+    /// When the first write began, to the log or to images, that did not succeed.
     pub(super) fn began(&self) -> Option<Instant> {
-        lock(&self.0).began
+        let known = lock(&self.0);
+        known.imaging.values().copied().chain(known.began).min()
+    }
+
+    /// Does something to images, and notes when it began until it has succeeded.
+    pub(super) async fn watch<T>(
+        &self,
+        run: u64,
+        work: impl Future<Output = Result<T, StorageError>>,
+    ) -> Result<T, StorageError> {
+        let number = {
+            let mut known = lock(&self.0);
+            known.numbers += 1;
+            let number = known.numbers;
+            if known.run == run {
+                known.imaging.insert(number, Instant::now());
+            }
+            number
+        };
+        let done = work.await;
+        let mut known = lock(&self.0);
+        if done.is_ok() && known.run == run {
+            known.imaging.remove(&number);
+        }
+        done
     }
 }
 
@@ -105,7 +132,7 @@ impl LogStore for Vouched {
                 self.node, known.held.hard_state, found.hard_state
             ));
         }
-        *known = Known { run: self.run, held: found, doubtful: Vec::new(), began: None };
+        *known = Known { run: self.run, held: found, numbers: known.numbers, ..Known::default() };
         Ok(state)
     }
 

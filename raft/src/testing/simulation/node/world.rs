@@ -19,6 +19,7 @@ use super::seat::{Excuses, Notice, Running, Seat, State, check_stopped};
 use super::stores::{DiskFault, Outage, Site, Stores};
 use super::subject::Subject;
 use super::vouched::{Memory, Vouched};
+use super::watched::Watched;
 use crate::config::Config;
 use crate::consensus::{Preference, RoleKind, TransferStep};
 use crate::error::{Fatal, FatalKind, StorageError};
@@ -231,6 +232,7 @@ impl<S: Subject, T: Stores> World<S, T> {
             Err(error) => Err(Fatal::from(error)),
             Ok((log, snapshots)) => {
                 let log = Vouched::new(log, seat.memory.clone(), run, id, self.record.clone());
+                let snapshots = Watched::new(snapshots, seat.memory.clone(), run);
                 let Preference { priority, may_lead } = seat.preference;
                 let node = Raft::builder(id, CLUSTER)
                     .config(Config { priority, may_lead, ..self.plan.config.clone() })
