@@ -296,8 +296,8 @@ impl Consensus {
         }
     }
 
-    /// How much is asked for at a time: at a low rate so little that the holder hears of it more often than once in an election timeout,
-    /// for after that it takes the image to be wanted no more.
+    /// How much is asked for at a time: at a low rate so little that the holder hears of it more often than once in an election timeout. It takes
+    /// the silence of a few for the end.
     fn part_bytes(&self) -> u64 {
         let pause = self.config.election_timeout / 2;
         let bytes = u128::from(self.config.snapshot_bytes_per_second) * pause.as_micros() / 1_000_000;
@@ -311,7 +311,7 @@ impl Consensus {
         if !has_it {
             return self.send(from, Body::Chunk { image, offset, part: None });
         }
-        self.snapshots.fetched_at = Some(now);
+        self.snapshots.note_fetched(now, from, image, offset);
         self.note_fetched(now, from, offset);
         if self.snapshots.serving >= MAX_SERVING {
             return self.ignored(from, "Fetch", "too many parts of images are being read");

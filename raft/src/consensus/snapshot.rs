@@ -5,17 +5,22 @@
 //! follower that is only a little behind never needs an image. The cut reaches the disk through the one writer of the log, before the
 //! next write.
 
+use std::collections::BTreeMap;
+
 use super::Consensus;
 use super::image::Receiving;
 use super::io::{Note, Reply, Time};
 use crate::message::RequestId;
 use crate::mutant;
 use crate::traits::{Published, SnapshotId};
-use crate::types::{Index, LogId};
+use crate::types::{Index, LogId, NodeId};
 
 /// While a peer fetches the newest image, another, which would take its place, is put off until so many times as much was applied, and no less
 /// than the image is long. Entries that come faster than the image goes can't be caught up with anyway.
 const PUT_OFF: u64 = 4;
+/// A peer that has not come further with it for so many election timeouts fetches it no more. What was lost it asks for again after one, and of
+/// another holder after two.
+const WANTED: u32 = 3;
 
 /// What is known of images.
 #[derive(Clone, Debug, Default)]
@@ -32,8 +37,10 @@ pub(crate) struct Snapshots {
     pub(super) missed: bool,
     /// Requests of the owner, and the index that an image must reflect to answer each.
     pub(super) requested: Vec<(RequestId, Index)>,
-    /// When a peer last asked for a part of the newest one.
+    /// When a peer last asked for a further part of the newest one than before.
     pub(super) fetched_at: Option<Time>,
+    /// How far each peer has asked for it.
+    fetched: BTreeMap<NodeId, (SnapshotId, u64)>,
     /// How many parts are being read for peers.
     pub(super) serving: usize,
     /// The one that is being received.
@@ -55,6 +62,16 @@ impl Snapshots {
         self.bytes = 0;
         if let Some((_, bytes)) = &mut self.taking {
             *bytes = 0;
+        }
+    }
+
+    /// A peer asks for a part of the newest one. Whoever asks for the same parts again and again has none of it, and holds up nothing.
+    pub(super) fn note_fetched(&mut self, now: Time, from: NodeId, image: SnapshotId, offset: u64) {
+        self.fetched.retain(|_, (of, _)| *of == image);
+        let (_, upto) = self.fetched.entry(from).or_insert((image, 0));
+        if offset >= *upto {
+            *upto = offset + 1;
+            self.fetched_at = Some(now);
         }
     }
 
@@ -109,9 +126,8 @@ impl Consensus {
         if !self.snapshot_is_due() || self.snapshots.retry_at.is_some_and(|retry_at| now < retry_at) {
             return;
         }
-        let fetched =
-            self.snapshots.fetched_at.map(|at| at.plus(self.config.election_timeout)).filter(|until| now < *until);
-        if let Some(until) = fetched.filter(|_| self.snapshot_can_wait()) {
+        let wanted = self.snapshots.fetched_at.map(|at| at.plus(self.config.election_timeout * WANTED));
+        if let Some(until) = wanted.filter(|until| now < *until && self.snapshot_can_wait()) {
             self.snapshots.retry_at = Some(until);
             return;
         }
@@ -171,7 +187,7 @@ mod tests {
     use crate::Config;
     use crate::message::{Body, Message};
     use crate::traits::{HardState, LogState, SnapshotMeta, TermRun};
-    use crate::types::{Membership, NodeId, Peer, Term};
+    use crate::types::{Membership, Peer, Term};
 
     const IMAGE: SnapshotId = SnapshotId(7);
 
@@ -195,8 +211,8 @@ mod tests {
         effects.snapshot
     }
 
-    fn fetch(core: &mut Consensus, now: Time) {
-        let body = Body::Fetch { image: IMAGE, offset: 0, max: 1 };
+    fn fetch(core: &mut Consensus, now: Time, offset: u64) {
+        let body = Body::Fetch { image: IMAGE, offset, max: 1 };
         core.step(now, Input::Receive { from: NodeId(2), message: Message { term: Term(1), body } });
     }
 
@@ -208,10 +224,29 @@ mod tests {
             let mut core = node(1000, 400);
             core.snapshots.bytes = bytes;
             let now = Time(Duration::from_millis(1));
-            fetch(&mut core, now);
+            fetch(&mut core, now, 0);
             assert_eq!(asks(&mut core, now).is_some(), expected, "after {bytes} bytes of entries");
             // Nobody fetches it any more.
             assert!(expected || asks(&mut core, now.plus(Duration::from_secs(1))).is_some());
+        }
+    }
+
+    /// A receiver that gets nothing asks for the same parts once in an election timeout. For its sake the log must not grow.
+    #[test]
+    fn whoever_asks_for_the_same_part_again_and_again_holds_up_no_image() {
+        for (further, expected) in [(0, true), (1, false)] {
+            let mut core = node(1000, 4);
+            let mut now = Time(Duration::from_millis(1));
+            for round in 0..5 {
+                fetch(&mut core, now, further * round);
+                let taken = asks(&mut core, now).is_some();
+                assert!(!taken || (expected && round > 2), "in round {round}");
+                if taken {
+                    break;
+                }
+                assert!(round < 4 || !expected, "it was never taken");
+                now = now.plus(Duration::from_millis(310));
+            }
         }
     }
 
@@ -222,7 +257,7 @@ mod tests {
         let mut core = node(1000, 0);
         let now = Time(Duration::from_millis(1));
         assert_eq!(asks(&mut core, now), None);
-        fetch(&mut core, now);
+        fetch(&mut core, now, 0);
         core.step(now, Input::ImageRead { to: NodeId(2), image: IMAGE, offset: 0, data: None });
         let id = asks(&mut core, now).expect("another image");
         let image = core.snapshots.latest.clone().expect("the image that was lost");
