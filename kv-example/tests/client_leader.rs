@@ -68,6 +68,7 @@ impl Replica for Node {
             sessions: raftkv::SessionsStatus::default(),
             priority: 0,
             may_lead: true,
+            lease_left: None,
             receiving: None,
         })
     }

@@ -5,6 +5,13 @@ use std::time::Duration;
 /// The largest piece of an image that is sent at once, whatever the receiver asks for.
 pub(crate) const MAX_PART_BYTES: u64 = 1 << 20;
 
+/// How much of a promise is sure to be left on a clock that may be slower than the other by so much in a second.
+pub(crate) fn shortened(promise: Duration, drift: Duration) -> Duration {
+    let second = Duration::from_secs(1).as_nanos();
+    let nanos = promise.as_nanos() * second / (second + drift.as_nanos());
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
 /// Times and limits. The defaults suit a cluster in one data centre.
 ///
 /// Bytes are counted by [`Entry::cost`](crate::Entry::cost): the payload and a fixed overhead.
@@ -19,6 +26,17 @@ pub struct Config {
     pub pre_vote: bool,
     /// Whether a leader that hears no quorum steps down, and followers of a live leader ignore campaigns (thesis §4.2.3).
     pub check_quorum: bool,
+    /// Lets this node, when it leads, answer reads that allow it ([`Consistency::Lease`](crate::Consistency::Lease)) by its clock, and promise other
+    /// leaders what they need to do so. The value is what you vouch for: of the clocks of any two members, none gains more than this on the
+    /// other in a second. Some 10 ms are far beyond what healthy hardware does. None, the default: no leases.
+    ///
+    /// * What counts is how fast clocks go, not what they show, so corrections of the time of day do no harm. A process that stands still does
+    ///   none either, nor does a suspended machine on Linux, where the time counts for which it slept. A virtual machine whose clock
+    ///   is stopped and continued with it breaks what you vouched for: reads there may then be stale.
+    /// * A leader that is lost is replaced only when its lease is over, up to an election timeout later, whatever connections tell.
+    /// * A node that starts stays out of elections for an election timeout, for it may have promised so before. For the same reason leave a node
+    ///   down for as long as its old election timeout when you make that shorter, or this none.
+    pub lease_drift: Option<Duration>,
 
     /// A leader hands over to a voter with a higher priority than its own. 0, the default of all, is the lowest. Where one data centre is near the
     /// clients, give its nodes a higher one. Can be changed while the node runs ([`Raft::set_priority`](crate::Raft::set_priority)).
@@ -100,6 +118,7 @@ impl Default for Config {
             priority: 0,
             may_lead: true,
             priority_settle: Duration::from_secs(3),
+            lease_drift: None,
             max_append_bytes: 1 << 20,
             max_inflight_appends: 256,
             max_inflight_bytes: 16 << 20,
@@ -143,6 +162,16 @@ impl Config {
                 "heartbeat_interval ({:?}) must be at most half of election_timeout ({:?}), or followers campaign against a live leader",
                 self.heartbeat_interval, self.election_timeout
             ));
+        }
+        if let Some(drift) = self.lease_drift {
+            let length = shortened(self.election_timeout, drift);
+            if length <= self.heartbeat_interval {
+                return Err(format!(
+                    "lease_drift ({drift:?} a second) leaves {length:?} of an election timeout of {:?}: less than a heartbeat_interval ({:?}), \
+                     so that a lease would always be over before it is renewed",
+                    self.election_timeout, self.heartbeat_interval
+                ));
+            }
         }
         if self.snapshot_chunk_bytes > MAX_PART_BYTES {
             return Err(format!(
@@ -196,6 +225,27 @@ mod tests {
         let never = Config { write_timeout: Duration::MAX, slow_disk: Duration::MAX, ..Config::default() };
         assert_eq!(never.validate(), Ok(()));
         assert!(Config { heartbeat_interval: Duration::MAX, ..Config::default() }.validate().is_err());
+    }
+
+    #[test]
+    fn a_promise_is_shortened_by_what_a_clock_may_gain() {
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        assert_eq!(shortened(ms(300), Duration::ZERO), ms(300));
+        assert_eq!(shortened(ms(300), s(1)), ms(150));
+        assert_eq!(shortened(ms(303), ms(10)), ms(300));
+        // Never a nanosecond too many.
+        assert_eq!(shortened(Duration::from_nanos(1000), Duration::from_nanos(1)), Duration::from_nanos(999));
+        assert_eq!(shortened(Duration::MAX, Duration::ZERO), Duration::from_nanos(u64::MAX));
+        assert_eq!(shortened(Duration::MAX, Duration::MAX).as_secs(), 0);
+    }
+
+    #[test]
+    fn clocks_that_leave_nothing_of_a_lease_are_refused() {
+        let drifting = |drift| Config { lease_drift: Some(drift), ..Config::default() }.validate();
+        assert_eq!(drifting(Duration::from_millis(10)), Ok(()));
+        assert_eq!(drifting(Duration::from_secs(4)), Ok(()));
+        assert!(drifting(Duration::from_secs(5)).unwrap_err().contains("lease_drift (5s a second) leaves 50ms"));
+        assert!(drifting(Duration::MAX).is_err());
     }
 
     #[test]

@@ -45,6 +45,12 @@ pub enum Consistency {
     /// Reflects every write that was answered anywhere before the read began. Costs a round trip to a quorum, shared by all
     /// reads that wait.
     Linearizable,
+    /// As `Linearizable`, as long as clocks go as was vouched for (`Config::lease_drift` at the leader): the leader answers by its clock while
+    /// a quorum has promised to elect nobody else. Costs nothing at the leader, and a round trip to it elsewhere.
+    ///
+    /// Where the leader has no lease, because leases are off, it was just elected, has handed over or lost its quorum, the read is
+    /// answered as a `Linearizable` one. So it may be asked for anywhere, and is never weaker than was agreed on.
+    Lease,
     /// Whatever this node has applied. Costs nothing, and may be old.
     Stale,
     /// Reflects the entry with this id, and so everything that was answered before it was written: for a client that goes on at another
@@ -164,9 +170,10 @@ impl Raft {
     /// Reads may always be retried, except when the node has stopped. See [`Error`].
     pub async fn read(&self, consistency: Consistency) -> Result<(), Error> {
         match consistency {
-            Consistency::Linearizable => {
+            Consistency::Linearizable | Consistency::Lease => {
+                let lease = consistency == Consistency::Lease;
                 let (answer, answered) = oneshot::channel();
-                self.ask(Request::Read { answer }, answered).await
+                self.ask(Request::Read { lease, answer }, answered).await
             }
             Consistency::AtLeast(id) => {
                 let (answer, answered) = oneshot::channel();

@@ -35,6 +35,7 @@
 //! | Nothing is acknowledged before it is on disk. | `durability.rs`; the runtime cannot get it wrong |
 //! | A read sees every write that was answered before it began (thesis §6.4). | `read.rs` |
 //! | A write of a session is applied once, however often it is sent (thesis §6.3). | `session/table.rs` |
+//! | So does one by a lease ([`Consistency::Lease`]), as long as clocks go as was vouched for (§6.4.1). | `lease.rs` |
 //! | A refused request was never proposed; [`Error::Lost`] was never applied. | `forward.rs`, the runtime's waiters |
 //!
 //! # What it does not promise
@@ -42,7 +43,8 @@
 //! A write whose answer is [`Error::OutcomeUnknown`] may be applied, now or later; repeating it may apply it twice, unless it is written in a
 //! [`Session`]. Nodes are assumed to fail
 //! by stopping, not by lying: messages are checked, but a member that forges them can do harm. Disks may lose what was not
-//! synced, but a disk that loses what it said is synced breaks the promises above.
+//! synced, but a disk that loses what it said is synced breaks the promises above. Clocks may be wrong in any way and cost nothing but time,
+//! unless you ask for leases: these count on `Config::lease_drift`.
 
 mod change;
 mod config;

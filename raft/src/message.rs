@@ -4,6 +4,7 @@
 //! them at will: no promise here depends on delivery.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -106,6 +107,8 @@ pub enum Body {
         commit: Index,
         /// Number of this round of heartbeats, counted up within the term.
         round: u64,
+        /// For how long, from when this comes, the leader asks the receiver to stay out of elections (thesis §6.4.1); zero: not at all.
+        lease: Duration,
     },
     /// The answer to a heartbeat: "you led this term when it came."
     HeartbeatReply {
@@ -117,18 +120,23 @@ pub enum Body {
         stored: Index,
         /// The priority with which the sender would lead; none while it would not. A preference: it promises nothing.
         priority: Option<u32>,
+        /// For so long, by its own clock and from when the heartbeat came, the sender stays out of elections: it gives no vote, except to whom
+        /// the leader itself tells to campaign, and does not campaign. At most what was asked for; zero: it promises nothing.
+        lease: Duration,
     },
     /// A follower asks the leader for an index at which a read is linearizable (thesis §6.4).
     ReadIndex {
         /// The follower's name for the question.
         request: RequestId,
+        /// Whether the leader may answer by its lease.
+        lease: bool,
     },
     /// The answer.
     ReadIndexReply {
         /// Echoes the question.
         request: RequestId,
         /// A commit index that covers every write acknowledged before the question came, confirmed by a quorum after
-        /// it came; none when this node could not confirm that it leads.
+        /// it came, or by the lease if that was allowed; none when this node could not confirm that it leads.
         index: Option<Index>,
     },
     /// A follower passes on commands to the leader of this very term.

@@ -59,6 +59,9 @@ pub struct Status {
     /// Whether it may lead.
     #[serde(default)]
     pub may_lead: bool,
+    /// On a leader that has a lease: for how long it may answer reads by its clock, if it hears nothing more.
+    #[serde(default)]
+    pub lease_left: Option<Duration>,
 }
 
 /// An image of the state machine.

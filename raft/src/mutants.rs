@@ -83,6 +83,42 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
+        name: "lease-counted-from-the-reply",
+        wrong: "A leader counts a promise from when it hears of it, not from when it asked.",
+        file: "raft/src/consensus/lease.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "lease-ignores-drift",
+        wrong: "A leader takes other clocks to go as fast as its own.",
+        file: "raft/src/consensus/lease.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "lease-kept-across-a-transfer",
+        wrong: "A leader answers reads by its lease after it told another node to campaign.",
+        file: "raft/src/consensus/lease.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "restarted-voter-votes-at-once",
+        wrong: "A node that starts takes part in elections at once, whatever it promised before.",
+        file: "raft/src/consensus/mod.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "suspicion-breaks-the-promise",
+        wrong: "A node that lost the connection with its leader takes part in elections before its promise is over.",
+        file: "raft/src/consensus/election.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "promise-forgotten-with-the-term",
+        wrong: "A node that moves to a later term forgets what it promised.",
+        file: "raft/src/consensus/mod.rs",
+        depth: "consensus",
+    },
+    Mutant {
         name: "timeouts-in-step",
         wrong: "All nodes draw the same election timeouts.",
         file: "raft/src/consensus/random.rs",

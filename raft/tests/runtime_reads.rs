@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use raftkv::testing::{Cluster, Counter, Link};
-use raftkv::{Config, Consistency, Error, LogId, NodeId};
+use raftkv::{Change, Config, Consistency, Error, LogId, NodeId};
 use tokio::time::{Instant, sleep};
 
 async fn three(config: Config) -> Cluster<Counter> {
@@ -121,4 +121,77 @@ async fn a_node_says_when_it_can_not_tell_of_an_entry_in_front_of_an_image() {
     );
     let outcome = cluster.node(follower).read(Consistency::AtLeast(LogId::new(late.term.0 + 1, early.index.0))).await;
     assert!(matches!(outcome, Err(Error::NeverCommitted { .. })), "{outcome:?}");
+}
+
+fn leased() -> Config {
+    Config { lease_drift: Some(Duration::from_millis(10)), ..Config::default() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn reads_are_answered_by_a_lease_on_every_node_and_cost_no_rounds() {
+    let mut cluster = three(leased()).await;
+    let learner = cluster.add_node().await;
+    let (leader, follower) = (cluster.leader().await, cluster.follower().await);
+    let change = Change::new().add_learner(cluster.peer(learner));
+    cluster.node(leader).change_membership(change).await.unwrap();
+    cluster.node(leader).write("1".into()).await.unwrap();
+    cluster.wait_until("the leader has its lease", |all| all.iter().any(|status| status.lease_left.is_some())).await;
+    let before = cluster.node(leader).metrics().await.unwrap().requests;
+    for n in 1..=10 {
+        let sum = cluster.node(follower).write("1".into()).await.unwrap();
+        for id in [leader, follower, learner] {
+            cluster.node(id).read(Consistency::Lease).await.unwrap();
+            assert!(cluster.machine(id).value() > n, "{id} reflects {}, not {sum:?}", cluster.machine(id).value());
+        }
+    }
+    let after = cluster.node(leader).metrics().await.unwrap().requests;
+    assert_eq!((after.leased_reads - before.leased_reads, after.read_rounds - before.read_rounds), (30, 0));
+    // Whoever asks for a quorum gets one.
+    cluster.node(leader).read(Consistency::Linearizable).await.unwrap();
+    assert_eq!(cluster.node(leader).metrics().await.unwrap().requests.read_rounds, after.read_rounds + 1);
+    cluster.shutdown().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_there_are_no_leases_a_quorum_answers() {
+    let cluster = three(Config::default()).await;
+    for id in cluster.ids() {
+        cluster.node(id).read(Consistency::Lease).await.unwrap();
+    }
+    let requests = cluster.node(cluster.leader().await).metrics().await.unwrap().requests;
+    assert_eq!((requests.leased_reads, requests.read_rounds), (0, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_is_cut_off_serves_no_reads_when_its_lease_is_over() {
+    let cluster = three(leased()).await;
+    cluster.wait_until("the leader has its lease", |all| all.iter().any(|status| status.lease_left.is_some())).await;
+    let old = cluster.leader().await;
+    let node = cluster.node(old).clone();
+    cluster.network().partition(&[old]);
+    // Nobody else can be elected yet.
+    node.read(Consistency::Lease).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    node.read(Consistency::Lease).await.unwrap();
+    let left = node.status().await.unwrap().lease_left.unwrap();
+    assert!(left < Duration::from_millis(200), "{left:?}");
+    sleep(left).await;
+    let late = tokio::spawn(async move { node.read(Consistency::Lease).await });
+    depose(&cluster).await;
+    let new = cluster.leader().await;
+    cluster.node(new).write("7".into()).await.unwrap();
+    cluster.network().heal();
+    late.await.unwrap().unwrap();
+    assert_eq!(cluster.machine(old).value(), 7, "it waited for the new leader, and reflects what that has written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn leadership_is_handed_over_at_once_although_voters_promised_to_wait() {
+    let cluster = three(leased()).await;
+    cluster.wait_until("the leader has its lease", |all| all.iter().any(|status| status.lease_left.is_some())).await;
+    let (old, to) = (cluster.leader().await, cluster.follower().await);
+    let began = Instant::now();
+    assert_eq!(cluster.node(old).transfer_leadership(Some(to)).await.unwrap(), to);
+    assert!(began.elapsed() < Duration::from_millis(50), "{:?}", began.elapsed());
+    cluster.node(old).read(Consistency::Lease).await.unwrap();
 }

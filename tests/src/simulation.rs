@@ -58,6 +58,7 @@ const CLASSES: &[&str] = &[
     "power lost in recovery",
     "power lost in the middle of an operation",
     "reads answered by followers",
+    "reads for which a lease does",
     "reads that reflect an entry",
     "repetitions answered from memory",
     "sessions expired",

@@ -152,8 +152,14 @@ fn main() {
             // On a worker, as a node would be.
             tokio::spawn(one_way(count, time)).await.expect("no panic");
         }
-        let heartbeat = |n| Body::Heartbeat { commit: Index(n), round: n };
-        let reply = Body::HeartbeatReply { round: 1, matching: Index(1), stored: Index(1), priority: Some(0) };
+        let heartbeat = |n| Body::Heartbeat { commit: Index(n), round: n, lease: Duration::ZERO };
+        let reply = Body::HeartbeatReply {
+            round: 1,
+            matching: Index(1),
+            stored: Index(1),
+            priority: Some(0),
+            lease: Duration::ZERO,
+        };
         tokio::spawn(ping_pong("heartbeats", time, heartbeat, reply)).await.expect("no panic");
         let payload = Bytes::from(vec![7; PAYLOAD]);
         let accepted = Body::AppendReply(AppendReply::Accepted { stored: Index(1) });

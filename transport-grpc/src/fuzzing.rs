@@ -1,5 +1,7 @@
 //! The decoders of this crate as functions of bytes; see `raftkv::testing::fuzzing`.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message as _;
 use raftkv::testing::Random;
@@ -79,14 +81,15 @@ fn body(random: &mut Random) -> Body {
         }
         5 => Body::AppendReply(AppendReply::Accepted { stored: index }),
         6 => Body::AppendReply(AppendReply::Rejected { prev: log_id(random), hint: log_id(random) }),
-        7 => Body::Heartbeat { commit: index, round: number(random) },
+        7 => Body::Heartbeat { commit: index, round: number(random), lease: Duration::from_nanos(number(random)) },
         8 => Body::HeartbeatReply {
             round: number(random),
             matching: index,
             stored: index,
             priority: u32::try_from(number(random)).ok(),
+            lease: Duration::from_nanos(number(random)),
         },
-        9 => Body::ReadIndex { request },
+        9 => Body::ReadIndex { request, lease: random.percent(50) },
         10 => Body::ReadIndexReply { request, index: random.percent(50).then_some(index) },
         11 => Body::Forward {
             request,

@@ -6,6 +6,8 @@
 mod change;
 mod image;
 
+use std::time::Duration;
+
 use raftkv::{
     AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, ForwardOutcome, GroupId, Index, LogId, Message, NodeId,
     RequestId, SnapshotId, Term,
@@ -63,11 +65,14 @@ fn encode_body(body: Body) -> Wire {
             commit: commit.0,
         }),
         Body::AppendReply(reply) => Wire::AppendReply(pb::AppendReply { outcome: Some(encode_outcome(reply)) }),
-        Body::Heartbeat { commit, round } => Wire::Heartbeat(pb::Heartbeat { commit: commit.0, round }),
-        Body::HeartbeatReply { round, matching, stored, priority } => {
-            Wire::HeartbeatReply(pb::HeartbeatReply { round, matching: matching.0, stored: stored.0, priority })
+        Body::Heartbeat { commit, round, lease } => {
+            Wire::Heartbeat(pb::Heartbeat { commit: commit.0, round, lease: nanos(lease) })
         }
-        Body::ReadIndex { request } => Wire::ReadIndex(pb::ReadIndex { request: request.0 }),
+        Body::HeartbeatReply { round, matching, stored, priority, lease } => {
+            let (matching, stored, lease) = (matching.0, stored.0, nanos(lease));
+            Wire::HeartbeatReply(pb::HeartbeatReply { round, matching, stored, priority, lease })
+        }
+        Body::ReadIndex { request, lease } => Wire::ReadIndex(pb::ReadIndex { request: request.0, lease }),
         Body::ReadIndexReply { request, index } => {
             Wire::ReadIndexReply(pb::ReadIndexReply { request: request.0, index: index.map(|i| i.0) })
         }
@@ -154,14 +159,19 @@ fn decode_body(body: Wire) -> Result<Body, String> {
             commit: index(m.commit)?,
         },
         Wire::AppendReply(m) => Body::AppendReply(decode_outcome(m.outcome)?),
-        Wire::Heartbeat(m) => Body::Heartbeat { commit: index(m.commit)?, round: sane("round", m.round)? },
+        Wire::Heartbeat(m) => Body::Heartbeat {
+            commit: index(m.commit)?,
+            round: sane("round", m.round)?,
+            lease: Duration::from_nanos(sane("lease", m.lease)?),
+        },
         Wire::HeartbeatReply(m) => Body::HeartbeatReply {
             round: sane("round", m.round)?,
             matching: index(m.matching)?,
             stored: index(m.stored)?,
             priority: m.priority,
+            lease: Duration::from_nanos(sane("lease", m.lease)?),
         },
-        Wire::ReadIndex(m) => Body::ReadIndex { request: RequestId(m.request) },
+        Wire::ReadIndex(m) => Body::ReadIndex { request: RequestId(m.request), lease: m.lease },
         Wire::ReadIndexReply(m) => {
             Body::ReadIndexReply { request: RequestId(m.request), index: m.index.map(index).transpose()? }
         }
@@ -209,6 +219,11 @@ fn decode_forwarded(outcome: Option<Forwarded>) -> Result<ForwardOutcome, String
             Err(format!("an unknown reason to refuse a forward: {refusal}"))
         }
     }
+}
+
+/// A promise longer than a century is as good as one of a century.
+fn nanos(lease: Duration) -> u64 {
+    u64::try_from(lease.as_nanos()).unwrap_or(ABSURD).min(ABSURD - 1)
 }
 
 fn decode_kind(of: &str, kind: i32) -> Result<EntryKind, String> {

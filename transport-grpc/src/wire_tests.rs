@@ -113,6 +113,10 @@ fn published() -> impl Strategy<Value = Published> {
     })
 }
 
+fn lease() -> impl Strategy<Value = Duration> {
+    number().prop_map(Duration::from_nanos)
+}
+
 fn body() -> impl Strategy<Value = Body> {
     let term = || number().prop_map(Term);
     prop_oneof![
@@ -127,11 +131,11 @@ fn body() -> impl Strategy<Value = Body> {
         }),
         at().prop_map(|stored| Body::AppendReply(AppendReply::Accepted { stored })),
         (log_ids(), log_ids()).prop_map(|(prev, hint)| Body::AppendReply(AppendReply::Rejected { prev, hint })),
-        (at(), number()).prop_map(|(commit, round)| Body::Heartbeat { commit, round }),
-        (number(), at(), at(), any::<Option<u32>>()).prop_map(|(round, matching, stored, priority)| {
-            Body::HeartbeatReply { round, matching, stored, priority }
+        (at(), number(), lease()).prop_map(|(commit, round, lease)| Body::Heartbeat { commit, round, lease }),
+        (number(), at(), at(), any::<Option<u32>>(), lease()).prop_map(|(round, matching, stored, priority, lease)| {
+            Body::HeartbeatReply { round, matching, stored, priority, lease }
         }),
-        request().prop_map(|request| Body::ReadIndex { request }),
+        (request(), any::<bool>()).prop_map(|(request, lease)| Body::ReadIndex { request, lease }),
         (request(), option::of(at())).prop_map(|(request, index)| Body::ReadIndexReply { request, index }),
         (request(), kind(), vec(payload(), 0..5)).prop_map(|(request, kind, commands)| Body::Forward {
             request,

@@ -195,6 +195,7 @@ mod tests {
                 transferring_to: None,
                 priority: 0,
                 may_lead: true,
+                lease_left: None,
             })
         }
 

@@ -27,6 +27,8 @@ pub struct Local {
     index: Arc<AtomicU64>,
     /// What writes and reads fail with.
     pub fails: Arc<std::sync::Mutex<Option<Error>>>,
+    /// How fresh the last read was to be.
+    pub asked: Arc<std::sync::Mutex<Option<Consistency>>>,
     pub leaderless: Arc<std::sync::atomic::AtomicBool>,
 }
 
@@ -48,7 +50,8 @@ impl Replica for Local {
         machine.apply(LogId::new(3, index), command).await.map_err(Error::Stopped)
     }
 
-    async fn read(&self, _: Consistency) -> Result<(), Error> {
+    async fn read(&self, consistency: Consistency) -> Result<(), Error> {
+        *self.asked.lock().expect("no test panicked here") = Some(consistency);
         self.check()
     }
 
@@ -78,6 +81,7 @@ impl Replica for Local {
             transferring_to: None,
             priority: 0,
             may_lead: true,
+            lease_left: None,
         })
     }
 
@@ -107,15 +111,15 @@ impl Ours {
     }
 
     pub async fn start_with(replica: Local) -> Self {
+        Self::start_as(replica, Options::default()).await
+    }
+
+    pub async fn start_as(replica: Local, options: Options) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
         let view = replica.machine.lock().await.view();
-        let options = Options {
-            cluster: ClusterId(77),
-            node: NodeId(9),
-            client_address: address.to_string(),
-            ..Options::default()
-        };
+        let options =
+            Options { cluster: ClusterId(77), node: NodeId(9), client_address: address.to_string(), ..options };
         let services = Services::start(replica.clone(), view, options);
         let server = Server::builder().add_routes(services.routes());
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::Consensus;
 use super::forward::SeenForwards;
 use super::io::{Note, Time};
+use super::lease::Lease;
 use super::preference::Yielding;
 use super::progress::Progress;
 use super::quorum;
@@ -56,7 +57,12 @@ impl Consensus {
             return;
         }
         follower.suspect = true;
-        let soon = now.plus(self.random.once_to_twice(self.config.heartbeat_interval));
+        if mutant!("suspicion-breaks-the-promise") {
+            self.bound_until = now;
+        }
+        // Nobody would elect it before the promises are over that all gave.
+        let free = self.bound_until.max(now);
+        let soon = free.plus(self.random.once_to_twice(self.config.heartbeat_interval));
         self.election_due = self.election_due.min(soon);
         self.out.notes.push(Note::Suspect { leader: peer });
     }
@@ -73,6 +79,10 @@ impl Consensus {
             self.lose_leader(now);
             return self.reset_election_timer(now);
         }
+        if self.is_bound(now) {
+            self.election_due = self.bound_until.plus(self.random.once_to_twice(self.config.heartbeat_interval));
+            return;
+        }
         let suspects = matches!(&self.role, Role::Follower(follower) if follower.suspect);
         let why = if suspects {
             "the connection with its leader was lost"
@@ -82,12 +92,16 @@ impl Consensus {
         self.campaign(now, why);
     }
 
-    /// An operator wants this node to lead. Not against a live leader.
+    /// An operator wants this node to lead. Not against a live leader, or one that may count on this node.
     pub(crate) fn on_campaign_asked(&mut self, now: Time) {
         if self.is_kept_from_leading() {
             return self.ignored(self.id, "Campaign", "this node is kept from leading");
         }
-        if !self.hears_leader(now) {
+        if self.hears_leader(now) {
+            self.ignored(self.id, "Campaign", "a live leader is heard");
+        } else if self.is_bound(now) {
+            self.ignored(self.id, "Campaign", "this node may have promised to stay out of elections for a while");
+        } else {
             self.campaign(now, "an operator asked for it");
         }
     }
@@ -110,6 +124,9 @@ impl Consensus {
         // Polls of a later term were turned away in `disturbs` by the same rule.
         if self.hears_leader(now) && !mutant!("poll-granted-against-a-live-leader") {
             return self.ignored(from, "PreVote", "a live leader is heard");
+        }
+        if self.is_bound(now) {
+            return self.ignored(from, "PreVote", "this node promised to stay out of elections");
         }
         let granted = proposed > self.hard_state.term && last >= self.log.last();
         self.send(from, Body::PreVoteReply { proposed, granted });
@@ -136,6 +153,7 @@ impl Consensus {
     /// disk: otherwise votes given to a candidate that then crashed could be counted for one with a shorter log.
     /// `transfer` tells whether the leader itself asked for it.
     pub(crate) fn stand(&mut self, now: Time, why: &'static str, transfer: bool) {
+        assert!(transfer || !self.is_bound(now), "a node that promised to stay out of elections does not campaign");
         let term = self.hard_state.term.next();
         self.set_hard_state(HardState { term, voted_for: Some(self.id) });
         self.transition(now, Role::Candidate(Campaign::default()), why);
@@ -153,9 +171,13 @@ impl Consensus {
 
     /// Gives the vote of this term to the first candidate whose log is at least as up-to-date (paper §5.2, §5.4.1). Whether one of the two
     /// is a voter is for the candidate to know: its configuration may be the later one.
-    pub(crate) fn on_vote(&mut self, now: Time, from: NodeId, last: LogId) {
+    pub(crate) fn on_vote(&mut self, now: Time, from: NodeId, last: LogId, transfer: bool) {
         if self.role.kind() == RoleKind::Leader || self.leader().is_some() {
             return self.ignored(from, "Vote", "the term has a leader");
+        }
+        // It may have come to this term by another message.
+        if self.is_bound(now) && !transfer {
+            return self.ignored(from, "Vote", "this node promised to stay out of elections");
         }
         if mutant!("promoted-learner-refuses-votes") && !self.may_campaign() {
             return self.send(from, Body::VoteReply { granted: false });
@@ -227,6 +249,7 @@ impl Consensus {
             uncommitted: 0,
             round: 0,
             heartbeat_due: now.plus(self.config.heartbeat_interval),
+            lease: Lease::default(),
             reads: Reads::default(),
             seen: SeenForwards::default(),
             transfer: None,

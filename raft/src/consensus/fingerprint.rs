@@ -65,6 +65,8 @@ impl Consensus {
             election_due: _,
             random: _,
             preference,
+            // No search has leases: they are about how long something takes, which a search does not know.
+            bound_until: _,
             forwarded,
             asked,
             passed_on,
@@ -77,6 +79,7 @@ impl Consensus {
             commit_due,
             // Counted for whoever watches; nothing depends on it.
             read_rounds: _,
+            leased_reads: _,
             // Empty between two actions, for each of them collects all effects; its spare capacity does not matter.
             out: _,
             // Read by the invariants alone. All but the leader of this term, which the node may have forgotten, is in here twice.
@@ -91,8 +94,8 @@ impl Consensus {
         }
         let handed_over = handed_over.as_ref();
         handed_over.map(|HandedOver { request, to, deadline }| (request, to, now >= *deadline)).hash(hasher);
-        for (request, since) in &asked.0 {
-            (request, long_ago(now, *since)).hash(hasher);
+        for (request, (since, lease)) in &asked.0 {
+            (request, long_ago(now, *since), lease).hash(hasher);
         }
         durability.fingerprint(hasher);
         role.fingerprint(now, hasher);
@@ -164,6 +167,7 @@ impl Role {
                     uncommitted,
                     round,
                     heartbeat_due: _,
+                    lease: _,
                     reads,
                     seen,
                     leaving,
@@ -204,6 +208,7 @@ impl Progress {
             pace,
             heard,
             round,
+            bound_until: _,
             commit_told,
             said,
             furthest: _,

@@ -1,5 +1,7 @@
 //! How a leader makes itself known, confirms that it leads, and gives up when no quorum hears it (thesis §6.2).
 
+use std::time::Duration;
+
 use super::Consensus;
 use super::io::Time;
 use super::quorum;
@@ -30,11 +32,13 @@ impl Consensus {
         if let Role::Leader(leader) = &mut self.role {
             leader.heartbeat_due = now.plus(self.config.heartbeat_interval);
         }
-        self.heartbeat_round(now);
+        let lease = self.lease_length();
+        self.heartbeat_round(now, lease);
+        self.ask_for_promises(now);
     }
 
-    /// Begins a round of heartbeats to all.
-    pub(crate) fn heartbeat_round(&mut self, now: Time) {
+    /// Begins a round of heartbeats to all. `lease` is for how long they ask to be followed.
+    pub(crate) fn heartbeat_round(&mut self, now: Time, lease: Duration) {
         let term = self.hard_state.term;
         let Role::Leader(leader) = &mut self.role else { return };
         let lacking: Vec<_> =
@@ -51,7 +55,7 @@ impl Consensus {
             if mutant!("told-taken-for-heard") {
                 progress.heard = Some(now);
             }
-            self.out.send.push((*id, Message { term, body: Body::Heartbeat { commit, round: leader.round } }));
+            self.out.send.push((*id, Message { term, body: Body::Heartbeat { commit, round: leader.round, lease } }));
         }
         lacking.into_iter().for_each(|id| self.offer(id));
     }
@@ -72,24 +76,25 @@ impl Consensus {
         quorum_heard.is_some_and(|heard| now.since(heard) >= self.config.election_timeout)
     }
 
-    pub(crate) fn on_heartbeat(&mut self, now: Time, from: NodeId, commit: Index, round: u64) {
+    pub(crate) fn on_heartbeat(&mut self, now: Time, from: NodeId, commit: Index, round: u64, lease: Duration) {
         if !self.hear_leader(now, from, "Heartbeat") {
             return;
         }
         self.follow_commit(commit);
         self.ask_again(now);
-        self.answer_heartbeat(now, from, round);
+        let lease = self.promise(now, lease);
+        self.answer_heartbeat(now, from, round, lease);
     }
 
-    /// Tells the leader that it was heard, and where this node stands.
-    pub(crate) fn answer_heartbeat(&mut self, now: Time, from: NodeId, round: u64) {
+    /// Tells the leader that it was heard, where this node stands, and what it promises.
+    pub(crate) fn answer_heartbeat(&mut self, now: Time, from: NodeId, round: u64, lease: Duration) {
         let (hard_state_is_stored, priority) = (self.durability.hard_state_is_stored(), self.would_lead(now));
         let Role::Follower(follower) = &mut self.role else { return };
         let matching = follower.matching;
         // Whoever has not this term on disk yet has nothing to acknowledge in it.
         let stored = if hard_state_is_stored { matching.min(self.log.stored()) } else { Index::ZERO };
         follower.acked = follower.acked.max(stored);
-        self.send(from, Body::HeartbeatReply { round, matching, stored, priority });
+        self.send(from, Body::HeartbeatReply { round, matching, stored, priority, lease });
     }
 
     pub(crate) fn on_heartbeat_reply(

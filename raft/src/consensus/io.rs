@@ -81,6 +81,8 @@ pub enum Input {
     Read {
         /// A name for the read, or for a group of reads that came together.
         request: RequestId,
+        /// Whether the leader may answer by its lease.
+        lease: bool,
     },
     /// The write with this number is durable. Writes complete in order.
     Stored {

@@ -11,7 +11,7 @@
 //! | the leader's entries reach a follower | `replication.rs`, paced by `progress.rs` |
 //! | leadership is made known, and given up without a quorum | `heartbeat.rs` |
 //! | an entry is committed, and handed to the state machine | `commit.rs` |
-//! | a linearizable read is confirmed | `read.rs` |
+//! | a linearizable read is confirmed | `read.rs`, by the clock: `lease.rs` |
 //! | a command enters the log, here or at the leader | `forward.rs` |
 //! | leadership is handed over | `transfer.rs` |
 //! | … to whoever should lead rather than this node | `preference.rs` |
@@ -33,6 +33,7 @@ mod heartbeat;
 mod image;
 mod invariants;
 mod io;
+mod lease;
 mod log;
 mod membership;
 #[cfg(feature = "testing")]
@@ -60,6 +61,7 @@ pub(crate) use read::Reflects;
 pub use role::RoleKind;
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use self::change::PassedOn;
 use self::commit::Applying;
@@ -108,6 +110,8 @@ pub struct Consensus {
     random: Random,
     /// What the operator wants of this node.
     preference: Preference,
+    /// Until when this node has promised to stay out of elections. It outlives roles and terms.
+    bound_until: Time,
     /// Batches passed on to this term's leader that it has not answered.
     forwarded: Forwarded,
     /// Read indexes asked of this term's leader.
@@ -129,6 +133,8 @@ pub struct Consensus {
     commit_due: bool,
     /// How many rounds of heartbeats began for reads: for whoever watches.
     read_rounds: u64,
+    /// How many reads, or groups of them, were answered by a lease.
+    leased_reads: u64,
     /// Collected until the caller asks.
     out: Effects,
     past: Past,
@@ -158,6 +164,7 @@ impl Consensus {
             election_due: now,
             random: Random::new(boot.seed),
             preference: Preference { priority: config.priority, may_lead: config.may_lead },
+            bound_until: Time::default(),
             forwarded: Forwarded::default(),
             asked: Asked::default(),
             passed_on: PassedOn::default(),
@@ -169,11 +176,16 @@ impl Consensus {
             noted_term: boot.log.hard_state.term,
             commit_due: false,
             read_rounds: 0,
+            leased_reads: 0,
             out: Effects::default(),
             past: Past::since(log.base().index),
             log,
         };
         core.reset_election_timer(now);
+        // It may have promised as much before it went down, and does not know.
+        if config.lease_drift.is_some() && !mutant!("restarted-voter-votes-at-once") {
+            core.bound_until = now.plus(config.election_timeout);
+        }
         // Power may have been lost between an image and the cut.
         core.compact();
         core.check_invariants();
@@ -186,7 +198,7 @@ impl Consensus {
             Input::Tick => self.tick(now),
             Input::Receive { from, message } => self.receive(now, from, message),
             Input::Propose { request, kind, commands } => self.propose(now, request, kind, commands),
-            Input::Read { request } => self.read(now, request),
+            Input::Read { request, lease } => self.read(now, request, lease),
             Input::Stored { seq } => self.on_stored(now, seq),
             Input::Applied { index } => self.on_applied(index),
             Input::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
@@ -197,7 +209,6 @@ impl Consensus {
             Input::ImageRead { to, image, offset, data } => self.on_image_read(to, image, offset, data),
             Input::Receipt { attempt, receipt } => self.on_receipt(now, attempt, receipt),
             Input::Restored { last } => self.on_restored(last),
-            Input::Campaign if self.hears_leader(now) => self.ignored(self.id, "Campaign", "a live leader is heard"),
             Input::Campaign => self.on_campaign_asked(now),
             Input::Prefer { preference } => self.prefer(now, preference),
             Input::PeerLost { peer } => self.on_peer_lost(now, peer),
@@ -297,6 +308,7 @@ impl Consensus {
             transferring_to: self.transferring_to(),
             priority: self.preference.priority,
             may_lead: self.preference.may_lead,
+            lease_left: self.lease_left(now),
         }
     }
 
@@ -304,6 +316,11 @@ impl Consensus {
     #[must_use]
     pub fn membership(&self) -> Option<&Membership> {
         self.configurations.current()
+    }
+
+    /// How many reads, or groups of them, this node answered by its lease in this run.
+    pub(crate) fn leased_reads(&self) -> u64 {
+        self.leased_reads
     }
 
     /// How many rounds of heartbeats this node began in this run to confirm reads.
@@ -366,7 +383,12 @@ impl Consensus {
         }
         if message.term > self.hard_state.term {
             if self.disturbs(now, &message.body) {
-                return self.ignored(from, name, "a live leader is heard");
+                let why = if self.hears_leader(now) {
+                    "a live leader is heard"
+                } else {
+                    "this node promised to stay out of elections"
+                };
+                return self.ignored(from, name, why);
             }
             if self.leader_lives_on(from, &message.body) {
                 self.await_former_leader(now);
@@ -378,17 +400,18 @@ impl Consensus {
         match message.body {
             Body::PreVote { proposed, last } => self.on_pre_vote(now, from, proposed, last),
             Body::PreVoteReply { proposed, granted } => self.on_pre_vote_reply(now, from, proposed, granted),
-            Body::Vote { last, transfer: _ } => self.on_vote(now, from, last),
+            Body::Vote { last, transfer } => self.on_vote(now, from, last, transfer),
             Body::VoteReply { granted } => self.on_vote_reply(now, from, granted),
             Body::Append { prev, entries, commit } => self.on_append(now, from, prev, entries, commit),
             Body::AppendReply(reply) => self.on_append_reply(now, from, reply),
-            Body::Heartbeat { commit, round } => self.on_heartbeat(now, from, commit, round),
-            Body::HeartbeatReply { round, matching, stored, priority } => {
+            Body::Heartbeat { commit, round, lease } => self.on_heartbeat(now, from, commit, round, lease),
+            Body::HeartbeatReply { round, matching, stored, priority, lease } => {
+                self.on_promise(now, from, round, lease);
                 self.on_heartbeat_reply(now, from, round, matching, stored, priority);
             }
             Body::Commit { index } => self.on_commit(now, from, index),
             Body::TimeoutNow => self.on_timeout_now(now, from),
-            Body::ReadIndex { request } => self.on_read_index(from, request),
+            Body::ReadIndex { request, lease } => self.on_read_index(from, request, lease),
             Body::ReadIndexReply { request, index } => self.on_read_index_reply(from, request, index),
             Body::Forward { request, kind, commands } => self.on_forward(now, from, request, kind, commands),
             Body::ForwardReply { request, outcome } => self.on_forward_reply(from, request, outcome),
@@ -406,10 +429,10 @@ impl Consensus {
             return false;
         }
         match body {
-            Body::PreVote { .. } => self.hears_leader(now),
+            Body::PreVote { .. } => self.hears_leader(now) || self.is_bound(now),
             // The leader itself wants it.
             Body::Vote { transfer: true, .. } => false,
-            Body::Vote { .. } => self.config.check_quorum && self.hears_leader(now),
+            Body::Vote { .. } => self.is_bound(now) || (self.config.check_quorum && self.hears_leader(now)),
             Body::PreVoteReply { .. }
             | Body::VoteReply { .. }
             | Body::Append { .. }
@@ -469,7 +492,7 @@ impl Consensus {
                 let round = if mutant!("round-of-an-earlier-term-confirms") { round } else { 0 };
                 self.heartbeat_answer(round)
             }
-            Body::ReadIndex { request } => Body::ReadIndexReply { request, index: None },
+            Body::ReadIndex { request, .. } => Body::ReadIndexReply { request, index: None },
             Body::Forward { request, .. } => Body::ForwardReply { request, outcome: ForwardOutcome::NotLeader },
             // The change may have been taken when this term was the present one.
             Body::Change { request, .. } => Body::ChangeReply { request, outcome: ChangeOutcome::Unknown },
@@ -493,12 +516,16 @@ impl Consensus {
     fn heartbeat_answer(&self, round: u64) -> Body {
         let Preference { priority, may_lead } = self.preference;
         let priority = Some(priority).filter(|_| may_lead);
-        Body::HeartbeatReply { round, matching: Index::ZERO, stored: Index::ZERO, priority }
+        let (matching, stored, lease) = (Index::ZERO, Index::ZERO, Duration::ZERO);
+        Body::HeartbeatReply { round, matching, stored, priority, lease }
     }
 
     /// Moves to a later term, as a follower that knows no leader.
     fn enter_term(&mut self, now: Time, term: Term, why: &'static str) {
         assert!(term > self.hard_state.term, "terms go forward");
+        if mutant!("promise-forgotten-with-the-term") {
+            self.bound_until = Time::default();
+        }
         self.set_hard_state(HardState { term, voted_for: None });
         self.transition(now, Role::Follower(self.fresh_follower()), why);
     }

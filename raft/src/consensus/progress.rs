@@ -23,6 +23,8 @@ pub(crate) struct Progress {
     pub(crate) heard: Option<Time>,
     /// The latest round of heartbeats that it answered.
     pub(crate) round: u64,
+    /// Until when it is sure to stay out of elections, on this node's clock.
+    pub(crate) bound_until: Time,
     /// The greatest commit index it was told of.
     pub(crate) commit_told: Index,
     /// Tells lost appends from slow ones.
@@ -105,6 +107,7 @@ impl Progress {
             pace: Pace::Probe { sent: None },
             heard: None,
             round: 0,
+            bound_until: Time::default(),
             commit_told: Index::ZERO,
             said: Said { matching: Index::ZERO, since: now, gap: Duration::ZERO },
             furthest: 0,

@@ -2,9 +2,11 @@
 //!
 //! A leader notes its commit index, confirms with a round of heartbeats that it still leads, and may then answer from
 //! any state that has applied that index. All reads that wait share one round, and one round is under way at a
-//! time: what comes meanwhile goes with the next. A follower asks the leader for an index.
+//! time: what comes meanwhile goes with the next. A follower asks the leader for an index. Reads for which that is enough are answered by
+//! the leader's lease, as long as it has one (`lease.rs`), and share a round otherwise.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::Consensus;
 use super::io::{RefusedReason, Reply, Time};
@@ -28,6 +30,8 @@ pub(crate) struct Reads {
 struct Read {
     follower: Option<NodeId>,
     request: RequestId,
+    /// Whether the leader's lease will do.
+    lease: bool,
 }
 
 /// What a node's state tells of an entry.
@@ -52,9 +56,9 @@ struct Round {
     reads: Vec<Read>,
 }
 
-/// A follower's questions to this term's leader, and when each was last asked.
+/// A follower's questions to this term's leader, when each was last asked, and whether the lease will do.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Asked(pub(super) BTreeMap<RequestId, Time>);
+pub(crate) struct Asked(pub(super) BTreeMap<RequestId, (Time, bool)>);
 
 #[cfg(feature = "testing")]
 impl Asked {
@@ -83,23 +87,23 @@ impl Reads {
 
 impl Consensus {
     /// A local client's read.
-    pub(crate) fn read(&mut self, now: Time, request: RequestId) {
+    pub(crate) fn read(&mut self, now: Time, request: RequestId, lease: bool) {
         match &mut self.role {
             Role::Leader(leader) if leader.reads.waiting.len() < self.config.max_pending_requests => {
-                leader.reads.waiting.push(Read { follower: None, request });
+                leader.reads.waiting.push(Read { follower: None, request, lease });
             }
             Role::Leader(_) => {
                 self.out.replies.push(Reply::Refused { request, reason: RefusedReason::Overloaded });
             }
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => match self.leader() {
                 Some(leader) if !mutant!("followers-refuse-reads") => {
-                    self.asked.0.insert(request, now);
+                    self.asked.0.insert(request, (now, lease));
                     if self.asked.0.len() > self.config.max_pending_requests
                         && let Some((request, _)) = self.asked.0.pop_first()
                     {
                         self.out.replies.push(Reply::Refused { request, reason: RefusedReason::Overloaded });
                     }
-                    self.send(leader, Body::ReadIndex { request });
+                    self.send(leader, Body::ReadIndex { request, lease });
                 }
                 Some(_) | None => self.refuse_read(request),
             },
@@ -107,10 +111,10 @@ impl Consensus {
     }
 
     /// A follower's question. Repeated ones are harmless.
-    pub(crate) fn on_read_index(&mut self, from: NodeId, request: RequestId) {
+    pub(crate) fn on_read_index(&mut self, from: NodeId, request: RequestId, lease: bool) {
         match &mut self.role {
             Role::Leader(leader) if leader.reads.waiting.len() < self.config.max_pending_requests => {
-                leader.reads.waiting.push(Read { follower: Some(from), request });
+                leader.reads.waiting.push(Read { follower: Some(from), request, lease });
             }
             // The follower asks again.
             Role::Leader(_) => self.ignored(from, "ReadIndex", "too many reads wait"),
@@ -134,10 +138,12 @@ impl Consensus {
     pub(crate) fn ask_again(&mut self, now: Time) {
         let Some(leader) = self.leader() else { return };
         let term = self.hard_state.term;
-        for (request, asked) in &mut self.asked.0 {
+        for (request, (asked, lease)) in &mut self.asked.0 {
             if now.since(*asked) >= self.config.election_timeout && !mutant!("lost-question-never-repeated") {
                 *asked = now;
-                self.out.send.push((leader, Message { term, body: Body::ReadIndex { request: *request } }));
+                self.out
+                    .send
+                    .push((leader, Message { term, body: Body::ReadIndex { request: *request, lease: *lease } }));
             }
         }
     }
@@ -150,10 +156,14 @@ impl Consensus {
         self.answer_confirmed();
         let Role::Leader(leader) = &self.role else { return };
         let open = self.commit >= leader.opened || mutant!("read-before-the-term-is-open");
-        if !leader.reads.wait() || !open {
+        if !open {
             return;
         }
-        self.heartbeat_round(now);
+        self.answer_by_lease(now);
+        if !matches!(&self.role, Role::Leader(leader) if leader.reads.wait()) {
+            return;
+        }
+        self.heartbeat_round(now, Duration::ZERO);
         self.read_rounds += 1;
         if let Role::Leader(leader) = &mut self.role {
             let reads = std::mem::take(&mut leader.reads.waiting);
@@ -161,6 +171,23 @@ impl Consensus {
         }
         // A leader that is a quorum by itself is confirmed at once.
         self.answer_confirmed();
+    }
+
+    /// Answers the reads for which the lease will do, while there is one.
+    fn answer_by_lease(&mut self, now: Time) {
+        let lease = self.lease_left(now).is_some();
+        let Role::Leader(leader) = &mut self.role else { return };
+        if !lease || !leader.reads.waiting.iter().any(|read| read.lease) {
+            return;
+        }
+        let waiting = std::mem::take(&mut leader.reads.waiting);
+        let (answered, waiting) = waiting.into_iter().partition(|read| read.lease);
+        leader.reads.waiting = waiting;
+        let answered: Vec<Read> = answered;
+        self.leased_reads += answered.len() as u64;
+        for read in answered {
+            self.answer_read(read, Some(self.commit));
+        }
     }
 
     fn answer_confirmed(&mut self) {

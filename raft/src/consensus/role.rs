@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::change::Changing;
 use super::forward::SeenForwards;
 use super::io::Time;
+use super::lease::Lease;
 use super::membership::Leaving;
 use super::preference::Yielding;
 use super::progress::Progress;
@@ -71,6 +72,8 @@ pub(crate) struct Leader {
     pub(crate) round: u64,
     /// When the next round is due.
     pub(crate) heartbeat_due: Time,
+    /// The promises that were asked for.
+    pub(crate) lease: Lease,
     /// Reads that wait for a round.
     pub(crate) reads: Reads,
     /// Batches forwarded by followers in this term.

@@ -8,6 +8,7 @@
 //! elected, it was never proposed, and goes to the new leader; if not within an election timeout, it is appended here.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -160,7 +161,7 @@ impl Consensus {
         if let Some(why) = refusal {
             self.ignored(from, "TimeoutNow", why);
             // Whoever waits for it need not do so any longer.
-            return self.answer_heartbeat(now, from, 0);
+            return self.answer_heartbeat(now, from, 0, Duration::ZERO);
         }
         // The leader lives, and can still tell what became of what was passed on to it.
         self.await_former_leader(now);

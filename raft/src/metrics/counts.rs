@@ -109,6 +109,8 @@ pub struct Requests {
     pub reads_served: u64,
     /// Rounds of heartbeats that this leader began to confirm reads. Reads share them.
     pub read_rounds: u64,
+    /// Reads that this leader answered by its lease; those that came to a node together count once.
+    pub leased_reads: u64,
     /// Batches of commands that were passed on to the leader.
     pub forwarded: u64,
     /// Batches that followers passed on to this node.

@@ -205,7 +205,7 @@ fn launch(parts: Parts, sessions: Sessions, boot: Boot, span: tracing::Span) -> 
     let (inbox, arrivals) = Inbox::channel(cluster, group, id);
     let mut outbox =
         span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config, tasks.clone()));
-    let clock = Clock::start(&tasks);
+    let clock = Clock::start(&tasks, config.lease_drift.is_some());
     let pending = Pending::new(&config, random::mix(boot.seed), applied);
     let configured = boot.configurations.iter().rfind(|(at, _)| at.index <= applied);
     let (membership_at, membership) = configured.cloned().unwrap_or_default();

@@ -292,7 +292,8 @@ impl Driver {
     }
 
     fn metrics(&self, now: Time) -> Metrics {
-        let reads = meter::Reads { served: self.pending.reads_served(), rounds: self.core.read_rounds() };
+        let (served, rounds, leased) = (self.pending.reads_served(), self.core.read_rounds(), self.core.leased_reads());
+        let reads = meter::Reads { served, rounds, leased };
         let (load, failed) = (self.shared.intake.load(), self.shared.failures.read());
         self.meter.read(&self.status(now), &self.outbox, reads, load, failed)
     }

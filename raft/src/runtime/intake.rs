@@ -17,24 +17,13 @@ pub(crate) type Answer<T> = oneshot::Sender<Result<T, Error>>;
 #[derive(Debug)]
 pub(crate) enum Request {
     /// Answered with the entry's id beside the result.
-    Write {
-        kind: EntryKind,
-        command: Bytes,
-        answer: Answer<(LogId, Bytes)>,
-    },
+    Write { kind: EntryKind, command: Bytes, answer: Answer<(LogId, Bytes)> },
     /// At least one command.
-    WriteMany {
-        commands: Vec<Bytes>,
-        answer: Answer<Vec<Bytes>>,
-    },
-    Read {
-        answer: Answer<()>,
-    },
+    WriteMany { commands: Vec<Bytes>, answer: Answer<Vec<Bytes>> },
+    /// A linearizable read. `lease` tells whether the leader's lease will do.
+    Read { lease: bool, answer: Answer<()> },
     /// A read of a state that reflects this entry.
-    ReadAtLeast {
-        id: LogId,
-        answer: Answer<()>,
-    },
+    ReadAtLeast { id: LogId, answer: Answer<()> },
 }
 
 impl Request {

@@ -171,7 +171,7 @@ impl Meter {
     pub(crate) fn read(&self, status: &Status, outbox: &Outbox, reads: Reads, load: Load, failed: Failed) -> Metrics {
         let members = status.configuration.as_ref().map(|configuration| &configuration.membership);
         let learners = |members: &Membership| members.members().filter(|member| members.is_learner(member.id)).count();
-        let Reads { served: reads_served, rounds: read_rounds } = reads;
+        let Reads { served: reads_served, rounds: read_rounds, leased: leased_reads } = reads;
         Metrics {
             id: status.id,
             role: status.role,
@@ -191,7 +191,7 @@ impl Meter {
             pending_bytes: load.bytes,
             disk_stalls: self.disk.stalls(),
             leadership: self.leadership.clone(),
-            requests: Requests { reads_served, read_rounds, failed, ..self.requests.clone() },
+            requests: Requests { reads_served, read_rounds, leased_reads, failed, ..self.requests.clone() },
             sent: outbox.sent(),
             received: self.received,
             dropped: outbox.dropped(),
@@ -208,6 +208,7 @@ impl Meter {
 pub(crate) struct Reads {
     pub(crate) served: u64,
     pub(crate) rounds: u64,
+    pub(crate) leased: u64,
 }
 
 /// Failed requests, counted where their clients are told: only they pay for it.

@@ -99,7 +99,7 @@ impl Pending {
     /// a message. `leads` tells whether this node leads: then the core needs no second chance at the commands.
     pub(crate) fn submit(&mut self, now: Time, leads: bool, requests: &mut Vec<Request>, mut input: impl FnMut(Input)) {
         let mut groups = Groups::new(now.plus(self.config.write_timeout), requests.len());
-        let mut readers = Vec::new();
+        let (mut readers, mut leased) = (Vec::new(), Vec::new());
         let read_by = now.plus(self.config.read_timeout);
         for request in requests.drain(..) {
             let cost = request.cost();
@@ -112,7 +112,8 @@ impl Pending {
                     let group = self.group_for(EntryKind::Command, cost, &mut groups, leads, &mut input);
                     group.add_many(commands, answer, cost);
                 }
-                Request::Read { answer } => readers.push(answer),
+                Request::Read { lease: false, answer } => readers.push(answer),
+                Request::Read { lease: true, answer } => leased.push(answer),
                 Request::ReadAtLeast { id, answer } => {
                     self.look_at(read_by);
                     self.at_least.submit(id, read_by, answer);
@@ -122,8 +123,10 @@ impl Pending {
         for group in [groups.commands, groups.session].into_iter().filter(|group| group.cost > 0) {
             self.propose(group, leads, &mut input);
         }
-        if !readers.is_empty() {
-            self.ask(reads::Group { deadline: read_by, readers }, &mut input);
+        for (lease, readers) in [(false, readers), (true, leased)] {
+            if !readers.is_empty() {
+                self.ask(reads::Group { deadline: read_by, lease, readers }, &mut input);
+            }
         }
     }
 
@@ -153,9 +156,9 @@ impl Pending {
 
     fn ask(&mut self, group: reads::Group, input: &mut impl FnMut(Input)) {
         self.look_at(group.deadline);
-        let request = self.request();
+        let (request, lease) = (self.request(), group.lease);
         self.reads.submit(request, group);
-        input(Input::Read { request });
+        input(Input::Read { request, lease });
     }
 
     pub(crate) fn initialize(&mut self, membership: Membership, answer: InitializeAnswer) -> Input {

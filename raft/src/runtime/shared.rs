@@ -120,7 +120,7 @@ impl Shared {
             match request {
                 Request::Write { answer, .. } => drop(answer.send(Err(error))),
                 Request::WriteMany { answer, .. } => drop(answer.send(Err(error))),
-                Request::Read { answer } | Request::ReadAtLeast { answer, .. } => drop(answer.send(Err(error))),
+                Request::Read { answer, .. } | Request::ReadAtLeast { answer, .. } => drop(answer.send(Err(error))),
             }
         }
         for control in self.control.close_and_drain() {

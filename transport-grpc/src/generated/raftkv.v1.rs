@@ -174,6 +174,9 @@ pub struct Heartbeat {
     pub commit: u64,
     #[prost(uint64, tag = "2")]
     pub round: u64,
+    /// For how long the leader asks the receiver to stay out of elections, in nanoseconds.
+    #[prost(uint64, tag = "3")]
+    pub lease: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeartbeatReply {
@@ -186,11 +189,17 @@ pub struct HeartbeatReply {
     /// Absent: the sender would not lead.
     #[prost(uint32, optional, tag = "4")]
     pub priority: ::core::option::Option<u32>,
+    /// For how long the sender promises to stay out of elections, in nanoseconds.
+    #[prost(uint64, tag = "5")]
+    pub lease: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadIndex {
     #[prost(uint64, tag = "1")]
     pub request: u64,
+    /// Whether the leader may answer by its lease.
+    #[prost(bool, tag = "2")]
+    pub lease: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ReadIndexReply {

@@ -73,7 +73,7 @@ pub fn sender(options: Options) -> GrpcTransport {
 
 /// A control message with a number.
 pub fn tick(to: &Peer, number: u64) -> Envelope {
-    envelope(to, Body::Heartbeat { commit: Index(0), round: number })
+    envelope(to, Body::Heartbeat { commit: Index(0), round: number, lease: Duration::ZERO })
 }
 
 /// A bulk message with a number.

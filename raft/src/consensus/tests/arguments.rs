@@ -89,14 +89,22 @@ pub(super) fn message(args: &mut ArgumentConsumer) -> Result<Message, Failure> {
         },
         "Accepted" => Body::AppendReply(AppendReply::Accepted { stored: Index(number(args, "stored")?) }),
         "Rejected" => Body::AppendReply(AppendReply::Rejected { prev: at(args, "prev")?, hint: at(args, "hint")? }),
-        "Heartbeat" => Body::Heartbeat { commit: Index(number(args, "commit")?), round: number(args, "round")? },
+        "Heartbeat" => Body::Heartbeat {
+            commit: Index(number(args, "commit")?),
+            round: number(args, "round")?,
+            lease: args.take_key("lease").map(duration).transpose()?.unwrap_or_default(),
+        },
         "HeartbeatReply" => Body::HeartbeatReply {
             round: number(args, "round")?,
             matching: Index(number(args, "matching")?),
             stored: Index(number(args, "stored")?),
             priority: Some(key(args, "priority")?.unwrap_or_default()),
+            lease: args.take_key("lease").map(duration).transpose()?.unwrap_or_default(),
         },
-        "ReadIndex" => Body::ReadIndex { request: RequestId(number(args, "request")?) },
+        "ReadIndex" => Body::ReadIndex {
+            request: RequestId(number(args, "request")?),
+            lease: args.take_key("lease").map(yes).transpose()?.unwrap_or(false),
+        },
         "ReadIndexReply" => {
             Body::ReadIndexReply { request: RequestId(number(args, "request")?), index: key(args, "index")?.map(Index) }
         }

@@ -25,6 +25,7 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
             "pre_vote" => config.pre_vote = yes(value)?,
             "check_quorum" => config.check_quorum = yes(value)?,
             "election_timeout" => config.election_timeout = duration(value)?,
+            "lease_drift" => config.lease_drift = Some(duration(value)?),
             "heartbeat_interval" => config.heartbeat_interval = duration(value)?,
             "stall_timeout" => config.stall_timeout = duration(value)?,
             "priority_settle" => config.priority_settle = duration(value)?,
@@ -54,6 +55,11 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
     cluster.restart_all()?;
     cluster.take_transcript();
     if let Some(leader) = leader {
+        if let Some(promised) = cluster.config.lease_drift.map(|_| cluster.config.election_timeout) {
+            // A node that has just come up stays out of elections.
+            let all: Vec<_> = cluster.nodes.keys().copied().collect();
+            cluster.advance(&all, promised, true)?;
+        }
         let input = cluster.initialize(leader, cluster.membership())?;
         cluster.step(leader, input)?;
         cluster.stabilize(None)?;
@@ -172,7 +178,10 @@ fn request(cluster: &mut Cluster, name: &str, args: &mut ArgumentConsumer, later
             }
             cluster.propose(id, kind, commands)?
         }
-        "read" => cluster.read(id)?,
+        "read" => {
+            let lease = args.take_key("lease").map(yes).transpose()?.unwrap_or(false);
+            cluster.read(id, lease)?
+        }
         "campaign" => Input::Campaign,
         "change" => {
             let change = change(args)?;

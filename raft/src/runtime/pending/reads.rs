@@ -14,6 +14,8 @@ use crate::types::{Entry, Index, Peer};
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) deadline: Time,
+    /// Whether the leader's lease will do.
+    pub(crate) lease: bool,
     pub(crate) readers: Vec<Answer<()>>,
 }
 

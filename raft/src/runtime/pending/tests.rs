@@ -28,7 +28,7 @@ impl Bench {
 
     fn last_request(&self) -> RequestId {
         match self.inputs.last() {
-            Some(Input::Propose { request, .. } | Input::Read { request }) => *request,
+            Some(Input::Propose { request, .. } | Input::Read { request, .. }) => *request,
             other => panic!("{other:?} names no request"),
         }
     }
@@ -48,7 +48,7 @@ impl Bench {
 
     fn read(&mut self) -> (RequestId, Outcome<()>) {
         let (answer, outcome) = oneshot::channel();
-        (self.submit(true, vec![Request::Read { answer }]), outcome)
+        (self.submit(true, vec![Request::Read { lease: false, answer }]), outcome)
     }
 
     /// A read of a state that reflects this entry, in a node that has applied so far, where each entry's term is its index by ten.
@@ -264,7 +264,7 @@ fn refused_writes_and_reads_wait_for_a_leader_and_are_proposed_under_a_new_name(
     bench.check(1, false);
     assert!(bench.inputs.is_empty(), "without a leader there is nobody to ask");
     bench.check(2, true);
-    let [Input::Propose { request: write_again, commands, .. }, Input::Read { request: read_again }] =
+    let [Input::Propose { request: write_again, commands, .. }, Input::Read { request: read_again, lease: false }] =
         &bench.inputs[..]
     else {
         panic!("{:?}", bench.inputs)

@@ -245,7 +245,7 @@ impl Node {
                 let (request, kind) = (RequestId(u64::from(*number)), EntryKind::Command);
                 Input::Propose { request, kind, commands: vec![command(*number)] }
             }
-            Event::Read { number } => Input::Read { request: RequestId(FIRST_READ + u64::from(*number)) },
+            Event::Read { number } => Input::Read { request: RequestId(FIRST_READ + u64::from(*number)), lease: false },
             Event::Change { number } => {
                 let ids = bounds.changes.get(*number as usize).map(Vec::as_slice).unwrap_or_default();
                 let request = RequestId(FIRST_CHANGE + u64::from(*number));

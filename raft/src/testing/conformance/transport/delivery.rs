@@ -6,6 +6,12 @@ use crate::message::{ChangeOutcome, Part};
 use crate::traits::{Published, SnapshotId, SnapshotMeta};
 use crate::types::{Membership, NodeId, Peer};
 
+/// An answer to a heartbeat, with a promise for so many nanoseconds.
+fn reply(priority: Option<u32>, lease: u64) -> Body {
+    let lease = Duration::from_nanos(lease);
+    Body::HeartbeatReply { round: 3, matching: Index(12), stored: Index(11), priority, lease }
+}
+
 /// Every statement, with empty and full fields.
 fn samples() -> Vec<Body> {
     let (id, far) = (LogId::new(6, 41), LogId::new(1 << 40, 1 << 50));
@@ -32,10 +38,12 @@ fn samples() -> Vec<Body> {
         Body::Append { prev: LogId::ZERO, entries: Vec::new(), commit: Index::ZERO },
         Body::AppendReply(AppendReply::Accepted { stored: Index(1 << 50) }),
         Body::AppendReply(AppendReply::Rejected { prev: far, hint: LogId::ZERO }),
-        Body::Heartbeat { commit: Index(9), round: 1 << 50 },
-        Body::HeartbeatReply { round: 3, matching: Index(12), stored: Index(11), priority: Some(7) },
-        Body::HeartbeatReply { round: 3, matching: Index(12), stored: Index(11), priority: None },
-        Body::ReadIndex { request },
+        Body::Heartbeat { commit: Index(9), round: 1 << 50, lease: Duration::ZERO },
+        Body::Heartbeat { commit: Index(9), round: 1, lease: Duration::from_nanos(300_000_001) },
+        reply(Some(7), 0),
+        reply(None, 1),
+        Body::ReadIndex { request, lease: false },
+        Body::ReadIndex { request, lease: true },
         Body::ReadIndexReply { request, index: None },
         Body::ReadIndexReply { request, index: Some(Index::ZERO) },
         Body::ReadIndexReply { request, index: Some(Index(5)) },
@@ -140,9 +148,7 @@ pub async fn the_receiver_learns_where_to_answer(network: &dyn Network) {
     a.send(&b.peer, vec![tick(1)]).await.expect("a live peer");
     let (sender, _) = within("the arrival", b.arrivals.next()).await.expect("an open inbox");
     assert_eq!(sender, a.peer);
-    b.send(&sender, vec![Body::HeartbeatReply { round: 1, matching: Index(1), stored: Index(1), priority: Some(0) }])
-        .await
-        .expect("alive");
+    b.send(&sender, vec![reply(Some(0), 0)]).await.expect("alive");
     assert_eq!(a.receive(1).await[0].from, b.peer.id);
 }
 

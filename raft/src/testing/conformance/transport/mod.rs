@@ -160,7 +160,7 @@ async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
 
 /// A control message with a number.
 fn tick(round: u64) -> Body {
-    Body::Heartbeat { commit: Index(3), round }
+    Body::Heartbeat { commit: Index(3), round, lease: Duration::ZERO }
 }
 
 fn round(envelope: &Envelope) -> Option<u64> {

@@ -11,6 +11,7 @@ impl World {
         while self.events < self.swarm.events {
             self.events += 1;
             self.chaotic_event()?;
+            self.cluster.check_leases()?;
         }
         Ok(())
     }
@@ -135,7 +136,7 @@ impl World {
     /// All clocks move on a little, or one node's moves on alone: a pause of the others, or a clock that drifts.
     fn some_time(&mut self) -> Result<(), String> {
         let by = Duration::from_millis(self.random.below(80));
-        if self.random.percent(80) {
+        if self.random.percent(80) || self.swarm.config.lease_drift.is_some() {
             self.cluster.at += by;
             let ids = self.ids.clone();
             return self.cluster.advance(&ids, by, false);

@@ -16,6 +16,7 @@ pub(crate) const EXPECTED: &[&str] = &[
     "appends rejected with a hint that skips entries",
     "bridge partitions",
     "campaigns asked for by an operator",
+    "campaigns that meet a promise",
     "addresses changed",
     "changes made",
     "changes meant for another configuration",
@@ -56,6 +57,7 @@ pub(crate) const EXPECTED: &[&str] = &[
     "held writes given back",
     "images installed",
     "images that are not there any more",
+    "leaders estranged",
     "leaders kept from leading that handed over",
     "leaders suspected",
     "leaders that hand over to a higher priority",
@@ -76,6 +78,7 @@ pub(crate) const EXPECTED: &[&str] = &[
     "polls lost",
     "power lost between an image and its cut",
     "pre-votes refused",
+    "reads answered by a lease",
     "reads confirmed",
     "reads refused",
     "receipts of an image resumed",
@@ -83,6 +86,7 @@ pub(crate) const EXPECTED: &[&str] = &[
     "runs of one voter",
     "runs of seven voters",
     "runs with a clock",
+    "runs with leases",
     "runs without a clock",
     "snapshots taken",
     "split votes",
@@ -151,6 +155,9 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
         Note::Suspect { .. } => coverage.hit("leaders suspected"),
         Note::Transfer { step: TransferStep::Begins, .. } => coverage.hit("transfers begun"),
         Note::Transfer { step: TransferStep::GivenUp, .. } => coverage.hit("transfers given up"),
+        Note::Ignored { why: "this node promised to stay out of elections", .. } => {
+            coverage.hit("campaigns that meet a promise");
+        }
         Note::Transfer { step: TransferStep::Refused, .. } => coverage.hit("transfers refused by the successor"),
         Note::Yield { why: "its priority is higher", .. } => {
             coverage.hit("leaders that hand over to a higher priority")

@@ -66,11 +66,11 @@ impl Cluster {
         Ok(Input::Propose { request, kind, commands })
     }
 
-    /// Prepares a read; to be stepped.
-    pub(crate) fn read(&mut self, id: NodeId) -> Result<Input, String> {
+    /// Prepares a read, for which a lease may do; to be stepped.
+    pub(crate) fn read(&mut self, id: NodeId, lease: bool) -> Result<Input, String> {
         let (request, floor) = (self.next_request(), self.checker.visible());
         self.node(id)?.clients.reads.insert(request, floor);
-        Ok(Input::Read { request })
+        Ok(Input::Read { request, lease })
     }
 
     pub(crate) fn initialize(&mut self, id: NodeId, membership: Membership) -> Result<Input, String> {

@@ -12,7 +12,7 @@ use super::disk::Disk;
 use super::images::Images;
 use super::show;
 use crate::config::Config;
-use crate::consensus::{Boot, Consensus, Effects, Fetch, ImageWork, Input, Preference, Time, Write};
+use crate::consensus::{Boot, Consensus, Effects, Fetch, ImageWork, Input, Preference, RoleKind, Time, Write};
 use crate::message::{Message, RequestId};
 use crate::testing::simulation::{Coverage, Trace, TraceEvent};
 use crate::traits::{Published, SnapshotId, SnapshotMeta};
@@ -210,6 +210,29 @@ impl Cluster {
 
     fn running(&self) -> Vec<NodeId> {
         self.nodes.values().filter(|node| node.core.is_some()).map(|node| node.id).collect()
+    }
+
+    /// How many nodes lead, in whatever terms.
+    pub(crate) fn leaders(&self) -> usize {
+        let leads = |node: &&Node| node.core.as_ref().is_some_and(|core| core.standing().1 == RoleKind::Leader);
+        self.nodes.values().filter(leads).count()
+    }
+
+    /// While a leader may answer reads by its clock, nobody leads a later term. The clocks of all nodes must be up to date.
+    pub(crate) fn check_leases(&self) -> Result<(), String> {
+        let cores = self.nodes.values().filter_map(|node| node.core.as_ref().map(|core| (node, core)));
+        let leaders: Vec<_> = cores.filter(|(_, core)| core.standing().1 == RoleKind::Leader).collect();
+        let newest = leaders.iter().map(|(node, core)| (core.standing().0, node.id)).max();
+        let leases =
+            leaders.iter().filter_map(|(node, core)| Some((node.id, core.standing().0, core.lease_left(node.now)?)));
+        for (id, term, left) in leases {
+            if let Some((later, other)) = newest.filter(|(later, _)| *later > term) {
+                return Err(format!(
+                    "leases: {id} answers reads of {term} by its clock for {left:?} more, and {other} leads {later}"
+                ));
+            }
+        }
+        Ok(())
     }
 
     // Life and death.

@@ -2,6 +2,7 @@
 
 #[cfg(test)]
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -64,16 +65,18 @@ pub(crate) fn message(message: &Message) -> String {
         Body::Append { prev, entries: list, commit } => format!("prev={prev} {} commit={}", entries(list), commit.0),
         Body::AppendReply(AppendReply::Accepted { stored }) => format!("stored={}", stored.0),
         Body::AppendReply(AppendReply::Rejected { prev, hint }) => format!("rejected prev={prev} hint={hint}"),
-        Body::Heartbeat { commit, round } => format!("round={round} commit={}", commit.0),
-        Body::HeartbeatReply { round, matching, stored, priority } => {
+        Body::Heartbeat { commit, round, lease: asked } => {
+            format!("round={round} commit={}{}", commit.0, lease(*asked))
+        }
+        Body::HeartbeatReply { round, matching, stored, priority, lease: promised } => {
             let priority = match priority {
                 Some(0) => String::new(),
                 Some(priority) => format!(" priority={priority}"),
                 None => " would not lead".into(),
             };
-            format!("round={round} matching={} stored={}{priority}", matching.0, stored.0)
+            format!("round={round} matching={} stored={}{priority}{}", matching.0, stored.0, lease(*promised))
         }
-        Body::ReadIndex { request } => format!("r{}", request.0),
+        Body::ReadIndex { request, lease } => format!("r{}{}", request.0, if *lease { " lease" } else { "" }),
         Body::ReadIndexReply { request, index } => {
             format!("r{} {}", request.0, index.map_or_else(|| "none".into(), |index| format!("index={}", index.0)))
         }
@@ -111,6 +114,11 @@ pub(crate) fn message(message: &Message) -> String {
         Body::TimeoutNow => return format!("TimeoutNow ({})", message.term),
     };
     format!("{} {text} ({})", message.name(), message.term)
+}
+
+/// A promise, if there is one.
+fn lease(length: Duration) -> String {
+    if length.is_zero() { String::new() } else { format!(" lease={}ms", length.as_millis()) }
 }
 
 /// Enough of an image's name.
@@ -233,6 +241,9 @@ pub(crate) fn status(status: &Status) -> String {
     if let Some(configuration) = status.configuration.as_ref().filter(|found| !found.committed && found.id.index.0 > 1)
     {
         let _ = write!(text, " uncommitted={}", configuration.id);
+    }
+    if let Some(left) = status.lease_left {
+        let _ = write!(text, " lease={}ms", left.as_millis());
     }
     if let Some(at) = status.removed {
         let _ = write!(text, " removed={at}");

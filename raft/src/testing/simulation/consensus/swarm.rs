@@ -32,6 +32,7 @@ pub(crate) const FAULTS: &[&str] = &[
     "change",
     "hurry",
     "damage",
+    "estrange",
 ];
 
 /// About how many requests there are in a run with a clock.
@@ -86,6 +87,8 @@ pub(crate) struct Weather {
     pub(crate) hint: u64,
     /// None in runs whose nodes are all alike.
     pub(crate) prefer: u64,
+    /// None in runs without leases, or without a clock.
+    pub(crate) estrange: u64,
     /// Of a hundred requests; none in runs whose members stay the same.
     pub(crate) change: u64,
 }
@@ -106,6 +109,11 @@ impl Swarm {
         // Long runs are quiet ones.
         let quiet = between_faults * u32::try_from(events).unwrap_or(u32::MAX) / MAX_REQUESTS;
         let nodes = options.nodes.unwrap_or(nodes).clamp(1, 60);
+        let mut config = config;
+        config.lease_drift = random.percent(35).then(|| Duration::from_millis(pick(random, &[10, 100, 1000])));
+        if config.lease_drift.is_some() && options.allows("estrange") {
+            weather.estrange = random.between(2, 12);
+        }
         Self {
             nodes,
             voters: if churn { first % nodes + 1 } else { nodes },
@@ -118,6 +126,14 @@ impl Swarm {
             latency: Duration::from_micros(pick(random, &[50, 500, 500, 3000, 15_000])),
             disk_latency: Duration::from_micros(pick(random, &[20, 1000, 1000, 8000])),
         }
+    }
+}
+
+impl Swarm {
+    /// How fast clocks may go where leases count on them, in thousandths: none where they may do as they like.
+    pub(crate) fn rates(&self) -> Option<[u64; 3]> {
+        let drift = u64::try_from(self.config.lease_drift?.as_millis()).unwrap_or_default();
+        Some([1000, 1000 + drift / 2, 1000 + drift])
     }
 }
 
@@ -183,6 +199,7 @@ impl Weather {
             transfer: chance("transfer", 6),
             hint: chance("hint", 6),
             prefer: chance("prefer", 8),
+            estrange: 0,
             change: 0,
         }
     }

@@ -128,6 +128,7 @@ impl<'a> Timed<'a> {
             self.at = self.at.max(at);
             self.world.cluster.at = self.at;
             self.handle(event)?;
+            self.check_leases()?;
         }
         self.at = end;
         self.world.cluster.at = end;
@@ -137,12 +138,28 @@ impl<'a> Timed<'a> {
     /// The safety phase: until there were as many faults as there are to be.
     pub(crate) fn safety(&mut self) -> Result<(), String> {
         (self.faults, self.requests) = (true, true);
+        if let Some(rates) = self.world.swarm.rates() {
+            for machine in self.machines.values_mut() {
+                machine.rate = self.world.random.pick(&rates).unwrap_or(1000);
+            }
+        }
         self.schedule(Duration::ZERO, Event::Fault);
         self.schedule(Duration::ZERO, Event::Request);
         while self.world.events < self.world.swarm.events {
             self.run(self.world.swarm.between_faults)?;
         }
         Ok(())
+    }
+
+    /// While a leader may answer reads by its clock, as it stands now, nobody leads a later term.
+    fn check_leases(&mut self) -> Result<(), String> {
+        if self.world.swarm.config.lease_drift.is_none() || self.world.cluster.leaders() < 2 {
+            return Ok(());
+        }
+        for id in self.world.ids.clone() {
+            self.set_clock(id)?;
+        }
+        self.world.cluster.check_leases()
     }
 
     fn handle(&mut self, event: Event) -> Result<(), String> {
@@ -487,7 +504,8 @@ impl<'a> Timed<'a> {
 
     pub(crate) fn read(&mut self, id: NodeId) -> Result<RequestId, String> {
         self.set_clock(id)?;
-        let input = self.world.cluster.read(id)?;
+        let lease = self.world.swarm.config.lease_drift.is_some();
+        let input = self.world.cluster.read(id, lease)?;
         let request = RequestId(self.world.cluster.requests);
         self.world.cluster.step(id, input)?;
         self.follow_up(id)?;

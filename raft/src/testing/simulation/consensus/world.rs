@@ -43,6 +43,7 @@ impl World {
             ("runs without a clock", !swarm.timed),
             ("runs with changing members", swarm.weather.change > 0),
             ("runs with priorities", swarm.weather.prefer > 0),
+            ("runs with leases", swarm.config.lease_drift.is_some()),
         ] {
             cluster.coverage.add(class, u64::from(met));
         }
@@ -103,7 +104,8 @@ impl World {
             return self.cluster.change(id, change).map(Some);
         }
         if self.random.percent(33) {
-            return self.cluster.read(id).map(Some);
+            let lease = self.swarm.config.lease_drift.is_some() && self.random.percent(60);
+            return self.cluster.read(id, lease).map(Some);
         }
         let commands = self.commands();
         let kind = if self.random.percent(20) { EntryKind::Session } else { EntryKind::Command };
@@ -173,6 +175,26 @@ impl World {
                 self.cluster.step(id, Input::PeerLost { peer })?;
             }
         }
+        Ok(())
+    }
+
+    /// A leader and others, some or all of them, don't hear each other any more. Their transports may notice: these others then hold
+    /// polls before the leader's lease is over.
+    pub(crate) fn estrange(&mut self) -> Result<(), String> {
+        let Some(leader) = self.leading() else { return Ok(()) };
+        let (all, side, noticed) = (self.random.percent(40), self.random.any(), self.random.percent(50));
+        for other in self.ids.clone() {
+            if other == leader || !(all || side >> other.0 & 1 == 1) {
+                continue;
+            }
+            self.cut(leader, other);
+            if noticed && self.cluster.cut.contains(&(leader, other)) && self.is_up(other) {
+                self.cluster.checker.lost(other, leader);
+                self.cluster.step(other, Input::PeerLost { peer: leader })?;
+            }
+        }
+        self.cluster.coverage.hit("leaders estranged");
+        self.say_cuts();
         Ok(())
     }
 

@@ -245,6 +245,9 @@ impl<S: Subject, T: Stores> World<S, T> {
     }
 
     fn jump(&mut self, nodes: &[NodeId]) {
+        if !self.plan.may_jump() {
+            return;
+        }
         let Some(id) = self.victim(nodes) else { return };
         let by = millis(&mut self.random, 10, 20_000);
         let Some(running) = self.seats.get(&id).and_then(|seat| seat.running()) else { return };

@@ -135,8 +135,13 @@ impl<S: Subject> Client<S> {
 
     async fn read(&mut self, node: NodeId, desk: &Desk<S>, op: OpOf<S>, give_up: Option<Duration>) {
         let Asked { op, call, tag } = self.invoke(op);
-        let asked = desk.raft.read(Consistency::Linearizable);
+        let lease = self.load.config.lease_drift.is_some() && self.random.percent(60);
+        let consistency = if lease { Consistency::Lease } else { Consistency::Linearizable };
+        let asked = desk.raft.read(consistency);
         let answer = self.wait(node, desk, self.load.config.read_timeout, give_up, asked).await;
+        if lease && matches!(answer, Some(Ok(()))) {
+            self.load.record.hit("reads for which a lease does");
+        }
         let mut history = lock(&self.load.history);
         // A read that was not answered has no effect that anyone could see.
         match &answer {

@@ -205,12 +205,12 @@ impl Seen {
                 Body::AppendReply(AppendReply::Accepted { stored }) => stored.hash(&mut hasher),
                 Body::AppendReply(AppendReply::Rejected { prev, hint }) => (prev, hint).hash(&mut hasher),
                 Body::VoteReply { granted } | Body::PreVoteReply { granted, .. } => granted.hash(&mut hasher),
-                Body::Heartbeat { commit, round } => (commit, round).hash(&mut hasher),
-                Body::HeartbeatReply { round, matching, stored, priority } => {
-                    (round, matching, stored, priority).hash(&mut hasher);
+                Body::Heartbeat { commit, round, lease } => (commit, round, lease).hash(&mut hasher),
+                Body::HeartbeatReply { round, matching, stored, priority, lease } => {
+                    (round, matching, stored, priority, lease).hash(&mut hasher);
                 }
-                Body::ReadIndex { request }
-                | Body::Forward { request, .. }
+                Body::ReadIndex { request, lease } => (request, lease).hash(&mut hasher),
+                Body::Forward { request, .. }
                 | Body::ForwardReply { request, .. }
                 | Body::Change { request, .. }
                 | Body::ChangeReply { request, .. } => {

@@ -16,6 +16,9 @@ const MEMBERS: u64 = 0x6d65_6d62_6572_7300;
 /// Draws what concerns priorities.
 const PREFER: u64 = 0x7072_6566_6572_0000;
 
+/// Draws what concerns leases.
+const LEASES: u64 = 0x006c_6561_7365_7300;
+
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     pub(super) seed: u64,
@@ -86,6 +89,10 @@ impl Plan {
         if prefer.percent(40) && options.allows("prefer") {
             weights[9] = prefer.between(2, 8);
         }
+        // As for members.
+        let mut leases = Random::new(seed ^ LEASES);
+        // The clocks of two machines may go apart by almost a quarter.
+        config.lease_drift = leases.percent(35).then(|| millis(if weights[6] > 0 { 250 } else { 10 }));
         let clients = random.between(1, 6);
         let operations = random.between(20, 150);
         Self {
@@ -123,6 +130,11 @@ impl Plan {
     /// Whether clocks may be wrong.
     pub(super) fn may_misjudge_time(&self) -> bool {
         self.weights[6] > 0
+    }
+
+    /// Whether clocks may jump. Leases count on clocks that only go a little too slow or too fast.
+    pub(super) fn may_jump(&self) -> bool {
+        self.may_misjudge_time() && self.config.lease_drift.is_none()
     }
 
     /// How long a majority that is well may take until it commits again.

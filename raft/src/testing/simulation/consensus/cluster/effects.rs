@@ -12,13 +12,16 @@ impl Cluster {
         for _ in 0..MAX_ROUNDS {
             let mut effects = std::mem::take(&mut self.effects);
             let (core, now) = self.node(id)?.core()?;
+            let leased = core.leased_reads();
             core.effects(now, &mut effects);
+            let leased = core.leased_reads() - leased;
             core.assert_invariants();
             let status = core.status(now);
             let excess = core.beyond_limits(classes::LARGEST_BATCH).filter(|_| self.transcript.is_none());
             if let Some(excess) = excess {
                 return Err(format!("bounded queues: {id} has {excess}"));
             }
+            self.coverage.add("reads answered by a lease", leased);
             classes::observed(&mut self.coverage, &self.config, &status);
             for note in &effects.notes {
                 self.checker.noted(&self.nodes, &mut self.coverage, id, note);

@@ -28,6 +28,7 @@ impl Timed<'_> {
             weather.transfer,
             weather.hint,
             weather.prefer,
+            weather.estrange,
         ];
         if kinds.iter().sum::<u64>() == 0 {
             return Ok(());
@@ -56,7 +57,8 @@ impl Timed<'_> {
             }
             8 => self.at_any_node(|world| world.transfer(id)),
             9 => self.at_any_node(|world| world.hint(id)),
-            _ => self.at_any_node(|world| world.prefer(id)),
+            10 => self.at_any_node(|world| world.prefer(id)),
+            _ => self.at_any_node(World::estrange),
         }
     }
 
@@ -75,6 +77,9 @@ impl Timed<'_> {
             self.world.crash(id)?;
             let timeout = self.world.swarm.config.election_timeout;
             let down = self.world.random.pick(&[1, 2, 8, 30]).unwrap_or(1) * timeout;
+            // Back before what it promised is over, often.
+            let soon = self.world.swarm.config.lease_drift.is_some() && self.world.random.percent(60);
+            let down = if soon { self.world.swarm.config.heartbeat_interval } else { down };
             let down = self.world.random.duration(down);
             self.schedule(down, Event::Start(id));
         }
@@ -102,11 +107,14 @@ impl Timed<'_> {
         Ok(())
     }
 
-    /// A clock jumps ahead, or runs at another rate from now on.
+    /// A clock jumps ahead, or runs at another rate from now on; where leases count on it, within what was vouched for.
     fn tamper(&mut self, id: NodeId) -> Result<(), String> {
         self.set_clock(id)?;
-        if self.world.random.percent(50) {
-            let rate = self.world.random.pick(&[500, 900, 990, 1000, 1000, 1010, 1100, 2000]).unwrap_or(1000);
+        let vouched = self.world.swarm.rates();
+        if self.world.random.percent(50) || vouched.is_some() {
+            let any = [500, 900, 990, 1000, 1000, 1010, 1100, 2000];
+            let rates = vouched.as_ref().map_or(&any[..], |rates| &rates[..]);
+            let rate = self.world.random.pick(rates).unwrap_or(1000);
             self.machine(id)?.rate = rate;
             self.world.cluster.coverage.add("clocks that run at another rate", u64::from(rate != 1000));
             self.world.cluster.say(id, || format!("has a clock that does {rate} milliseconds in a second"));
