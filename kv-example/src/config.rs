@@ -113,6 +113,13 @@ pub struct ServerArgs {
     #[arg(long, value_name = "MS", help_heading = "Raft")]
     pub heartbeat_ms: Option<String>,
 
+    /// Let the leader answer reads by its clock, without asking a quorum each time, while a quorum has promised to elect nobody else. The number is
+    /// what you vouch for: no member's clock gains more milliseconds than this on another's in a second. 10 is far beyond what healthy
+    /// machines do; a virtual machine that is stopped and continued breaks it, and may then read what is stale. The same on every node.
+    /// Requests may insist on a quorum with the header `raftkv-consistency: linearizable` [default: no leases] [env: RAFTKV_LEASE_DRIFT_MS]
+    #[arg(long, value_name = "MS", help_heading = "Raft")]
+    pub lease_drift_ms: Option<String>,
+
     /// How long a request may wait for the cluster, in milliseconds; less than clients wait (5 s, as etcdctl's), so that they learn
     /// whether it took effect [default: 4000] [env: RAFTKV_REQUEST_TIMEOUT_MS]
     #[arg(long, value_name = "MS", help_heading = "Raft")]

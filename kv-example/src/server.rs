@@ -337,6 +337,7 @@ fn service_options(config: &ServerConfig) -> service::Options {
         max_members: config.raft.max_members,
         keeps_members: true,
         write_timeout: config.raft.write_timeout,
+        lease_reads: config.raft.lease_drift.is_some(),
         was_removed: removal::is_noted(&config.data),
     }
 }

@@ -14,8 +14,8 @@ use kv_example::api::etcdserverpb::request_op::Request;
 use kv_example::api::etcdserverpb::{PutRequest, PutResponse, RangeRequest, RequestOp, StatusRequest, TxnRequest};
 use kv_example::api::node::NodeStatusRequest;
 use kv_example::api::node::node_client::NodeClient;
-use kv_example::service::{DETAIL, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
-use raftkv::{Error, Fatal};
+use kv_example::service::{CONSISTENCY, DETAIL, Options, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
+use raftkv::{Consistency, Error, Fatal};
 use tonic::Code;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -191,5 +191,34 @@ async fn a_service_that_is_not_here_is_named() {
         let status = answer.unwrap_err();
         let words = format!("etcdserver: {name} is not supported by this server");
         assert_eq!((status.code(), status.message()), (Code::Unimplemented, &*words), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_request_chooses_how_its_read_becomes_linearizable_and_else_the_server() {
+    for lease_reads in [false, true] {
+        let ours = Ours::start_as(Local::default(), Options { lease_reads, ..Options::default() }).await;
+        let mut client = KvClient::new(ours.channel().await);
+        becomes(&ours, ServingStatus::Serving).await;
+        let by_default = if lease_reads { Consistency::Lease } else { Consistency::Linearizable };
+        for (header, serializable, wanted) in [
+            (None, false, by_default),
+            (None, true, Consistency::Stale),
+            (Some("lease"), false, Consistency::Lease),
+            (Some("linearizable"), false, Consistency::Linearizable),
+            (Some("linearizable"), true, Consistency::Stale),
+        ] {
+            let mut request = tonic::Request::new(get(serializable));
+            if let Some(header) = header {
+                request.metadata_mut().insert(CONSISTENCY, header.parse().unwrap());
+            }
+            client.range(request).await.unwrap();
+            assert_eq!(*ours.replica.asked.lock().unwrap(), Some(wanted), "{header:?}, {serializable}");
+        }
+        let mut request = tonic::Request::new(get(false));
+        request.metadata_mut().insert(CONSISTENCY, "eventual".parse().unwrap());
+        let status = client.range(request).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert!(status.message().contains("`linearizable` or `lease`"), "{}", status.message());
     }
 }

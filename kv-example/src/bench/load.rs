@@ -18,6 +18,7 @@ use super::wire::{CallError, Connection, Route, call};
 use super::{BenchArgs, Rate, Workload};
 use crate::api::etcdserverpb::{StatusRequest, StatusResponse};
 use crate::config::HostPort;
+use crate::service::Freshness;
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
@@ -43,6 +44,7 @@ pub(super) struct Plan {
     value_size: usize,
     put: Template,
     get: Template,
+    freshness: Option<Freshness>,
     seed: u64,
 }
 
@@ -65,7 +67,8 @@ impl Plan {
             keys: args.keys,
             value_size,
             put: Template::put(&args.prefix, args.keys, value(value_size, args.seed)),
-            get: Template::get(&args.prefix, args.keys, args.serializable),
+            get: Template::get(&args.prefix, args.keys, args.freshness() == Some(Freshness::Stale)),
+            freshness: args.freshness(),
             seed: args.seed,
         }
     }
@@ -91,7 +94,7 @@ impl Client {
             connection: Rc::clone(connection),
             sender: None,
             put_route: Route::new(connection.address(), PUT)?,
-            get_route: Route::new(connection.address(), RANGE)?,
+            get_route: Route::new(connection.address(), RANGE)?.fresh(plan.freshness),
             put: plan.put.clone(),
             get: plan.get.clone(),
             answer_size: plan.value_size + FRAME_HEAD,

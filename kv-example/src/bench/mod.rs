@@ -18,19 +18,22 @@ use clap::{Args, ValueEnum};
 
 use crate::cli::{DEFAULT_ENDPOINTS, Failure, parse_seconds};
 use crate::config::HostPort;
+use crate::service::Freshness;
 
 const HELP: &str = "\
 Examples:
   kv-example bench put --clients 64                      as fast as 64 clients can
   kv-example bench mixed --rate 2000 --duration 30       2000 requests a second, 90 % reads
   kv-example bench get --target leader --json            only the leader, JSON for programs
+  kv-example bench get --target followers --consistency lease
+                                                         reads on followers, by the leader's lease
 
 At --rate max each client sends its next request when the last one is answered. At a fixed rate, requests are due at even \
 intervals, and a latency counts from when its request was due, even if no client was free to send it then; a rate far above \
 what the servers can do therefore shows as latency. Requests of the warm-up are not counted, failed requests \
 count as errors only.
 
-JSON: \"workload\", \"clients\", \"connections\", \"endpoints\", \"value_size\", \"keys\", \"rate\" (null for max), \
+JSON: \"workload\", \"consistency\" (null for the server's choice), \"clients\", \"connections\", \"endpoints\", \"value_size\", \"keys\", \"rate\" (null for max), \
 \"duration_s\", \"operations\" (answered within it), \"throughput\" (a second), \"unsent\", \"errors\" (a count by kind), \"per_second\", and \
 \"latency_ms\" for \"all\", \"reads\" and \"writes\" with \"count\", \"mean\", \"p50\", \"p90\", \"p99\", \"p999\", \"max\".";
 
@@ -50,7 +53,7 @@ pub(crate) struct BenchArgs {
         default_value = DEFAULT_ENDPOINTS
     )]
     endpoints: Vec<String>,
-    /// Load all endpoints, or only the one that leads when the run begins
+    /// Load all endpoints, or only the one that leads when the run begins, or only the others
     #[arg(long, value_enum, default_value = "all")]
     target: Target,
     /// How many requests may be under way at a time
@@ -83,8 +86,11 @@ pub(crate) struct BenchArgs {
     /// For `mixed`: the share of reads, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value = "0.9", value_parser = parse_share)]
     read_ratio: f64,
-    /// Read what the node has, possibly stale, instead of linearizably
-    #[arg(long)]
+    /// How fresh reads must be [default: linearizable, by the lease of a server with --lease-drift-ms]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    consistency: Option<Freshness>,
+    /// The same as --consistency stale, by its name in etcd
+    #[arg(long, conflicts_with = "consistency")]
     serializable: bool,
     /// Don't write all keys once before reading them
     #[arg(long)]
@@ -98,6 +104,12 @@ pub(crate) struct BenchArgs {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+}
+
+impl BenchArgs {
+    fn freshness(&self) -> Option<Freshness> {
+        if self.serializable { Some(Freshness::Stale) } else { self.consistency }
+    }
 }
 
 /// What the clients do.
@@ -123,6 +135,7 @@ impl Workload {
 enum Target {
     All,
     Leader,
+    Followers,
 }
 
 /// How fast.
@@ -162,10 +175,18 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         .map(|text| text.trim().parse::<HostPort>())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| Failure::usage(format!("--endpoints: {e}")))?;
+    let leader = || load::find_leader(&endpoints, args.timeout).map_err(Failure::runtime);
     let targets = match args.target {
         Target::All => endpoints,
-        Target::Leader => vec![load::find_leader(&endpoints, args.timeout).map_err(Failure::runtime)?],
+        Target::Leader => vec![leader()?],
+        Target::Followers => {
+            let leader = leader()?;
+            endpoints.iter().filter(|endpoint| **endpoint != leader).cloned().collect()
+        }
     };
+    if targets.is_empty() {
+        return Err(Failure::usage("--target followers: none of the endpoints is a follower; name more of them"));
+    }
     let connections = args.connections.map_or(targets.len(), |n| n as usize);
     if (args.threads as usize) > connections {
         return Err(Failure::usage(format!(

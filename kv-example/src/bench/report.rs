@@ -16,6 +16,7 @@ pub(super) fn print(args: &BenchArgs, targets: &[HostPort], connections: usize, 
     if args.json {
         return output::print_json(&json!({
             "workload": args.workload.name(),
+            "consistency": args.freshness().map(|freshness| freshness.to_string()),
             "clients": args.clients,
             "connections": connections,
             "endpoints": targets.iter().map(ToString::to_string).collect::<Vec<_>>(),

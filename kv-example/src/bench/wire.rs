@@ -11,6 +11,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
 use tokio::net::TcpStream;
 
 use crate::config::HostPort;
+use crate::service::{CONSISTENCY, Freshness};
 
 /// What a call needs beside its frame: made once, cloned for each.
 #[derive(Clone, Debug)]
@@ -26,6 +27,14 @@ impl Route {
         headers.insert("te", HeaderValue::from_static("trailers"));
         headers.insert("content-type", HeaderValue::from_static("application/grpc"));
         Ok(Self { uri, headers })
+    }
+
+    /// The same for reads that must be so fresh.
+    pub(super) fn fresh(mut self, freshness: Option<Freshness>) -> Self {
+        if let Some(header) = freshness.and_then(Freshness::header) {
+            self.headers.insert(CONSISTENCY, HeaderValue::from_static(header));
+        }
+        self
     }
 
     fn request(&self) -> Request<()> {

@@ -10,6 +10,7 @@ use super::{Connection, Failure, output, text};
 use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest};
 use crate::client::prefix_end;
+use crate::service::Freshness;
 
 #[derive(Args, Debug)]
 pub(super) struct Put {
@@ -100,12 +101,21 @@ struct View {
     /// Read the store as it was at this revision; 0 for now
     #[arg(long, value_name = "REVISION", default_value = "0", value_parser = clap::value_parser!(i64).range(0..))]
     revision: i64,
-    /// Let the node answer from what it has, without asking the others: fast, works without a quorum, possibly stale
-    #[arg(long)]
+    /// How fresh the answer must be [default: linearizable, by the lease of a server with --lease-drift-ms]
+    #[arg(long, value_enum, value_name = "LEVEL")]
+    consistency: Option<Freshness>,
+    /// The same as --consistency stale, by its name in etcd
+    #[arg(long, conflicts_with = "consistency")]
     serializable: bool,
     /// Read keys as hexadecimal digits
     #[arg(long)]
     hex: bool,
+}
+
+impl View {
+    fn freshness(&self) -> Option<Freshness> {
+        if self.serializable { Some(Freshness::Stale) } else { self.consistency }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -150,10 +160,9 @@ pub(super) async fn get(args: Get) -> Result<(), Failure> {
     let request = RangeRequest {
         key: text::argument(&args.key, args.view.hex)?,
         revision: args.view.revision,
-        serializable: args.view.serializable,
         ..RangeRequest::default()
     };
-    let answer = args.connection.client()?.range(request).await?;
+    let answer = args.connection.client()?.range_as(request, args.view.freshness()).await?;
     if args.connection.json {
         return output::print_json(&output::range_answer_json(&answer));
     }
@@ -209,12 +218,11 @@ pub(super) async fn range(args: Range) -> Result<(), Failure> {
         revision: args.view.revision,
         sort_order: order.into(),
         sort_target: target.into(),
-        serializable: args.view.serializable,
         keys_only: args.keys_only,
         count_only: args.count_only,
         ..RangeRequest::default()
     };
-    let answer = args.connection.client()?.range(request).await?;
+    let answer = args.connection.client()?.range_as(request, args.view.freshness()).await?;
     if args.connection.json {
         output::print_json(&output::range_answer_json(&answer))
     } else if args.count_only {

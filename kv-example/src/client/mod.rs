@@ -18,8 +18,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
-use tonic::{Response, Status};
+use tonic::{Request, Response, Status};
 
 use crate::api::etcdserverpb::cluster_client::ClusterClient;
 use crate::api::etcdserverpb::kv_client::KvClient;
@@ -30,6 +31,8 @@ use crate::api::etcdserverpb::{
 use crate::api::mvccpb::KeyValue;
 use crate::api::node::node_client::NodeClient;
 use crate::api::node::{NodeStatusRequest, NodeStatusResponse};
+
+use crate::service::{CONSISTENCY, Freshness};
 
 use backoff::Backoff;
 use endpoint::Endpoint;
@@ -130,8 +133,25 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, ClientError> {
+        self.range_as(request, None).await
+    }
+
+    /// As [`Client::range`], and says how fresh the answer must be; with none, the server decides.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn range_as(
+        &self,
+        request: RangeRequest,
+        freshness: Option<Freshness>,
+    ) -> Result<RangeResponse, ClientError> {
+        let serializable = freshness.map_or(request.serializable, |freshness| freshness == Freshness::Stale);
+        let request = RangeRequest { serializable, ..request };
         self.call(Kind::Read, |channel| {
-            let request = request.clone();
+            let mut request = Request::new(request.clone());
+            if let Some(header) = freshness.and_then(Freshness::header) {
+                request.metadata_mut().insert(CONSISTENCY, MetadataValue::from_static(header));
+            }
             async move { kv(channel).range(request).await }
         })
         .await

@@ -26,6 +26,7 @@ pub(super) struct FileConfig {
     pub(super) heartbeat_ms: Option<u64>,
     pub(super) priority: Option<u32>,
     pub(super) no_lead: Option<bool>,
+    pub(super) lease_drift_ms: Option<u64>,
     pub(super) request_timeout_ms: Option<u64>,
     pub(super) snapshot_entries: Option<u64>,
     pub(super) trailing_entries: Option<u64>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use raftkv::Config;
 
-use super::{ConfigError, Layers, ServerArgs};
+use super::{ConfigError, Given, Layers, ServerArgs};
 
 pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, ConfigError> {
     let defaults = Config::default();
@@ -50,6 +50,7 @@ pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, C
         snapshot_bytes_per_second: rate,
         election_timeout: Duration::from_millis(election.value),
         heartbeat_interval: Duration::from_millis(heartbeat.value),
+        lease_drift: lease_drift(args, layers)?,
         write_timeout: Duration::from_millis(request.value),
         read_timeout: Duration::from_millis(request.value),
         max_pending_requests: usize::try_from(pending.value).unwrap_or(usize::MAX),
@@ -57,6 +58,19 @@ pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, C
     };
     config.validate().map_err(ConfigError)?;
     Ok(config)
+}
+
+/// What is vouched for of the members' clocks; none without leases.
+fn lease_drift(args: &ServerArgs, layers: &Layers<'_>) -> Result<Option<Duration>, ConfigError> {
+    let drift =
+        layers.text("lease-drift-ms", args.lease_drift_ms.as_ref(), |f| f.lease_drift_ms.map(|n| n.to_string()));
+    let drift = drift.map(|given| given.parse::<u64>("a whole number of milliseconds")).transpose()?;
+    match drift {
+        Some(Given { value: 0, origin }) => Err(ConfigError(format!(
+            "{origin}: must be at least 1: no two clocks go alike; without it there are no leases"
+        ))),
+        drift => Ok(drift.map(|drift| Duration::from_millis(drift.value))),
+    }
 }
 
 /// The node's priority, and whether it may lead.

@@ -91,6 +91,16 @@ fn a_node_can_be_preferred_or_kept_from_leading() {
 }
 
 #[test]
+fn leases_are_off_unless_asked_for() {
+    assert_eq!(load(&args()).unwrap().raft.lease_drift, None);
+    let drift = |ms: &str| ServerArgs { lease_drift_ms: Some(ms.into()), ..args() };
+    assert_eq!(load(&drift("10")).unwrap().raft.lease_drift, Some(Duration::from_millis(10)));
+    assert!(mistake(&drift("0")).contains("--lease-drift-ms: must be at least 1"));
+    assert!(mistake(&drift("1%")).contains("--lease-drift-ms: \"1%\" is not a whole number of milliseconds"));
+    assert!(mistake(&drift("9000")).contains("less than a heartbeat_interval"));
+}
+
+#[test]
 fn the_environment_can_say_everything_that_is_required() {
     let env = |name: &str| {
         Some(match name {

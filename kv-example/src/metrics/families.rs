@@ -87,6 +87,8 @@ pub(super) fn activity(text: &mut Text, raft: &Metrics) {
     text.one(Counter, "raftkv_reads_served_total", "Linearizable reads that were answered.", requests.reads_served);
     let help = "Rounds of heartbeats that this leader began to confirm reads; reads share them.";
     text.one(Counter, "raftkv_read_rounds_total", help, requests.read_rounds);
+    let help = "Reads that this leader answered by its lease; those that came to a node together count once.";
+    text.one(Counter, "raftkv_leased_reads_total", help, requests.leased_reads);
     let forwarded = [("out", requests.forwarded), ("in", requests.forwarded_here)];
     text.by(Counter, "raftkv_forwarded_total", "Batches of writes passed on to the leader.", "direction", &forwarded);
     messages(text, raft);

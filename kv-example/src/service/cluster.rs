@@ -76,8 +76,8 @@ impl<R: Replica> Cluster for Context<R> {
     }
 
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
-        if request.into_inner().linearizable {
-            self.prepare_read(false).await?;
+        if request.get_ref().linearizable {
+            self.prepare_read(false, request.metadata()).await?;
         }
         let members = self.members().await?;
         Ok(Response::new(MemberListResponse { header: self.header(self.view.revision()), members }))

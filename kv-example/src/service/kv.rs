@@ -2,6 +2,7 @@
 
 use prost::Message;
 use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::refused::{Intent, to_status};
@@ -36,8 +37,8 @@ impl<R: Replica> Context<R> {
         }
     }
 
-    async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, Status> {
-        self.prepare_read(is_serializable(&request)).await?;
+    async fn read_txn(&self, request: TxnRequest, metadata: &MetadataMap) -> Result<TxnResponse, Status> {
+        self.prepare_read(is_serializable(&request), metadata).await?;
         Ok(self.view.read_txn(request).await?)
     }
 }
@@ -50,9 +51,9 @@ pub(super) fn unexpected() -> Status {
 #[tonic::async_trait]
 impl<R: Replica> Kv for Context<R> {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         check_range(&request)?;
-        self.prepare_read(request.serializable).await?;
+        self.prepare_read(request.serializable, &metadata).await?;
         let mut response = self.view.range(request).await?;
         response.header = self.complete(response.header);
         Ok(Response::new(response))
@@ -82,10 +83,10 @@ impl<R: Replica> Kv for Context<R> {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         check_txn(&request, self.options.limits)?;
         let mut response = if is_read_only(&request) {
-            self.read_txn(request).await?
+            self.read_txn(request, &metadata).await?
         } else if let outcome::Body::Txn(response) = self.propose(command::Body::Txn(request)).await? {
             response
         } else {

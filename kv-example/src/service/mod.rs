@@ -5,6 +5,7 @@
 //! cluster once: a node that has just started would otherwise answer from a state that lacks most of its past.
 
 mod cluster;
+mod freshness;
 mod health;
 mod kv;
 mod maintenance;
@@ -24,6 +25,7 @@ use tokio::task::AbortHandle;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::http::{Response, Uri};
+use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 
 use crate::api::etcdserverpb::ResponseHeader;
@@ -34,6 +36,7 @@ use crate::api::node::node_server::NodeServer;
 use crate::machine::KvView;
 use crate::store::Limits;
 
+pub use freshness::{CONSISTENCY, Freshness};
 pub use refused::{DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
 pub use replica::Replica;
 
@@ -59,6 +62,8 @@ pub struct Options {
     pub keeps_members: bool,
     /// How long the node waits for the outcome of a write. One whose outcome is unknown sooner was lost with its leader.
     pub write_timeout: Duration,
+    /// Whether reads are answered by the leader's lease where a request does not say otherwise ([`CONSISTENCY`]).
+    pub lease_reads: bool,
     /// Whether the node has learned in an earlier run that it was removed. Nobody tells it again.
     pub was_removed: bool,
 }
@@ -74,6 +79,7 @@ impl Default for Options {
             max_members: raftkv::Config::default().max_members,
             keeps_members: false,
             write_timeout: Duration::ZERO,
+            lease_reads: false,
             was_removed: false,
         }
     }
@@ -182,13 +188,13 @@ impl<R: Replica> Context<R> {
     }
 
     /// Waits until the local store is fresh enough for a read.
-    async fn prepare_read(&self, serializable: bool) -> Result<(), Status> {
+    async fn prepare_read(&self, serializable: bool, metadata: &MetadataMap) -> Result<(), Status> {
+        let freshness = Freshness::asked(serializable, metadata, self.options.lease_reads)?;
         self.ensure_member().await?;
-        if serializable && !self.ready.load(Ordering::Relaxed) {
+        if freshness == Freshness::Stale && !self.ready.load(Ordering::Relaxed) {
             return Err(refused::not_ready());
         }
-        let consistency = if serializable { Consistency::Stale } else { Consistency::Linearizable };
-        let fresh = self.replica.read(consistency).await;
+        let fresh = self.replica.read(freshness.into()).await;
         fresh.map_err(|error| refused::to_status(&error, refused::Intent::Read))?;
         // So the node has caught up: who was just told so need not wait for the next look at its health.
         self.ready.store(true, Ordering::Relaxed);
