@@ -69,6 +69,8 @@ impl Replica for Node {
             priority: 0,
             may_lead: true,
             lease_left: None,
+            disk_stalls: false,
+            machine_stalls: false,
             receiving: None,
         })
     }

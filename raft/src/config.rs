@@ -102,7 +102,9 @@ pub struct Config {
     pub write_timeout: Duration,
     /// How long a read may take. Past it the answer is `Unavailable`.
     pub read_timeout: Duration,
-    /// How long a disk write may take before a leader gives way to a node with a better disk, and a node stops campaigning.
+    /// How long a disk write may take before a leader gives way to a node with a better disk, and a node stops campaigning; and how long the
+    /// state machine may go without a sign of progress while it has something to do, before the same happens for it. A batch that is applied is one, and a
+    /// part of an image that is restored; a single command must not take this long.
     pub stall_timeout: Duration,
     /// How long a disk write may take before the log warns of it.
     pub slow_disk: Duration,

@@ -62,6 +62,12 @@ pub struct Status {
     /// On a leader that has a lease: for how long it may answer reads by its clock, if it hears nothing more.
     #[serde(default)]
     pub lease_left: Option<Duration>,
+    /// Whether a write of its log is under way for longer than `Config::stall_timeout`: then it gives leadership up.
+    #[serde(default)]
+    pub disk_stalls: bool,
+    /// Whether its state machine did not get on for that long with what it has to do: then it does so as well.
+    #[serde(default)]
+    pub machine_stalls: bool,
 }
 
 /// An image of the state machine.

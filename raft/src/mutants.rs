@@ -295,7 +295,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "stalled-leader-stays",
         wrong: "A leader whose disk has stalled goes on leading.",
-        file: "raft/src/consensus/durability.rs",
+        file: "raft/src/consensus/stall.rs",
         depth: "consensus",
     },
     Mutant {
@@ -578,6 +578,18 @@ pub const MUTANTS: &[Mutant] = &[
         name: "suspicion-outlives-the-leaders-word",
         wrong: "A lost connection makes a follower doubt its leader for good, although it hears it again.",
         file: "raft/src/consensus/election.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "stuck-machine-leads",
+        wrong: "A node leads, and campaigns, although its state machine gets nothing done.",
+        file: "raft/src/consensus/stall.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "slow-machine-counts-as-stalled",
+        wrong: "What a state machine gets done does not count while more is waiting for it.",
+        file: "raft/src/consensus/commit.rs",
         depth: "consensus",
     },
     Mutant {

@@ -66,6 +66,7 @@ const CLASSES: &[&str] = &[
     "slow disks",
     "stalled disks",
     "stalls",
+    "state machines that hang",
     "torn writes recovered",
     "transfers begun",
     "writes forwarded by followers",

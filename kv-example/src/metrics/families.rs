@@ -66,7 +66,7 @@ pub(super) fn node(text: &mut Text, raft: &Metrics) {
         "What these requests count against the limit on uncommitted bytes.",
         raft.pending_bytes,
     );
-    let stalls = [("disk", u64::from(raft.disk_stalls))];
+    let stalls = [("disk", raft.disk_stalls.into()), ("state_machine", raft.machine_stalls.into())];
     text.by(Gauge, "raftkv_stalled", "Whether a part of the node stalls, so that it does not lead.", "part", &stalls);
 }
 
@@ -108,7 +108,7 @@ pub(super) fn activity(text: &mut Text, raft: &Metrics) {
     snapshots(text, raft);
     let help = "How often a configuration came into force.";
     text.one(Counter, "raftkv_membership_changes_total", help, raft.membership_changes);
-    let stalls = [("disk", raft.leadership.disk_stalls)];
+    let stalls = [("disk", raft.leadership.disk_stalls), ("state_machine", raft.leadership.machine_stalls)];
     text.by(Counter, "raftkv_stalls_total", "How often a part of the node stalled.", "part", &stalls);
 }
 

@@ -196,6 +196,8 @@ mod tests {
                 priority: 0,
                 may_lead: true,
                 lease_left: None,
+                disk_stalls: false,
+                machine_stalls: false,
             })
         }
 

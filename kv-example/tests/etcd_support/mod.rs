@@ -82,6 +82,8 @@ impl Replica for Local {
             priority: 0,
             may_lead: true,
             lease_left: None,
+            disk_stalls: false,
+            machine_stalls: false,
         })
     }
 

@@ -11,7 +11,7 @@ use crate::mutant;
 use crate::types::{Entry, Index, NodeId};
 
 /// What the state machine was given and what it has applied.
-#[derive(Clone, Debug, Hash)]
+#[derive(Clone, Debug)]
 pub(crate) struct Applying {
     applied: Index,
     /// The last index handed out.
@@ -23,15 +23,33 @@ pub(crate) struct Applying {
     fetching: Option<Index>,
     /// Whether it is being replaced by an image.
     pub(crate) restoring: bool,
+    /// When it last got on with what it was given; of no meaning while it has nothing to do.
+    got_on: Time,
 }
 
 impl Applying {
     pub(crate) fn new(applied: Index) -> Self {
-        Self { applied, handed: applied, batches: VecDeque::new(), bytes: 0, fetching: None, restoring: false }
+        Self {
+            applied,
+            handed: applied,
+            batches: VecDeque::new(),
+            bytes: 0,
+            fetching: None,
+            restoring: false,
+            got_on: Time::default(),
+        }
     }
 
     pub(crate) fn applied(&self) -> Index {
         self.applied
+    }
+
+    /// No state machine stalls in a search, so that when it last got on has no effect.
+    #[cfg(feature = "testing")]
+    pub(super) fn fingerprint(&self, hasher: &mut impl std::hash::Hasher) {
+        use std::hash::Hash as _;
+        let Self { applied, handed, batches, bytes, fetching, restoring, got_on: _ } = self;
+        (applied, handed, batches, bytes, fetching, restoring).hash(hasher);
     }
 
     /// What was handed out and is not applied costs this much.
@@ -41,13 +59,34 @@ impl Applying {
     }
 
     /// The state machine is given an image that ends at `last`, in the place of all entries up to there.
-    pub(crate) fn skip_to(&mut self, last: Index) {
+    pub(crate) fn skip_to(&mut self, now: Time, last: Index) {
+        self.begins(now);
         self.handed = last;
         self.restoring = true;
     }
 
+    /// It is given something.
+    fn begins(&mut self, now: Time) {
+        if self.at_work_since().is_none() {
+            self.got_on = now;
+        }
+    }
+
+    /// It got on with what it was given.
+    pub(crate) fn gets_on(&mut self, now: Time) {
+        if !mutant!("slow-machine-counts-as-stalled") {
+            self.got_on = now;
+        }
+    }
+
+    /// While it has something to do: since when, or when it last got on.
+    pub(crate) fn at_work_since(&self) -> Option<Time> {
+        (self.handed > self.applied).then_some(self.got_on)
+    }
+
     /// Everything up to `index` is applied; returns what it cost.
-    pub(crate) fn done(&mut self, index: Index) -> u64 {
+    pub(crate) fn done(&mut self, now: Time, index: Index) -> u64 {
+        self.gets_on(now);
         assert!(index > self.applied && index <= self.handed, "what was handed out is applied in order");
         self.applied = index;
         let before = self.bytes;
@@ -131,14 +170,14 @@ impl Consensus {
 
     /// Hands committed entries to the state machine, as far as they are on this node's disk: a durable state machine must never be
     /// ahead of its own log.
-    pub(crate) fn apply(&mut self) {
+    pub(crate) fn apply(&mut self, now: Time) {
         let stored = if mutant!("applied-before-durable") { self.log.last().index } else { self.log.stored() };
         let upto = self.commit.min(stored);
         while self.applying.handed < upto && self.applying.fetching.is_none() {
             let Some(max_bytes) = self.applying.room(self.config.max_applying_bytes) else { return };
             let from = self.applying.handed.next();
             match self.log.slice(from, upto, max_bytes) {
-                Some(entries) => self.hand_out(entries),
+                Some(entries) => self.hand_out(now, entries),
                 None => {
                     let range = from..upto.next().min(self.log.tail_start());
                     self.applying.fetching = Some(from);
@@ -148,8 +187,9 @@ impl Consensus {
         }
     }
 
-    fn hand_out(&mut self, entries: Vec<Entry>) {
+    fn hand_out(&mut self, now: Time, entries: Vec<Entry>) {
         let Some(last) = entries.last() else { return };
+        self.applying.begins(now);
         let cost = if mutant!("applying-not-counted") { 0 } else { entries.iter().map(Entry::cost).sum() };
         self.applying.handed = last.id.index;
         self.applying.batches.push_back((last.id.index, cost));
@@ -162,7 +202,7 @@ impl Consensus {
     }
 
     /// Entries came back from the log store for the state machine.
-    pub(crate) fn on_fetched_to_apply(&mut self, entries: Vec<Entry>) {
+    pub(crate) fn on_fetched_to_apply(&mut self, now: Time, entries: Vec<Entry>) {
         let from = self.applying.handed.next();
         // Unless an image has taken their place.
         if self.applying.fetching.take() != Some(from) {
@@ -171,11 +211,11 @@ impl Consensus {
         let expected =
             (from.0..).map(Index).zip(&entries).all(|(index, entry)| self.log.id_at(index) == Some(entry.id));
         assert!(expected && !entries.is_empty(), "the log store returns the entries that it was given");
-        self.hand_out(entries);
+        self.hand_out(now, entries);
     }
 
     /// The state machine has applied everything up to `index`.
-    pub(crate) fn on_applied(&mut self, index: Index) {
-        self.snapshots.bytes += self.applying.done(index);
+    pub(crate) fn on_applied(&mut self, now: Time, index: Index) {
+        self.snapshots.bytes += self.applying.done(now, index);
     }
 }

@@ -170,13 +170,6 @@ impl Consensus {
         self.out.write = Some(Write { seq: durability.seq, compact, write: LogWrite { hard_state, entries } });
     }
 
-    /// Whether the write under way takes so long that this node should not lead.
-    pub(crate) fn disk_stalls(&self, now: Time) -> bool {
-        let writing = self.durability.writing.as_ref();
-        let stalls = writing.is_some_and(|writing| now.since(writing.since) >= self.config.stall_timeout);
-        stalls && !mutant!("stalled-leader-stays")
-    }
-
     /// Tells the leader how much of its log is on this disk, if it waits for that or it is news.
     pub(crate) fn acknowledge(&mut self) {
         let term = self.hard_state.term;

@@ -69,14 +69,13 @@ impl Consensus {
 
     /// No leader was heard for an election timeout.
     pub(crate) fn on_election_timeout(&mut self, now: Time) {
-        // A node whose disk takes longer than this to store its vote would open term after term in vain, and one whose disk does not get
-        // its entries done could not lead.
+        // A node whose disk takes longer than this to store its vote would open term after term in vain.
         let voting = self.role.kind() == RoleKind::Candidate && !self.durability.hard_state_is_stored();
-        if voting || self.disk_stalls(now) {
+        if voting {
             return self.reset_election_timer(now);
         }
-        if self.is_kept_from_leading() {
-            self.lose_leader(now);
+        if self.is_kept_from_leading() || self.stall(now).is_some() {
+            self.stand_back(now);
             return self.reset_election_timer(now);
         }
         if self.is_bound(now) {
@@ -96,6 +95,9 @@ impl Consensus {
     pub(crate) fn on_campaign_asked(&mut self, now: Time) {
         if self.is_kept_from_leading() {
             return self.ignored(self.id, "Campaign", "this node is kept from leading");
+        }
+        if let Some(why) = self.stall(now) {
+            return self.ignored(self.id, "Campaign", why);
         }
         if self.hears_leader(now) {
             self.ignored(self.id, "Campaign", "a live leader is heard");
@@ -143,6 +145,9 @@ impl Consensus {
         campaign.record(from, granted);
         let campaign = campaign.clone();
         if self.is_elected_by(&campaign.granted) {
+            if self.stall(now).is_some() {
+                return self.stand_back(now);
+            }
             self.stand(now, "a majority would elect it", false);
         } else if self.is_refused_by(&campaign.refused) {
             self.transition(now, Role::Follower(self.fresh_follower()), "a majority would not elect it");

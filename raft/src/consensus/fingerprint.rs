@@ -86,7 +86,8 @@ impl Consensus {
             past,
         } = self;
         past.leader.filter(|(term, _)| *term == hard_state.term).hash(hasher);
-        (hard_state, log, configurations, commit, applying, fetching).hash(hasher);
+        (hard_state, log, configurations, commit, fetching).hash(hasher);
+        applying.fingerprint(hasher);
         (passed_on, removed, preference).hash(hasher);
         (&forwarded.asked, initializing, noted_leader, noted_term, commit_due, retired).hash(hasher);
         for (request, until) in &forwarded.former {

@@ -17,6 +17,8 @@ impl Consensus {
             Some("it heard no quorum for an election timeout")
         } else if self.disk_stalls(now) {
             Some("its disk does not get a write done")
+        } else if self.machine_stalls(now) && !self.hands_over_stalled(now) {
+            Some("its state machine gets nothing done")
         } else {
             None
         };

@@ -410,7 +410,7 @@ impl Consensus {
         let keep = self.log.last() != last;
         self.adopt_configuration_of(&image.meta, keep);
         self.commit_to(last.index);
-        self.applying.skip_to(last.index);
+        self.applying.skip_to(now, last.index);
         // The image has what these would have brought.
         self.out.apply.clear();
         if let Role::Follower(Follower { matching, ack_due, .. }) = &mut self.role {
@@ -433,8 +433,8 @@ impl Consensus {
     }
 
     /// The state machine reflects the image that was installed last.
-    pub(crate) fn on_restored(&mut self, last: LogId) {
-        self.applying.done(last.index);
+    pub(crate) fn on_restored(&mut self, now: Time, last: LogId) {
+        self.applying.done(now, last.index);
         self.applying.restoring = false;
         self.compact();
     }

@@ -94,6 +94,9 @@ pub enum Input {
         /// The last index applied.
         index: Index,
     },
+    /// The state machine got on with what it was given, such as with an image that takes long to restore, though nothing more of it is done.
+    /// Only what gets on for `Config::stall_timeout` in no way counts as stalled.
+    Applying,
     /// Entries that [`Effects::fetch`] asked for were read from the log store.
     Fetched {
         /// Whom they are for.

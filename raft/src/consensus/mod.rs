@@ -12,6 +12,7 @@
 //! | leadership is made known, and given up without a quorum | `heartbeat.rs` |
 //! | an entry is committed, and handed to the state machine | `commit.rs` |
 //! | a linearizable read is confirmed | `read.rs`, by the clock: `lease.rs` |
+//! | a disk or a state machine stalls | `stall.rs` |
 //! | a command enters the log, here or at the leader | `forward.rs` |
 //! | leadership is handed over | `transfer.rs` |
 //! | … to whoever should lead rather than this node | `preference.rs` |
@@ -46,6 +47,7 @@ mod read;
 mod replication;
 mod role;
 mod snapshot;
+mod stall;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -200,15 +202,16 @@ impl Consensus {
             Input::Propose { request, kind, commands } => self.propose(now, request, kind, commands),
             Input::Read { request, lease } => self.read(now, request, lease),
             Input::Stored { seq } => self.on_stored(now, seq),
-            Input::Applied { index } => self.on_applied(index),
-            Input::Fetched { purpose, entries } => self.on_fetched(purpose, entries),
+            Input::Applied { index } => self.on_applied(now, index),
+            Input::Applying => self.on_applying(now),
+            Input::Fetched { purpose, entries } => self.on_fetched(now, purpose, entries),
             Input::Initialize { request, membership } => self.initialize(now, request, membership),
             Input::Change { request, change } => self.change(now, request, change),
             Input::Snapshot { request } => self.on_snapshot_asked(request),
             Input::Snapshotted { id, image } => self.on_snapshotted(now, id, image),
             Input::ImageRead { to, image, offset, data } => self.on_image_read(to, image, offset, data),
             Input::Receipt { attempt, receipt } => self.on_receipt(now, attempt, receipt),
-            Input::Restored { last } => self.on_restored(last),
+            Input::Restored { last } => self.on_restored(now, last),
             Input::Campaign => self.on_campaign_asked(now),
             Input::Prefer { preference } => self.prefer(now, preference),
             Input::PeerLost { peer } => self.on_peer_lost(now, peer),
@@ -231,7 +234,7 @@ impl Consensus {
         self.take_snapshot(now);
         self.receive_image(now);
         self.write(now);
-        self.apply();
+        self.apply(now);
         self.log.evict(self.config.max_tail_bytes, self.commit);
         self.check_invariants();
 
@@ -309,6 +312,8 @@ impl Consensus {
             priority: self.preference.priority,
             may_lead: self.preference.may_lead,
             lease_left: self.lease_left(now),
+            disk_stalls: self.disk_stalls(now),
+            machine_stalls: self.machine_stalls(now),
         }
     }
 

@@ -47,6 +47,11 @@ pub(crate) struct Yielding {
 }
 
 impl Yielding {
+    /// Whether a transfer failed in this term.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed > 0
+    }
+
     /// A transfer has failed.
     fn failed(&mut self, now: Time, config: &Config) {
         let pause = config.priority_settle.max(config.election_timeout);
@@ -78,15 +83,22 @@ impl Consensus {
 
     /// The priority with which this node would lead; none while it would not.
     pub(crate) fn would_lead(&self, now: Time) -> Option<u32> {
-        let would = self.preference.may_lead && !self.disk_stalls(now);
+        let would = self.preference.may_lead && self.stall(now).is_none();
         would.then_some(self.preference.priority)
     }
 
-    /// No leader was heard for an election timeout, and this node does not campaign: but it knows of no leader any more, so that its
-    /// clients need not wait for one that may be dead.
-    pub(crate) fn lose_leader(&mut self, now: Time) {
-        if matches!(&self.role, Role::Follower(Follower { leader: Some(_), .. })) {
-            self.transition(now, Role::Follower(self.fresh_follower()), "no leader was heard for an election timeout");
+    /// No leader was heard for an election timeout, and this node does not campaign, or not any more: but it knows of no leader either, so
+    /// that its clients need not wait for one that may be dead.
+    pub(crate) fn stand_back(&mut self, now: Time) {
+        match &self.role {
+            Role::Follower(Follower { leader: None, .. }) | Role::Leader(_) => {}
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
+                self.transition(
+                    now,
+                    Role::Follower(self.fresh_follower()),
+                    "it heard no leader, and does not campaign",
+                );
+            }
         }
     }
 

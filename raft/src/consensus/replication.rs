@@ -63,10 +63,10 @@ impl Consensus {
     }
 
     /// Older entries came back from the log store.
-    pub(crate) fn on_fetched(&mut self, purpose: FetchPurpose, entries: Vec<Entry>) {
+    pub(crate) fn on_fetched(&mut self, now: Time, purpose: FetchPurpose, entries: Vec<Entry>) {
         match purpose {
             FetchPurpose::Follower(id) => self.on_fetched_for_follower(id, entries),
-            FetchPurpose::Apply => self.on_fetched_to_apply(entries),
+            FetchPurpose::Apply => self.on_fetched_to_apply(now, entries),
         }
     }
 

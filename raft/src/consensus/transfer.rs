@@ -153,11 +153,8 @@ impl Consensus {
         if !self.may_campaign() {
             return self.ignored(from, "TimeoutNow", "this node does not vote");
         }
-        let refusal = if self.is_kept_from_leading() {
-            Some("this node is kept from leading")
-        } else {
-            self.disk_stalls(now).then_some("the disk here does not get a write done")
-        };
+        let refusal =
+            if self.is_kept_from_leading() { Some("this node is kept from leading") } else { self.stall(now) };
         if let Some(why) = refusal {
             self.ignored(from, "TimeoutNow", why);
             // Whoever waits for it need not do so any longer.

@@ -51,6 +51,8 @@ pub struct Metrics {
     pub pending_bytes: u64,
     /// Whether a write of the log is under way for longer than `Config::stall_timeout`.
     pub disk_stalls: bool,
+    /// Whether the state machine did not get on for that long with what it has to do.
+    pub machine_stalls: bool,
     /// Elections and leaders.
     pub leadership: Leadership,
     /// Clients' requests.
@@ -93,6 +95,8 @@ pub struct Leadership {
     pub transfers_given_up: u64,
     /// How often its disk stalled: a write of the log took longer than `Config::stall_timeout`.
     pub disk_stalls: u64,
+    /// How often its state machine did.
+    pub machine_stalls: u64,
 }
 
 /// Clients' requests at this node.

@@ -5,10 +5,14 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use futures_util::FutureExt;
 
+use super::clock::Clock;
 use super::mailbox::Mailbox;
+use super::pace::{Pace, Waiting};
 use super::panic_text;
 use super::pending::Results;
 use super::replica::Replica;
@@ -53,37 +57,45 @@ pub(crate) enum Done {
 /// What was done, or the reason why nothing more can be.
 pub(crate) type Outcome = Result<Done, Fatal>;
 
+/// What the applier has besides its jobs.
+pub(crate) struct Desk {
+    pub(crate) images: Arc<dyn Snapshot>,
+    /// Tells how long batches take.
+    pub(crate) clock: Clock,
+    /// How long the state machine may go without progress.
+    pub(crate) stall_timeout: Duration,
+    /// Counts signs of life of a state machine that takes long.
+    pub(crate) signs: Arc<AtomicU64>,
+}
+
 /// Runs until its jobs are closed, or something fails. The state machine is dropped at the end, in all cases.
-pub(crate) async fn run(
-    replica: Replica,
-    images: Arc<dyn Snapshot>,
-    jobs: Arc<Mailbox<Job>>,
-    done: Arc<Mailbox<Outcome>>,
-) {
-    let ended = AssertUnwindSafe(serve(replica, &images, &jobs, &done)).catch_unwind().await;
+pub(crate) async fn run(replica: Replica, desk: Desk, jobs: Arc<Mailbox<Job>>, done: Arc<Mailbox<Outcome>>) {
+    let ended = AssertUnwindSafe(serve(replica, &desk, &jobs, &done)).catch_unwind().await;
     if let Err(panic) = ended {
         let reason = format!("the applier panicked: {}", panic_text(&*panic));
         let _ = done.push(Err(Fatal::new(FatalKind::Bug(reason))));
     }
 }
 
-async fn serve(mut replica: Replica, images: &Arc<dyn Snapshot>, jobs: &Mailbox<Job>, done: &Mailbox<Outcome>) {
-    let mut queued = Vec::new();
+async fn serve(mut replica: Replica, desk: &Desk, jobs: &Mailbox<Job>, done: &Mailbox<Outcome>) {
+    let (mut queued, mut pace) = (Vec::new(), Pace::new(desk.stall_timeout));
     while jobs.take(&mut queued).await {
         let mut jobs = queued.drain(..).peekable();
         while let Some(job) = jobs.next() {
             let outcome = match job {
-                Job::Apply(Entries { entries, mut wants_results }) => {
-                    let mut batch = vec![entries];
+                Job::Apply(first) => {
+                    let mut waiting = Waiting::default();
+                    waiting.push(first);
                     while let Some(Job::Apply(next)) = jobs.next_if(|job| matches!(job, Job::Apply(_))) {
-                        batch.push(next.entries);
-                        wants_results |= next.wants_results;
+                        waiting.push(next);
                     }
-                    let results = replica.apply(batch, wants_results).await;
-                    results.map(|results| Done::Applied { results, sessions: replica.sessions.tally() })
+                    if !apply(&mut replica, desk, &mut pace, waiting, done).await {
+                        return;
+                    }
+                    continue;
                 }
                 Job::Freeze(id) => replica.freeze(id).await.map(Done::Frozen),
-                Job::Restore(image) => replica.restore(images, image).await.map(Done::Restored),
+                Job::Restore(image) => replica.restore(&desk.images, &desk.signs, image).await.map(Done::Restored),
             };
             let failed = outcome.is_err();
             if done.push(outcome).is_err() || failed {
@@ -91,4 +103,25 @@ async fn serve(mut replica: Replica, images: &Arc<dyn Snapshot>, jobs: &Mailbox<
             }
         }
     }
+}
+
+/// Applies all that waits, batch by batch. Whether there is somebody to go on for.
+async fn apply(
+    replica: &mut Replica,
+    desk: &Desk,
+    pace: &mut Pace,
+    mut waiting: Waiting,
+    done: &Mailbox<Outcome>,
+) -> bool {
+    while let Some((lists, wants_results)) = pace.take(&mut waiting) {
+        let (entries, began) = (lists.iter().map(Vec::len).sum(), desk.clock.now());
+        let results = replica.apply(lists, wants_results).await;
+        pace.took(entries, desk.clock.now().since(began));
+        let outcome = results.map(|results| Done::Applied { results, sessions: replica.sessions.tally() });
+        let failed = outcome.is_err();
+        if done.push(outcome).is_err() || failed {
+            return false;
+        }
+    }
+    true
 }

@@ -218,10 +218,15 @@ fn launch(parts: Parts, sessions: Sessions, boot: Boot, span: tracing::Span) -> 
     let images = span.in_scope(|| Images::start(snapshots.clone(), &tasks));
     let store = snapshots.clone();
     let snapshotter = Snapshotter::new(snapshots, tasks.clone(), config.snapshot_chunk_bytes);
+    let signs = Arc::default();
+    let stall_timeout = config.stall_timeout;
+    let desk =
+        applier::Desk { images: store, clock: Clock::start(&tasks, false), stall_timeout, signs: Arc::clone(&signs) };
     let meter = Meter::new(&config, applied);
-    let applier = tasks.spawn(applier::run(replica, store, jobs.clone(), outcomes.clone()).instrument(span.clone()));
+    let applier = tasks.spawn(applier::run(replica, desk, jobs.clone(), outcomes.clone()).instrument(span.clone()));
     let driver = Driver {
         meter,
+        signs,
         shared: shared.clone(),
         pending,
         core,

@@ -6,7 +6,9 @@
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::oneshot;
@@ -60,6 +62,8 @@ pub(crate) struct Driver {
     pub(crate) meter: Meter,
     /// How many sessions are open, and what is kept for them, in bytes.
     pub(crate) sessions: (u64, u64),
+    /// Counts the state machine's signs of life beside what it has done.
+    pub(crate) signs: Arc<AtomicU64>,
 }
 
 /// What came since the last round. Its buffers are reused.
@@ -169,9 +173,8 @@ impl Driver {
     /// Takes everything through the core. What ended comes before what begins.
     fn step(&mut self, now: Time, received: &mut Received) -> Result<(), Fatal> {
         if let Some(seq) = received.stored.take() {
-            if let Some(took) = self.meter.write_ends(now) {
-                self.shared.announcer.announce(Event::Recovered { what: Stall::Disk, took });
-            }
+            let over = self.meter.write_ends(now);
+            self.recovered(Stall::Disk, over);
             self.core.step(now, Input::Stored { seq });
         }
         for (purpose, entries) in received.fetched.drain(..) {
@@ -183,23 +186,7 @@ impl Driver {
             self.core.step(now, Input::Fetched { purpose, entries });
         }
         for outcome in received.applied.drain(..) {
-            match outcome? {
-                Done::Applied { results, sessions } => {
-                    self.meter.apply_ends(now, results.upto());
-                    self.sessions = sessions;
-                    self.core.step(now, Input::Applied { index: results.upto() });
-                    self.pending.on_applied(results);
-                }
-                Done::Frozen(frozen) => self.snapshotter.start(frozen),
-                Done::Restored(last) => {
-                    self.meter.restore_ends(now, last.index);
-                    self.core.step(now, Input::Restored { last });
-                    // What the image brought has no results.
-                    let mut results = Results::none(last.index);
-                    results.extend_to(last);
-                    self.pending.on_applied(results);
-                }
-            }
+            self.worked(now, outcome?);
         }
         for Written { id, image } in received.written.drain(..) {
             self.core.step(now, Input::Snapshotted { id, image: image? });
@@ -224,15 +211,17 @@ impl Driver {
                 }
             }
         }
+        // Before it could be taken for stalled.
+        if let Some(over) = self.meter.machine_lives(now, self.signs.load(Ordering::Relaxed)) {
+            self.core.step(now, Input::Applying);
+            self.recovered(Stall::StateMachine, over);
+        }
         if self.core.next_wake().is_some_and(|wake| wake <= now) {
             self.core.step(now, Input::Tick);
         }
         self.writer.check(now);
-        if self.meter.disk_stalls(now) {
-            tracing::warn!(
-                "the disk stalls: this node gives leadership up, and does not campaign until the write is done"
-            );
-            self.shared.announcer.announce(Event::Stalled { what: Stall::Disk, since: self.config.stall_timeout });
+        for what in self.meter.stalls(now) {
+            self.stalled(what);
         }
         let leader = self.core.leader();
         let leads = leader == Some(self.shared.id);
@@ -244,6 +233,29 @@ impl Driver {
             self.control(now, control)?;
         }
         Ok(())
+    }
+
+    /// The state machine has done something.
+    fn worked(&mut self, now: Time, done: Done) {
+        match done {
+            Done::Applied { results, sessions } => {
+                let over = self.meter.apply_ends(now, results.upto());
+                self.recovered(Stall::StateMachine, over);
+                self.sessions = sessions;
+                self.core.step(now, Input::Applied { index: results.upto() });
+                self.pending.on_applied(results);
+            }
+            Done::Frozen(frozen) => self.snapshotter.start(frozen),
+            Done::Restored(last) => {
+                let over = self.meter.restore_ends(now, last.index);
+                self.recovered(Stall::StateMachine, over);
+                self.core.step(now, Input::Restored { last });
+                // What the image brought has no results.
+                let mut results = Results::none(last.index);
+                results.extend_to(last);
+                self.pending.on_applied(results);
+            }
+        }
     }
 
     fn control(&mut self, now: Time, control: Control) -> Result<(), Fatal> {
@@ -289,6 +301,24 @@ impl Driver {
     fn status(&self, now: Time) -> Status {
         let (open, kept_bytes) = self.sessions;
         Status { sessions: SessionsStatus { open, kept_bytes }, ..self.core.status(now) }
+    }
+
+    fn stalled(&self, what: Stall) {
+        let since = self.config.stall_timeout;
+        let words = match what {
+            Stall::Disk => "a write of the log is not done",
+            Stall::StateMachine => "the state machine does not get on with what it has to do",
+        };
+        tracing::warn!(for_ = ?since, "{words}: this node gives leadership up, and does not campaign until that is over");
+        self.shared.announcer.announce(Event::Stalled { what, since });
+    }
+
+    /// A stall is over, if there was one.
+    fn recovered(&self, what: Stall, after: Option<Duration>) {
+        if let Some(took) = after {
+            tracing::info!(?what, ?took, "a stall is over");
+            self.shared.announcer.announce(Event::Recovered { what, took });
+        }
     }
 
     fn metrics(&self, now: Time) -> Metrics {

@@ -109,6 +109,8 @@ pub enum Event {
 pub enum Stall {
     /// The disk: a write of the log takes longer than `Config::stall_timeout`.
     Disk,
+    /// The state machine: it did not get on for that long with what it has to do.
+    StateMachine,
 }
 
 /// A stream of events, from [`Raft::events`](crate::Raft::events).

@@ -3,6 +3,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::events::Stall;
 use super::intake::{Load, Request};
 use super::outbox::Outbox;
 use super::stall::Watch;
@@ -22,6 +23,8 @@ pub(crate) struct Meter {
     /// The last index that the state machine was given.
     handed: Index,
     applied: Index,
+    /// How many signs of life it had given when it was last looked at.
+    signs: u64,
     leads: bool,
     leadership: Leadership,
     requests: Requests,
@@ -39,6 +42,7 @@ impl Meter {
             machine: Watch::new(config.stall_timeout),
             handed: applied,
             applied,
+            signs: 0,
             leads: false,
             leadership: Leadership::default(),
             requests: Requests::default(),
@@ -50,16 +54,23 @@ impl Meter {
         }
     }
 
-    /// When [`Meter::disk_stalls`] has something to say.
+    /// When [`Meter::stalls`] has something to say.
     pub(crate) fn next_wake(&self) -> Option<Time> {
-        self.disk.next_wake()
+        [self.disk.next_wake(), self.machine.next_wake()].into_iter().flatten().min()
     }
 
-    /// Whether the disk is seen to stall from now on.
-    pub(crate) fn disk_stalls(&mut self, now: Time) -> bool {
-        let stalls = self.disk.check(now);
-        self.leadership.disk_stalls += u64::from(stalls);
-        stalls
+    /// What is seen to stall from now on.
+    pub(crate) fn stalls(&mut self, now: Time) -> impl Iterator<Item = Stall> + use<> {
+        let (disk, machine) = (self.disk.check(now), self.machine.check(now));
+        self.leadership.disk_stalls += u64::from(disk);
+        self.leadership.machine_stalls += u64::from(machine);
+        disk.then_some(Stall::Disk).into_iter().chain(machine.then_some(Stall::StateMachine))
+    }
+
+    /// The state machine has given `signs` of life so far. Whether there is a new one while it is at work, and what is over if it had stalled.
+    pub(crate) fn machine_lives(&mut self, now: Time, signs: u64) -> Option<Option<Duration>> {
+        let new = std::mem::replace(&mut self.signs, signs) != signs && self.applied < self.handed;
+        new.then(|| self.machine.progress(now, false)).map(|(took, stalled)| stalled.then_some(took))
     }
 
     pub(crate) fn requests(&mut self, requests: &[Request]) {
@@ -119,15 +130,23 @@ impl Meter {
         self.machine.begin(now);
     }
 
-    pub(crate) fn apply_ends(&mut self, now: Time, upto: Index) {
+    /// Entries are applied. Whether this ends a stall, and after how long.
+    pub(crate) fn apply_ends(&mut self, now: Time, upto: Index) -> Option<Duration> {
         self.applies.entries += upto.0.saturating_sub(self.applied.0);
-        let took = self.restore_ends(now, upto);
+        let (took, stalled) = self.machine_gets_on(now, upto);
         self.applies.latency.record(took);
+        stalled.then_some(took)
     }
 
-    pub(crate) fn restore_ends(&mut self, now: Time, upto: Index) -> Duration {
+    /// The same for an image that is restored.
+    pub(crate) fn restore_ends(&mut self, now: Time, upto: Index) -> Option<Duration> {
+        let (took, stalled) = self.machine_gets_on(now, upto);
+        stalled.then_some(took)
+    }
+
+    fn machine_gets_on(&mut self, now: Time, upto: Index) -> (Duration, bool) {
         self.applied = self.applied.max(upto);
-        self.machine.progress(now, self.applied >= self.handed).0
+        self.machine.progress(now, self.applied >= self.handed)
     }
 
     pub(crate) fn note(&mut self, note: &Note) {
@@ -190,6 +209,7 @@ impl Meter {
             pending_requests: load.requests as u64,
             pending_bytes: load.bytes,
             disk_stalls: self.disk.stalls(),
+            machine_stalls: self.machine.stalls(),
             leadership: self.leadership.clone(),
             requests: Requests { reads_served, read_rounds, leased_reads, failed, ..self.requests.clone() },
             sent: outbox.sent(),

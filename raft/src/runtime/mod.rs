@@ -12,7 +12,7 @@
 //! | a task or a timer is started | `host.rs`, `clock.rs` |
 //! | the machine is too slow for the timeouts | `lateness.rs` |
 //! | what happens is counted, and a stall noticed | `meter.rs`, `stall.rs` |
-//! | committed entries reach the state machine, and it is frozen | `applier.rs` |
+//! | committed entries reach the state machine, and it is frozen | `applier.rs`, in batches that `pace.rs` measures |
 //! | … which of them are repetitions of a session's write | `replica.rs` |
 //! | an image is written | `snapshotter.rs`, in the layout of `image.rs` |
 //! | an image is received, or read for a peer | `images.rs` |
@@ -34,6 +34,7 @@ mod log_writer;
 mod mailbox;
 mod meter;
 mod outbox;
+mod pace;
 mod pending;
 mod random;
 mod replica;

@@ -2,7 +2,9 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt;
 
@@ -84,15 +86,35 @@ impl Replica {
     }
 
     /// Replaces all of it by an image.
-    pub(crate) async fn restore(&mut self, images: &Arc<dyn Snapshot>, published: Published) -> Result<LogId, Fatal> {
+    /// `signs` counts how often the state machine asks for more of it.
+    pub(crate) async fn restore(
+        &mut self,
+        images: &Arc<dyn Snapshot>,
+        signs: &Arc<AtomicU64>,
+        published: Published,
+    ) -> Result<LogId, Fatal> {
         let Published { meta: SnapshotMeta { id, last, membership, membership_at }, .. } = published;
         let (section, chunks) = image::open(images, id).await?;
-        restore_machine(&mut *self.machine, chunks).await?;
+        restore_machine(&mut *self.machine, Box::new(Watched { chunks, signs: signs.clone() })).await?;
         if !mutant!("restore-without-sessions") {
             self.sessions = section.sessions(self.max_session_bytes);
         }
         self.standing = Standing { applied: last, membership_at, membership };
         Ok(last)
+    }
+}
+
+/// An image whose reader shows that it lives with each part that it asks for.
+struct Watched {
+    chunks: Box<dyn Chunks>,
+    signs: Arc<AtomicU64>,
+}
+
+#[async_trait]
+impl Chunks for Watched {
+    async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
+        self.signs.fetch_add(1, Ordering::Relaxed);
+        self.chunks.next().await
     }
 }
 

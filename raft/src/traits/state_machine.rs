@@ -21,14 +21,14 @@ pub trait StateMachine: Send + Sync + 'static {
     }
 
     /// Applies one command, and returns the answer for whoever wrote it. A command that makes no sense to the machine is
-    /// an answer as well, not an error.
+    /// an answer as well, not an error. One that takes longer than `Config::stall_timeout` costs a leader its leadership.
     ///
     /// # Errors
     /// The machine is broken. Stops the node; waiting clients are told.
     async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal>;
 
     /// Applies commands in order, one answer each. Override it where a batch is cheaper than its parts, such as one
-    /// transaction for all.
+    /// transaction for all. Batches begin small, and grow as long as they are done in a fraction of `Config::stall_timeout`.
     ///
     /// # Errors
     /// As for [`StateMachine::apply`].

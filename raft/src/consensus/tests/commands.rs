@@ -87,12 +87,10 @@ pub(super) fn execute(
             return request(cluster, name, args, later);
         }
         "deliver" | "drop" | "duplicate" | "delay" | "reorder" | "damage" => return links(cluster, name, args),
-        "prefer" => {
-            let (priority, may_lead) = (key(args, "priority")?, args.take_key("may_lead").map(yes).transpose()?);
+        "prefer" => prefer(cluster, args)?,
+        "live" => {
             for id in ids(args, cluster)? {
-                let was = cluster.node(id)?.preference;
-                let (priority, may_lead) = (priority.unwrap_or(was.priority), may_lead.unwrap_or(was.may_lead));
-                cluster.prefer(id, Preference { priority, may_lead })?;
+                cluster.step(id, Input::Applying)?;
             }
         }
         "arrive" => {
@@ -154,6 +152,17 @@ pub(super) fn execute(
         _ => return Err(format!("there is no command {name}").into()),
     }
     args.reject_next()
+}
+
+/// `prefer [ID…] [priority=N] [may_lead=false]`: what an operator wants of these nodes.
+fn prefer(cluster: &mut Cluster, args: &mut ArgumentConsumer) -> Result<(), Failure> {
+    let (priority, may_lead) = (key(args, "priority")?, args.take_key("may_lead").map(yes).transpose()?);
+    for id in ids(args, cluster)? {
+        let was = cluster.node(id)?.preference;
+        let (priority, may_lead) = (priority.unwrap_or(was.priority), may_lead.unwrap_or(was.may_lead));
+        cluster.prefer(id, Preference { priority, may_lead })?;
+    }
+    Ok(())
 }
 
 fn statuses(cluster: &mut Cluster, ids: &[NodeId]) -> Result<(), Failure> {

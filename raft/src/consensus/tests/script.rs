@@ -388,6 +388,13 @@ scripts! {
         the_rate_is_kept,
         the_window_bounds_what_is_asked_for,
     }
+    stall {
+        a_leader_whose_state_machine_stalls_hands_over,
+        a_leader_with_a_stalled_state_machine_and_no_successor_steps_down,
+        a_long_restore_that_gets_on_is_not_stalled,
+        a_slow_state_machine_is_not_stalled,
+        a_stalled_node_does_not_campaign_until_it_has_recovered,
+    }
     transfer {
         a_claim_is_honoured_only_by_what_it_says,
         a_follower_learns_from_its_former_leader_what_became_of_its_command,

@@ -17,6 +17,9 @@ use crate::testing::simulation::Coverage;
 use crate::traits::{LogWrite, Published};
 use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
 
+/// Why a leader with a stuck state machine hands over.
+const STUCK: &str = "the state machine here gets nothing done";
+
 pub(super) type Nodes = BTreeMap<NodeId, Node>;
 
 /// The history of a cluster, as an observer of all its nodes sees it.
@@ -137,6 +140,16 @@ impl Checker {
     /// How often leaders handed over by their own wish.
     pub(crate) fn yields(&self) -> u64 {
         self.yields
+    }
+
+    /// A leader gives leadership up for its state machine, which must have got nothing done for long.
+    fn gives_up_stuck(&mut self, node: &Node) {
+        let idle_for = node.idle_for();
+        if self.limits.as_ref().is_some_and(|config| idle_for < config.stall_timeout) {
+            let id = node.id;
+            self.dropped =
+                Some(format!("live leaders: {id} gives up for its state machine, which got on {idle_for:?} ago"));
+        }
     }
 
     /// A leader hands over by its own wish: not before it has seen for a while who is fit, and not again soon after one failed.
@@ -436,7 +449,10 @@ impl Checker {
                 self.failed_at.remove(&id);
                 self.count_figure_8(nodes, coverage, id);
             }
-            Note::Role { role, term, .. } => {
+            Note::Role { role, term, why } => {
+                if *why == "its state machine gets nothing done" {
+                    self.gives_up_stuck(&nodes[&id]);
+                }
                 if self.leading_since.remove(&id).is_some_and(|(led, _)| led < *term) && *role == RoleKind::Follower {
                     coverage.hit("leaders that step down for a later term");
                 }
@@ -449,6 +465,7 @@ impl Checker {
                 self.gone.insert(id);
             }
             Note::SnapshotInstalled { last, .. } => self.installs(nodes, coverage, id, *last),
+            Note::Yield { why: STUCK, .. } => self.gives_up_stuck(&nodes[&id]),
             Note::Yield { to, why } => self.yielded(&nodes[&id], *to, *why == "its priority is higher"),
             Note::Transfer { step: TransferStep::GivenUp | TransferStep::Refused, .. } => {
                 self.failed_at.insert(id, nodes[&id].now);
@@ -496,6 +513,14 @@ impl Checker {
         let writes_for = node.writing.as_ref().map(|_| node.now.since(node.writing_since)).unwrap_or_default();
         if writes_for > config.stall_timeout + slack {
             return Err(format!("live leaders: {id} leads {term}, and its disk takes {writes_for:?} for a write"));
+        }
+        // It may try to hand over first, for an election timeout.
+        let failed = self.failed_at.get(&id).is_some_and(|failed| node.now.since(*failed) <= slack);
+        let idle_for = node.idle_for();
+        if idle_for > config.stall_timeout + slack && status.transferring_to.is_none() && !failed {
+            return Err(format!(
+                "live leaders: {id} leads {term}, and its state machine got nothing done for {idle_for:?}"
+            ));
         }
         let heard = |peer: &crate::PeerStatus| self.attention.last_heard(id, peer.id, *term).unwrap_or(*since);
         let silent = |peer: &crate::PeerStatus| node.now.since(heard(peer).max(*since));

@@ -65,7 +65,9 @@ pub(crate) const EXPECTED: &[&str] = &[
     "runs with priorities",
     "transfers refused by the successor",
     "leaders that give way with a slow disk",
+    "leaders that hand over with a stuck state machine",
     "leaders that step down for a later term",
+    "leaders that step down with a stuck state machine",
     "leaders that step down without a quorum",
     "messages delivered late",
     "messages delivered twice",
@@ -150,6 +152,7 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
             "the connection with its leader was lost" => coverage.hit("polls held for a hint"),
             "it heard no quorum for an election timeout" => coverage.hit("leaders that step down without a quorum"),
             "its disk does not get a write done" => coverage.hit("leaders that give way with a slow disk"),
+            "its state machine gets nothing done" => coverage.hit("leaders that step down with a stuck state machine"),
             _ => {}
         },
         Note::Suspect { .. } => coverage.hit("leaders suspected"),
@@ -161,6 +164,9 @@ pub(crate) fn noted(coverage: &mut Coverage, note: &Note) {
         Note::Transfer { step: TransferStep::Refused, .. } => coverage.hit("transfers refused by the successor"),
         Note::Yield { why: "its priority is higher", .. } => {
             coverage.hit("leaders that hand over to a higher priority")
+        }
+        Note::Yield { why: "the state machine here gets nothing done", .. } => {
+            coverage.hit("leaders that hand over with a stuck state machine");
         }
         Note::Yield { .. } => {}
         Note::Truncated { .. } => coverage.hit("truncations"),

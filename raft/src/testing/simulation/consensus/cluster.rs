@@ -61,6 +61,8 @@ pub(crate) struct Node {
     /// When it began, on the node's clock.
     pub(crate) writing_since: Time,
     pub(crate) applying: VecDeque<Entry>,
+    /// When the state machine last got on, on the node's clock, or was given something while it had nothing to do.
+    pub(crate) got_on: Time,
     pub(crate) fetching: VecDeque<Fetch>,
     pub(crate) images: Images,
     /// An image to take once this is applied.
@@ -106,6 +108,12 @@ impl Node {
         }
     }
 
+    /// For how long the state machine has not got on with what it has to do.
+    pub(crate) fn idle_for(&self) -> Duration {
+        let busy = !self.applying.is_empty() || self.restoring.is_some();
+        if busy { self.now.since(self.got_on) } else { Duration::ZERO }
+    }
+
     pub(crate) fn next_wake(&self) -> Option<Time> {
         self.core.as_ref().and_then(Consensus::next_wake)
     }
@@ -145,6 +153,7 @@ impl Cluster {
                     writing: None,
                     writing_since: Time::default(),
                     applying: VecDeque::new(),
+                    got_on: Time::default(),
                     fetching: VecDeque::new(),
                     images: Images::default(),
                     imaging: VecDeque::new(),

@@ -250,6 +250,9 @@ impl Cluster {
         let node = self.node(id)?;
         let held = node.hold.apply;
         let last = image.meta.last;
+        if node.applying.is_empty() {
+            node.got_on = node.now;
+        }
         if let Some(before) = node.restoring.replace(image) {
             return Err(format!("images: {id} is to restore {last} and still reads the image of {}", before.meta.last));
         }
@@ -278,7 +281,9 @@ impl Cluster {
         self.forget_covered(id)?;
         self.serve_upto(id, last.index)?;
         self.stepped();
-        let (core, now) = self.node(id)?.core()?;
+        let node = self.node(id)?;
+        node.got_on = node.now;
+        let (core, now) = node.core()?;
         core.step(now, Input::Restored { last });
         self.freeze(id)?;
         self.apply(id, upto)

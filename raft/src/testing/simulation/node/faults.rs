@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::load::Client;
 use super::plan::FAULTS;
@@ -35,8 +35,18 @@ impl<S: Subject, T: Stores> World<S, T> {
             "clock" => self.jump(nodes),
             "members" => self.later(Duration::ZERO, Due::Operate),
             "prefer" => self.prefer_any(nodes),
+            "machine" => self.hang(nodes),
             _ => self.overload(nodes),
         }
+    }
+
+    /// A state machine gets nothing done for a while.
+    fn hang(&mut self, nodes: &[NodeId]) {
+        let Some(id) = self.victim(nodes) else { return };
+        let long = millis(&mut self.random, 20, 3000);
+        self.record.hit("state machines that hang");
+        self.record.node(id, format!("has a state machine that hangs for {long:?}"));
+        self.ledger.hang(id, Some(Instant::now() + long));
     }
 
     /// An operator gives a node another priority, keeps it from leading, or lets it lead again.

@@ -4,9 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::{Buf, Bytes, BytesMut};
+use tokio::time::{Instant, sleep};
 
 use super::record::Record;
 use crate::error::Fatal;
@@ -65,6 +67,8 @@ struct State {
     refused: BTreeSet<Tag>,
     /// The last command that each node's state machine has applied in its present run; unknown after an image.
     reached: BTreeMap<NodeId, Option<Index>>,
+    /// State machines that hang, until then.
+    hanging: BTreeMap<NodeId, Instant>,
 }
 
 impl Ledger {
@@ -81,6 +85,23 @@ impl Ledger {
     /// A client was told that the command was not and will not be applied.
     pub(super) fn refused(&self, tag: Tag) {
         lock(&self.state).refused.insert(tag);
+    }
+
+    /// A node's state machine hangs from now on, until then; or not any more.
+    pub(super) fn hang(&self, node: NodeId, until: Option<Instant>) {
+        let mut state = lock(&self.state);
+        match until {
+            Some(until) => drop(state.hanging.insert(node, until)),
+            None => drop(state.hanging.remove(&node)),
+        }
+    }
+
+    /// Waits as long as a node's state machine hangs.
+    async fn while_hanging(&self, node: NodeId) {
+        let hangs = || lock(&self.state).hanging.get(&node).is_some_and(|until| Instant::now() < *until);
+        while hangs() {
+            sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// A node's state machine has come so far.
@@ -218,6 +239,7 @@ impl<M: StateMachine> StateMachine for Witness<M> {
     }
 
     async fn apply_batch(&mut self, batch: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
+        self.ledger.while_hanging(self.node).await;
         let mut plain = Vec::with_capacity(batch.len());
         let mut marks = Vec::with_capacity(batch.len());
         for (id, marked) in batch {

@@ -8,12 +8,12 @@ use crate::testing::simulation::Options;
 use crate::testing::{Link, Random};
 
 /// The kinds of fault, as the option `--without` names them.
-pub(super) const FAULTS: [&str; 10] =
-    ["network", "kill", "pause", "stop", "disk", "damage", "clock", "overload", "members", "prefer"];
+pub(super) const FAULTS: [&str; 11] =
+    ["network", "kill", "pause", "stop", "disk", "damage", "clock", "overload", "members", "prefer", "machine"];
 
 /// Draws what concerns members.
 const MEMBERS: u64 = 0x6d65_6d62_6572_7300;
-/// Draws what concerns priorities.
+/// Draws what concerns priorities and state machines that hang.
 const PREFER: u64 = 0x7072_6566_6572_0000;
 
 /// Draws what concerns leases.
@@ -64,7 +64,9 @@ impl Plan {
             ..Link::default()
         };
         let mut weights = [0; FAULTS.len()];
-        for (weight, kind) in weights.iter_mut().zip(FAULTS).filter(|(_, kind)| !["members", "prefer"].contains(kind)) {
+        for (weight, kind) in
+            weights.iter_mut().zip(FAULTS).filter(|(_, kind)| !["members", "prefer", "machine"].contains(kind))
+        {
             let drawn = random.between(if kind == "disk" { 4 } else { 1 }, 8);
             let present = random.percent(if kind == "disk" { 85 } else { 55 });
             *weight = if present && options.allows(kind) { drawn } else { 0 };
@@ -86,6 +88,9 @@ impl Plan {
         }
         let mut prefer = Random::new(seed ^ PREFER);
         config.priority_settle = config.election_timeout * one_of(&mut prefer, &[1, 3, 8], 3);
+        if prefer.percent(50) && options.allows("machine") {
+            weights[10] = prefer.between(1, 5);
+        }
         if prefer.percent(40) && options.allows("prefer") {
             weights[9] = prefer.between(2, 8);
         }

@@ -144,6 +144,7 @@ impl<S: Subject, T: Stores> World<S, T> {
 
     /// Everything that can be mended at this node is.
     pub(super) async fn mend(&mut self, id: NodeId) {
+        self.ledger.hang(id, None);
         self.disk(id, DiskFault::Heal);
         let Some(seat) = self.seats.get(&id) else { return };
         if let Some(running) = seat.running() {

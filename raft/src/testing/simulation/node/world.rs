@@ -162,6 +162,7 @@ impl<S: Subject, T: Stores> World<S, T> {
             Due::Ended(id, run) => {
                 if self.seats.get(&id).is_some_and(|seat| seat.run == run && seat.running().is_some()) {
                     self.resume(id);
+                    self.ledger.hang(id, None);
                     self.disk(id, DiskFault::Heal);
                     let patience = self.plan.config.write_timeout * 2 + Duration::from_secs(2);
                     self.later(patience, Due::EndedForSure(id, run));

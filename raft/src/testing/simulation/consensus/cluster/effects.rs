@@ -157,7 +157,11 @@ impl Cluster {
             ));
         }
         let upto = entries.last().map(|entry| entry.id.index);
-        self.node(id)?.applying.extend(entries);
+        let node = self.node(id)?;
+        if node.applying.is_empty() && node.restoring.is_none() {
+            node.got_on = node.now;
+        }
+        node.applying.extend(entries);
         match upto {
             Some(upto) if !held => self.apply(id, upto),
             Some(_) | None => Ok(()),
@@ -191,7 +195,9 @@ impl Cluster {
         }
         self.serve_upto(id, index)?;
         self.stepped = true;
-        let (core, now) = self.node(id)?.core()?;
+        let node = self.node(id)?;
+        node.got_on = node.now;
+        let (core, now) = node.core()?;
         core.step(now, Input::Applied { index });
         if index == frozen_at {
             self.freeze(id)?;
