@@ -78,9 +78,9 @@ pub use recovery::Survivor;
 #[doc(hidden)]
 pub use runtime::Host;
 pub use runtime::{Arrivals, Event, Events, Inbox, Stall};
-pub use session::{Once, Session, SessionId};
+pub use session::{Once, Sequencer, Session, SessionId};
 pub use traits::{
-    Chunks, HardState, LogState, LogStore, LogWrite, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter,
-    StateMachine, TermRun, Transport,
+    Chunks, HardState, LogState, LogStore, LogWrite, Published, Record, RecordChange, Recorded, Snapshot, SnapshotId,
+    SnapshotMeta, SnapshotWriter, StateMachine, TermRun, Transport,
 };
 pub use types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, Membership, NodeId, Peer, Term};

@@ -637,7 +637,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant {
         name: "session-ages-begin-anew",
         wrong: "An image does not bring the time by which sessions age: nodes differ in which ones have expired.",
-        file: "raft/src/session/table.rs",
+        file: "raft/src/session/image.rs",
         depth: "node",
     },
     Mutant {

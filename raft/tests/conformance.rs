@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raftkv::testing::conformance::transport::{Listener, Network};
 use raftkv::testing::conformance::{Fault, log_store, snapshot, state_machine};
-use raftkv::testing::{Counter, Crash, MemLog, MemNetwork, MemSnapshots, Random, Recorder};
+use raftkv::testing::{Counter, Crash, Durable, MemLog, MemNetwork, MemSnapshots, Random, Recorder};
 use raftkv::{ClusterId, Inbox, Peer, StorageError, Transport};
 
 mod memory_log {
@@ -117,4 +117,33 @@ mod recorder {
     }
 
     raftkv::state_machine_conformance!(Records);
+}
+
+mod durable {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Machines(Mutex<Durable>);
+
+    impl state_machine::Backend for Machines {
+        type Machine = Durable;
+
+        async fn create(&self) -> Durable {
+            let machine = Durable::default();
+            *self.0.lock().expect("no test panicked here") = machine.clone();
+            machine
+        }
+
+        fn command(&self, random: &mut Random) -> Bytes {
+            random.below(1000).to_string().into()
+        }
+
+        async fn reopen(&self) -> Option<Durable> {
+            Some(self.0.lock().expect("no test panicked here").clone())
+        }
+    }
+
+    raftkv::state_machine_conformance!(Machines::default());
 }

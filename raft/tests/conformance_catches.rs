@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftkv::testing::conformance::{Fault, log_store, run, snapshot, state_machine};
-use raftkv::testing::{Crash, MemLog, MemSnapshots, Random};
+use raftkv::testing::{Crash, Durable, MemLog, MemSnapshots, Random};
 use raftkv::{
-    Chunks, Entry, Fatal, Index, LogId, LogState, LogStore, LogWrite, Published, Snapshot, SnapshotId, SnapshotMeta,
-    SnapshotWriter, StateMachine, StorageError,
+    Chunks, Entry, Fatal, Index, LogId, LogState, LogStore, LogWrite, Published, Record, Recorded, Snapshot,
+    SnapshotId, SnapshotMeta, SnapshotWriter, StateMachine, StorageError,
 };
 
 /// What is wrong with a [`Ledger`].
@@ -220,6 +220,69 @@ caught! {
         commands_of_nonsense_are_answered_and_do_not_panic;
     state_machine: a_kill_between_state_and_applied, Ledgers::new(Wrong::AppliedIsApart),
         a_kill_at_any_point_keeps_state_and_applied_together;
+}
+
+/// Keeps what it should forget of sessions.
+#[derive(Clone, Default)]
+struct Hoarder(Durable, Arc<Mutex<Vec<Record>>>);
+
+#[async_trait]
+impl StateMachine for Hoarder {
+    async fn applied(&self) -> Result<LogId, Fatal> {
+        self.0.applied().await
+    }
+
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        self.0.apply(at, command).await
+    }
+
+    async fn apply_recorded(&mut self, batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
+        let answers = self.0.apply_recorded(batch).await?;
+        let now = self.0.records().await?.unwrap_or_default();
+        let mut all = self.1.lock().unwrap();
+        all.retain(|old| now.iter().all(|new| new.key != old.key));
+        all.extend(now);
+        Ok(answers)
+    }
+
+    async fn records(&self) -> Result<Option<Vec<Record>>, Fatal> {
+        Ok(Some(self.1.lock().unwrap().clone()))
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        self.0.snapshot().await
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        self.0.restore(image).await
+    }
+}
+
+#[derive(Default)]
+struct Hoarders(Mutex<Hoarder>);
+
+impl state_machine::Backend for Hoarders {
+    type Machine = Hoarder;
+
+    async fn create(&self) -> Hoarder {
+        let machine = Hoarder::default();
+        *self.0.lock().unwrap() = machine.clone();
+        machine
+    }
+
+    fn command(&self, random: &mut Random) -> Bytes {
+        random.below(1000).to_string().into()
+    }
+
+    async fn reopen(&self) -> Option<Hoarder> {
+        Some(self.0.lock().unwrap().clone())
+    }
+}
+
+#[test]
+#[should_panic(expected = "the records after 42@3")]
+fn records_that_are_never_forgotten() {
+    run(state_machine::records_of_sessions_are_kept_with_the_state(&Hoarders::default()));
 }
 
 /// A log that tells of success when a write has failed.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raftkv::testing::{Cluster, Crash, MemLog, MemNetwork, MemSnapshots, Recorder};
+use raftkv::testing::{Cluster, Crash, Durable, MemLog, MemNetwork, MemSnapshots, Recorder};
 use raftkv::{
     Chunks, ClusterId, Config, Error, Fatal, LogId, Membership, NodeId, Once, Peer, Raft, SessionId, StateMachine,
 };
@@ -192,10 +192,10 @@ async fn a_write_that_nobody_takes_ends_with_the_sessions_patience() {
 
 /// A state machine that is durable by itself, and keeps nothing for sessions.
 #[derive(Clone, Default)]
-struct Durable(Recorder);
+struct Forgetful(Recorder);
 
 #[async_trait]
-impl StateMachine for Durable {
+impl StateMachine for Forgetful {
     async fn applied(&self) -> Result<LogId, Fatal> {
         Ok(self.0.commands().last().map_or(LogId::ZERO, |(at, _)| *at))
     }
@@ -213,7 +213,7 @@ impl StateMachine for Durable {
     }
 }
 
-async fn alone(log: &MemLog, snapshots: &MemSnapshots, machine: &Durable) -> Raft {
+async fn alone<M: StateMachine + Clone>(log: &MemLog, snapshots: &MemSnapshots, machine: &M) -> Raft {
     Raft::builder(NodeId(1), ClusterId(1))
         .seed(1)
         .transport(MemNetwork::new(1).transport(Peer::new(1, "a")))
@@ -227,7 +227,7 @@ async fn alone(log: &MemLog, snapshots: &MemSnapshots, machine: &Durable) -> Raf
 
 #[tokio::test(start_paused = true)]
 async fn a_durable_machine_is_not_given_a_write_again_after_a_restart_without_replay() {
-    let (log, snapshots, machine) = (MemLog::new(), MemSnapshots::new(), Durable::default());
+    let (log, snapshots, machine) = (MemLog::new(), MemSnapshots::new(), Forgetful::default());
     let raft = alone(&log, &snapshots, &machine).await;
     raft.initialize(Membership::new([Peer::new(1, "a")])).await.unwrap();
     let session = raft.open_session().await.unwrap();
@@ -242,4 +242,61 @@ async fn a_durable_machine_is_not_given_a_write_again_after_a_restart_without_re
     assert_eq!(raft.write_once(once(0), "before".into()).await.unwrap(), before, "the image has this answer");
     raft.write_once(once(2), "new".into()).await.unwrap();
     assert_eq!(texts(&machine.0), ["before", "after", "new"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_durable_machine_with_records_answers_repetitions_after_a_restart_without_replay() {
+    let (log, snapshots, machine) = (MemLog::new(), MemSnapshots::new(), Durable::default());
+    let raft = alone(&log, &snapshots, &machine).await;
+    raft.initialize(Membership::new([Peer::new(1, "a")])).await.unwrap();
+    let (session, closed) = (raft.open_session().await.unwrap(), raft.open_session().await.unwrap());
+    let once = |sequence, answered| Once { session, sequence, answered };
+    let mut answers = Vec::new();
+    for sequence in 0..5 {
+        answers.push(raft.write_once(once(sequence, 0), sequence.to_string().into()).await.unwrap());
+        if sequence == 2 {
+            raft.snapshot().await.unwrap();
+        }
+    }
+    raft.close_session(closed).await.unwrap();
+    for _ in 0..2 {
+        raft.shutdown().await;
+        let raft = alone(&log, &snapshots, &machine).await;
+        for (sequence, answer) in (0..).zip(&answers) {
+            let again = raft.write_once(once(sequence, 0), sequence.to_string().into()).await;
+            assert_eq!(again.unwrap(), *answer, "write {sequence} after a restart");
+        }
+        let late = raft.write_once(Once { session: closed, sequence: 0, answered: 0 }, "late".into()).await;
+        assert!(matches!(late, Err(Error::SessionExpired)), "{late:?}");
+        raft.shutdown().await;
+    }
+    assert_eq!(machine.commands().len(), 5);
+    // The newest image takes the place of a state that was lost, with its sessions.
+    let empty = Durable::default();
+    let raft = alone(&log, &snapshots, &empty).await;
+    assert_eq!(raft.write_once(once(4, 0), "4".into()).await.unwrap(), answers[4]);
+    assert!(matches!(raft.write_once(once(4, 5), "4".into()).await, Err(Error::OutOfSequence)));
+    assert_eq!(empty.commands().len(), 5);
+    let kept = empty.records().await.unwrap().unwrap();
+    assert_eq!(kept.len(), 2, "a clock and one session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_received_brings_its_records_to_a_durable_machine() {
+    let config = Config { snapshot_entries: 10, trailing_entries: 0, ..Config::default() };
+    let mut cluster = Cluster::builder(3).config(config).start(|_| Durable::default()).await;
+    let away = cluster.follower().await;
+    cluster.stop(away).await;
+    let raft = cluster.node(cluster.leader().await).clone();
+    let session = raft.open_session().await.unwrap();
+    let once = |sequence| Once { session, sequence, answered: 0 };
+    let mut answers = Vec::new();
+    for sequence in 0..30 {
+        answers.push(raft.write_once(once(sequence), sequence.to_string().into()).await.unwrap());
+    }
+    cluster.restart(away).await;
+    cluster.converge().await;
+    let records = cluster.machine(away).records().await.unwrap().unwrap();
+    assert_eq!(records.len(), 2, "a clock and one session");
+    assert_eq!(cluster.node(away).write_once(once(7), "7".into()).await.unwrap(), answers[7]);
 }

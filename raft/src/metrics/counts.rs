@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::consensus::RoleKind;
 use crate::error::Error;
 use crate::message::{Body, Message};
-use crate::metrics::SnapshotStatus;
+use crate::metrics::{SessionsStatus, SnapshotStatus};
 use crate::types::{Index, NodeId, Term};
 
 /// Where a node stands, and what it has counted since it started: plain numbers, for whatever system watches them.
@@ -49,6 +49,8 @@ pub struct Metrics {
     pub pending_requests: u64,
     /// What they count against `Config::max_uncommitted_bytes`.
     pub pending_bytes: u64,
+    /// Client sessions, in the state that it has applied.
+    pub sessions: SessionsStatus,
     /// Whether a write of the log is under way for longer than `Config::stall_timeout`.
     pub disk_stalls: bool,
     /// Whether the state machine did not get on for that long with what it has to do.

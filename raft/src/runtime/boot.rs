@@ -8,7 +8,7 @@ use super::clock::Clock;
 use super::driver::Driver;
 use super::fetcher::Fetcher;
 use super::host::Tasks;
-use super::image::{self, Section};
+use super::image;
 use super::images::Images;
 use super::inbox::Inbox;
 use super::lateness::Lateness;
@@ -60,11 +60,10 @@ async fn boot(mut parts: Parts, span: tracing::Span) -> Result<(Arc<Shared>, Inb
     let snapshot = parts.snapshots.latest().await?;
     let reflected = parts.machine.applied().await?;
     let log = cut(&*parts.log, log, snapshot.as_ref(), reflected).await?;
-    let (applied, section) = restore(&mut *parts.machine, &parts.snapshots, snapshot.as_ref(), reflected).await?;
-    check(&log, applied)?;
-    let from = snapshot.as_ref().map_or(LogId::ZERO, |image| image.meta.last);
-    let sessions = section.sessions(parts.config.max_session_bytes);
-    let sessions = catch_up(&*parts.log, sessions, from.index, applied.index).await?;
+    let replica = restore(&mut parts, snapshot.as_ref(), reflected).await?;
+    check(&log, replica.applied)?;
+    let replica = catch_up(&*parts.log, replica).await?;
+    let applied = replica.applied;
     let from_snapshot = snapshot.as_ref().map(|image| (image.meta.membership_at, image.meta.membership.clone()));
     let configurations = find_configurations(&*parts.log, &log, applied.index, from_snapshot).await?;
     tracing::info!(
@@ -74,7 +73,7 @@ async fn boot(mut parts: Parts, span: tracing::Span) -> Result<(Arc<Shared>, Inb
     );
     let seed = parts.seed.unwrap_or_else(random::seed);
     let boot = Boot { id: parts.id, log, configurations, snapshot, applied, seed };
-    Ok(launch(parts, sessions, boot, span))
+    Ok(launch(parts, replica, boot, span))
 }
 
 /// Whether the log holds this entry, or has it as its base.
@@ -110,37 +109,58 @@ async fn cut(
     Ok(LogState { base: last, last, runs: Vec::new(), ..log })
 }
 
-/// Brings the state machine to the newest image, unless it is further already. Also returns what the framework keeps in that image.
-async fn restore(
-    machine: &mut dyn StateMachine,
-    snapshots: &Arc<dyn Snapshot>,
-    newest: Option<&Published>,
-    reflected: LogId,
-) -> Result<(LogId, Section), Fatal> {
-    let Some(Published { meta, .. }) = newest else { return Ok((reflected, Section::default())) };
-    let (section, machines) = image::open(snapshots, meta.id).await?;
-    if meta.last.index <= reflected.index {
-        return Ok((reflected, section));
-    }
-    tracing::info!(snapshot = %meta.id, last = %meta.last, "restoring the state machine");
-    restore_machine(machine, machines).await?;
-    Ok((meta.last, section))
+/// A state machine that is up, and what is known of the sessions of those who write to it.
+struct Restored {
+    applied: LogId,
+    sessions: Sessions,
+    /// What the sessions reflect.
+    sessions_upto: Index,
+    /// Whether the machine keeps records of them.
+    keeps_records: bool,
 }
 
-/// A state machine that is durable itself may be ahead of the image: what happened to sessions in between is read from the log, which holds
-/// all that is not in an image.
-async fn catch_up(log: &dyn LogStore, mut sessions: Sessions, from: Index, to: Index) -> Result<Sessions, Fatal> {
-    let mut next = from.next();
-    while next <= to {
-        let entries = log.read(next..to.next(), PIECE).await?;
+/// Brings the state machine to the newest image, unless it is further already.
+async fn restore(parts: &mut Parts, newest: Option<&Published>, reflected: LogId) -> Result<Restored, Fatal> {
+    let max_bytes = parts.config.max_session_bytes;
+    let kept = parts.machine.records().await?;
+    let keeps_records = kept.is_some();
+    let is_newer = |image: &&Published| image.meta.last.index > reflected.index;
+    if let (Some(records), None) = (kept, newest.filter(is_newer)) {
+        let sessions = Sessions::from_records(records, max_bytes).map_err(|reason| {
+            Fatal::state_machine(format!("the records that it kept of sessions can't be read: {reason}"))
+        })?;
+        return Ok(Restored { applied: reflected, sessions, sessions_upto: reflected.index, keeps_records });
+    }
+    let Some(Published { meta, .. }) = newest else {
+        let sessions = Sessions::new(max_bytes);
+        return Ok(Restored { applied: reflected, sessions, sessions_upto: Index::ZERO, keeps_records });
+    };
+    let (section, image) = image::open(&parts.snapshots, meta.id).await?;
+    let sessions = section.sessions(max_bytes);
+    let mut applied = reflected;
+    if newest.is_some_and(|image| is_newer(&image)) {
+        tracing::info!(snapshot = %meta.id, last = %meta.last, "restoring the state machine");
+        restore_machine(&mut *parts.machine, image, keeps_records.then_some(&sessions)).await?;
+        applied = meta.last;
+    }
+    Ok(Restored { applied, sessions, sessions_upto: meta.last.index, keeps_records })
+}
+
+/// A state machine that is durable itself and keeps no records may be ahead of the image: what happened to sessions in between is read from
+/// the log, which holds all that is not in an image.
+async fn catch_up(log: &dyn LogStore, mut replica: Restored) -> Result<Restored, Fatal> {
+    let end = replica.applied.index.next();
+    let mut next = replica.sessions_upto.next();
+    while next < end {
+        let entries = log.read(next..end, PIECE).await?;
         let Some(last) = entries.last() else {
             let reason = format!("the log store returned nothing for {next}, which it holds");
             return Err(Fatal::new(FatalKind::Bug(reason)));
         };
         next = last.id.index.next();
-        pass_sessions(&mut sessions, entries);
+        pass_sessions(&mut replica.sessions, entries);
     }
-    Ok(sessions)
+    Ok(replica)
 }
 
 /// The log must go on where the state machine stands.
@@ -198,7 +218,7 @@ pub(crate) async fn find_configurations(
 }
 
 /// Starts the tasks.
-fn launch(parts: Parts, sessions: Sessions, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox) {
+fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox) {
     let Parts { id, cluster, group, config, tasks, transport, log, snapshots, machine, .. } = parts;
     let applied = boot.applied.index;
     let shared = Arc::new(Shared::new(id, &config));
@@ -210,8 +230,11 @@ fn launch(parts: Parts, sessions: Sessions, boot: Boot, span: tracing::Span) -> 
     let configured = boot.configurations.iter().rfind(|(at, _)| at.index <= applied);
     let (membership_at, membership) = configured.cloned().unwrap_or_default();
     let standing = Standing { applied: boot.applied, membership_at, membership };
+    let Restored { sessions, keeps_records, .. } = restored;
     let open_sessions = sessions.tally();
-    let replica = Replica { machine, standing, sessions, max_session_bytes: config.max_session_bytes };
+    let max_session_bytes = config.max_session_bytes;
+    let mut replica = Replica { machine, standing, sessions, max_session_bytes, keeps_records };
+    replica.note_changes();
     let core = Consensus::new(clock.now(), &config, boot);
     span.in_scope(|| outbox.set_members(&core.correspondents()));
     let (jobs, outcomes) = (Arc::new(Mailbox::new()), Arc::new(Mailbox::new()));

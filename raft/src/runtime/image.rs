@@ -28,7 +28,7 @@ const MAX_SECTION: usize = 256 << 20;
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Section {
     #[prost(message, optional, tag = "1")]
-    pub(crate) sessions: Option<session::image::Sessions>,
+    pub(crate) sessions: Option<session::wire::Sessions>,
 }
 
 /// How much of an image is read at a time.

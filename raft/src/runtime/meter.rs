@@ -208,6 +208,7 @@ impl Meter {
             snapshot: status.snapshot,
             pending_requests: load.requests as u64,
             pending_bytes: load.bytes,
+            sessions: status.sessions,
             disk_stalls: self.disk.stalls(),
             machine_stalls: self.machine.stalls(),
             leadership: self.leadership.clone(),

@@ -15,7 +15,7 @@ use super::snapshotter::Frozen;
 use crate::error::Fatal;
 use crate::mutant;
 use crate::session::{Op, SessionId, Sessions, Verdict};
-use crate::traits::{Chunks, Published, Snapshot, SnapshotId, SnapshotMeta, StateMachine};
+use crate::traits::{Chunks, Published, Recorded, Snapshot, SnapshotId, SnapshotMeta, StateMachine};
 use crate::types::{Entry, EntryKind, Index, LogId, Membership};
 
 /// The state that the log has led to so far.
@@ -25,6 +25,8 @@ pub(crate) struct Replica {
     pub(crate) sessions: Sessions,
     /// What `sessions` keeps at most.
     pub(crate) max_session_bytes: u64,
+    /// Whether the machine keeps records of the sessions.
+    pub(crate) keeps_records: bool,
 }
 
 /// Where a replica stands.
@@ -60,7 +62,12 @@ impl Replica {
             entries.into_iter().for_each(|entry| batch.add(entry, &mut self.sessions));
         }
         let commands = std::mem::take(&mut batch.commands);
-        let given = if commands.is_empty() { Vec::new() } else { apply_commands(&mut *self.machine, commands).await? };
+        let changes = self.sessions.take_changes();
+        let given = if commands.is_empty() && changes.is_empty() {
+            Vec::new()
+        } else {
+            self.apply_commands(Recorded { commands, upto: batch.last, changes }).await?
+        };
         for New { session, sequence, place } in &batch.new {
             self.sessions.record(*session, *sequence, given.get(*place));
         }
@@ -70,6 +77,32 @@ impl Replica {
             return Ok(results);
         }
         Ok(batch.results(given))
+    }
+
+    /// Has the state machine apply commands. A panic is its failure.
+    async fn apply_commands(&mut self, batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
+        let commands = &batch.commands;
+        let (expected, at) = (commands.len(), commands.first().map_or(Index::ZERO, |(id, _)| id.index));
+        let (machine, recorded) = (&mut self.machine, self.keeps_records);
+        let answers = AssertUnwindSafe(async {
+            if recorded { machine.apply_recorded(batch).await } else { machine.apply_batch(batch.commands).await }
+        });
+        let answers = answers.catch_unwind().await.map_err(|panic| panicked(&*panic, expected, at))??;
+        if answers.len() != expected {
+            let (got, what) = (answers.len(), if recorded { "apply_recorded" } else { "apply_batch" });
+            return Err(Fatal::state_machine(format!(
+                "{what} returned {got} results for {expected} commands (from index {}); it must return one for each",
+                at.0
+            )));
+        }
+        Ok(answers)
+    }
+
+    /// Notes what changes of the sessions, if the machine keeps records of them.
+    pub(crate) fn note_changes(&mut self) {
+        if self.keeps_records {
+            self.sessions.note_changes();
+        }
     }
 
     /// Freezes a view of all of it. A panic of the state machine is its failure.
@@ -95,9 +128,12 @@ impl Replica {
     ) -> Result<LogId, Fatal> {
         let Published { meta: SnapshotMeta { id, last, membership, membership_at }, .. } = published;
         let (section, chunks) = image::open(images, id).await?;
-        restore_machine(&mut *self.machine, Box::new(Watched { chunks, signs: signs.clone() })).await?;
+        let sessions = section.sessions(self.max_session_bytes);
+        let chunks = Box::new(Watched { chunks, signs: signs.clone() });
+        restore_machine(&mut *self.machine, chunks, self.keeps_records.then_some(&sessions)).await?;
         if !mutant!("restore-without-sessions") {
-            self.sessions = section.sessions(self.max_session_bytes);
+            self.sessions = sessions;
+            self.note_changes();
         }
         self.standing = Standing { applied: last, membership_at, membership };
         Ok(last)
@@ -118,9 +154,19 @@ impl Chunks for Watched {
     }
 }
 
-/// A panic of the state machine is its failure.
-pub(crate) async fn restore_machine(machine: &mut dyn StateMachine, image: Box<dyn Chunks>) -> Result<(), Fatal> {
-    let restored = AssertUnwindSafe(async { machine.restore(image).await }).catch_unwind().await;
+/// A machine that keeps records of sessions is given those. A panic of the state machine is its failure.
+pub(crate) async fn restore_machine(
+    machine: &mut dyn StateMachine,
+    image: Box<dyn Chunks>,
+    sessions: Option<&Sessions>,
+) -> Result<(), Fatal> {
+    let restored = AssertUnwindSafe(async {
+        match sessions {
+            Some(sessions) => machine.restore_recorded(image, sessions.to_records()).await,
+            None => machine.restore(image).await,
+        }
+    });
+    let restored = restored.catch_unwind().await;
     restored.map_err(|panic| {
         Fatal::state_machine(format!("it panicked while it was restored from an image: {}", panic_text(&*panic)))
     })?
@@ -141,23 +187,6 @@ pub(crate) fn pass_sessions(sessions: &mut Sessions, entries: Vec<Entry>) {
     for New { session, sequence, .. } in batch.new {
         sessions.record(session, sequence, None);
     }
-}
-
-/// A panic of the state machine is its failure.
-async fn apply_commands(machine: &mut dyn StateMachine, commands: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
-    let (expected, at) = (commands.len(), commands.first().map_or(Index::ZERO, |(id, _)| id.index));
-    let answers = AssertUnwindSafe(async { machine.apply_batch(commands).await })
-        .catch_unwind()
-        .await
-        .map_err(|panic| panicked(&*panic, expected, at))??;
-    if answers.len() != expected {
-        let got = answers.len();
-        return Err(Fatal::state_machine(format!(
-            "apply_batch returned {got} results for {expected} commands (from index {}); it must return one for each",
-            at.0
-        )));
-    }
-    Ok(answers)
 }
 
 fn panicked(panic: &(dyn std::any::Any + Send), commands: usize, at: Index) -> Fatal {
@@ -344,7 +373,8 @@ mod tests {
 
     fn replica() -> Replica {
         let standing = Standing { applied: LogId::ZERO, membership_at: LogId::ZERO, membership: Membership::default() };
-        Replica { machine: Box::new(Parrot(0)), standing, sessions: Sessions::new(1000), max_session_bytes: 1000 }
+        let sessions = Sessions::new(1000);
+        Replica { machine: Box::new(Parrot(0)), standing, sessions, max_session_bytes: 1000, keeps_records: false }
     }
 
     fn entry(term: u64, index: u64, kind: EntryKind, data: impl Into<Bytes>) -> Entry {

@@ -1,6 +1,5 @@
 //! [`Session`]: a client's own session, which repeats writes until their outcome is known.
 
-use std::collections::BTreeSet;
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -9,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep};
 
-use super::{Once, SessionId, WINDOW};
+use super::{Once, Sequencer, SessionId};
 use crate::error::Error;
 use crate::handle::Raft;
 
@@ -25,25 +24,12 @@ const MAX_PAUSE: Duration = Duration::from_millis(320);
 #[derive(Debug)]
 pub struct Session {
     raft: Raft,
-    state: Mutex<State>,
+    /// While it is open.
+    open: Mutex<Option<Sequencer>>,
     /// A write has ended.
     ended: Notify,
     /// One opens it for all.
     opening: tokio::sync::Mutex<()>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    open: Option<SessionId>,
-    next: u64,
-    under_way: BTreeSet<u64>,
-}
-
-impl State {
-    /// The lowest number whose answer is still wanted.
-    fn answered(&self) -> u64 {
-        self.under_way.first().copied().unwrap_or(self.next)
-    }
 }
 
 /// A write with its number, until it is answered or given up.
@@ -55,19 +41,20 @@ struct Turn<'a> {
 
 impl Turn<'_> {
     fn once(&self) -> Once {
-        // The session may have been opened anew meanwhile. Then this names a write of the old one, where nothing is applied any more.
-        let answered = self.session.lock().answered().min(self.sequence);
-        Once { session: self.id, sequence: self.sequence, answered }
+        let Self { session, id, sequence } = *self;
+        match session.lock().as_ref().filter(|sequencer| sequencer.session() == id) {
+            Some(sequencer) => sequencer.once(sequence),
+            // The session has expired meanwhile, and may have been opened anew. Nothing is applied in the old one any more.
+            None => Once { session: id, sequence, answered: sequence },
+        }
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut state = self.session.lock();
-        if state.open == Some(self.id) {
-            state.under_way.remove(&self.sequence);
+        if let Some(sequencer) = self.session.lock().as_mut().filter(|sequencer| sequencer.session() == self.id) {
+            sequencer.end(self.sequence);
         }
-        drop(state);
         self.session.ended.notify_waiters();
     }
 }
@@ -94,17 +81,17 @@ impl Patience {
 
 impl Session {
     pub(crate) fn new(raft: Raft) -> Self {
-        Self { raft, state: Mutex::default(), ended: Notify::new(), opening: tokio::sync::Mutex::new(()) }
+        Self { raft, open: Mutex::default(), ended: Notify::new(), opening: tokio::sync::Mutex::new(()) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Option<Sequencer>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its name, while it is open.
     #[must_use]
     pub fn id(&self) -> Option<SessionId> {
-        self.lock().open
+        self.lock().as_ref().map(Sequencer::session)
     }
 
     /// As [`Raft::write`], but exactly once: the write is repeated when it was refused or its outcome is unknown, for at most
@@ -149,19 +136,10 @@ impl Session {
         loop {
             let mut ended = pin!(self.ended.notified());
             ended.as_mut().enable();
-            {
-                let mut state = self.lock();
-                if let Some(id) = state.open
-                    && state.next - state.answered() < WINDOW
-                {
-                    let sequence = state.next;
-                    state.next += 1;
-                    state.under_way.insert(sequence);
-                    return Ok(Turn { session: self, id, sequence });
-                }
-            }
-            match self.id() {
-                Some(_) => ended.await,
+            let number = self.lock().as_mut().map(|open| (open.session(), open.begin()));
+            match number {
+                Some((id, Some(sequence))) => return Ok(Turn { session: self, id, sequence }),
+                Some((_, None)) => ended.await,
                 None => self.open(patience).await?,
             }
         }
@@ -171,7 +149,7 @@ impl Session {
         let _one = self.opening.lock().await;
         while self.id().is_none() {
             match self.raft.open_session().await {
-                Ok(id) => *self.lock() = State { open: Some(id), ..State::default() },
+                Ok(id) => *self.lock() = Some(Sequencer::new(id)),
                 // One that was opened unknown to anybody expires.
                 Err(error) if error.is_safe_to_retry() || matches!(error, Error::OutcomeUnknown) => {
                     patience.wait(error).await?;
@@ -184,10 +162,7 @@ impl Session {
 
     /// It has expired: the next write opens it anew.
     fn forget(&self, id: SessionId) {
-        let mut state = self.lock();
-        if state.open == Some(id) {
-            state.open = None;
-        }
+        self.lock().take_if(|sequencer| sequencer.session() == id);
     }
 
     /// Ends the session, so that nothing is kept for it any more. What is still under way ends with [`Error::SessionExpired`]. One that is

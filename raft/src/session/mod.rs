@@ -14,7 +14,9 @@
 //! * There are at most `Config::max_sessions`: one more takes the place of that which was not used for the longest time.
 
 mod handle;
+mod image;
 mod op;
+mod sequencer;
 mod table;
 
 use std::fmt;
@@ -22,8 +24,10 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 pub use self::handle::Session;
+pub(crate) use self::image::{SessionChanges, wire};
 pub(crate) use self::op::Op;
-pub(crate) use self::table::{Sessions, Verdict, image};
+pub use self::sequencer::Sequencer;
+pub(crate) use self::table::{Sessions, Verdict};
 
 /// How far a write's number may be ahead of the oldest one whose answer is still wanted.
 pub(crate) const WINDOW: u64 = 1024;
@@ -41,8 +45,8 @@ impl fmt::Display for SessionId {
 
 /// Names a write, so that it is applied once however often it is sent, to whichever nodes.
 ///
-/// [`Session`] numbers writes by itself. This is for services whose clients are elsewhere: they let their clients choose it, and hand it to
-/// [`Raft::write_once`](crate::Raft::write_once).
+/// [`Session`] names writes by itself. This is for services whose clients are elsewhere: these name their writes with a [`Sequencer`], and
+/// the service hands the name to [`Raft::write_once`](crate::Raft::write_once).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Once {
     /// The session.

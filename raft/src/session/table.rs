@@ -3,7 +3,7 @@
 //! All of it follows from the log alone, so that all nodes decide alike. Only whether an answer is still kept may differ: that decides
 //! nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,23 +14,31 @@ use crate::mutant;
 use crate::types::{Entry, Index, LogId, Term};
 
 /// What an answer that is kept counts, beside its bytes.
-const OVERHEAD: u64 = Entry::OVERHEAD;
+pub(super) const OVERHEAD: u64 = Entry::OVERHEAD;
 
 /// All open sessions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Sessions {
     /// The time that leaders have led, all together.
-    clock: Duration,
+    pub(super) clock: Duration,
     /// The leader's time that was added last, and its term.
-    led: (Term, Duration),
+    pub(super) led: (Term, Duration),
     /// Shared with views that are frozen.
-    open: BTreeMap<SessionId, Arc<Open>>,
+    pub(super) open: BTreeMap<SessionId, Arc<Open>>,
     /// Where answers are kept, oldest first. Some may be gone by now.
-    kept: VecDeque<(SessionId, u64)>,
+    pub(super) kept: VecDeque<(SessionId, u64)>,
     /// How many of them are not, and what they cost.
-    answers: usize,
-    bytes: u64,
-    max_bytes: u64,
+    pub(super) answers: usize,
+    pub(super) bytes: u64,
+    pub(super) max_bytes: u64,
+    /// What has changed since it was last asked for; none if nobody asks.
+    pub(super) changed: Option<Changed>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Changed {
+    pub(super) clock: bool,
+    pub(super) sessions: BTreeSet<SessionId>,
 }
 
 /// An open session.
@@ -90,6 +98,18 @@ impl Sessions {
             answers: 0,
             bytes: 0,
             max_bytes,
+            changed: None,
+        }
+    }
+
+    /// From now on what changes is noted.
+    pub(crate) fn note_changes(&mut self) {
+        self.changed = Some(Changed::default());
+    }
+
+    fn note(&mut self, id: SessionId) {
+        if let Some(changed) = &mut self.changed {
+            changed.sessions.insert(id);
         }
     }
 
@@ -99,6 +119,9 @@ impl Sessions {
         let more = if term == before { led.saturating_sub(counted) } else { led };
         self.led = (term, led);
         self.clock = self.clock.saturating_add(more);
+        if let Some(changed) = &mut self.changed {
+            changed.clock = true;
+        }
         let expired = self.open.iter().filter(|(_, open)| self.clock.saturating_sub(open.active) > open.idle);
         let expired: Vec<SessionId> = expired.map(|(id, _)| *id).collect();
         for id in expired {
@@ -116,12 +139,14 @@ impl Sessions {
         let id = SessionId(at.0);
         let open = Open { idle, active: self.clock, answered: 0, applied: BTreeMap::new() };
         self.open.insert(id, Arc::new(open));
+        self.note(id);
         id
     }
 
     /// Forgets a session, if it is open.
     pub(crate) fn close(&mut self, id: SessionId) {
         if let Some(open) = self.open.remove(&id) {
+            self.note(id);
             open.applied.values().for_each(|applied| self.gone(&applied.answer));
         }
     }
@@ -130,6 +155,9 @@ impl Sessions {
     pub(crate) fn decide(&mut self, at: Index, once: Once, place: usize) -> Verdict {
         let Once { session, sequence, answered } = once;
         let Some(open) = self.open.get_mut(&session) else { return Verdict::Expired };
+        if let Some(changed) = &mut self.changed {
+            changed.sessions.insert(session);
+        }
         let open = Arc::make_mut(open);
         open.active = self.clock;
         if answered > open.answered {
@@ -174,7 +202,7 @@ impl Sessions {
     }
 
     /// Keeps within the limit.
-    fn forget_oldest(&mut self) {
+    pub(super) fn forget_oldest(&mut self) {
         while self.bytes > self.max_bytes
             && let Some((session, sequence)) = self.kept.pop_front()
         {
@@ -213,110 +241,7 @@ impl Sessions {
     }
 }
 
-/// What an image holds of the sessions. Field numbers are for ever.
-pub(crate) mod image {
-    use bytes::Bytes;
-    use prost::Message;
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(crate) struct Sessions {
-        #[prost(uint64, tag = "1")]
-        pub(crate) clock_ms: u64,
-        #[prost(uint64, tag = "2")]
-        pub(crate) led_term: u64,
-        #[prost(uint64, tag = "3")]
-        pub(crate) led_ms: u64,
-        #[prost(message, repeated, tag = "4")]
-        pub(crate) open: Vec<Open>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(crate) struct Open {
-        #[prost(uint64, tag = "1")]
-        pub(crate) id: u64,
-        #[prost(uint64, tag = "2")]
-        pub(crate) idle_ms: u64,
-        #[prost(uint64, tag = "3")]
-        pub(crate) active_ms: u64,
-        #[prost(uint64, tag = "4")]
-        pub(crate) answered: u64,
-        #[prost(message, repeated, tag = "5")]
-        pub(crate) applied: Vec<Applied>,
-    }
-
-    #[derive(Clone, PartialEq, Message)]
-    pub(crate) struct Applied {
-        #[prost(uint64, tag = "1")]
-        pub(crate) sequence: u64,
-        #[prost(uint64, tag = "2")]
-        pub(crate) at: u64,
-        #[prost(bytes = "bytes", optional, tag = "3")]
-        pub(crate) answer: Option<Bytes>,
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
 impl Sessions {
-    /// For an image. No batch is being applied.
-    pub(crate) fn to_image(&self) -> image::Sessions {
-        let applied = |(sequence, applied): (&u64, &Applied)| {
-            let answer = match &applied.answer {
-                Kept::Answer(answer) => Some(answer.clone()),
-                Kept::Awaited(_) | Kept::Forgotten => None,
-            };
-            image::Applied { sequence: *sequence, at: applied.at.0, answer }
-        };
-        let open = |(id, open): (&SessionId, &Arc<Open>)| image::Open {
-            id: id.0,
-            idle_ms: millis(open.idle),
-            active_ms: millis(open.active),
-            answered: open.answered,
-            applied: open.applied.iter().map(applied).collect(),
-        };
-        image::Sessions {
-            clock_ms: millis(self.clock),
-            led_term: self.led.0.0,
-            led_ms: millis(self.led.1),
-            open: self.open.iter().map(open).collect(),
-        }
-    }
-
-    /// From an image.
-    pub(crate) fn from_image(image: image::Sessions, max_bytes: u64) -> Self {
-        let mut sessions = Self::new(max_bytes);
-        if !mutant!("session-ages-begin-anew") {
-            sessions.clock = Duration::from_millis(image.clock_ms);
-        }
-        sessions.led = (Term(image.led_term), Duration::from_millis(image.led_ms));
-        let mut kept = Vec::new();
-        for image::Open { id, idle_ms, active_ms, answered, applied } in image.open {
-            let id = SessionId(id);
-            let mut open = Open {
-                idle: Duration::from_millis(idle_ms),
-                active: Duration::from_millis(active_ms),
-                answered,
-                applied: BTreeMap::new(),
-            };
-            for image::Applied { sequence, at, answer } in applied {
-                if let Some(answer) = &answer {
-                    kept.push((at, id, sequence));
-                    sessions.answers += 1;
-                    sessions.bytes += OVERHEAD + answer.len() as u64;
-                }
-                let answer = answer.map_or(Kept::Forgotten, Kept::Answer);
-                open.applied.insert(sequence, Applied { at: Index(at), answer });
-            }
-            sessions.open.insert(id, Arc::new(open));
-        }
-        kept.sort_unstable();
-        sessions.kept = kept.into_iter().map(|(_, id, sequence)| (id, sequence)).collect();
-        sessions.forget_oldest();
-        sessions
-    }
-
     /// An entry of kind `Clock` comes.
     pub(crate) fn on_clock(&mut self, id: LogId, data: &[u8]) {
         if let Some(led) = data.first_chunk() {

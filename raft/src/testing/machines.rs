@@ -1,5 +1,6 @@
 //! Small state machines.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -8,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::lock;
 use crate::error::Fatal;
-use crate::traits::{Chunks, StateMachine};
+use crate::traits::{Chunks, Record, RecordChange, Recorded, StateMachine};
 use crate::types::LogId;
 
 /// Collects an image.
@@ -140,5 +141,77 @@ trait Split {
 impl Split for Bytes {
     fn split_to_checked(&mut self, at: usize) -> Option<Bytes> {
         (at <= self.len()).then(|| self.split_to(at))
+    }
+}
+
+/// A [`Recorder`] that is durable by itself: each clone has the same state, so a node that is started with a clone goes on where the one before has
+/// ended. It keeps the framework's records of sessions with its state ([`StateMachine::apply_recorded`]).
+#[derive(Clone, Debug, Default)]
+pub struct Durable {
+    commands: Recorder,
+    kept: Arc<Mutex<Kept>>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Kept {
+    upto: LogId,
+    records: BTreeMap<Bytes, Bytes>,
+}
+
+impl Durable {
+    /// What was applied, in order.
+    #[must_use]
+    pub fn commands(&self) -> Vec<(LogId, Bytes)> {
+        self.commands.commands()
+    }
+
+    async fn replace(&mut self, image: Box<dyn Chunks>, records: Vec<Record>) -> Result<(), Fatal> {
+        self.commands.restore(image).await?;
+        let upto = self.commands().last().map_or(LogId::ZERO, |(at, _)| *at);
+        let records = records.into_iter().map(|Record { key, value }| (key, value)).collect();
+        *lock(&self.kept) = Kept { upto, records };
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl StateMachine for Durable {
+    async fn applied(&self) -> Result<LogId, Fatal> {
+        Ok(lock(&self.kept).upto)
+    }
+
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        lock(&self.kept).upto = at;
+        self.commands.apply(at, command).await
+    }
+
+    async fn apply_recorded(&mut self, batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
+        let answers = self.apply_batch(batch.commands.clone()).await?;
+        let mut kept = lock(&self.kept);
+        kept.upto = batch.upto;
+        for change in batch.changes(&answers) {
+            match change {
+                RecordChange::Put(Record { key, value }) => kept.records.insert(key, value),
+                RecordChange::Delete(key) => kept.records.remove(&key),
+            };
+        }
+        Ok(answers)
+    }
+
+    async fn records(&self) -> Result<Option<Vec<Record>>, Fatal> {
+        let records = lock(&self.kept).records.clone();
+        Ok(Some(records.into_iter().map(|(key, value)| Record { key, value }).collect()))
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        self.commands.snapshot().await
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        self.replace(image, Vec::new()).await
+    }
+
+    async fn restore_recorded(&mut self, image: Box<dyn Chunks>, records: Vec<Record>) -> Result<(), Fatal> {
+        self.replace(image, records).await
     }
 }

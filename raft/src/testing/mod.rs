@@ -18,7 +18,7 @@ mod random;
 pub mod simulation;
 
 pub use cluster::{Cluster, ClusterBuilder};
-pub use machines::{Counter, Echo, Recorder};
+pub use machines::{Counter, Durable, Echo, Recorder};
 pub use memory_log::{Crash, MemLog};
 pub use memory_network::{Link, MemNetwork, MemTransport};
 pub use memory_snapshots::MemSnapshots;

@@ -9,5 +9,5 @@ mod transport;
 
 pub use log_store::{HardState, LogState, LogStore, LogWrite, TermRun};
 pub use snapshot::{Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter};
-pub use state_machine::{Chunks, StateMachine};
+pub use state_machine::{Chunks, Record, RecordChange, Recorded, StateMachine};
 pub use transport::Transport;

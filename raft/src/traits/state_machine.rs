@@ -2,6 +2,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::error::Fatal;
+use crate::session::SessionChanges;
 use crate::types::LogId;
 
 /// What you replicate: a deterministic machine. The same commands in the same order must give the same states and
@@ -40,6 +41,37 @@ pub trait StateMachine: Send + Sync + 'static {
         Ok(answers)
     }
 
+    /// For machines that are durable by themselves: as [`StateMachine::apply_batch`], and in the same transaction keeps what the framework
+    /// remembers of client sessions ([`Recorded::changes`]), and `batch.upto` for [`StateMachine::applied`]. So a write that is repeated after a
+    /// restart gets the answer of its first application. There may be no commands and only changes.
+    ///
+    /// A machine that does not override this does not apply a repetition twice either, since the sessions are read from the log again, but who
+    /// repeats a write from before the restart is told [`AnswerForgotten`](crate::Error::AnswerForgotten).
+    ///
+    /// # Errors
+    /// As for [`StateMachine::apply`].
+    async fn apply_recorded(&mut self, batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
+        self.apply_batch(batch.commands).await
+    }
+
+    /// For machines that override [`StateMachine::apply_recorded`]: all records that they keep, in any order. None, the default, for those
+    /// that do not.
+    ///
+    /// # Errors
+    /// The state can't be read. Stops the node.
+    async fn records(&self) -> Result<Option<Vec<Record>>, Fatal> {
+        Ok(None)
+    }
+
+    /// For machines that override [`StateMachine::apply_recorded`]: as [`StateMachine::restore`], and replaces all records by these.
+    ///
+    /// # Errors
+    /// Stops the node.
+    async fn restore_recorded(&mut self, image: Box<dyn Chunks>, records: Vec<Record>) -> Result<(), Fatal> {
+        let _ = records;
+        self.restore(image).await
+    }
+
     /// Freezes a view of the state, quickly: no command is applied meanwhile. The image is then read in the background,
     /// while the machine goes on.
     ///
@@ -55,6 +87,42 @@ pub trait StateMachine: Send + Sync + 'static {
     /// # Errors
     /// Stops the node.
     async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal>;
+}
+
+/// Something that the framework wants kept beside the state of a durable machine. What is in it concerns the framework alone.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Record {
+    /// Its name, unique among all records.
+    pub key: Bytes,
+    /// What it holds.
+    pub value: Bytes,
+}
+
+/// A change of what is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum RecordChange {
+    /// Keep this, in the place of the record with the same key, if there is one.
+    Put(Record),
+    /// Forget the record with this key, if there is one.
+    Delete(Bytes),
+}
+
+/// Commands, and what is to be kept with them.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// To be applied in order, one answer each. There may be none.
+    pub commands: Vec<(LogId, Bytes)>,
+    /// The state reflects everything up to here afterwards.
+    pub upto: LogId,
+    pub(crate) changes: SessionChanges,
+}
+
+impl Recorded {
+    /// What is to change in the records, given the answers to the commands.
+    #[must_use]
+    pub fn changes(&self, answers: &[Bytes]) -> Vec<RecordChange> {
+        self.changes.to_records(answers)
+    }
 }
 
 /// An image of a state machine, read piece by piece.

@@ -38,15 +38,19 @@
 //! * A snapshot is a frozen view, while commands go on.
 //! * Commands and images of nonsense do not panic.
 //! * For durable machines, with [`Backend::reopen`]: [`StateMachine::applied`] tells what is reflected in the state, no more and no
-//!   less, also when the process was cut off at any operation ([`Backend::arm`]).
+//!   less, also when the process was cut off at any operation ([`Backend::arm`]). Those that keep records of sessions
+//!   ([`StateMachine::apply_recorded`]) keep all of them, and no more.
 
 #![expect(clippy::expect_used, clippy::panic, reason = "a suite of tests: it reports by panicking")]
+
+mod records;
 
 use std::panic::AssertUnwindSafe;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
 
+pub use self::records::records_of_sessions_are_kept_with_the_state;
 use super::{Fault, not_tested};
 use crate::testing::Random;
 use crate::{Chunks, LogId, StateMachine};
@@ -104,6 +108,7 @@ macro_rules! state_machine_conformance {
             what_is_applied_is_told_rightly
             a_kill_at_any_point_keeps_state_and_applied_together
             a_loss_of_power_at_any_point_keeps_state_and_applied_together
+            records_of_sessions_are_kept_with_the_state
         );
     };
     (@cases $backend:expr; $($case:ident)*) => {
