@@ -325,7 +325,11 @@ impl Signals {
 /// Tells of every change of leader, as long as somebody listens.
 async fn watch_leader(endpoints: Vec<String>, events: mpsc::Sender<Event>) {
     let timeout = Duration::from_secs(1);
-    let Ok(client) = Client::new(&endpoints, ClientOptions { timeout, connect_timeout: timeout }) else { return };
+    let Ok(client) =
+        Client::new(&endpoints, ClientOptions { timeout, connect_timeout: timeout, ..ClientOptions::default() })
+    else {
+        return;
+    };
     let mut known: Option<(u64, u64)> = None;
     let mut rounds_without = 0;
     loop {

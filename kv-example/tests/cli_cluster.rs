@@ -378,9 +378,13 @@ fn a_write_without_a_connection_is_safe_whenever_its_time_is_over() {
 fn a_write_into_silence_has_an_unknown_outcome_and_its_own_exit_code() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = silent.local_addr().unwrap().to_string();
-    let output = run(&["put", "k", "v", "--endpoints", &endpoint, "--timeout", "0.5"]);
+    let output = run(&["member", "remove", "2", "--endpoints", &endpoint, "--timeout", "0.5"]);
     assert_eq!(output.status.code(), Some(3), "{}", stderr(&output));
     assert!(stderr(&output).contains("outcome is unknown"), "{}", stderr(&output));
+    // A key's write would have been sent in a session, which was not opened.
+    let output = run(&["put", "k", "v", "--endpoints", &endpoint, "--timeout", "0.5"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    assert!(stderr(&output).contains("safe to try again"), "{}", stderr(&output));
 }
 
 #[test]

@@ -12,8 +12,8 @@ use kv_example::machine::KvMachine;
 use kv_example::service::{Options, Replica, Services};
 use raftkv::consensus::RoleKind;
 use raftkv::{
-    Change, ChangeError, ClusterId, Consistency, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term,
-    TransferError,
+    Change, ChangeError, ClusterId, Consistency, Error, Index, LogId, NodeId, Once, Peer, SessionId, StateMachine,
+    Status, Term, TransferError,
 };
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -27,6 +27,9 @@ struct Node {
     /// Whether it loses track of what it was asked.
     forgetful: bool,
     asked: Arc<AtomicU64>,
+    /// The session that is open.
+    session: Arc<AtomicU64>,
+    sent: Arc<std::sync::Mutex<Vec<Once>>>,
     machine: Arc<Mutex<KvMachine>>,
 }
 
@@ -41,6 +44,22 @@ impl Replica for Node {
             return Err(Error::NotLeader { leader: Some(Peer::new(leader, "127.0.0.1:1")) });
         }
         self.machine.lock().await.apply(LogId::new(1, index), command).await.map_err(Error::Stopped)
+    }
+
+    async fn write_once(&self, once: Once, command: Bytes) -> Result<Bytes, Error> {
+        if once.session.0 != self.session.load(Ordering::Relaxed) {
+            return Err(Error::SessionExpired);
+        }
+        self.sent.lock().unwrap().push(once);
+        self.write(command).await
+    }
+
+    async fn open_session(&self) -> Result<SessionId, Error> {
+        Ok(SessionId(self.session.load(Ordering::Relaxed)))
+    }
+
+    async fn close_session(&self, _: SessionId) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn read(&self, _: Consistency) -> Result<(), Error> {
@@ -105,7 +124,9 @@ impl Running {
         let machine = KvMachine::new();
         let view = machine.view();
         let machine = Arc::new(Mutex::new(machine));
-        let node = Node { id, leader: Arc::new(AtomicU64::new(leader)), forgetful, asked: Arc::default(), machine };
+        let (leader, session) = (Arc::new(AtomicU64::new(leader)), Arc::new(AtomicU64::new(1)));
+        let (asked, sent) = Default::default();
+        let node = Node { id, leader, forgetful, asked, session, sent, machine };
         let options =
             Options { cluster: ClusterId(77), node: NodeId(id), client_address: address.clone(), ..Options::default() };
         let services = Services::start(node.clone(), view, options);
@@ -205,11 +226,63 @@ async fn a_silent_endpoint_is_not_asked_with_every_refusal() {
     assert!(others < Duration::from_secs(5), "40 calls took {others:?}, and the first one {first_call:?}");
 }
 
-/// A write whose outcome is unknown goes nowhere else, not even to a known leader.
+/// A client that wants no session.
+fn plain_client(endpoints: &[&str]) -> Client {
+    let options = ClientOptions { exactly_once: false, ..ClientOptions::default() };
+    Client::new(endpoints, options).unwrap()
+}
+
+/// Without a session, a write whose outcome is unknown goes nowhere else, not even to a known leader.
 #[tokio::test]
 async fn a_write_of_unknown_outcome_is_not_sent_to_the_leader() {
     let (first, leader) = (Running::start_node(1, 2, true).await, Running::start(2, 2).await);
-    let error = client(&[&first.address, &leader.address], 5.0).put("k", "v").await.unwrap_err();
+    let error = plain_client(&[&first.address, &leader.address]).put("k", "v").await.unwrap_err();
     assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
     assert_eq!((first.asked(), leader.asked()), (1, 0));
+}
+
+/// In a session it takes effect once, so it is sent again until somebody knows.
+#[tokio::test]
+async fn a_sessions_write_of_unknown_outcome_is_sent_again() {
+    let (first, leader) = (Running::start_node(1, 2, true).await, Running::start(2, 2).await);
+    let client = client(&[&first.address, &leader.address], 20.0);
+    client.put("k", "v").await.unwrap();
+    assert_eq!((first.asked(), leader.asked()), (1, 1));
+    let sent: Vec<_> = [&first, &leader].map(|node| node.node.sent.lock().unwrap().clone()).concat();
+    let once = Once { session: SessionId(1), sequence: 0, answered: 0 };
+    assert_eq!(sent, [once, once], "under the same name");
+    client.put("k", "w").await.unwrap();
+    assert_eq!(leader.node.sent.lock().unwrap().last(), Some(&Once { sequence: 1, answered: 1, ..once }));
+}
+
+#[tokio::test]
+async fn a_sessions_write_that_nobody_knows_of_is_unknown_when_time_is_over() {
+    let first = Running::start_node(1, 1, true).await;
+    let error = client(&[&first.address], 0.7).put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
+    assert!(first.asked() > 1, "it was sent again until then");
+}
+
+/// A session that expired unused is opened anew, and the write goes on in it.
+#[tokio::test]
+async fn a_session_that_has_expired_is_opened_anew() {
+    let node = Running::start(1, 1).await;
+    let client = client(&[&node.address], 20.0);
+    client.put("k", "v").await.unwrap();
+    node.node.session.store(2, Ordering::Relaxed);
+    client.put("k", "w").await.unwrap();
+    let last = *node.node.sent.lock().unwrap().last().unwrap();
+    assert_eq!(last, Once { session: SessionId(2), sequence: 0, answered: 0 });
+    // In the middle of a write nobody can tell whether it was done in the old one.
+    let forgetful = Running::start_node(1, 1, true).await;
+    let client = self::client(&[&forgetful.address], 20.0);
+    let expiring = forgetful.node.clone();
+    tokio::spawn(async move {
+        while expiring.asked.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        expiring.session.store(2, Ordering::Relaxed);
+    });
+    let error = client.put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unknown(_)) && error.to_string().contains("session"), "{error}");
 }

@@ -148,7 +148,7 @@ pub(super) async fn put(args: Put) -> Result<(), Failure> {
         ignore_value: args.ignore_value,
         ..PutRequest::default()
     };
-    let answer = args.connection.client()?.put_request(request).await?;
+    let answer = args.connection.write(async |client| client.put_request(request).await).await?;
     if args.connection.json {
         output::print_json(&output::put_answer_json(&answer))
     } else {
@@ -186,7 +186,7 @@ pub(super) async fn del(args: Del) -> Result<(), Failure> {
     // An empty prefix means all keys, which begin with a zero byte in the protocol.
     let key = if args.prefix { first_key(key) } else { key };
     let request = DeleteRangeRequest { key, range_end, prev_kv: args.prev };
-    let answer = args.connection.client()?.delete_range(request).await?;
+    let answer = args.connection.write(async |client| client.delete_range(request).await).await?;
     if args.connection.json {
         output::print_json(&output::delete_answer_json(&answer))
     } else {
@@ -233,7 +233,7 @@ pub(super) async fn range(args: Range) -> Result<(), Failure> {
 }
 
 pub(super) async fn compact(args: Compact) -> Result<(), Failure> {
-    let answer = args.connection.client()?.compact(args.revision).await?;
+    let answer = args.connection.write(async |client| client.compact(args.revision).await).await?;
     let now = output::revision(answer.header.as_ref());
     if args.connection.json {
         output::print_json(&json!({ "compacted": args.revision, "revision": now }))

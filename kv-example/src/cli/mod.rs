@@ -18,7 +18,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use raftkv_storage_file::{OsVfs, Vfs};
 
-use crate::client::{Client, ClientOptions};
+use crate::client::{Client, ClientError, ClientOptions};
 use crate::config::{ServerArgs, ServerConfig};
 
 pub(crate) use failure::Failure;
@@ -105,6 +105,19 @@ impl Connection {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
         let options = ClientOptions { timeout: self.timeout, ..ClientOptions::default() };
         Client::new(&self.endpoints, options).map_err(|e| Failure::usage(format!("--endpoints: {e}")))
+    }
+}
+
+impl Connection {
+    /// Makes one write, in a session that ends with it.
+    pub(crate) async fn write<T>(
+        &self,
+        work: impl AsyncFnOnce(&Client) -> Result<T, ClientError>,
+    ) -> Result<T, Failure> {
+        let client = self.client()?;
+        let outcome = work(&client).await;
+        client.close().await;
+        Ok(outcome?)
     }
 }
 

@@ -60,7 +60,7 @@ pub(super) async fn run(args: Txn) -> Result<(), Failure> {
     } else {
         from_options(&args)?
     };
-    let answer = args.connection.client()?.txn(request).await?;
+    let answer = args.connection.write(async |client| client.txn(request).await).await?;
     if args.connection.json {
         output::print_json(&output::txn_answer_json(&answer))
     } else {

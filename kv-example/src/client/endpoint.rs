@@ -94,8 +94,8 @@ impl Endpoint {
                 let words = format!("no {lacking} within {:.1} s", limit.as_secs_f64());
                 let cause = Cause::new(&self.address, tonic::Code::DeadlineExceeded, words);
                 Err(match kind {
-                    Kind::Write if !never_sent => ClientError::Unknown(cause),
-                    Kind::Read | Kind::Write => ClientError::Safe(cause),
+                    Kind::Write | Kind::Once if !never_sent => ClientError::Unknown(cause),
+                    Kind::Read | Kind::Write | Kind::Once => ClientError::Safe(cause),
                 })
             }
         }

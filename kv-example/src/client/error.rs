@@ -7,7 +7,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use super::Kind;
-use crate::service::{DETAIL, LEADER, RETRY};
+use crate::service::{DETAIL, LEADER, RETRY, SESSION_EXPIRED};
 
 /// Why a call failed, by what the caller may do about it.
 #[derive(Clone, Debug, Error)]
@@ -36,6 +36,8 @@ pub struct Cause {
     pub message: String,
     /// The node that leads, where the endpoint said so.
     pub leader: Option<u64>,
+    /// Whether the session is not open any more in which the write was made.
+    pub(super) expired: bool,
 }
 
 impl fmt::Display for Cause {
@@ -46,7 +48,7 @@ impl fmt::Display for Cause {
 
 impl Cause {
     pub(super) fn new(endpoint: &str, code: Code, message: String) -> Self {
-        Self { code, endpoint: endpoint.to_owned(), message, leader: None }
+        Self { code, endpoint: endpoint.to_owned(), message, leader: None, expired: false }
     }
 
     /// The causes of several endpoints in one.
@@ -57,6 +59,7 @@ impl Cause {
                 message: format!("{}; {next}", all.message),
                 endpoint: all.endpoint,
                 leader: next.leader.or(all.leader),
+                expired: next.expired || all.expired,
             })
             .unwrap_or_else(|| Self::new("no endpoint", Code::Unavailable, "no time was left to try one".into()))
     }
@@ -81,6 +84,7 @@ impl ClientError {
             Some("safe") => Self::Safe(cause(words(status))),
             // What that means is said by the error itself.
             Some("unknown") => Self::Unknown(cause(status.message().to_owned())),
+            Some(SESSION_EXPIRED) => Self::Other(Cause { expired: true, ..cause(words(status)) }),
             // A write that the connection failed, and not the server: it may have arrived.
             Some(_) | None if may_pass(status.code()) || status.source().is_some() => {
                 Self::Unknown(cause(words(status)))

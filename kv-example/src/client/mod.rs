@@ -2,7 +2,8 @@
 //!
 //! It keeps one connection to each endpoint, tries them in turn, and retries what is safe to retry until its timeout. A node that
 //! refuses a request and knows the leader says which it is: then the leader's endpoint comes next. A write whose outcome is
-//! unknown is never sent again: the caller gets [`ClientError::Unknown`] and decides.
+//! unknown is sent again in the client's session, in which it takes effect once; where the servers have no sessions, the caller gets
+//! [`ClientError::Unknown`] and decides.
 
 mod backoff;
 mod connector;
@@ -10,6 +11,7 @@ mod endpoint;
 mod error;
 mod leader;
 mod members;
+mod session;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -38,6 +40,7 @@ use backoff::Backoff;
 use endpoint::Endpoint;
 pub use error::{Cause, ClientError};
 use leader::{LeaderSearch, Turns};
+use session::Session;
 
 /// The largest answer that is accepted, in bytes.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
@@ -52,11 +55,14 @@ pub struct ClientOptions {
     pub timeout: Duration,
     /// How long one endpoint may take to accept a connection before the next is tried. Default: 1 s.
     pub connect_timeout: Duration,
+    /// Whether writes are made in a session, so that they can be sent again until their outcome is known, and take effect once. Default: yes.
+    /// That costs one more call before the first write.
+    pub exactly_once: bool,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), connect_timeout: Duration::from_secs(1) }
+        Self { timeout: Duration::from_secs(5), connect_timeout: Duration::from_secs(1), exactly_once: true }
     }
 }
 
@@ -72,6 +78,7 @@ struct Inner {
     /// The endpoint that answered last: the first to try.
     preferred: AtomicUsize,
     options: ClientOptions,
+    session: Session,
 }
 
 /// Whether a call may take effect twice if it is sent twice.
@@ -79,6 +86,8 @@ struct Inner {
 pub(crate) enum Kind {
     Read,
     Write,
+    /// A write that takes effect once however often it is sent.
+    Once,
 }
 
 impl Client {
@@ -96,7 +105,8 @@ impl Client {
         if endpoints.is_empty() {
             return Err("there is no endpoint; name at least one HOST:PORT".into());
         }
-        Ok(Self { inner: Arc::new(Inner { endpoints, preferred: AtomicUsize::new(0), options }) })
+        let session = Session::new(options.exactly_once);
+        Ok(Self { inner: Arc::new(Inner { endpoints, preferred: AtomicUsize::new(0), options, session }) })
     }
 
     /// Writes a key.
@@ -112,11 +122,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn put_request(&self, request: PutRequest) -> Result<PutResponse, ClientError> {
-        self.call(Kind::Write, |channel| {
-            let request = request.clone();
-            async move { kv(channel).put(request).await }
-        })
-        .await
+        self.write(request, |channel, request| async move { kv(channel).put(request).await }).await
     }
 
     /// Reads a key, linearizably; none when there is no such key.
@@ -170,11 +176,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, ClientError> {
-        self.call(Kind::Write, |channel| {
-            let request = request.clone();
-            async move { kv(channel).delete_range(request).await }
-        })
-        .await
+        self.write(request, |channel, request| async move { kv(channel).delete_range(request).await }).await
     }
 
     /// Compares, and then writes or reads, in one atomic step.
@@ -182,11 +184,7 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn txn(&self, request: TxnRequest) -> Result<TxnResponse, ClientError> {
-        self.call(Kind::Write, |channel| {
-            let request = request.clone();
-            async move { kv(channel).txn(request).await }
-        })
-        .await
+        self.write(request, |channel, request| async move { kv(channel).txn(request).await }).await
     }
 
     /// Forgets the revisions before this one.
@@ -194,10 +192,8 @@ impl Client {
     /// # Errors
     /// See [`ClientError`].
     pub async fn compact(&self, revision: i64) -> Result<CompactionResponse, ClientError> {
-        self.call(Kind::Write, |channel| async move {
-            kv(channel).compact(CompactionRequest { revision, ..CompactionRequest::default() }).await
-        })
-        .await
+        let request = CompactionRequest { revision, ..CompactionRequest::default() };
+        self.write(request, |channel, request| async move { kv(channel).compact(request).await }).await
     }
 
     /// The members of the cluster.
@@ -228,8 +224,22 @@ impl Client {
         F: Fn(Channel) -> W,
         W: Future<Output = Result<Response<R>, Status>>,
     {
+        self.call_until(Instant::now() + self.inner.options.timeout, kind, &mut false, work).await
+    }
+
+    /// The same up to a certain moment. Remembers whether an attempt at a write that takes effect once may have been the one.
+    async fn call_until<R, F, W>(
+        &self,
+        deadline: Instant,
+        kind: Kind,
+        uncertain: &mut bool,
+        work: F,
+    ) -> Result<R, ClientError>
+    where
+        F: Fn(Channel) -> W,
+        W: Future<Output = Result<Response<R>, Status>>,
+    {
         let inner = &*self.inner;
-        let deadline = Instant::now() + inner.options.timeout;
         let mut turns = Turns::new(inner.endpoints.len(), inner.preferred.load(Ordering::Relaxed));
         let mut search = LeaderSearch::default();
         let mut backoff = Backoff::new();
@@ -245,9 +255,10 @@ impl Client {
                 if kind == Kind::Write && left < patience {
                     return Err(ClientError::Safe(Cause::merged(failures.into_iter().flatten())));
                 }
-                // A read may be asked elsewhere when one node is slow. A write has to wait for its answer.
+                // What may be sent twice is asked elsewhere when one node is slow. Another write has to wait for its answer.
                 let limit = match kind {
-                    Kind::Read => left.min((inner.options.timeout / 3).max(Duration::from_millis(500))),
+                    Kind::Once if inner.endpoints.len() == 1 => left,
+                    Kind::Read | Kind::Once => left.min((inner.options.timeout / 3).max(Duration::from_millis(500))),
                     Kind::Write => left,
                 };
                 match endpoint.attempt(kind, limit, work(endpoint.channel())).await {
@@ -268,19 +279,29 @@ impl Client {
                         }
                         failures[n] = Some(cause);
                     }
+                    Err(ClientError::Unknown(cause)) if kind == Kind::Once => {
+                        *uncertain = true;
+                        failures[n] = Some(cause);
+                    }
                     Err(error @ (ClientError::Unknown(_) | ClientError::Other(_))) => return Err(error),
                 }
                 if Instant::now() >= deadline {
-                    return Err(ClientError::Safe(Cause::merged(failures.into_iter().flatten())));
+                    return Err(given_up(*uncertain, failures));
                 }
             }
             let pause = backoff.next_pause();
             if Instant::now() + pause >= deadline {
-                return Err(ClientError::Safe(Cause::merged(failures.into_iter().flatten())));
+                return Err(given_up(*uncertain, failures));
             }
             tokio::time::sleep(pause).await;
         }
     }
+}
+
+/// There is no time left for another attempt.
+fn given_up(uncertain: bool, failures: Vec<Option<Cause>>) -> ClientError {
+    let cause = Cause::merged(failures.into_iter().flatten());
+    if uncertain { ClientError::Unknown(cause) } else { ClientError::Safe(cause) }
 }
 
 fn kv(channel: Channel) -> KvClient<Channel> {
@@ -335,7 +356,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_write_into_silence_has_an_unknown_outcome_and_a_read_is_safe() {
-        let options = ClientOptions { timeout: Duration::from_millis(600), ..ClientOptions::default() };
+        let options =
+            ClientOptions { exactly_once: false, timeout: Duration::from_millis(600), ..ClientOptions::default() };
         // Accepts connections, and never answers.
         let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = Client::new(&[silent.local_addr().unwrap().to_string()], options).unwrap();
@@ -359,7 +381,8 @@ mod tests {
                 assert_ne!(stream.read_buf(&mut read).await.unwrap(), 0, "the client closed first");
             }
         });
-        let client = Client::new(&[address], ClientOptions::default()).unwrap();
+        let options = ClientOptions { exactly_once: false, ..ClientOptions::default() };
+        let client = Client::new(&[address], options).unwrap();
         let error = client.put("k", value).await.unwrap_err();
         assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
         server.await.unwrap();

@@ -66,6 +66,9 @@ pub(super) fn node(text: &mut Text, raft: &Metrics) {
         "What these requests count against the limit on uncommitted bytes.",
         raft.pending_bytes,
     );
+    text.one(Gauge, "raftkv_sessions", "Sessions of clients that are open.", raft.sessions.open);
+    let help = "What is kept to answer repetitions in sessions, with a fixed overhead for each answer.";
+    text.one(Gauge, "raftkv_session_bytes", help, raft.sessions.kept_bytes);
     let stalls = [("disk", raft.disk_stalls.into()), ("state_machine", raft.machine_stalls.into())];
     text.by(Gauge, "raftkv_stalled", "Whether a part of the node stalls, so that it does not lead.", "part", &stalls);
 }
@@ -130,7 +133,7 @@ fn elections(text: &mut Text, raft: &Metrics) {
     text.one(Counter, "raftkv_transfers_given_up_total", help, leadership.transfers_given_up);
 }
 
-fn failed(failed: &Failed) -> [(&'static str, u64); 7] {
+fn failed(failed: &Failed) -> [(&'static str, u64); 12] {
     [
         ("not_leader", failed.not_leader),
         ("unavailable", failed.unavailable),
@@ -138,6 +141,11 @@ fn failed(failed: &Failed) -> [(&'static str, u64); 7] {
         ("too_large", failed.too_large),
         ("lost", failed.lost),
         ("outcome_unknown", failed.outcome_unknown),
+        ("never_committed", failed.never_committed),
+        ("compacted", failed.compacted),
+        ("session_expired", failed.session_expired),
+        ("answer_forgotten", failed.answer_forgotten),
+        ("out_of_sequence", failed.out_of_sequence),
         ("stopped", failed.stopped),
     ]
 }

@@ -1,12 +1,13 @@
 //! etcd's `KV` service.
 
 use prost::Message;
+use raftkv::Once;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::refused::{Intent, to_status};
-use super::{Context, Replica};
+use super::{Context, Replica, once};
 use crate::api::command::{Outcome, command, outcome};
 use crate::api::etcdserverpb::kv_server::Kv;
 use crate::api::etcdserverpb::{
@@ -17,8 +18,8 @@ use crate::machine::encode_command;
 use crate::store::{Refusal, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
 
 impl<R: Replica> Context<R> {
-    /// Proposes a checked request, and gives the machine's answer to it.
-    pub(super) async fn propose(&self, body: command::Body) -> Result<outcome::Body, Status> {
+    /// Proposes a checked request, once if it has a name, and gives the machine's answer to it.
+    pub(super) async fn propose(&self, body: command::Body, once: Option<Once>) -> Result<outcome::Body, Status> {
         self.ensure_member().await?;
         self.catch_up().await?;
         let command = encode_command(body);
@@ -26,7 +27,11 @@ impl<R: Replica> Context<R> {
             return Err(Refusal::TooLarge.into());
         }
         let asked = Instant::now();
-        let answer = self.replica.write(command).await.map_err(|error| {
+        let answer = match once {
+            Some(once) => self.replica.write_once(once, command).await,
+            None => self.replica.write(command).await,
+        };
+        let answer = answer.map_err(|error| {
             let in_time = asked.elapsed() < self.options.write_timeout;
             to_status(&error, Intent::Write { in_time })
         })?;
@@ -60,9 +65,10 @@ impl<R: Replica> Kv for Context<R> {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let once = once::of(request.metadata())?;
         let request = request.into_inner();
         check_put(&request)?;
-        let outcome::Body::Put(mut response) = self.propose(command::Body::Put(request)).await? else {
+        let outcome::Body::Put(mut response) = self.propose(command::Body::Put(request), once).await? else {
             return Err(unexpected());
         };
         response.header = self.complete(response.header);
@@ -73,9 +79,11 @@ impl<R: Replica> Kv for Context<R> {
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let once = once::of(request.metadata())?;
         let request = request.into_inner();
         check_delete(&request)?;
-        let outcome::Body::DeleteRange(mut response) = self.propose(command::Body::DeleteRange(request)).await? else {
+        let outcome::Body::DeleteRange(mut response) = self.propose(command::Body::DeleteRange(request), once).await?
+        else {
             return Err(unexpected());
         };
         response.header = self.complete(response.header);
@@ -83,11 +91,12 @@ impl<R: Replica> Kv for Context<R> {
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let once = once::of(request.metadata())?;
         let (metadata, _, request) = request.into_parts();
         check_txn(&request, self.options.limits)?;
         let mut response = if is_read_only(&request) {
             self.read_txn(request, &metadata).await?
-        } else if let outcome::Body::Txn(response) = self.propose(command::Body::Txn(request)).await? {
+        } else if let outcome::Body::Txn(response) = self.propose(command::Body::Txn(request), once).await? {
             response
         } else {
             return Err(unexpected());
@@ -97,8 +106,9 @@ impl<R: Replica> Kv for Context<R> {
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
+        let once = once::of(request.metadata())?;
         let request = request.into_inner();
-        let outcome::Body::Compact(mut response) = self.propose(command::Body::Compact(request)).await? else {
+        let outcome::Body::Compact(mut response) = self.propose(command::Body::Compact(request), once).await? else {
             return Err(unexpected());
         };
         if request.physical {

@@ -138,7 +138,7 @@ impl<R: Replica> Context<R> {
     }
 
     pub(super) async fn note_member(&self, note: Note) -> Result<u64, Status> {
-        match self.propose(command::Body::Member(MemberNote { note: Some(note) })).await? {
+        match self.propose(command::Body::Member(MemberNote { note: Some(note) }), None).await? {
             outcome::Body::Member(noted) => Ok(noted.id),
             outcome::Body::Put(_)
             | outcome::Body::DeleteRange(_)

@@ -11,6 +11,7 @@ mod kv;
 mod maintenance;
 mod members;
 mod node;
+pub(crate) mod once;
 mod refused;
 mod replica;
 mod steward;
@@ -37,7 +38,8 @@ use crate::machine::KvView;
 use crate::store::Limits;
 
 pub use freshness::{CONSISTENCY, Freshness};
-pub use refused::{DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN};
+pub use once::ONCE;
+pub use refused::{DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN, SESSION_EXPIRED};
 pub use replica::Replica;
 
 /// How long a write waits for a node that has just started to catch up, before it is sent elsewhere.

@@ -1,6 +1,6 @@
 //! Our own `Node` service: what operators want to know beyond etcd's protocol.
 
-use raftkv::{Index, NodeId, ReplicationState, Status as RaftStatus};
+use raftkv::{Index, NodeId, ReplicationState, SessionId, Status as RaftStatus};
 use tonic::{Request, Response, Status};
 
 use super::members::{NewMember, address, configuration, passed_on, was_passed_on};
@@ -9,8 +9,9 @@ use super::{Context, Replica, Standing};
 use crate::api::node::node_client::NodeClient;
 use crate::api::node::node_server::Node;
 use crate::api::node::{
-    AddMemberRequest, CampaignRequest, CampaignResponse, MemberChangeResponse, NodeStatusRequest, NodeStatusResponse,
-    PeerStatus, ReplaceMemberRequest, TransferLeadershipRequest, TransferLeadershipResponse,
+    AddMemberRequest, CampaignRequest, CampaignResponse, CloseSessionRequest, CloseSessionResponse,
+    MemberChangeResponse, NodeStatusRequest, NodeStatusResponse, OpenSessionRequest, OpenSessionResponse, PeerStatus,
+    ReplaceMemberRequest, TransferLeadershipRequest, TransferLeadershipResponse,
 };
 
 /// The other members, with their progress where this node leads.
@@ -101,6 +102,24 @@ impl<R: Replica> Node for Context<R> {
         let new = NewMember { id: request.id, address: address(&request.address)?, votes: false };
         let id = Context::replace_member(self, old, new).await?;
         Ok(Response::new(MemberChangeResponse { id, cluster_id: self.options.cluster.0 }))
+    }
+
+    async fn open_session(&self, _: Request<OpenSessionRequest>) -> Result<Response<OpenSessionResponse>, Status> {
+        self.ensure_member().await?;
+        self.catch_up().await?;
+        // A session that was opened unknown to anybody expires.
+        let session = self.replica.open_session().await.map_err(|error| to_status(&error, Intent::Read))?;
+        Ok(Response::new(OpenSessionResponse { session: session.0 }))
+    }
+
+    async fn close_session(
+        &self,
+        request: Request<CloseSessionRequest>,
+    ) -> Result<Response<CloseSessionResponse>, Status> {
+        self.ensure_member().await?;
+        let session = SessionId(request.into_inner().session);
+        self.replica.close_session(session).await.map_err(|error| to_status(&error, Intent::Read))?;
+        Ok(Response::new(CloseSessionResponse {}))
     }
 
     async fn transfer_leadership(

@@ -4,13 +4,15 @@ use raftkv::{ChangeError, ChangeRefused, Error, Membership, NodeId, Peer, Status
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// The metadata key of a failed request that says what a client may do: [`RETRY_SAFE`] or [`RETRY_UNKNOWN`]. It is absent
-/// where a retry would fail in the same way.
+/// The metadata key of a failed request that says what a client may do: [`RETRY_SAFE`], [`RETRY_UNKNOWN`] or
+/// [`SESSION_EXPIRED`]. It is absent where a retry would fail in the same way.
 pub const RETRY: &str = "raftkv-retry";
 /// The request had no effect and will have none: it can be sent again.
 pub const RETRY_SAFE: &str = "safe";
 /// The request may have taken effect, or may yet: send it again only if twice does no harm.
 pub const RETRY_UNKNOWN: &str = "unknown";
+/// The request was a session's write, and the session is not open any more: this attempt had no effect, an earlier one may have had.
+pub const SESSION_EXPIRED: &str = "session-expired";
 /// The metadata key of a longer explanation, for people.
 pub const DETAIL: &str = "raftkv-detail";
 /// The metadata key of the leader's node id, where it is known.
@@ -36,6 +38,13 @@ pub(super) fn to_status(error: &Error, intent: Intent) -> Status {
         Error::Overloaded => (Code::ResourceExhausted, "etcdserver: too many requests"),
         Error::TooLarge { .. } => (Code::InvalidArgument, "etcdserver: request is too large"),
         Error::Stopped(_) => (Code::Unavailable, "etcdserver: server stopped"),
+        Error::SessionExpired => (Code::FailedPrecondition, "raftkv: the session has expired or was closed"),
+        Error::AnswerForgotten => {
+            (Code::FailedPrecondition, "raftkv: the write was applied, but its answer is not kept any more")
+        }
+        Error::OutOfSequence => {
+            (Code::FailedPrecondition, "raftkv: the write's number is not in its session's sequence")
+        }
         Error::OutcomeUnknown if intent == (Intent::Write { in_time: true }) => {
             (Code::Unavailable, "etcdserver: request timed out, possibly due to previous leader failure")
         }
@@ -43,8 +52,10 @@ pub(super) fn to_status(error: &Error, intent: Intent) -> Status {
         Error::OutcomeUnknown | _ => (Code::Unavailable, "etcdserver: request timed out"),
     };
     let mut status = Status::new(code, message);
-    let retry = if matches!(error, Error::TooLarge { .. }) {
+    let retry = if matches!(error, Error::TooLarge { .. } | Error::AnswerForgotten | Error::OutOfSequence) {
         None
+    } else if matches!(error, Error::SessionExpired) {
+        Some(SESSION_EXPIRED)
     } else if intent == Intent::Read || error.is_safe_to_retry() {
         Some(RETRY_SAFE)
     } else {

@@ -3,12 +3,21 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use raftkv::{Change, ChangeError, Consistency, Error, LogId, NodeId, Raft, Status, TransferError};
+use raftkv::{Change, ChangeError, Consistency, Error, LogId, NodeId, Once, Raft, SessionId, Status, TransferError};
 
 /// A node that replicates commands to a [`KvMachine`](crate::machine::KvMachine).
 pub trait Replica: Clone + Send + Sync + 'static {
     /// Replicates a command and applies it here. Returns the machine's answer.
     fn write(&self, command: Bytes) -> impl Future<Output = Result<Bytes, Error>> + Send;
+
+    /// As `write`, but once, however often it is asked for under this name.
+    fn write_once(&self, once: Once, command: Bytes) -> impl Future<Output = Result<Bytes, Error>> + Send;
+
+    /// Opens a session.
+    fn open_session(&self) -> impl Future<Output = Result<SessionId, Error>> + Send;
+
+    /// Ends a session.
+    fn close_session(&self, session: SessionId) -> impl Future<Output = Result<(), Error>> + Send;
 
     /// Returns when what is applied here is fresh enough to be read.
     fn read(&self, consistency: Consistency) -> impl Future<Output = Result<(), Error>> + Send;
@@ -29,6 +38,18 @@ pub trait Replica: Clone + Send + Sync + 'static {
 impl Replica for Raft {
     fn write(&self, command: Bytes) -> impl Future<Output = Result<Bytes, Error>> + Send {
         Self::write(self, command)
+    }
+
+    fn write_once(&self, once: Once, command: Bytes) -> impl Future<Output = Result<Bytes, Error>> + Send {
+        Self::write_once(self, once, command)
+    }
+
+    fn open_session(&self) -> impl Future<Output = Result<SessionId, Error>> + Send {
+        Self::open_session(self)
+    }
+
+    fn close_session(&self, session: SessionId) -> impl Future<Output = Result<(), Error>> + Send {
+        Self::close_session(self, session)
     }
 
     fn read(&self, consistency: Consistency) -> impl Future<Output = Result<(), Error>> + Send {

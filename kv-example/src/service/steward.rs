@@ -121,8 +121,8 @@ mod tests {
     use bytes::Bytes;
     use raftkv::consensus::RoleKind;
     use raftkv::{
-        ChangeError, ConfigurationStatus, Consistency, Index, LogId, Membership, Peer, StateMachine, Term,
-        TransferError,
+        ChangeError, ConfigurationStatus, Consistency, Index, LogId, Membership, Once, Peer, SessionId, StateMachine,
+        Term, TransferError,
     };
 
     use super::*;
@@ -161,6 +161,18 @@ mod tests {
         async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
             let at = LogId::new(1, 100 + self.proposed.fetch_add(1, Ordering::Relaxed));
             self.machine.lock().await.apply(at, command).await.map_err(Error::Stopped)
+        }
+
+        async fn write_once(&self, _: Once, command: Bytes) -> Result<Bytes, Error> {
+            self.write(command).await
+        }
+
+        async fn open_session(&self) -> Result<SessionId, Error> {
+            Err(Error::Unavailable)
+        }
+
+        async fn close_session(&self, _: SessionId) -> Result<(), Error> {
+            Err(Error::Unavailable)
         }
 
         async fn read(&self, _: Consistency) -> Result<(), Error> {

@@ -13,8 +13,8 @@ use kv_example::machine::KvMachine;
 use kv_example::service::{Options, Replica, Services};
 use raftkv::consensus::RoleKind;
 use raftkv::{
-    Change, ChangeError, ClusterId, Consistency, Error, Index, LogId, NodeId, Peer, StateMachine, Status, Term,
-    TransferError,
+    Change, ChangeError, ClusterId, Consistency, Error, Index, LogId, NodeId, Once, Peer, SessionId, StateMachine,
+    Status, Term, TransferError,
 };
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -48,6 +48,18 @@ impl Replica for Local {
         let mut machine = self.machine.lock().await;
         let index = self.index.fetch_add(1, Ordering::Relaxed) + 1;
         machine.apply(LogId::new(3, index), command).await.map_err(Error::Stopped)
+    }
+
+    async fn write_once(&self, _: Once, command: Bytes) -> Result<Bytes, Error> {
+        self.write(command).await
+    }
+
+    async fn open_session(&self) -> Result<SessionId, Error> {
+        Ok(SessionId(1))
+    }
+
+    async fn close_session(&self, _: SessionId) -> Result<(), Error> {
+        Ok(())
     }
 
     async fn read(&self, consistency: Consistency) -> Result<(), Error> {

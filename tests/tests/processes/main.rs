@@ -6,6 +6,7 @@ mod cluster_command;
 mod config;
 mod cut;
 mod etcdctl;
+mod exactly_once;
 mod full_disk;
 mod image;
 mod kill;
