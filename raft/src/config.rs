@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::consensus::CLOCK_INTERVAL;
+
 /// The largest piece of an image that is sent at once, whatever the receiver asks for.
 pub(crate) const MAX_PART_BYTES: u64 = 1 << 20;
 
@@ -11,6 +13,10 @@ pub(crate) fn shortened(promise: Duration, drift: Duration) -> Duration {
     let nanos = promise.as_nanos() * second / (second + drift.as_nanos());
     Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
+
+/// The most sessions, and the most that is kept for them: together they make less than the 4 GiB whose length an image can tell.
+const MAX_SESSIONS: usize = 100_000;
+const MAX_SESSION_BYTES: u64 = 1 << 30;
 
 /// Times and limits. The defaults suit a cluster in one data centre.
 ///
@@ -88,14 +94,16 @@ pub struct Config {
     /// How much of an image a node receives in a second at most, in bytes. `u64::MAX`, the default: as fast as it goes.
     pub snapshot_bytes_per_second: u64,
 
-    /// How many client sessions there may be in the group. One more takes the place of that which was not used for the longest time.
+    /// How many client sessions there may be in the group: more than there are clients at a time, for one more takes the place of that which was
+    /// not used for the longest time. A session that never says that it has its answers takes some 20 KB beside the answers. At most 100 000.
     pub max_sessions: usize,
-    /// How long a client session may be unused before it expires. Counted is the time that leaders have led, with a precision of a second.
+    /// How long a client session may be unused before it expires; at least a second. Counted is the time that leaders have led, with a precision
+    /// of a second, up to the last use of any session.
     pub session_idle: Duration,
     /// How long [`Session::write`](crate::Session::write) goes on repeating a write.
     pub session_patience: Duration,
     /// How many bytes of answers are kept for the repetitions of sessions' writes, with a fixed overhead for each. Beyond it the oldest are
-    /// forgotten: a repetition is still not applied again, but gets `AnswerForgotten`.
+    /// forgotten: a repetition is still not applied again, but gets `AnswerForgotten`. At most 1 GiB.
     pub max_session_bytes: u64,
 
     /// How long a write may take. Past it the answer is `OutcomeUnknown`, or `Unavailable` if it was never proposed.
@@ -181,6 +189,19 @@ impl Config {
                 self.snapshot_chunk_bytes
             ));
         }
+        if self.session_idle < CLOCK_INTERVAL {
+            return Err(format!(
+                "session_idle ({:?}) must be at least {CLOCK_INTERVAL:?}, the precision with which it is measured",
+                self.session_idle
+            ));
+        }
+        if self.max_sessions > MAX_SESSIONS || self.max_session_bytes > MAX_SESSION_BYTES {
+            return Err(format!(
+                "max_sessions ({}) must be at most {MAX_SESSIONS}, and max_session_bytes ({}) at most {MAX_SESSION_BYTES}: all sessions are \
+                 in memory, and at the beginning of each image",
+                self.max_sessions, self.max_session_bytes
+            ));
+        }
         let limits = [
             ("max_append_bytes", self.max_append_bytes),
             ("max_inflight_appends", self.max_inflight_appends as u64),
@@ -254,6 +275,18 @@ mod tests {
     fn pieces_of_images_that_are_too_large_for_a_message_are_refused() {
         let config = Config { snapshot_chunk_bytes: 64 << 20, ..Config::default() };
         assert!(config.validate().unwrap_err().contains("snapshot_chunk_bytes"));
+    }
+
+    #[test]
+    fn sessions_that_no_image_could_hold_are_refused() {
+        for config in [
+            Config { max_sessions: 1_000_000, ..Config::default() },
+            Config { max_session_bytes: 2 << 30, ..Config::default() },
+        ] {
+            assert!(config.validate().unwrap_err().contains("max_sessions"));
+        }
+        let config = Config { session_idle: Duration::from_millis(1), ..Config::default() };
+        assert!(config.validate().unwrap_err().contains("session_idle"));
     }
 
     #[test]

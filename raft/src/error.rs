@@ -41,7 +41,8 @@ pub enum Error {
     /// applied. Safe to retry.
     #[error("the command was overwritten after a change of leader, and will never be applied; retry")]
     Lost,
-    /// The command was proposed and may still be applied, now or later. Retry only a command that may be applied twice.
+    /// The command was proposed and may still be applied, now or later. Retry only a command that may be applied twice, or a
+    /// [`Session`](crate::Session)'s under the same name.
     #[error(
         "the outcome is unknown: the command may have been applied or may still be; retry only if applying it twice is harmless"
     )]
@@ -79,7 +80,7 @@ pub enum Error {
     AnswerForgotten,
     /// The number of a session's write does not fit: this attempt was not applied.
     #[error(
-        "this attempt was not applied: the session has told that it wants no answer to this write any more, or the write's number is 1024 or more ahead of the oldest that waits for one"
+        "this attempt was not applied: the session has told that it wants no answer to this write any more, or the write's number is 256 or more ahead of the oldest that waits for one"
     )]
     OutOfSequence,
     /// The node is down.

@@ -112,9 +112,10 @@ impl Raft {
     /// # Errors
     /// As for [`Raft::write`]. It does no harm to ask again whatever the error is: a session that nobody uses expires.
     pub async fn open_session(&self) -> Result<SessionId, Error> {
+        let session = self.shared.name_session();
         let (idle, most) = (self.shared.session_idle, self.shared.max_sessions);
-        let answer = self.write_op(&Op::Open { idle, most }).await?;
-        Ok(SessionId(answer.first_chunk().map_or(0, |id| u64::from_le_bytes(*id))))
+        self.write_op(&Op::Open { session, idle, most }).await?;
+        Ok(session)
     }
 
     /// As [`Raft::write`], but applied at most once, and exactly once if it is repeated until it is answered: with the same name, at any

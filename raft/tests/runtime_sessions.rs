@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raftkv::testing::{Cluster, Crash, Durable, MemLog, MemNetwork, MemSnapshots, Recorder};
 use raftkv::{
-    Chunks, ClusterId, Config, Error, Fatal, LogId, Membership, NodeId, Once, Peer, Raft, SessionId, StateMachine,
+    Chunks, ClusterId, Config, Error, Fatal, LogId, Membership, NodeId, Once, Peer, Raft, Record, Recorded, SessionId,
+    StateMachine,
 };
 
 fn texts(machine: &Recorder) -> Vec<String> {
@@ -299,4 +300,89 @@ async fn an_image_that_is_received_brings_its_records_to_a_durable_machine() {
     let records = cluster.machine(away).records().await.unwrap().unwrap();
     assert_eq!(records.len(), 2, "a clock and one session");
     assert_eq!(cluster.node(away).write_once(once(7), "7".into()).await.unwrap(), answers[7]);
+}
+
+/// A durable state machine of which a later version keeps records of sessions.
+#[derive(Clone)]
+struct Version(Durable, u32);
+
+#[async_trait]
+impl StateMachine for Version {
+    async fn applied(&self) -> Result<LogId, Fatal> {
+        self.0.applied().await
+    }
+
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        self.0.apply(at, command).await
+    }
+
+    async fn apply_recorded(&mut self, batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
+        self.0.apply_recorded(batch).await
+    }
+
+    async fn records(&self) -> Result<Option<Vec<Record>>, Fatal> {
+        if self.1 < 2 { Ok(None) } else { self.0.records().await }
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        self.0.snapshot().await
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        self.0.restore(image).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_begins_to_keep_records_does_not_forget_the_sessions_before() {
+    let (log, snapshots, machine) = (MemLog::new(), MemSnapshots::new(), Durable::default());
+    let raft = alone(&log, &snapshots, &Version(machine.clone(), 1)).await;
+    raft.initialize(Membership::new([Peer::new(1, "a")])).await.unwrap();
+    let session = raft.open_session().await.unwrap();
+    let once = |sequence| Once { session, sequence, answered: 0 };
+    raft.write_once(once(0), "first".into()).await.unwrap();
+    raft.shutdown().await;
+    for run in 0..3 {
+        let raft = alone(&log, &snapshots, &Version(machine.clone(), 2)).await;
+        let again = raft.write_once(once(0), "first".into()).await;
+        assert!(matches!(again, Err(Error::AnswerForgotten)), "run {run}: {again:?}");
+        let second = raft.write_once(once(1), "second".into()).await.unwrap();
+        assert_eq!(second, "second", "once applied, its answer is kept");
+        raft.shutdown().await;
+    }
+    assert_eq!(machine.commands().len(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn sessions_that_drive_each_other_out_end_in_time() {
+    let config = Config { max_sessions: 1, session_patience: Duration::from_secs(2), ..Config::default() };
+    let cluster = cluster(config).await;
+    let raft = cluster.node(cluster.leader().await);
+    let began = tokio::time::Instant::now();
+    let clients = (0..4).map(|_| {
+        let session = raft.session();
+        tokio::spawn(async move {
+            for n in 0..20 {
+                match session.write(n.to_string().into()).await {
+                    Ok(_) | Err(Error::SessionExpired) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        })
+    });
+    let clients: Vec<_> = clients.collect();
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert!(began.elapsed() < Duration::from_secs(60), "{:?}", began.elapsed());
+    cluster.converge().await;
+    assert_eq!(raft.status().await.unwrap().sessions.open, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_may_be_patient_for_ever() {
+    let config = Config { session_patience: Duration::MAX, ..Config::default() };
+    let cluster = cluster(config).await;
+    let session = cluster.node(cluster.leader().await).session();
+    session.write("a".into()).await.unwrap();
 }

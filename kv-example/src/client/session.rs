@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
-use super::{Client, ClientError, Kind};
+use super::backoff::Backoff;
+use super::{Cause, Client, ClientError, Kind};
 use crate::api::node::node_client::NodeClient;
 use crate::api::node::{CloseSessionRequest, OpenSessionRequest};
 use crate::service::ONCE;
@@ -81,8 +82,8 @@ impl Turn<'_> {
         let Self { session, id, sequence } = *self;
         match session.lock().of(id) {
             Some(sequencer) => sequencer.once(sequence),
-            // It has expired meanwhile, and nothing is applied in it any more.
-            None => Once { session: id, sequence, answered: sequence },
+            // It has expired or is being closed.
+            None => Once { session: id, sequence, answered: 0 },
         }
     }
 }
@@ -105,6 +106,7 @@ impl Client {
         W: Future<Output = Result<Response<R>, Status>>,
     {
         let deadline = Instant::now() + self.inner.options.timeout;
+        let mut backoff = Backoff::new();
         loop {
             let Some(turn) = self.turn(deadline).await? else {
                 return self.call(Kind::Write, |channel| send(channel, Request::new(message.clone()))).await;
@@ -121,6 +123,12 @@ impl Client {
                     if uncertain {
                         return Err(ClientError::Unknown(cause));
                     }
+                    // Where sessions are driven out as fast as they are opened, this ends as well.
+                    let pause = backoff.next_pause();
+                    if Instant::now() + pause >= deadline {
+                        return Err(ClientError::Safe(cause));
+                    }
+                    tokio::time::sleep(pause).await;
                 }
                 outcome => return outcome,
             }
@@ -140,7 +148,11 @@ impl Client {
             };
             match number {
                 Some((id, Some(sequence))) => return Ok(Some(Turn { session, id, sequence })),
-                Some((_, None)) => ended.await,
+                Some((_, None)) => {
+                    let waited = tokio::time::timeout_at(deadline, ended).await;
+                    let full = "too many writes of this client wait for an answer".into();
+                    waited.map_err(|_| ClientError::Safe(Cause::new("no endpoint", Code::ResourceExhausted, full)))?;
+                }
                 None => self.open(deadline).await?,
             }
         }

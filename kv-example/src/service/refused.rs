@@ -11,7 +11,8 @@ pub const RETRY: &str = "raftkv-retry";
 pub const RETRY_SAFE: &str = "safe";
 /// The request may have taken effect, or may yet: send it again only if twice does no harm.
 pub const RETRY_UNKNOWN: &str = "unknown";
-/// The request was a session's write, and the session is not open any more: this attempt had no effect, an earlier one may have had.
+/// The request was a session's write, and its session is not open any more, or does not take it: this attempt had no effect, an earlier one
+/// may have had.
 pub const SESSION_EXPIRED: &str = "session-expired";
 /// The metadata key of a longer explanation, for people.
 pub const DETAIL: &str = "raftkv-detail";
@@ -52,9 +53,9 @@ pub(super) fn to_status(error: &Error, intent: Intent) -> Status {
         Error::OutcomeUnknown | _ => (Code::Unavailable, "etcdserver: request timed out"),
     };
     let mut status = Status::new(code, message);
-    let retry = if matches!(error, Error::TooLarge { .. } | Error::AnswerForgotten | Error::OutOfSequence) {
+    let retry = if matches!(error, Error::TooLarge { .. } | Error::AnswerForgotten) {
         None
-    } else if matches!(error, Error::SessionExpired) {
+    } else if matches!(error, Error::SessionExpired | Error::OutOfSequence) {
         Some(SESSION_EXPIRED)
     } else if intent == Intent::Read || error.is_safe_to_retry() {
         Some(RETRY_SAFE)

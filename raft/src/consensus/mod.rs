@@ -54,6 +54,7 @@ mod transfer;
 
 #[cfg(feature = "testing")]
 pub(crate) use fingerprint::LONG_AGO;
+pub(crate) use forward::CLOCK_INTERVAL;
 pub use io::{
     Boot, Effects, Fetch, FetchPurpose, ImageWork, InitializeRefused, Input, Note, Receipt, RefusedReason, Reply, Time,
     TransferRefused, TransferStep, Write,

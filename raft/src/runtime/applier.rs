@@ -50,8 +50,12 @@ pub(crate) enum Done {
         sessions: (u64, u64),
     },
     Frozen(Frozen),
-    /// The last entry that the image reflects.
-    Restored(LogId),
+    Restored {
+        /// The last entry that the image reflects.
+        last: LogId,
+        /// As for `Applied`.
+        sessions: (u64, u64),
+    },
 }
 
 /// What was done, or the reason why nothing more can be.
@@ -95,7 +99,10 @@ async fn serve(mut replica: Replica, desk: &Desk, jobs: &Mailbox<Job>, done: &Ma
                     continue;
                 }
                 Job::Freeze(id) => replica.freeze(id).await.map(Done::Frozen),
-                Job::Restore(image) => replica.restore(&desk.images, &desk.signs, image).await.map(Done::Restored),
+                Job::Restore(image) => {
+                    let restored = replica.restore(&desk.images, &desk.signs, image).await;
+                    restored.map(|last| Done::Restored { last, sessions: replica.sessions.tally() })
+                }
             };
             let failed = outcome.is_err();
             if done.push(outcome).is_err() || failed {

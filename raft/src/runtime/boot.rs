@@ -62,7 +62,7 @@ async fn boot(mut parts: Parts, span: tracing::Span) -> Result<(Arc<Shared>, Inb
     let log = cut(&*parts.log, log, snapshot.as_ref(), reflected).await?;
     let replica = restore(&mut parts, snapshot.as_ref(), reflected).await?;
     check(&log, replica.applied)?;
-    let replica = catch_up(&*parts.log, replica).await?;
+    let replica = catch_up(&*parts.log, log.base, replica).await?;
     let applied = replica.applied;
     let from_snapshot = snapshot.as_ref().map(|image| (image.meta.membership_at, image.meta.membership.clone()));
     let configurations = find_configurations(&*parts.log, &log, applied.index, from_snapshot).await?;
@@ -125,10 +125,11 @@ async fn restore(parts: &mut Parts, newest: Option<&Published>, reflected: LogId
     let kept = parts.machine.records().await?;
     let keeps_records = kept.is_some();
     let is_newer = |image: &&Published| image.meta.last.index > reflected.index;
-    if let (Some(records), None) = (kept, newest.filter(is_newer)) {
-        let sessions = Sessions::from_records(records, max_bytes).map_err(|reason| {
-            Fatal::state_machine(format!("the records that it kept of sessions can't be read: {reason}"))
-        })?;
+    let unreadable =
+        |reason| Fatal::state_machine(format!("the records that it kept of sessions can't be read: {reason}"));
+    let kept = kept.map(|records| Sessions::from_records(records, max_bytes)).transpose().map_err(unreadable)?;
+    // A machine that has not kept any so far has its sessions in image and log, as one that keeps none.
+    if let (Some(sessions), None) = (kept.flatten(), newest.filter(is_newer)) {
         return Ok(Restored { applied: reflected, sessions, sessions_upto: reflected.index, keeps_records });
     }
     let Some(Published { meta, .. }) = newest else {
@@ -148,7 +149,14 @@ async fn restore(parts: &mut Parts, newest: Option<&Published>, reflected: LogId
 
 /// A state machine that is durable itself and keeps no records may be ahead of the image: what happened to sessions in between is read from
 /// the log, which holds all that is not in an image.
-async fn catch_up(log: &dyn LogStore, mut replica: Restored) -> Result<Restored, Fatal> {
+async fn catch_up(log: &dyn LogStore, base: LogId, mut replica: Restored) -> Result<Restored, Fatal> {
+    if replica.sessions_upto < base.index && replica.sessions_upto < replica.applied.index {
+        return Err(Fatal::new(FatalKind::Config(format!(
+            "the log begins after {base}, but what clients' sessions have done is known only to index {}: the snapshot that belongs to this log \
+             is missing; restore the snapshot directory, or replace this node",
+            replica.sessions_upto
+        ))));
+    }
     let end = replica.applied.index.next();
     let mut next = replica.sessions_upto.next();
     while next < end {
@@ -221,7 +229,7 @@ pub(crate) async fn find_configurations(
 fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox) {
     let Parts { id, cluster, group, config, tasks, transport, log, snapshots, machine, .. } = parts;
     let applied = boot.applied.index;
-    let shared = Arc::new(Shared::new(id, &config));
+    let shared = Arc::new(Shared::new(id, &config, random::mix(boot.seed ^ u64::from_le_bytes(*b"sessions"))));
     let (inbox, arrivals) = Inbox::channel(cluster, group, id);
     let mut outbox =
         span.in_scope(|| Outbox::new(Sender { cluster, group, node: id }, transport, &config, tasks.clone()));

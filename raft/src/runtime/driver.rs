@@ -246,7 +246,8 @@ impl Driver {
                 self.pending.on_applied(results);
             }
             Done::Frozen(frozen) => self.snapshotter.start(frozen),
-            Done::Restored(last) => {
+            Done::Restored { last, sessions } => {
+                self.sessions = sessions;
                 let over = self.meter.restore_ends(now, last.index);
                 self.recovered(Stall::StateMachine, over);
                 self.core.step(now, Input::Restored { last });

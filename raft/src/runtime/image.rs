@@ -21,8 +21,6 @@ use crate::traits::{Chunks, Snapshot, SnapshotId};
 
 const MAGIC: &[u8; 8] = b"RAFTKVI1";
 const HEADER: usize = 12;
-/// What is believed of a section's length.
-const MAX_SECTION: usize = 256 << 20;
 
 /// What the framework keeps in an image beside the state machine's own bytes.
 #[derive(Clone, PartialEq, Message)]
@@ -72,6 +70,7 @@ impl Chunks for Joined {
 pub(crate) fn head(section: &Section) -> Bytes {
     let mut head = BytesMut::with_capacity(HEADER + section.encoded_len());
     head.put_slice(MAGIC);
+    // `Config::validate` sees to it that it is shorter.
     head.put_u32_le(u32::try_from(section.encoded_len()).unwrap_or(u32::MAX));
     head.put_slice(&section.encode_to_vec());
     head.freeze()
@@ -109,9 +108,6 @@ async fn unwrap(mut image: Box<dyn Chunks>) -> Result<(Section, Box<dyn Chunks>)
     let header = header.split_off(MAGIC.len());
     let length = header.first_chunk().map_or(u32::MAX, |bytes| u32::from_le_bytes(*bytes));
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > MAX_SECTION {
-        return Err(damaged("its first section is longer than any can be"));
-    }
     fill(&mut image, &mut read, length).await?;
     let section = read.split_to(length).freeze();
     let section = Section::decode(section).map_err(|error| damaged(&format!("its first section: {error}")))?;
@@ -158,7 +154,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::types::Index;
+    use crate::session::SessionId;
 
     fn chunks(chunks: &[&'static [u8]]) -> Box<dyn Chunks> {
         Box::new(chunks.iter().map(|chunk| Bytes::from_static(chunk)).collect::<Vec<_>>().into_iter())
@@ -176,7 +172,7 @@ mod tests {
     #[tokio::test]
     async fn the_machine_gets_back_what_it_gave() {
         let mut sessions = Sessions::new(1000);
-        sessions.open(Index(7), Duration::from_secs(1), 3);
+        sessions.open(SessionId(7), Duration::from_secs(1), 3);
         let parts: [&[&'static [u8]]; 3] = [&[], &[b"one"], &[b"one", b"two"]];
         for machine in parts {
             let whole = all(wrap(sessions.clone(), chunks(machine))).await;
@@ -195,7 +191,7 @@ mod tests {
             (&b""[..], "ends in its first section"),
             (b"RAFTKVI1\x04\0\0\0abc", "ends in its first section"),
             (b"1234567890ab", "another version"),
-            (b"RAFTKVI1\xff\xff\xff\xff", "longer than any"),
+            (b"RAFTKVI1\xff\xff\xff\xff", "ends in its first section"),
             (b"RAFTKVI1\x01\0\0\0\xff", "its first section:"),
         ] {
             let Err(fatal) = unwrap(chunks(&[bytes])).await else { panic!("{bytes:?} was taken") };

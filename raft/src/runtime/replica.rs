@@ -268,9 +268,9 @@ impl Batch {
     /// What a session asks for: its answer, unless the state machine is to give it.
     fn decide(&mut self, id: LogId, data: Bytes, sessions: &mut Sessions) -> Option<Decided> {
         let answer = match Op::decode(data) {
-            Some(Op::Open { idle, most }) => {
-                let session = sessions.open(id.index, idle, most);
-                Answer::Given(Bytes::copy_from_slice(&session.0.to_le_bytes()))
+            Some(Op::Open { session, idle, most }) => {
+                sessions.open(session, idle, most);
+                Answer::Given(Bytes::new())
             }
             Some(Op::Write { once, command }) => match sessions.decide(id.index, once, self.commands.len()) {
                 Verdict::Apply => {
@@ -386,7 +386,7 @@ mod tests {
     }
 
     fn open(index: u64) -> Entry {
-        session(index, &Op::Open { idle: Duration::from_secs(10), most: 10 })
+        session(index, &Op::Open { session: SessionId(1), idle: Duration::from_secs(10), most: 10 })
     }
 
     fn write(index: u64, sequence: u64) -> Entry {
@@ -416,7 +416,7 @@ mod tests {
         let mut replica = replica();
         let mut results = replica.apply(vec![all], true).await.unwrap();
         let mut take = |index| results.take(LogId::new(1, index));
-        assert_eq!(take(1), Fate::Applied(Answer::Given(Bytes::from_static(&[1, 0, 0, 0, 0, 0, 0, 0]))));
+        assert_eq!(take(1), given(""));
         assert_eq!((take(2), take(3), take(4)), (given("w1"), given("c2"), given("w1")));
         assert_eq!((take(5), take(6)), (Fate::Overwritten, given("w3")));
         assert_eq!((take(7), take(8)), (Fate::Applied(Answer::OutOfSequence), given("w3")));

@@ -1,6 +1,7 @@
 //! What the handles and the driver share.
 
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
@@ -10,10 +11,12 @@ use super::intake::{Intake, Request};
 use super::mailbox::{Closed, Mailbox};
 use super::meter::Failures;
 use super::pending::{ChangeAnswer, InitializeAnswer, TransferAnswer};
+use super::random;
 use crate::change::Change;
 use crate::config::Config;
 use crate::error::{ChangeError, Error, Fatal, FatalKind, InitializeError, TransferError};
 use crate::metrics::{Metrics, Status};
+use crate::session::SessionId;
 use crate::types::{LogId, Membership, NodeId};
 
 /// How many requests of the owner are with the driver at a time; further ones wait.
@@ -68,6 +71,8 @@ pub(crate) struct Shared {
     pub(crate) max_sessions: u64,
     pub(crate) session_idle: Duration,
     pub(crate) session_patience: Duration,
+    /// From which the names of sessions are drawn.
+    names: AtomicU64,
     pub(crate) intake: Intake,
     pub(crate) control: Mailbox<Control>,
     control_room: Semaphore,
@@ -82,13 +87,15 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(id: NodeId, config: &Config) -> Self {
+    /// `seed` must differ from run to run of the node.
+    pub(crate) fn new(id: NodeId, config: &Config, seed: u64) -> Self {
         Self {
             id,
             max_command_bytes: config.max_command_bytes,
             max_sessions: config.max_sessions as u64,
             session_idle: config.session_idle,
             session_patience: config.session_patience,
+            names: AtomicU64::new(seed),
             intake: Intake::new(config),
             control: Mailbox::new(),
             control_room: Semaphore::new(MAX_CONTROL),
@@ -98,6 +105,11 @@ impl Shared {
             fatal: OnceLock::new(),
             ended: Semaphore::new(0),
         }
+    }
+
+    /// A name that no other session has.
+    pub(crate) fn name_session(&self) -> SessionId {
+        SessionId(random::mix(self.names.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Why the node stops or has stopped, if it does.

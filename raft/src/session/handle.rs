@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Once, Sequencer, SessionId};
 use crate::error::Error;
@@ -45,7 +45,7 @@ impl Turn<'_> {
         match session.lock().as_ref().filter(|sequencer| sequencer.session() == id) {
             Some(sequencer) => sequencer.once(sequence),
             // The session has expired meanwhile, and may have been opened anew. Nothing is applied in the old one any more.
-            None => Once { session: id, sequence, answered: sequence },
+            None => Once { session: id, sequence, answered: 0 },
         }
     }
 }
@@ -61,7 +61,8 @@ impl Drop for Turn<'_> {
 
 /// How long a write is still repeated, and what is known of it.
 struct Patience {
-    until: Instant,
+    /// None: for ever.
+    until: Option<Instant>,
     pause: Duration,
     /// Whether an attempt may have been applied.
     uncertain: bool,
@@ -70,7 +71,7 @@ struct Patience {
 impl Patience {
     /// An attempt failed, and another will be made after a pause; the reason if there is no time for it.
     async fn wait(&mut self, error: Error) -> Result<(), Error> {
-        if Instant::now() + self.pause >= self.until {
+        if self.until.is_some_and(|until| Instant::now() + self.pause >= until) {
             return Err(if self.uncertain { Error::OutcomeUnknown } else { error });
         }
         sleep(self.pause).await;
@@ -95,23 +96,27 @@ impl Session {
     }
 
     /// As [`Raft::write`], but exactly once: the write is repeated when it was refused or its outcome is unknown, for at most
-    /// `Config::session_patience`. A future that is dropped gives the write up: it may have been applied, and is not from the session's next
-    /// write on.
+    /// `Config::session_patience`. A future that is dropped gives the write up: it may have been applied, and may yet be, but not after a
+    /// later write of the session that began when all before it had ended.
     ///
     /// # Errors
     /// [`Error::OutcomeUnknown`] when the patience ends and an attempt may have been applied; else the reason why the last one was refused.
     /// [`Error::SessionExpired`] when the session ended in the middle of the write, and an attempt may have been applied before.
+    /// [`Error::AnswerForgotten`] when it was applied, and nobody knows its answer any more. [`Error::TooLarge`] and [`Error::Stopped`] as for
+    /// [`Raft::write`].
     pub async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
-        let until = Instant::now() + self.raft.session_patience();
+        let until = Instant::now().checked_add(self.raft.session_patience());
         let mut patience = Patience { until, pause: PAUSE, uncertain: false };
         loop {
             let turn = self.begin(&mut patience).await?;
             match self.repeat(&turn, &command, &mut patience).await {
-                Err(Error::SessionExpired) => {
+                Err(error @ Error::SessionExpired) => {
                     self.forget(turn.id);
                     if patience.uncertain {
-                        return Err(Error::SessionExpired);
+                        return Err(error);
                     }
+                    // Where sessions are driven out as fast as they are opened, this ends as well.
+                    patience.wait(error).await?;
                 }
                 outcome => return outcome,
             }
@@ -139,7 +144,10 @@ impl Session {
             let number = self.lock().as_mut().map(|open| (open.session(), open.begin()));
             match number {
                 Some((id, Some(sequence))) => return Ok(Turn { session: self, id, sequence }),
-                Some((_, None)) => ended.await,
+                Some((_, None)) => match patience.until {
+                    None => ended.await,
+                    Some(until) => timeout_at(until, ended).await.map_err(|_| Error::Overloaded)?,
+                },
                 None => self.open(patience).await?,
             }
         }
@@ -150,10 +158,9 @@ impl Session {
         while self.id().is_none() {
             match self.raft.open_session().await {
                 Ok(id) => *self.lock() = Some(Sequencer::new(id)),
-                // One that was opened unknown to anybody expires.
-                Err(error) if error.is_safe_to_retry() || matches!(error, Error::OutcomeUnknown) => {
-                    patience.wait(error).await?;
-                }
+                // One that was opened unknown to anybody expires, and nothing was written in it.
+                Err(Error::OutcomeUnknown) => patience.wait(Error::Unavailable).await?,
+                Err(error) if error.is_safe_to_retry() => patience.wait(error).await?,
                 Err(error) => return Err(error),
             }
         }

@@ -114,7 +114,8 @@ impl Sessions {
                     sessions.answers += 1;
                     sessions.bytes += OVERHEAD + answer.len() as u64;
                 }
-                let answer = answer.map_or(Kept::Forgotten, Kept::Answer);
+                // Not a part of the image that would be kept alive with it.
+                let answer = answer.map_or(Kept::Forgotten, |answer| Kept::Answer(Bytes::copy_from_slice(&answer)));
                 open.applied.insert(sequence, Applied { at: Index(at), answer });
             }
             sessions.open.insert(id, Arc::new(open));
@@ -184,20 +185,21 @@ impl Sessions {
         std::iter::once(clock_record(&self.clock_to_wire())).chain(sessions).collect()
     }
 
-    /// From all records that a state machine kept.
+    /// From all records that a state machine kept; none if it has kept none so far, for the clock comes before the first session.
     ///
     /// # Errors
     /// The reason, for a person: they can't be read.
-    pub(crate) fn from_records(records: Vec<Record>, max_bytes: u64) -> Result<Self, String> {
-        let mut image = wire::Sessions::default();
+    pub(crate) fn from_records(records: Vec<Record>, max_bytes: u64) -> Result<Option<Self>, String> {
+        let (mut image, mut complete) = (wire::Sessions::default(), false);
         for Record { key, value } in records {
             if key == CLOCK {
                 let clock = wire::Sessions::decode(value).map_err(|error| format!("the clock: {error}"))?;
                 image = wire::Sessions { open: image.open, ..clock };
+                complete = true;
             } else {
                 image.open.push(wire::Open::decode(value).map_err(|error| format!("a session: {error}"))?);
             }
         }
-        Ok(Self::from_image(image, max_bytes))
+        Ok(complete.then(|| Self::from_image(image, max_bytes)))
     }
 }

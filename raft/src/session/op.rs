@@ -2,9 +2,12 @@
 //!
 //! | first byte | then, little-endian |
 //! |---|---|
-//! | 1: open | how long it may be idle, in milliseconds (u64); how many sessions there may be (u64) |
+//! | 1: open | session (u64), how long it may be idle, in milliseconds (u64); how many sessions there may be (u64) |
 //! | 2: write | session (u64), sequence (u64), answered (u64), the command |
 //! | 3: close | session (u64) |
+//!
+//! Numbers are for ever, and these are all: what a later version adds must be an entry of another kind, for a node that passes over what it does
+//! not know would differ from the others.
 
 use std::time::Duration;
 
@@ -22,8 +25,8 @@ const WRITE_HEADER: u64 = 25;
 /// Something that a session asks for. The limits travel with it, so that all nodes come to the same decision whatever their own are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Op {
-    /// Its answer is the session's id: the index of its entry, in eight little-endian bytes.
-    Open { idle: Duration, most: u64 },
+    /// Under a name that was drawn by chance. Its answer is empty.
+    Open { session: SessionId, idle: Duration, most: u64 },
     /// Its answer is the state machine's.
     Write { once: Once, command: Bytes },
     /// Its answer is empty.
@@ -34,8 +37,9 @@ impl Op {
     pub(crate) fn encode(&self) -> Bytes {
         let mut bytes = BytesMut::new();
         match self {
-            Self::Open { idle, most } => {
+            Self::Open { session, idle, most } => {
                 bytes.put_u8(OPEN);
+                bytes.put_u64_le(session.0);
                 bytes.put_u64_le(u64::try_from(idle.as_millis()).unwrap_or(u64::MAX));
                 bytes.put_u64_le(*most);
             }
@@ -59,8 +63,9 @@ impl Op {
     pub(crate) fn decode(mut bytes: Bytes) -> Option<Self> {
         let op = match bytes.try_get_u8().ok()? {
             OPEN => {
+                let session = SessionId(bytes.try_get_u64_le().ok()?);
                 let (idle, most) = (bytes.try_get_u64_le().ok()?, bytes.try_get_u64_le().ok()?);
-                Self::Open { idle: Duration::from_millis(idle), most }
+                Self::Open { session, idle: Duration::from_millis(idle), most }
             }
             WRITE => {
                 let session = SessionId(bytes.try_get_u64_le().ok()?);
@@ -86,7 +91,7 @@ mod tests {
         fn every_op_survives_its_encoding(a: u64, b: u64, c: u64, command: Vec<u8>) {
             let once = Once { session: SessionId(a), sequence: b, answered: c };
             for op in [
-                Op::Open { idle: Duration::from_millis(a), most: b },
+                Op::Open { session: SessionId(c), idle: Duration::from_millis(a), most: b },
                 Op::Write { once, command: command.clone().into() },
                 Op::Close { session: SessionId(c) },
             ] {

@@ -102,9 +102,9 @@ impl Sessions {
         }
     }
 
-    /// From now on what changes is noted.
+    /// From now on what changes is noted; all there is counts as changed.
     pub(crate) fn note_changes(&mut self) {
-        self.changed = Some(Changed::default());
+        self.changed = Some(Changed { clock: true, sessions: self.open.keys().copied().collect() });
     }
 
     fn note(&mut self, id: SessionId) {
@@ -129,18 +129,20 @@ impl Sessions {
         }
     }
 
-    /// Opens a session, named after its entry. Where there are too many, the one that was not used for the longest time goes.
-    pub(crate) fn open(&mut self, at: Index, idle: Duration, most: u64) -> SessionId {
+    /// Opens a session; one that is open already stays as it is. Where there are too many, the one that was not used for the longest time
+    /// goes.
+    pub(crate) fn open(&mut self, id: SessionId, idle: Duration, most: u64) {
+        if self.open.contains_key(&id) {
+            return;
+        }
         while self.open.len() as u64 >= most.max(1)
             && let Some(oldest) = self.open.iter().min_by_key(|(id, open)| (open.active, **id)).map(|(id, _)| *id)
         {
             self.close(oldest);
         }
-        let id = SessionId(at.0);
         let open = Open { idle, active: self.clock, answered: 0, applied: BTreeMap::new() };
         self.open.insert(id, Arc::new(open));
         self.note(id);
-        id
     }
 
     /// Forgets a session, if it is open.
@@ -154,6 +156,9 @@ impl Sessions {
     /// Decides about a write, and remembers it if it is to be applied: then at this place of the batch.
     pub(crate) fn decide(&mut self, at: Index, once: Once, place: usize) -> Verdict {
         let Once { session, sequence, answered } = once;
+        if answered > sequence {
+            return Verdict::OutOfSequence;
+        }
         let Some(open) = self.open.get_mut(&session) else { return Verdict::Expired };
         if let Some(changed) = &mut self.changed {
             changed.sessions.insert(session);

@@ -6,11 +6,15 @@ fn once(session: SessionId, sequence: u64, answered: u64) -> Once {
     Once { session, sequence, answered }
 }
 
+fn opened(sessions: &mut Sessions, id: u64, most: u64) -> SessionId {
+    sessions.open(SessionId(id), HOUR, most);
+    SessionId(id)
+}
+
 /// Sessions of which one is open: number 1.
 fn one() -> (Sessions, SessionId) {
     let mut sessions = Sessions::new(1000);
-    let id = sessions.open(Index(1), HOUR, 10);
-    assert_eq!(id, SessionId(1));
+    let id = opened(&mut sessions, 1, 10);
     (sessions, id)
 }
 
@@ -35,6 +39,21 @@ fn a_write_is_applied_once_and_its_answer_repeated() {
     assert_eq!(write(&mut sessions, 4, once(id, 0, 0)), answered(0));
     assert_eq!(write(&mut sessions, 5, once(id, 1, 1)), answered(1));
     assert_eq!(write(&mut sessions, 6, once(id, 0, 0)), Verdict::OutOfSequence, "it was told that 0 is answered");
+}
+
+#[test]
+fn a_session_that_is_opened_twice_is_the_same() {
+    let (mut sessions, id) = one();
+    assert_eq!(write(&mut sessions, 2, once(id, 0, 0)), Verdict::Apply);
+    opened(&mut sessions, 1, 1);
+    assert_eq!(write(&mut sessions, 3, once(id, 0, 0)), answered(0));
+}
+
+#[test]
+fn a_name_that_makes_no_sense_spoils_nothing() {
+    let (mut sessions, id) = one();
+    assert_eq!(write(&mut sessions, 2, once(id, 3, 1_000_000)), Verdict::OutOfSequence);
+    assert_eq!(write(&mut sessions, 2, once(id, 3, 3)), Verdict::Apply);
 }
 
 #[test]
@@ -105,7 +124,7 @@ fn time_is_what_leaders_have_led() {
 #[test]
 fn an_idle_session_expires_and_one_in_use_does_not() {
     let mut sessions = Sessions::new(1000);
-    let [idle, used] = [1, 2].map(|at| sessions.open(Index(at), HOUR, 10));
+    let [idle, used] = [1, 2].map(|id| opened(&mut sessions, id, 10));
     sessions.advance(Term(1), HOUR);
     assert_eq!(write(&mut sessions, 3, once(used, 0, 0)), Verdict::Apply);
     assert_eq!(sessions.tally().0, 2);
@@ -117,21 +136,21 @@ fn an_idle_session_expires_and_one_in_use_does_not() {
 #[test]
 fn the_one_that_is_idle_for_longest_makes_room() {
     let mut sessions = Sessions::new(1000);
-    let [first, second] = [1, 2].map(|at| sessions.open(Index(at), HOUR, 2));
+    let [first, second] = [1, 2].map(|id| opened(&mut sessions, id, 2));
     sessions.advance(Term(1), Duration::from_secs(1));
     assert_eq!(write(&mut sessions, 3, once(first, 0, 0)), Verdict::Apply);
-    let third = sessions.open(Index(4), HOUR, 2);
+    let third = opened(&mut sessions, 4, 2);
     assert_eq!(write(&mut sessions, 5, once(second, 0, 0)), Verdict::Expired);
     assert_eq!(write(&mut sessions, 5, once(first, 0, 0)), answered(0));
     assert_eq!(write(&mut sessions, 5, once(third, 0, 0)), Verdict::Apply);
-    sessions.open(Index(6), HOUR, 0);
+    opened(&mut sessions, 6, 0);
     assert_eq!(sessions.tally().0, 1, "there is always room for one");
 }
 
 #[test]
 fn an_image_brings_the_same_sessions() {
     let mut sessions = Sessions::new(400);
-    let [a, b] = [1, 2].map(|at| sessions.open(Index(at), HOUR, 10));
+    let [a, b] = [1, 2].map(|id| opened(&mut sessions, id, 10));
     sessions.advance(Term(3), Duration::from_millis(1234));
     for (at, session, sequence) in [(3, a, 0), (4, b, 0), (5, a, 1), (6, b, 4), (7, a, 2), (8, b, 1), (9, b, 2)] {
         assert_eq!(write(&mut sessions, at, once(session, sequence, 0)), Verdict::Apply);

@@ -59,7 +59,8 @@ pub async fn records_of_sessions_are_kept_with_the_state<B: Backend>(backend: &B
     for (n, part) in (1..).zip(commands.chunks(IN_SESSION)) {
         let Some((at, _)) = part.first() else { return };
         // From the fourth on each takes the place of another one, which is to be forgotten.
-        let session = sessions.open(at.index, Duration::from_secs(60), 3);
+        let session = SessionId(at.index.0);
+        sessions.open(session, Duration::from_secs(60), 3);
         sessions.advance(Term(1), Duration::from_millis(n));
         write(&mut machine, &mut sessions, session, part).await;
         drop(machine);
@@ -76,7 +77,8 @@ pub async fn records_of_sessions_are_kept_with_the_state<B: Backend>(backend: &B
     let mut others = Sessions::new(u64::MAX);
     others.note_changes();
     others.advance(Term(1), Duration::from_millis(1));
-    let session = others.open(commands[0].0.index, Duration::from_secs(60), 3);
+    let session = SessionId(7);
+    others.open(session, Duration::from_secs(60), 3);
     write(&mut source, &mut others, session, &commands[..IN_SESSION]).await;
     let taken = image(&source).await;
     machine.restore_recorded(chunks(&taken, 1000), others.to_records()).await.expect("a restored machine");

@@ -190,7 +190,7 @@ fn config(random: &mut Random) -> Config {
     }
     if random.percent(30) {
         config.max_sessions = one_of(random, &[1, 2, 4, usual.max_sessions], 4);
-        config.session_idle = millis(one_of(random, &[500, 2000, 10_000], 2000));
+        config.session_idle = millis(one_of(random, &[1000, 2000, 10_000], 2000));
         config.max_session_bytes = one_of(random, &[1, 200, 2000, usual.max_session_bytes], 200);
     }
     config
