@@ -297,9 +297,6 @@ impl Raft {
         self.shared.request(|answer| Control::Snapshot { answer }).await.map_err(Error::Stopped)
     }
 
-    /// Stops the node: requests in progress are answered with [`Error::Stopped`]; what a backend is doing is let to its
-    /// end. Returns when all tasks have ended and the backends are released. May be called more than once, and by several
-    /// at once; returns the reason of the first stop.
     /// Ends the node in good order. New requests are refused with [`Error::Stopped`]. A leader hands leadership over first, to the most
     /// up-to-date voter that was heard lately, and requests in progress get their answers, from here or from the next leader. All this takes
     /// at most two election timeouts; what is not answered then is answered with [`Error::Stopped`], and what a backend is doing is let to

@@ -10,6 +10,7 @@
 //! the image, for which the log is cut then if it was not yet (`runtime/boot.rs`).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -51,6 +52,14 @@ pub(crate) struct Receiving {
     ask_at: Time,
     /// When a part came last, or the silence was noticed.
     heard: Time,
+    /// Since when the next part is waited for, silences included; and the longest such wait lately.
+    since: Time,
+    gap: Duration,
+    /// How much may be asked for ahead of what came, within the window. After a silence little: what was asked for may be on its way yet, over a slow
+    /// link, and is not to be sent there again.
+    room: u64,
+    /// All that was ever asked for is up to here: it may still come.
+    reach: u64,
     /// How many times in a row it was noticed.
     silences: u32,
     began: Time,
@@ -95,17 +104,30 @@ impl Receiving {
     }
 
     /// When there is something to do, unless a part comes before.
-    fn wake(&self, window: u64, patience: std::time::Duration) -> Option<Time> {
+    fn wake(&self, window: u64, election_timeout: Duration) -> Option<Time> {
         if self.stage != Stage::Pulling {
             return None;
         }
-        let silent = (self.asked > self.received).then(|| self.heard.plus(patience));
+        let silent = (self.asked > self.received).then(|| self.heard.plus(self.patience(election_timeout)));
         let ask = (self.asked < self.image.len && self.has_room(window)).then_some(self.ask_at);
         [silent, ask].into_iter().flatten().min()
     }
 
     fn has_room(&self, window: u64) -> bool {
-        self.asked == self.stored || self.asked - self.stored < window
+        self.asked == self.stored || (self.asked - self.stored < window && self.asked - self.received < self.room)
+    }
+
+    /// How long to wait for the next part. A slow link is not a broken one.
+    fn patience(&self, election_timeout: Duration) -> Duration {
+        election_timeout.max(self.gap * 4)
+    }
+
+    /// A part came.
+    fn note_part(&mut self, now: Time, len: u64, election_timeout: Duration) {
+        let waited = now.since(self.since).min(election_timeout * 4);
+        self.gap = waited.max(self.gap / 2);
+        (self.heard, self.since, self.silences) = (now, now, 0);
+        self.room = self.room.saturating_add(len.saturating_mul(2));
     }
 }
 
@@ -174,6 +196,10 @@ impl Consensus {
             early: BTreeMap::new(),
             ask_at: now,
             heard: now,
+            since: now,
+            gap: Duration::ZERO,
+            room: u64::MAX,
+            reach: 0,
             silences: 0,
             began: now,
             resumed: 0,
@@ -257,12 +283,13 @@ impl Consensus {
         let leader = self.leader().filter(|leader| *leader != self.id);
         let Some(receiving) = &mut self.snapshots.receiving else { return };
         let waits = receiving.stage == Stage::Pulling && receiving.asked > receiving.received;
-        if !waits || now.since(receiving.heard) < self.config.election_timeout {
+        if !waits || now.since(receiving.heard) < receiving.patience(self.config.election_timeout) {
             return;
         }
         receiving.silences += 1;
         receiving.heard = now;
         receiving.asked = receiving.received;
+        receiving.room = 1;
         if receiving.stalls()
             && let Some(leader) = leader
         {
@@ -289,10 +316,14 @@ impl Consensus {
             if receiving.asked == receiving.received {
                 // The silence begins when somebody is asked.
                 receiving.heard = now;
+                if receiving.silences == 0 {
+                    receiving.since = now;
+                }
             }
             receiving.asked += max;
+            receiving.reach = receiving.reach.max(receiving.asked);
             let pause = (u128::from(max) * 1_000_000 / u128::from(self.config.snapshot_bytes_per_second)).try_into();
-            receiving.ask_at = now.plus(std::time::Duration::from_micros(pause.unwrap_or(u64::MAX)));
+            receiving.ask_at = now.plus(Duration::from_micros(pause.unwrap_or(u64::MAX)));
         }
     }
 
@@ -362,15 +393,17 @@ impl Consensus {
             return self.violation(from, "Chunk", why);
         }
         // What was asked for before a silence may still come.
-        let is_asked = receiving.stage == Stage::Pulling && len <= receiving.asked.saturating_sub(offset);
+        let is_asked = receiving.stage == Stage::Pulling && len <= receiving.reach.saturating_sub(offset);
         if !is_asked || (!is_next && offset < receiving.received) {
+            // Whoever sends it again sends what was asked for next.
+            receiving.heard = now;
             return self.ignored(from, "Chunk", "it came before, or is not asked for any more");
         }
         if crc32c::crc32c(&data) != checksum && !mutant!("parts-unchecked") {
             let last = receiving.image.meta.last;
             return self.out.notes.push(Note::SnapshotDamaged { from, last, part: true });
         }
-        (receiving.heard, receiving.silences) = (now, 0);
+        receiving.note_part(now, len, self.config.election_timeout);
         if is_next {
             receiving.take(data, &mut self.out.images);
         } else {

@@ -360,6 +360,7 @@ scripts! {
         a_part_that_does_not_fit_is_refused,
         a_receiver_that_crashes_goes_on_where_it_was,
         a_removed_node_learns_it_from_an_image,
+        a_slow_link_is_given_more_time,
         a_slow_receiver_is_waited_for,
         an_image_is_taken_after_so_many_bytes,
         an_image_is_taken_after_so_many_entries,
