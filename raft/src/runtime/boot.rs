@@ -26,7 +26,7 @@ use crate::consensus::{Boot, Consensus};
 use crate::error::{Fatal, FatalKind};
 use crate::session::Sessions;
 use crate::traits::{LogState, LogStore, Published, Snapshot, StateMachine, Transport};
-use crate::types::{ClusterId, EntryKind, GroupId, Index, LogId, Membership, NodeId};
+use crate::types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, Membership, NodeId};
 
 /// How much of the log is read at a time.
 const PIECE: u64 = 4 << 20;
@@ -147,6 +147,17 @@ async fn restore(parts: &mut Parts, newest: Option<&Published>, reflected: LogId
     Ok(Restored { applied, sessions, sessions_upto: meta.last.index, keeps_records })
 }
 
+/// Reads a piece of the log, and moves on behind it.
+async fn read_on(log: &dyn LogStore, next: &mut Index, end: Index) -> Result<Vec<Entry>, Fatal> {
+    let entries = log.read(*next..end, PIECE).await?;
+    let Some(last) = entries.last() else {
+        let reason = format!("the log store returned nothing for {next}, which it holds");
+        return Err(Fatal::new(FatalKind::Bug(reason)));
+    };
+    *next = last.id.index.next();
+    Ok(entries)
+}
+
 /// A state machine that is durable itself and keeps no records may be ahead of the image: what happened to sessions in between is read from
 /// the log, which holds all that is not in an image.
 async fn catch_up(log: &dyn LogStore, base: LogId, mut replica: Restored) -> Result<Restored, Fatal> {
@@ -160,12 +171,7 @@ async fn catch_up(log: &dyn LogStore, base: LogId, mut replica: Restored) -> Res
     let end = replica.applied.index.next();
     let mut next = replica.sessions_upto.next();
     while next < end {
-        let entries = log.read(next..end, PIECE).await?;
-        let Some(last) = entries.last() else {
-            let reason = format!("the log store returned nothing for {next}, which it holds");
-            return Err(Fatal::new(FatalKind::Bug(reason)));
-        };
-        next = last.id.index.next();
+        let entries = read_on(log, &mut next, end).await?;
         pass_sessions(&mut replica.sessions, entries);
     }
     Ok(replica)
@@ -202,12 +208,7 @@ pub(crate) async fn find_configurations(
     let (mut next, end) = (state.base.index.next(), state.last.index.next());
     let mut found = Vec::new();
     while next < end {
-        let entries = log.read(next..end, PIECE).await?;
-        let Some(last) = entries.last() else {
-            let reason = format!("the log store returned nothing for {next}, which it holds");
-            return Err(Fatal::new(FatalKind::Bug(reason)));
-        };
-        next = last.id.index.next();
+        let entries = read_on(log, &mut next, end).await?;
         for entry in entries.into_iter().filter(|entry| entry.kind == EntryKind::Config) {
             let membership = Membership::decode(&entry.data).map_err(|reason| {
                 Fatal::new(FatalKind::Bug(format!("the configuration at {} can't be read: {reason}", entry.id)))
@@ -289,7 +290,7 @@ mod tests {
     use super::*;
     use crate::testing::MemLog;
     use crate::traits::LogWrite;
-    use crate::types::{Entry, Peer};
+    use crate::types::Peer;
 
     /// A state machine that is durable itself may be further than the newest image, and so may the configuration.
     #[tokio::test]
