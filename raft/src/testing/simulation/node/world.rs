@@ -243,7 +243,7 @@ impl<S: Subject, T: Stores> World<S, T> {
                     .log(log)
                     .snapshots(snapshots)
                     .state_machine(witness);
-                node.start().await
+                start_or_lose_power(node.start(), id, run, &mut self.notices, &self.notify).await
             }
         };
         match started {
@@ -464,6 +464,30 @@ async fn watch(
                 record.node(node, format!("has stopped: {fatal}"));
                 let _ = notify.send(Notice::Stopped { node, run, fatal });
             }
+        }
+    }
+}
+
+/// A start ends in vain when power fails in the middle of it: what waits for the disk then would wait for ever, and the world with it.
+async fn start_or_lose_power(
+    start: impl Future<Output = Result<Raft, Fatal>>,
+    id: NodeId,
+    run: u64,
+    notices: &mut UnboundedReceiver<Notice>,
+    notify: &UnboundedSender<Notice>,
+) -> Result<Raft, Fatal> {
+    tokio::pin!(start);
+    loop {
+        if let Ok(started) = tokio::time::timeout(Duration::from_millis(100), &mut start).await {
+            return started;
+        }
+        let mut failed = false;
+        for notice in std::iter::from_fn(|| notices.try_recv().ok()).collect::<Vec<_>>() {
+            failed |= matches!(notice, Notice::PowerFailed { node, run: of } if node == id && of == run);
+            let _ = notify.send(notice);
+        }
+        if failed {
+            return Err(Fatal::shutdown());
         }
     }
 }
