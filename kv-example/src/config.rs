@@ -125,10 +125,14 @@ pub struct ServerArgs {
     #[arg(long, value_name = "MS", help_heading = "Raft")]
     pub request_timeout_ms: Option<String>,
 
-    /// An image of the contents is taken, and the log cut behind it, after so many entries (or 256 MiB of them) [default: 100000]
+    /// An image of the contents is taken, and the log cut behind it, after so many entries, or --snapshot-mib of them [default: 100000]
     /// [env: RAFTKV_SNAPSHOT_ENTRIES]
     #[arg(long, value_name = "N", help_heading = "Raft")]
     pub snapshot_entries: Option<String>,
+
+    /// An image is taken after so many MiB of entries, or --snapshot-entries of them [default: 256] [env: RAFTKV_SNAPSHOT_MIB]
+    #[arg(long, value_name = "MIB", help_heading = "Raft")]
+    pub snapshot_mib: Option<String>,
 
     /// How many entries in front of an image stay in the log, so that a follower that is a little behind needs no image
     /// [default: 10000] [env: RAFTKV_TRAILING_ENTRIES]

@@ -186,6 +186,31 @@ fn status_shows_every_node_and_those_that_do_not_answer() {
     assert!(serde_json::from_slice::<Value>(&nobody.stdout).unwrap()[0]["error"].is_string());
 }
 
+/// What can be asked of one node: an image, and to lead or not.
+#[test]
+fn a_node_is_asked_for_an_image_and_not_to_lead() {
+    let cluster = Cluster::start(&[]);
+    let leader = cluster.leader();
+    let at = |id: u64| cluster.endpoint(u16::try_from(id).unwrap());
+    let status = |id: u64| cluster.json(&["status", "--json"])[usize::try_from(id).unwrap() - 1].clone();
+    assert_eq!((&status(leader)["image"], &status(leader)["receiving"]), (&Value::Null, &Value::Null));
+    let taken = cluster.client(&["node", "snapshot", &at(leader)]);
+    assert!(stdout(&taken).contains("its newest image reflects everything up to entry"), "{taken:?}");
+    let image = status(leader)["image"].clone();
+    assert!(image["index"].as_u64() > Some(0) && image["bytes"].as_u64() > Some(0), "{image}");
+    let again = cluster.json(&["node", "snapshot", &at(leader), "--json"]);
+    assert!(again["image"]["index"].as_u64() >= image["index"].as_u64(), "{again}");
+
+    let told = cluster.json(&["node", "prefer", &at(leader), "--priority", "7", "--json"]);
+    assert_eq!(told, json!({ "priority": 7, "may_lead": true }));
+    let kept = cluster.client(&["node", "prefer", &at(leader), "--lead", "false"]);
+    assert!(stdout(&kept).contains("it does not lead, at priority 7"), "{kept:?}");
+    wait_for("another leader", || (cluster.leader() != leader).then_some(()));
+    assert_eq!((&status(leader)["priority"], &status(leader)["may_lead"]), (&json!(7), &json!(false)));
+    let refused = cluster.client(&["node", "prefer", &at(leader)]);
+    assert!(refused.status.code() == Some(2) && stderr(&refused).contains("--priority"), "{refused:?}");
+}
+
 #[test]
 fn the_leader_dies_and_writing_goes_on() {
     let mut cluster = Cluster::start(&[]);
@@ -391,18 +416,32 @@ fn a_write_into_silence_has_an_unknown_outcome_and_its_own_exit_code() {
 fn the_load_generator_measures_and_counts() {
     let cluster = Cluster::start(&[]);
     let bench = |args: &[&str]| {
-        let common = ["--duration", "1", "--warmup", "0.2", "--keys", "100", "--json"];
+        let common = ["--warmup", "0.2", "--keys", "100", "--json"];
         cluster.json(&[&["bench"], args, &common].concat())
     };
-    let put = bench(&["put", "--clients", "8"]);
+    // A machine that runs many tests may be busy for a second with something else.
+    let put = bench(&["put", "--clients", "8", "--duration", "3"]);
     assert!(put["operations"].as_u64().unwrap() > 0, "{put}");
     assert_eq!(put["latency_ms"]["reads"]["count"], 0, "{put}");
     for field in ["mean", "p50", "p90", "p99", "p999", "max"] {
         assert!(put["latency_ms"]["writes"][field].as_f64().unwrap() > 0.0, "{field}: {put}");
     }
-    let get = bench(&["get", "--clients", "8", "--connections", "6", "--threads", "2", "--target", "leader"]);
+    let get = bench(&[
+        "get",
+        "--clients",
+        "8",
+        "--connections",
+        "6",
+        "--threads",
+        "2",
+        "--target",
+        "leader",
+        "--duration",
+        "1",
+    ]);
     assert_eq!((&get["errors"], get["endpoints"].as_array().map(Vec::len)), (&json!({}), Some(1)), "{get}");
-    let mixed = bench(&["mixed", "--clients", "8", "--rate", "50", "--read-ratio", "0.5", "--no-fill"]);
+    let mixed =
+        bench(&["mixed", "--clients", "8", "--rate", "50", "--read-ratio", "0.5", "--no-fill", "--duration", "1"]);
     let count = |kind: &str| mixed["latency_ms"][kind]["count"].as_u64().unwrap();
     assert_eq!(count("all") + mixed["errors"].as_object().unwrap().values().filter_map(Value::as_u64).sum::<u64>(), 50);
     assert!(count("reads") > 0 && count("writes") > 0, "{mixed}");

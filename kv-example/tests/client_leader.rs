@@ -7,9 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use kv_example::api::etcdserverpb::PutRequest;
 use kv_example::client::{Client, ClientError, ClientOptions};
 use kv_example::machine::KvMachine;
 use kv_example::service::{Options, Replica, Services};
+use kv_example::store::Limits;
 use raftkv::consensus::RoleKind;
 use raftkv::{
     Change, ChangeError, ClusterId, Consistency, Error, Index, LogId, NodeId, Once, Peer, SessionId, StateMachine,
@@ -105,6 +107,14 @@ impl Replica for Node {
     async fn transfer_leadership(&self, _: Option<NodeId>) -> Result<NodeId, TransferError> {
         Err(TransferError::NoSuccessor)
     }
+
+    async fn snapshot(&self) -> Result<LogId, Error> {
+        Ok(LogId::ZERO)
+    }
+
+    async fn prefer(&self, _: Option<u32>, _: Option<bool>) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 struct Running {
@@ -119,6 +129,10 @@ impl Running {
     }
 
     async fn start_node(id: u64, leader: u64, forgetful: bool) -> Self {
+        Self::start_with(id, leader, forgetful, Limits::default()).await
+    }
+
+    async fn start_with(id: u64, leader: u64, forgetful: bool, limits: Limits) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let machine = KvMachine::new();
@@ -127,8 +141,9 @@ impl Running {
         let (leader, session) = (Arc::new(AtomicU64::new(leader)), Arc::new(AtomicU64::new(1)));
         let (asked, sent) = Default::default();
         let node = Node { id, leader, forgetful, asked, session, sent, machine };
+        let client_address = address.clone();
         let options =
-            Options { cluster: ClusterId(77), node: NodeId(id), client_address: address.clone(), ..Options::default() };
+            Options { cluster: ClusterId(77), node: NodeId(id), client_address, limits, ..Options::default() };
         let services = Services::start(node.clone(), view, options);
         let server = Server::builder().add_routes(services.routes());
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -285,4 +300,29 @@ async fn a_session_that_has_expired_is_opened_anew() {
     });
     let error = client.put("k", "v").await.unwrap_err();
     assert!(matches!(error, ClientError::Unknown(_)) && error.to_string().contains("session"), "{error}");
+}
+
+/// One attempt's outcome is unknown, and the next node refuses to take the request at all: that says nothing about the first.
+#[tokio::test]
+async fn a_refusal_of_the_second_attempt_does_not_hide_that_the_first_may_have_been_the_one() {
+    let first = Running::start_node(1, 2, true).await;
+    let limits = Limits { request_bytes: 1, ..Limits::default() };
+    let strict = Running::start_with(2, 2, false, limits).await;
+    let error = client(&[&first.address, &strict.address], 20.0).put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Unknown(_)) && error.to_string().contains("too large"), "{error:?}");
+    // Alone, it is a refusal.
+    let error = client(&[&strict.address], 20.0).put("k", "v").await.unwrap_err();
+    assert!(matches!(error, ClientError::Other(_)), "{error:?}");
+    assert_eq!((first.asked(), strict.asked()), (1, 0));
+}
+
+/// What the state machine refuses, it refuses at every attempt of the write: that is its outcome.
+#[tokio::test]
+async fn the_state_machines_own_refusal_is_the_outcome_of_a_write_that_was_sent_again() {
+    let (first, leader) = (Running::start_node(1, 2, true).await, Running::start(2, 2).await);
+    let client = client(&[&first.address, &leader.address], 20.0);
+    let missing = PutRequest { key: "missing".into(), ignore_value: true, ..PutRequest::default() };
+    let error = client.put_request(missing).await.unwrap_err();
+    assert!(matches!(error, ClientError::Other(_)) && error.to_string().contains("key not found"), "{error:?}");
+    assert_eq!((first.asked(), leader.asked()), (1, 1));
 }

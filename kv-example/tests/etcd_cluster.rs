@@ -110,18 +110,21 @@ async fn all(mut client: KvClient<Channel>, serializable: bool) -> Result<RangeR
     client.range(all).await.map(tonic::Response::into_inner)
 }
 
-/// Repeats a put that is safe to repeat.
-async fn put_safely(client: &mut KvClient<Channel>, key: &str) -> i64 {
+/// Calls until the answer is not that the call may be repeated: a busy machine may take a node for dead, or have it vote again, for a moment.
+async fn repeated<T>(call: impl AsyncFn() -> Result<tonic::Response<T>, Status>) -> Result<T, Status> {
     for _ in 0..100 {
-        match client.put(put(key)).await {
-            Ok(response) => return response.into_inner().header.unwrap().revision,
+        match call().await {
             Err(status) if status.metadata().get(RETRY).is_some_and(|retry| retry == RETRY_SAFE) => {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
-            Err(status) => panic!("{status}"),
+            answer => return answer.map(tonic::Response::into_inner),
         }
     }
-    panic!("no put went through");
+    panic!("it was to be repeated for ever");
+}
+
+async fn put_safely(client: &mut KvClient<Channel>, key: &str) -> i64 {
+    repeated(async || client.clone().put(put(key)).await).await.unwrap().header.unwrap().revision
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -207,38 +210,47 @@ async fn members_are_added_moved_and_removed_through_any_node() {
     let leader = cluster.leader().await;
     let urls = |port: u16| vec![format!("http://127.0.0.1:{port}")];
     for (n, node) in [(leader + 1) % 3, leader].into_iter().enumerate() {
-        let mut client = ClusterClient::new(cluster.nodes[node].channel.clone());
+        let client = ClusterClient::new(cluster.nodes[node].channel.clone());
         let (port, id) = (20 + n as u16, 4 + n as u64);
-        let add = |port, is_learner| MemberAddRequest { peer_urls: urls(port), is_learner };
-        let added = client.member_add(add(port, false)).await.unwrap().into_inner();
+        let add = async |peer_urls| {
+            let request = MemberAddRequest { peer_urls, is_learner: false };
+            repeated(async || client.clone().member_add(request.clone()).await).await
+        };
+        let added = add(urls(port)).await.unwrap();
         let member = added.member.unwrap();
         assert_eq!((member.id, member.is_learner, added.members.len()), (id, true, 4));
         let exists = (Code::FailedPrecondition, "etcdserver: Peer URLs already exists".to_owned());
-        assert_eq!(refused(client.member_add(add(port, false)).await), exists);
+        assert_eq!(refused(add(urls(port)).await), exists);
         let invalid = (Code::InvalidArgument, "etcdserver: given member URLs are invalid".to_owned());
         for peer_urls in [vec![], vec!["nowhere".to_owned()], vec!["https://a:1".to_owned()], urls(0)] {
-            assert_eq!(refused(client.member_add(MemberAddRequest { peer_urls, is_learner: true }).await), invalid);
+            assert_eq!(refused(add(peer_urls).await), invalid);
         }
         let not_found = (Code::NotFound, "etcdserver: member not found".to_owned());
-        let promote = async |id| client.clone().member_promote(MemberPromoteRequest { id }).await;
+        let promote =
+            async |id| repeated(async || client.clone().member_promote(MemberPromoteRequest { id }).await).await;
         assert_eq!(refused(promote(99).await), not_found);
         let (code, words) = refused(promote(1).await);
         assert_eq!((code, &*words), (Code::FailedPrecondition, "etcdserver: can only promote a learner member"));
         let (code, words) = refused(promote(id).await);
         assert_eq!(code, Code::FailedPrecondition);
         assert_eq!(words, "etcdserver: can only promote a learner member which is in sync with leader");
-        let update = |id, port| MemberUpdateRequest { id, peer_urls: urls(port) };
-        assert_eq!(refused(client.member_update(update(99, 30)).await), not_found);
-        assert_eq!(refused(client.member_update(update(id, 2)).await), exists);
-        let members = client.member_update(update(id, 30)).await.unwrap().into_inner().members;
+        let update = async |id, port| {
+            let request = MemberUpdateRequest { id, peer_urls: urls(port) };
+            repeated(async || client.clone().member_update(request.clone()).await).await
+        };
+        let remove = async |id| repeated(async || client.clone().member_remove(MemberRemoveRequest { id }).await).await;
+        assert_eq!(refused(update(99, 30).await), not_found);
+        assert_eq!(refused(update(id, 2).await), exists);
+        let members = update(id, 30).await.unwrap().members;
         assert_eq!(members[3].peer_urls, urls(30));
-        client.member_update(update(id, 30)).await.unwrap();
-        let members = client.member_remove(MemberRemoveRequest { id }).await.unwrap().into_inner().members;
+        update(id, 30).await.unwrap();
+        let members = remove(id).await.unwrap().members;
         assert_eq!(members.len(), 3);
-        assert_eq!(refused(client.member_remove(MemberRemoveRequest { id }).await), not_found);
+        assert_eq!(refused(remove(id).await), not_found);
         // Its id is used, for ever.
         let again = AddMemberRequest { id, address: "127.0.0.1:40".into(), learner: true };
-        let again = NodeClient::new(cluster.nodes[node].channel.clone()).add_member(again).await;
+        let node = NodeClient::new(cluster.nodes[node].channel.clone());
+        let again = repeated(async || node.clone().add_member(again.clone()).await).await;
         assert_eq!(refused(again), (Code::FailedPrecondition, "etcdserver: member ID already exist".to_owned()));
     }
     cluster.stop().await;
@@ -254,18 +266,18 @@ async fn a_leader_that_is_removed_hands_over_and_serves_no_more() {
     let target_id = other as u64 + 1;
     let (code, words) = refused(of_follower.move_leader(MoveLeaderRequest { target_id }).await);
     assert_eq!((code, &*words), (Code::FailedPrecondition, "etcdserver: not leader"));
-    let mut of_leader = MaintenanceClient::new(cluster.nodes[leader].channel.clone());
-    let (_, words) = refused(of_leader.move_leader(MoveLeaderRequest { target_id: 99 }).await);
+    let of_leader = MaintenanceClient::new(cluster.nodes[leader].channel.clone());
+    let (_, words) = refused(of_leader.clone().move_leader(MoveLeaderRequest { target_id: 99 }).await);
     assert_eq!(words, "etcdserver: bad leader transferee");
-    of_leader.move_leader(MoveLeaderRequest { target_id }).await.unwrap();
+    repeated(async || of_leader.clone().move_leader(MoveLeaderRequest { target_id }).await).await.unwrap();
     let leading = NodeClient::new(cluster.nodes[other].channel.clone());
     let transfer = TransferLeadershipRequest { target: leader as u64 + 1 };
-    let now = leading.clone().transfer_leadership(transfer).await.unwrap().into_inner();
+    let now = repeated(async || leading.clone().transfer_leadership(transfer).await).await.unwrap();
     assert_eq!(now.leader, leader as u64 + 1);
 
-    let mut client = ClusterClient::new(cluster.nodes[leader].channel.clone());
-    let members =
-        client.member_remove(MemberRemoveRequest { id: leader as u64 + 1 }).await.unwrap().into_inner().members;
+    let client = ClusterClient::new(cluster.nodes[leader].channel.clone());
+    let removal = MemberRemoveRequest { id: leader as u64 + 1 };
+    let members = repeated(async || client.clone().member_remove(removal).await).await.unwrap().members;
     assert_eq!(members.len(), 2);
     for _ in 0..200 {
         if cluster.status(leader).await.removed {
@@ -277,7 +289,7 @@ async fn a_leader_that_is_removed_hands_over_and_serves_no_more() {
     let status = cluster.kv(leader).put(put("no")).await.unwrap_err();
     assert_eq!(status.message(), "etcdserver: the member has been permanently removed from the cluster");
     assert_eq!(status.metadata().get(RETRY).unwrap(), RETRY_SAFE);
-    let status = of_leader.status(StatusRequest {}).await.unwrap().into_inner();
+    let status = of_leader.clone().status(StatusRequest {}).await.unwrap().into_inner();
     assert!(status.errors[0].contains("permanently removed"), "{status:?}");
     put_safely(&mut cluster.kv(other), "the others go on").await;
     cluster.stop().await;

@@ -174,6 +174,12 @@ impl Cluster {
         self.nodes.values().map(|node| node.client.address()).collect()
     }
 
+    /// Where these nodes serve clients.
+    #[must_use]
+    pub fn servers_of(&self, ids: &[u64]) -> Vec<String> {
+        ids.iter().filter_map(|id| self.nodes.get(id)).map(|node| node.client.address()).collect()
+    }
+
     /// The directory of everything.
     ///
     /// # Errors

@@ -75,6 +75,43 @@ pub struct NodeStatusResponse {
     /// The voters to be of the change under way that have not caught up yet. Only a leader knows.
     #[prost(uint64, repeated, tag = "21")]
     pub catching_up: ::prost::alloc::vec::Vec<u64>,
+    /// The newest image on this node's disk.
+    #[prost(message, optional, tag = "22")]
+    pub image: ::core::option::Option<Image>,
+    /// The image that this node is receiving.
+    #[prost(message, optional, tag = "23")]
+    pub receiving: ::core::option::Option<Receiving>,
+    /// Of the voters that can, the one with the highest priority leads.
+    #[prost(uint32, tag = "24")]
+    pub priority: u32,
+    /// Whether this node may lead.
+    #[prost(bool, tag = "25")]
+    pub may_lead: bool,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Image {
+    /// The last entry that it reflects.
+    #[prost(uint64, tag = "1")]
+    pub index: u64,
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// Its length in bytes.
+    #[prost(uint64, tag = "3")]
+    pub bytes: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Receiving {
+    /// Who sends it.
+    #[prost(uint64, tag = "1")]
+    pub from: u64,
+    #[prost(message, optional, tag = "2")]
+    pub image: ::core::option::Option<Image>,
+    /// How much of it is on this node's disk, in bytes.
+    #[prost(uint64, tag = "3")]
+    pub stored: u64,
+    /// The mean rate, in bytes a second.
+    #[prost(uint64, tag = "4")]
+    pub rate: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct PeerStatus {
@@ -103,6 +140,9 @@ pub struct PeerStatus {
     /// Whether it gets the log and does not vote.
     #[prost(bool, tag = "9")]
     pub learner: bool,
+    /// How much it has of the image that it is offered, in bytes; absent when it is offered none.
+    #[prost(uint64, optional, tag = "10")]
+    pub fetched: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CampaignRequest {}
@@ -152,6 +192,31 @@ pub struct TransferLeadershipResponse {
     /// Who leads now.
     #[prost(uint64, tag = "1")]
     pub leader: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeSnapshotRequest {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TakeSnapshotResponse {
+    /// Absent when nothing was applied yet.
+    #[prost(message, optional, tag = "1")]
+    pub image: ::core::option::Option<Image>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetPreferenceRequest {
+    /// Absent: as it is.
+    #[prost(uint32, optional, tag = "1")]
+    pub priority: ::core::option::Option<u32>,
+    /// Absent: as it is. A leader that may not lead any more hands over as soon as another voter can take over.
+    #[prost(bool, optional, tag = "2")]
+    pub may_lead: ::core::option::Option<bool>,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SetPreferenceResponse {
+    /// What is in force now.
+    #[prost(uint32, tag = "1")]
+    pub priority: u32,
+    #[prost(bool, tag = "2")]
+    pub may_lead: bool,
 }
 /// Generated client implementations.
 pub mod node_client {
@@ -419,6 +484,56 @@ pub mod node_client {
                 .insert(GrpcMethod::new("raftkv.kv.v1.Node", "CloseSession"));
             self.inner.unary(req, path, codec).await
         }
+        /// Has this node write an image of what it has applied, and cut its log. Answers when the image is complete on its disk.
+        pub async fn take_snapshot(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TakeSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TakeSnapshotResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/raftkv.kv.v1.Node/TakeSnapshot",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("raftkv.kv.v1.Node", "TakeSnapshot"));
+            self.inner.unary(req, path, codec).await
+        }
+        /// Changes how much this node is wanted as the leader, until it is started again.
+        pub async fn set_preference(
+            &mut self,
+            request: impl tonic::IntoRequest<super::SetPreferenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetPreferenceResponse>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/raftkv.kv.v1.Node/SetPreference",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("raftkv.kv.v1.Node", "SetPreference"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -490,6 +605,22 @@ pub mod node_server {
             request: tonic::Request<super::CloseSessionRequest>,
         ) -> std::result::Result<
             tonic::Response<super::CloseSessionResponse>,
+            tonic::Status,
+        >;
+        /// Has this node write an image of what it has applied, and cut its log. Answers when the image is complete on its disk.
+        async fn take_snapshot(
+            &self,
+            request: tonic::Request<super::TakeSnapshotRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TakeSnapshotResponse>,
+            tonic::Status,
+        >;
+        /// Changes how much this node is wanted as the leader, until it is started again.
+        async fn set_preference(
+            &self,
+            request: tonic::Request<super::SetPreferenceRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::SetPreferenceResponse>,
             tonic::Status,
         >;
     }
@@ -860,6 +991,94 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CloseSessionSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/raftkv.kv.v1.Node/TakeSnapshot" => {
+                    #[allow(non_camel_case_types)]
+                    struct TakeSnapshotSvc<T: Node>(pub Arc<T>);
+                    impl<T: Node> tonic::server::UnaryService<super::TakeSnapshotRequest>
+                    for TakeSnapshotSvc<T> {
+                        type Response = super::TakeSnapshotResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TakeSnapshotRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::take_snapshot(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TakeSnapshotSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/raftkv.kv.v1.Node/SetPreference" => {
+                    #[allow(non_camel_case_types)]
+                    struct SetPreferenceSvc<T: Node>(pub Arc<T>);
+                    impl<
+                        T: Node,
+                    > tonic::server::UnaryService<super::SetPreferenceRequest>
+                    for SetPreferenceSvc<T> {
+                        type Response = super::SetPreferenceResponse;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::SetPreferenceRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Node>::set_preference(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = SetPreferenceSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

@@ -4,6 +4,7 @@ mod failure;
 mod kv;
 mod log;
 mod member;
+mod node;
 pub(crate) mod output;
 mod recover;
 mod status;
@@ -64,6 +65,9 @@ enum Command {
     /// Show the members of the cluster, or change them
     #[command(subcommand)]
     Member(member::Member),
+    /// Ask something of one node: an image, or to lead or not
+    #[command(subcommand)]
+    Node(node::Node),
     /// Show the members of the cluster, as etcd's clients see them
     MemberList(status::MemberList),
     /// Make a survivor the only member when a majority is lost for good; offline
@@ -158,6 +162,7 @@ fn run(command: Command, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
         Command::Compact(args) => block_on(kv::compact(args)),
         Command::Status(args) => block_on(status::status(args)),
         Command::Member(args) => block_on(member::run(args)),
+        Command::Node(args) => block_on(node::run(args)),
         Command::Recover(args) => block_on(recover::run(args)),
         Command::MemberList(args) => block_on(status::member_list(args)),
         Command::Bench(args) => crate::bench::run(&args),

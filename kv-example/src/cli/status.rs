@@ -4,15 +4,17 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Connection, Failure, output};
-use crate::api::node::{NodeStatusResponse, PeerStatus};
+use crate::api::node::{Image, NodeStatusResponse, PeerStatus, Receiving};
 use crate::client::ClientError;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
 JSON: an array with one object a node: \"endpoint\", and either \"error\", or \"id\", \"cluster_id\", \"role\" (leader, \
 follower, candidate, pre-candidate or stopped), \"learner\", \"removed\", \"leader\" (0: none known), \"term\", \"log_first\", \"log_last\", \
-\"stored\", \"commit\", \"applied\", \"lag\", \"revision\", \"compact_revision\", \"keys\", \"db_size\", \"version\" and \
-\"peers\": an array of \"id\", \"address\", \"matched\", \"next\", \"lag\", \"state\", \"in_flight\", \"last_contact_ms\"; \
+\"stored\", \"commit\", \"applied\", \"lag\", \"revision\", \"compact_revision\", \"keys\", \"db_size\", \"version\", \"priority\", \"may_lead\", \
+\"image\": the newest one on its disk, null or \"index\", \"term\", \"bytes\", \"receiving\": the image that it is getting, null or \"from\", \"index\", \"term\", \"bytes\", \
+\"stored\", \"rate\" (bytes a second), \"remaining_s\" (null when that can't be told), and \
+\"peers\": an array of \"id\", \"address\", \"matched\", \"next\", \"lag\", \"state\", \"in_flight\", \"fetched\" (bytes of an image), \"last_contact_ms\"; \
 all but the first two are null where the node does not lead.")]
 pub(super) struct Status {
     #[command(flatten)]
@@ -35,6 +37,11 @@ pub(super) async fn status(args: Status) -> Result<(), Failure> {
         output::print(node_table(&answers))?;
         if let Some(table) = peer_table(&answers) {
             output::print(table)?;
+        }
+        let receiving =
+            answers.iter().filter_map(|(endpoint, answer)| Some((endpoint, answer.as_ref().ok()?.receiving?)));
+        for (endpoint, receiving) in receiving {
+            output::print(receiving_line(endpoint, &receiving))?;
         }
         for (endpoint, error) in
             answers.iter().filter_map(|(endpoint, answer)| Some((endpoint, answer.as_ref().err()?)))
@@ -71,9 +78,49 @@ fn node_json((endpoint, answer): &Answer) -> Value {
             "keys": node.keys,
             "db_size": node.db_size,
             "version": node.version,
+            "priority": node.priority,
+            "may_lead": node.may_lead,
+            "image": node.image.map(|image| image_json(&image)),
+            "receiving": node.receiving.map(|receiving| receiving_json(&receiving)),
             "peers": node.peers.iter().map(peer_json).collect::<Vec<_>>(),
         }),
     }
+}
+
+fn image_json(image: &Image) -> Value {
+    json!({ "index": image.index, "term": image.term, "bytes": image.bytes })
+}
+
+fn receiving_json(receiving: &Receiving) -> Value {
+    let image = receiving.image.unwrap_or_default();
+    let mut json = image_json(&image);
+    json["from"] = receiving.from.into();
+    json["stored"] = receiving.stored.into();
+    json["rate"] = receiving.rate.into();
+    json["remaining_s"] = json!(remaining_seconds(receiving));
+    json
+}
+
+/// How long an image will take yet, if it goes on as it did.
+fn remaining_seconds(receiving: &Receiving) -> Option<u64> {
+    let left = receiving.image?.bytes.saturating_sub(receiving.stored);
+    left.checked_div(receiving.rate)
+}
+
+/// What is under way at a node, in a line of its own.
+fn receiving_line(endpoint: &str, receiving: &Receiving) -> String {
+    let image = receiving.image.unwrap_or_default();
+    let left = match remaining_seconds(receiving) {
+        Some(seconds) => format!("about {seconds} s left"),
+        None => "it stands still".into(),
+    };
+    format!(
+        "{endpoint}: receives an image from n{}: {} of {}, at {}/s, {left}",
+        receiving.from,
+        size(receiving.stored),
+        size(image.bytes),
+        size(receiving.rate)
+    )
 }
 
 fn peer_json(peer: &PeerStatus) -> Value {
@@ -87,6 +134,7 @@ fn peer_json(peer: &PeerStatus) -> Value {
         "lag": known(peer.lag),
         "state": Some(&peer.state).filter(|state| !state.is_empty()),
         "in_flight": known(peer.in_flight),
+        "fetched": peer.fetched,
         "last_contact_ms": peer.last_contact_ms,
     })
 }
@@ -252,6 +300,19 @@ mod tests {
         assert!(text.contains("n1") && text.contains("1..10"), "{text}");
         let text = peer_table(&answers).unwrap().to_string();
         assert!(text.contains("peers of n1") && text.contains("never"), "{text}");
+    }
+
+    #[test]
+    fn an_image_on_its_way_shows_how_far_it_is() {
+        let image = Image { index: 9, term: 2, bytes: 10 << 20 };
+        let receiving = Receiving { from: 2, image: Some(image), stored: 4 << 20, rate: 2 << 20 };
+        let line = receiving_line("a:1", &receiving);
+        assert_eq!(line, "a:1: receives an image from n2: 4.0 MiB of 10.0 MiB, at 2.0 MiB/s, about 3 s left");
+        let json = receiving_json(&receiving);
+        assert_eq!((&json["remaining_s"], &json["index"], &json["stored"]), (&json!(3), &json!(9), &json!(4 << 20)));
+        let stuck = Receiving { rate: 0, ..receiving };
+        assert!(receiving_line("a:1", &stuck).ends_with("it stands still"));
+        assert_eq!(receiving_json(&stuck)["remaining_s"], Value::Null);
     }
 
     #[test]

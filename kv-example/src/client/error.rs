@@ -7,7 +7,7 @@ use thiserror::Error;
 use tonic::{Code, Status};
 
 use super::Kind;
-use crate::service::{DETAIL, LEADER, RETRY, SESSION_EXPIRED};
+use crate::service::{DECIDED, DETAIL, LEADER, RETRY, SESSION_EXPIRED};
 
 /// Why a call failed, by what the caller may do about it.
 #[derive(Clone, Debug, Error)]
@@ -38,6 +38,8 @@ pub struct Cause {
     pub leader: Option<u64>,
     /// Whether the session is not open any more in which the write was made.
     pub(super) expired: bool,
+    /// Whether this is what came of the write, and not of one attempt alone.
+    pub(super) decided: bool,
 }
 
 impl fmt::Display for Cause {
@@ -48,7 +50,7 @@ impl fmt::Display for Cause {
 
 impl Cause {
     pub(super) fn new(endpoint: &str, code: Code, message: String) -> Self {
-        Self { code, endpoint: endpoint.to_owned(), message, leader: None, expired: false }
+        Self { code, endpoint: endpoint.to_owned(), message, leader: None, expired: false, decided: false }
     }
 
     /// The causes of several endpoints in one.
@@ -60,6 +62,7 @@ impl Cause {
                 endpoint: all.endpoint,
                 leader: next.leader.or(all.leader),
                 expired: next.expired || all.expired,
+                decided: next.decided && all.decided,
             })
             .unwrap_or_else(|| Self::new("no endpoint", Code::Unavailable, "no time was left to try one".into()))
     }
@@ -85,6 +88,7 @@ impl ClientError {
             // What that means is said by the error itself.
             Some("unknown") => Self::Unknown(cause(status.message().to_owned())),
             Some(SESSION_EXPIRED) => Self::Other(Cause { expired: true, ..cause(words(status)) }),
+            Some(DECIDED) => Self::Other(Cause { decided: true, ..cause(words(status)) }),
             // A write that the connection failed, and not the server: it may have arrived.
             Some(_) | None if may_pass(status.code()) || status.source().is_some() => {
                 Self::Unknown(cause(words(status)))

@@ -6,7 +6,10 @@ use crate::api::etcdserverpb::{
     MemberListRequest, MemberListResponse, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest,
 };
 use crate::api::node::node_client::NodeClient;
-use crate::api::node::{AddMemberRequest, MemberChangeResponse, ReplaceMemberRequest, TransferLeadershipRequest};
+use crate::api::node::{
+    AddMemberRequest, Image, MemberChangeResponse, ReplaceMemberRequest, SetPreferenceRequest, SetPreferenceResponse,
+    TakeSnapshotRequest, TransferLeadershipRequest,
+};
 
 impl Client {
     /// The members of the cluster, after all changes that were made before this call.
@@ -93,5 +96,30 @@ impl Client {
         })
         .await
         .map(|answer| answer.leader)
+    }
+
+    /// Has a node write an image of what it has applied, and cut its log. Returns when the image is complete on its disk; none if nothing was applied
+    /// yet. With several endpoints it is the first that can.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn take_snapshot(&self) -> Result<Option<Image>, ClientError> {
+        let take = |channel| async move { NodeClient::new(channel).take_snapshot(TakeSnapshotRequest {}).await };
+        Ok(self.call(Kind::Read, take).await?.image)
+    }
+
+    /// Changes a node's priority, and whether it may lead, until it is started again; none leaves it as it is. With several endpoints it is the
+    /// first that answers.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn prefer(
+        &self,
+        priority: Option<u32>,
+        may_lead: Option<bool>,
+    ) -> Result<SetPreferenceResponse, ClientError> {
+        let request = SetPreferenceRequest { priority, may_lead };
+        // Twice is as good as once.
+        self.call(Kind::Read, |channel| async move { NodeClient::new(channel).set_preference(request).await }).await
     }
 }

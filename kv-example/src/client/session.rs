@@ -130,6 +130,10 @@ impl Client {
                     }
                     tokio::time::sleep(pause).await;
                 }
+                // This attempt was refused, and an earlier one may have been the one.
+                Err(ClientError::Other(cause)) if uncertain && !cause.decided => {
+                    return Err(ClientError::Unknown(cause));
+                }
                 outcome => return outcome,
             }
         }

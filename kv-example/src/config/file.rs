@@ -29,6 +29,7 @@ pub(super) struct FileConfig {
     pub(super) lease_drift_ms: Option<u64>,
     pub(super) request_timeout_ms: Option<u64>,
     pub(super) snapshot_entries: Option<u64>,
+    pub(super) snapshot_mib: Option<u64>,
     pub(super) trailing_entries: Option<u64>,
     pub(super) snapshot_kib_per_second: Option<u64>,
     pub(super) max_request_bytes: Option<u64>,

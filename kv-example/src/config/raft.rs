@@ -40,14 +40,11 @@ pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, C
         |f| f.max_pending_requests,
         defaults.max_pending_requests as u64,
     )?;
-    let (entries, trailing, rate) = snapshots(args, layers, &defaults)?;
+    let defaults = snapshots(args, layers, defaults)?;
     let (priority, may_lead) = preference(args, layers)?;
     let config = Config {
         priority,
         may_lead,
-        snapshot_entries: entries,
-        trailing_entries: trailing,
-        snapshot_bytes_per_second: rate,
         election_timeout: Duration::from_millis(election.value),
         heartbeat_interval: Duration::from_millis(heartbeat.value),
         lease_drift: lease_drift(args, layers)?,
@@ -84,13 +81,15 @@ fn preference(args: &ServerArgs, layers: &Layers<'_>) -> Result<(u32, bool), Con
 }
 
 /// When images are taken, what of the log stays, and how many bytes of an image are received in a second.
-fn snapshots(args: &ServerArgs, layers: &Layers<'_>, defaults: &Config) -> Result<(u64, u64, u64), ConfigError> {
+fn snapshots(args: &ServerArgs, layers: &Layers<'_>, defaults: Config) -> Result<Config, ConfigError> {
     let entries = layers.number(
         "snapshot-entries",
         args.snapshot_entries.as_ref(),
         |f| f.snapshot_entries,
         defaults.snapshot_entries,
     )?;
+    let mib =
+        layers.number("snapshot-mib", args.snapshot_mib.as_ref(), |f| f.snapshot_mib, defaults.snapshot_bytes >> 20)?;
     let trailing = layers.number(
         "trailing-entries",
         args.trailing_entries.as_ref(),
@@ -103,5 +102,11 @@ fn snapshots(args: &ServerArgs, layers: &Layers<'_>, defaults: &Config) -> Resul
         |f| f.snapshot_kib_per_second,
         u64::MAX,
     )?;
-    Ok((entries.value, trailing.value, rate.value.saturating_mul(1024)))
+    Ok(Config {
+        snapshot_entries: entries.value,
+        snapshot_bytes: mib.value.saturating_mul(1 << 20),
+        trailing_entries: trailing.value,
+        snapshot_bytes_per_second: rate.value.saturating_mul(1024),
+        ..defaults
+    })
 }

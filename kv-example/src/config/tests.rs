@@ -331,3 +331,15 @@ fn what_a_node_that_joins_can_get_wrong() {
     let text = ServerConfig::load(&joining(), &env).unwrap_err().to_string();
     assert!(text.contains("RAFTKV_LEARNER") && text.contains("true or false"), "{text}");
 }
+
+#[test]
+fn when_images_are_taken() {
+    let raft = |args: &ServerArgs| load(args).map(|config| (config.raft.snapshot_entries, config.raft.snapshot_bytes));
+    assert_eq!(raft(&args()), Ok((100_000, 256 << 20)));
+    let told = ServerArgs { snapshot_entries: Some("5".into()), snapshot_mib: Some("2".into()), ..args() };
+    assert_eq!(raft(&told), Ok((5, 2 << 20)));
+    let (_dir, path) = file("snapshot-mib = 3\n");
+    assert_eq!(raft(&ServerArgs { config: Some(path), ..args() }), Ok((100_000, 3 << 20)));
+    let text = mistake(&ServerArgs { snapshot_mib: Some("0".into()), ..args() });
+    assert!(text.starts_with("--snapshot-mib: must be at least 1"), "{text}");
+}

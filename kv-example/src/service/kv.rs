@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
-use super::refused::{Intent, to_status};
+use super::refused::{Intent, decided, to_status};
 use super::{Context, Replica, once};
 use crate::api::command::{Outcome, command, outcome};
 use crate::api::etcdserverpb::kv_server::Kv;
@@ -36,7 +36,7 @@ impl<R: Replica> Context<R> {
             to_status(&error, Intent::Write { in_time })
         })?;
         match Outcome::decode(answer) {
-            Ok(Outcome { body: Some(outcome::Body::Refusal(refusal)) }) => Err(refusal.into()),
+            Ok(Outcome { body: Some(outcome::Body::Refusal(refusal)) }) => Err(decided(refusal)),
             Ok(Outcome { body: Some(body) }) => Ok(body),
             Ok(Outcome { body: None }) | Err(_) => Err(unexpected()),
         }

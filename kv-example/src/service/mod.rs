@@ -39,7 +39,7 @@ use crate::store::Limits;
 
 pub use freshness::{CONSISTENCY, Freshness};
 pub use once::ONCE;
-pub use refused::{DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN, SESSION_EXPIRED};
+pub use refused::{DECIDED, DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN, SESSION_EXPIRED};
 pub use replica::Replica;
 
 /// How long a write waits for a node that has just started to catch up, before it is sent elsewhere.

@@ -1,6 +1,6 @@
 //! Our own `Node` service: what operators want to know beyond etcd's protocol.
 
-use raftkv::{Index, NodeId, ReplicationState, SessionId, Status as RaftStatus};
+use raftkv::{Index, LogId, NodeId, ReplicationState, SessionId, Status as RaftStatus};
 use tonic::{Request, Response, Status};
 
 use super::members::{NewMember, address, configuration, passed_on, was_passed_on};
@@ -9,10 +9,26 @@ use super::{Context, Replica, Standing};
 use crate::api::node::node_client::NodeClient;
 use crate::api::node::node_server::Node;
 use crate::api::node::{
-    AddMemberRequest, CampaignRequest, CampaignResponse, CloseSessionRequest, CloseSessionResponse,
+    AddMemberRequest, CampaignRequest, CampaignResponse, CloseSessionRequest, CloseSessionResponse, Image,
     MemberChangeResponse, NodeStatusRequest, NodeStatusResponse, OpenSessionRequest, OpenSessionResponse, PeerStatus,
-    ReplaceMemberRequest, TransferLeadershipRequest, TransferLeadershipResponse,
+    Receiving, ReplaceMemberRequest, SetPreferenceRequest, SetPreferenceResponse, TakeSnapshotRequest,
+    TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
 };
+
+fn image(last: LogId, bytes: u64) -> Image {
+    Image { index: last.index.0, term: last.term.0, bytes }
+}
+
+/// How far this node is with the image that it receives.
+fn receiving(status: &RaftStatus) -> Option<Receiving> {
+    let receiving = status.receiving.as_ref()?;
+    Some(Receiving {
+        from: receiving.from.0,
+        image: Some(image(receiving.last, receiving.len)),
+        stored: receiving.stored,
+        rate: receiving.rate,
+    })
+}
 
 /// The other members, with their progress where this node leads.
 fn peers(status: &RaftStatus) -> Vec<PeerStatus> {
@@ -35,6 +51,7 @@ fn peers(status: &RaftStatus) -> Vec<PeerStatus> {
                 peer.last_contact_ms =
                     progress.silent_for.map(|silence| u64::try_from(silence.as_millis()).unwrap_or(u64::MAX));
                 peer.lag = status.last.index.since(progress.matched);
+                peer.fetched = progress.fetched;
             }
             peer
         })
@@ -70,6 +87,10 @@ impl<R: Replica> Node for Context<R> {
             removed: self.standing() == Standing::Removed,
             learner: configuration(&status).is_learner(status.id),
             catching_up: status.change.iter().flat_map(|change| &change.catching_up).map(|id| id.0).collect(),
+            image: status.snapshot.map(|snapshot| image(snapshot.last, snapshot.len)),
+            receiving: receiving(&status),
+            priority: status.priority,
+            may_lead: status.may_lead,
         }))
     }
 
@@ -138,5 +159,22 @@ impl<R: Replica> Node for Context<R> {
         }
         let leader = self.replica.transfer_leadership(target).await.map_err(|error| not_transferred(&error))?;
         Ok(Response::new(TransferLeadershipResponse { leader: leader.0 }))
+    }
+
+    async fn take_snapshot(&self, _: Request<TakeSnapshotRequest>) -> Result<Response<TakeSnapshotResponse>, Status> {
+        let last = self.replica.snapshot().await.map_err(|error| to_status(&error, Intent::Read))?;
+        // Another one may be complete already: then that is the one to speak of.
+        let newest = Context::status(self).await?.snapshot.filter(|newest| newest.last >= last);
+        Ok(Response::new(TakeSnapshotResponse { image: newest.map(|newest| image(newest.last, newest.len)) }))
+    }
+
+    async fn set_preference(
+        &self,
+        request: Request<SetPreferenceRequest>,
+    ) -> Result<Response<SetPreferenceResponse>, Status> {
+        let SetPreferenceRequest { priority, may_lead } = request.into_inner();
+        self.replica.prefer(priority, may_lead).await.map_err(|error| to_status(&error, Intent::Read))?;
+        let status = Context::status(self).await?;
+        Ok(Response::new(SetPreferenceResponse { priority: status.priority, may_lead: status.may_lead }))
     }
 }

@@ -4,8 +4,10 @@ use raftkv::{ChangeError, ChangeRefused, Error, Membership, NodeId, Peer, Status
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
-/// The metadata key of a failed request that says what a client may do: [`RETRY_SAFE`], [`RETRY_UNKNOWN`] or
-/// [`SESSION_EXPIRED`]. It is absent where a retry would fail in the same way.
+use crate::api::command;
+
+/// The metadata key of a failed request that says what a client may do: [`RETRY_SAFE`], [`RETRY_UNKNOWN`],
+/// [`SESSION_EXPIRED`] or [`DECIDED`]. It is absent where a retry would fail in the same way.
 pub const RETRY: &str = "raftkv-retry";
 /// The request had no effect and will have none: it can be sent again.
 pub const RETRY_SAFE: &str = "safe";
@@ -14,6 +16,9 @@ pub const RETRY_UNKNOWN: &str = "unknown";
 /// The request was a session's write, and its session is not open any more, or does not take it: this attempt had no effect, an earlier one
 /// may have had.
 pub const SESSION_EXPIRED: &str = "session-expired";
+/// The request was decided in its turn, and this is what came of it: it would be so on every node, and at every attempt of the same write in its
+/// session. A refusal without this mark speaks of one attempt alone.
+pub const DECIDED: &str = "decided";
 /// The metadata key of a longer explanation, for people.
 pub const DETAIL: &str = "raftkv-detail";
 /// The metadata key of the leader's node id, where it is known.
@@ -194,6 +199,13 @@ pub(super) fn not_transferred(error: &TransferError) -> Status {
         }
     };
     marked(code, words, retry, &error.to_string())
+}
+
+/// The state machine's own refusal of a write.
+pub(super) fn decided(refusal: command::Refusal) -> Status {
+    let mut status = Status::from(refusal);
+    status.metadata_mut().insert(RETRY, MetadataValue::from_static(DECIDED));
+    status
 }
 
 fn marked(code: Code, words: &str, retry: Option<&'static str>, detail: &str) -> Status {

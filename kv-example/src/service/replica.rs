@@ -33,6 +33,12 @@ pub trait Replica: Clone + Send + Sync + 'static {
 
     /// Hands leadership over, if this node leads.
     fn transfer_leadership(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send;
+
+    /// Writes an image of what is applied here, and returns the last entry that it reflects.
+    fn snapshot(&self) -> impl Future<Output = Result<LogId, Error>> + Send;
+
+    /// Changes how much this node is wanted as the leader.
+    fn prefer(&self, priority: Option<u32>, may_lead: Option<bool>) -> impl Future<Output = Result<(), Error>> + Send;
 }
 
 impl Replica for Raft {
@@ -70,5 +76,19 @@ impl Replica for Raft {
 
     fn transfer_leadership(&self, to: Option<NodeId>) -> impl Future<Output = Result<NodeId, TransferError>> + Send {
         Self::transfer_leadership(self, to)
+    }
+
+    fn snapshot(&self) -> impl Future<Output = Result<LogId, Error>> + Send {
+        Self::snapshot(self)
+    }
+
+    async fn prefer(&self, priority: Option<u32>, may_lead: Option<bool>) -> Result<(), Error> {
+        if let Some(priority) = priority {
+            self.set_priority(priority).await?;
+        }
+        if let Some(may_lead) = may_lead {
+            self.set_may_lead(may_lead).await?;
+        }
+        Ok(())
     }
 }

@@ -224,6 +224,14 @@ mod tests {
         async fn transfer_leadership(&self, _: Option<NodeId>) -> Result<NodeId, TransferError> {
             Err(TransferError::NoSuccessor)
         }
+
+        async fn snapshot(&self) -> Result<LogId, Error> {
+            Ok(LogId::ZERO)
+        }
+
+        async fn prefer(&self, _: Option<u32>, _: Option<bool>) -> Result<(), Error> {
+            Ok(())
+        }
     }
 
     async fn context() -> Context<Leader> {

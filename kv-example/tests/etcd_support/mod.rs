@@ -110,6 +110,14 @@ impl Replica for Local {
     async fn transfer_leadership(&self, _: Option<NodeId>) -> Result<NodeId, TransferError> {
         Err(TransferError::NoSuccessor)
     }
+
+    async fn snapshot(&self) -> Result<LogId, Error> {
+        Ok(LogId::ZERO)
+    }
+
+    async fn prefer(&self, _: Option<u32>, _: Option<bool>) -> Result<(), Error> {
+        Ok(())
+    }
 }
 
 /// A server over a [`Local`] replica.

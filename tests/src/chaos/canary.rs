@@ -15,7 +15,7 @@ const MEMORY: Duration = Duration::from_secs(60);
 /// A thread that does nothing but wake up, and notes how late it is. Where it is late, so are servers, and a cluster whose messages take
 /// longer than an election timeout elects nobody for long.
 #[derive(Debug)]
-pub(super) struct Canary {
+pub struct Canary {
     shared: Arc<Shared>,
 }
 
@@ -35,10 +35,11 @@ pub struct Lateness {
 }
 
 impl Canary {
-    pub(super) fn start() -> Self {
+    /// Starts the thread, which ends with this value.
+    #[must_use]
+    pub fn start() -> Self {
         let shared = Arc::new(Shared::default());
         let noted = Arc::clone(&shared);
-        // It ends with the campaign.
         std::thread::spawn(move || {
             while !noted.stop.load(Ordering::Relaxed) {
                 let due = Instant::now() + PERIOD;
@@ -49,7 +50,9 @@ impl Canary {
         Self { shared }
     }
 
-    pub(super) fn lateness(&self) -> Lateness {
+    /// How late it was in the last minute.
+    #[must_use]
+    pub fn lateness(&self) -> Lateness {
         let late = self.shared.late();
         Lateness { times: late.len(), most: late.iter().map(|(_, late)| *late).max().unwrap_or_default() }
     }

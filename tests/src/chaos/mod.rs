@@ -21,8 +21,7 @@ use anyhow::{Context, Error, Result};
 use tokio::sync::watch;
 
 use crate::{LoadOptions, PATIENCE};
-use canary::Canary;
-pub use canary::Lateness;
+pub use canary::{Canary, Lateness};
 pub use fault::{Fault, How, Kind, Scene};
 use pulse::Pulse;
 pub use report::{Report, Round};

@@ -1,6 +1,7 @@
 //! Real server processes, hurt in every way that a machine or its owner hurts them. See the page of the crate for the environment
 //! variables.
 
+mod away;
 mod chaos;
 mod cluster_command;
 mod config;

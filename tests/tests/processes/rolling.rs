@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use kv_example::client::{Client, ClientOptions};
-use raftkv_tests::process::exclusive;
+use raftkv_tests::chaos::Canary;
+use raftkv_tests::process::{exclusive, notice};
 use raftkv_tests::{Cluster, PATIENCE};
 use tokio::task::JoinSet;
 
@@ -70,6 +71,7 @@ async fn client(n: usize, mut servers: Vec<String>, ledger: Arc<Ledger>) -> Resu
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rolling_restart_is_not_noticed_by_clients() -> Result<()> {
     let _alone = exclusive().await?;
+    let canary = Canary::start();
     let mut cluster = Cluster::start(three()).await?;
     let ledger = Arc::new(Ledger::default());
     let mut clients = JoinSet::new();
@@ -108,7 +110,13 @@ async fn a_rolling_restart_is_not_noticed_by_clients() -> Result<()> {
         "{count} writes and as many reads, no error; the longest write took {longest:.1?}, and {calm:.1?} in calm"
     );
     ensure!(led > 0, "no leader was restarted");
-    ensure!(longest <= LIMIT + calm, "a write took {longest:?}, and {calm:?} without restarts");
+    let lateness = canary.lateness();
+    if lateness.times == 0 {
+        ensure!(longest <= LIMIT + calm, "a write took {longest:?}, and {calm:?} without restarts");
+    } else {
+        // Whoever is not run for a third of an election timeout may be taken for dead.
+        notice(&format!("how long writes took is not judged: {lateness}"));
+    }
     cluster.converged().await?;
     cluster.same_contents().await?;
     cluster.finish()
