@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::types::{LogId, Membership, NodeId, Peer};
@@ -17,7 +18,7 @@ use crate::types::{LogId, Membership, NodeId, Peer};
 ///
 /// Edits are applied to the configuration in force, one after the other; what counts is the result. A voter that is not a member yet first
 /// gets the log as a learner, and votes once it has caught up (thesis §4.2.1).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Change {
     /// The edits, in order.
     pub edits: Vec<Edit>,
@@ -26,7 +27,7 @@ pub struct Change {
 }
 
 /// One edit of a configuration.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Edit {
     /// This node shall vote: a new one, or one that is a learner.
     AddVoter(Peer),
@@ -231,7 +232,7 @@ fn apply(edit: &Edit, target: &mut Membership) -> Result<(), ChangeRefused> {
 }
 
 /// Why a leader did not make a change. Unless said otherwise, the configuration is what it was.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Error)]
 #[non_exhaustive]
 pub enum ChangeRefused {
     /// Another change is not finished: its configuration is not committed, or its new voters are catching up.

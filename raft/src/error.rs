@@ -322,6 +322,14 @@ pub enum Refusal {
         /// Who was meant.
         wanted: NodeId,
     },
+    /// Its messages look otherwise than those of this node.
+    #[error("this node speaks version {ours} of the messages, not {theirs}: run the same version on both")]
+    WrongVersion {
+        /// The receiver's version.
+        ours: u32,
+        /// The sender's.
+        theirs: u32,
+    },
     /// The process hosts no such group.
     #[error("this process hosts no group {0}")]
     UnknownGroup(GroupId),

@@ -69,7 +69,7 @@ pub use error::{
     ChangeError, Error, Fatal, FatalKind, InitializeError, Refusal, StorageError, TransferError, TransportError,
 };
 pub use handle::{Builder, Consistency, Raft};
-pub use message::{AppendReply, Body, ChangeOutcome, Envelope, ForwardOutcome, Lane, Message, Part, RequestId};
+pub use message::{AppendReply, Body, ChangeOutcome, Envelope, ForwardOutcome, Hello, Lane, Message, Part, RequestId};
 pub use metrics::{
     ChangeStatus, ConfigurationStatus, Metrics, PeerStatus, ReceivingStatus, ReplicationState, SessionsStatus,
     SnapshotStatus, Status,

@@ -2,18 +2,23 @@
 //!
 //! Messages are complete values, built in one step by the pure core. A transport may lose, delay, duplicate or reorder
 //! them at will: no promise here depends on delivery.
+//!
+//! All of it is `Serialize` and `Deserialize`, as are entries, hard states and what describes an image, so that a transport or a store of your own
+//! can use any of serde's formats. Versions of this crate need not understand each other's encodings: the two ends of a connection tell each other
+//! which they speak ([`Hello`]). (The transports of this project have wire formats of their own, which stay.)
 
 use std::fmt;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::change::{Change, ChangeRefused};
 use crate::traits::{Published, SnapshotId};
-use crate::types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, NodeId, Term};
+use crate::types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, NodeId, Peer, Term};
 
 /// A message with its way: what a [`Transport`](crate::Transport) carries.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Envelope {
     /// The sender's cluster; a receiver of another cluster refuses it.
     pub cluster: ClusterId,
@@ -27,8 +32,33 @@ pub struct Envelope {
     pub message: Message,
 }
 
+/// How a connection between two nodes may begin, in a transport of your own: who calls whom. The other end answers with what [`Inbox::greet`](crate::Inbox::greet)
+/// says. So nodes that have nothing to do with each other find out at once, and [`Inbox::deliver`](crate::Inbox::deliver) knows where to answer.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Hello {
+    /// What the sender takes messages to look like: see [`Hello::VERSION`].
+    pub version: u32,
+    /// The sender's cluster.
+    pub cluster: ClusterId,
+    /// The sender, and where to reach it.
+    pub from: Peer,
+    /// Who is meant.
+    pub to: NodeId,
+}
+
+impl Hello {
+    /// Changes whenever the serde encoding of an [`Envelope`] does.
+    pub const VERSION: u32 = 1;
+
+    /// What `from` says to `to`.
+    #[must_use]
+    pub fn new(cluster: ClusterId, from: Peer, to: NodeId) -> Self {
+        Self { version: Self::VERSION, cluster, from, to }
+    }
+}
+
 /// Two ways to each peer, so that heartbeats, votes and replies never wait behind payloads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Lane {
     /// Small messages that keep the cluster alive.
     Control,
@@ -51,7 +81,7 @@ impl fmt::Display for Lane {
 }
 
 /// One statement of a node, valid in its term.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
     /// The sender's current term when it was sent. A receiver that is behind moves to it (paper §5.1), unless the
     /// message is a campaign and the receiver hears a live leader (thesis §4.2.3).
@@ -61,7 +91,7 @@ pub struct Message {
 }
 
 /// The statements.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Body {
     /// "Would you vote for me?" asked before any term is raised (thesis §9.6). Promises nothing.
     PreVote {
@@ -204,7 +234,7 @@ pub enum Body {
 }
 
 /// A part of an image.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Part {
     /// Its bytes, as the sender's disk had them when they were verified there.
     pub data: Bytes,
@@ -213,7 +243,7 @@ pub struct Part {
 }
 
 /// What became of a forwarded batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ForwardOutcome {
     /// It is in the leader's log.
     Appended {
@@ -230,7 +260,7 @@ pub enum ForwardOutcome {
 }
 
 /// What became of a change of the configuration that was passed on.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ChangeOutcome {
     /// It is done.
     Done {
@@ -246,7 +276,7 @@ pub enum ChangeOutcome {
 }
 
 /// The two answers to an append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum AppendReply {
     /// The sender's log equals the leader's up to `stored`, and that much is on its disk.
     Accepted {
@@ -266,7 +296,7 @@ pub enum AppendReply {
 /// A local name for a client request or a batch of them.
 ///
 /// A node must not use one twice, not even across its restarts: the runtime starts each run at a random number.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct RequestId(pub u64);
 
 impl Message {

@@ -652,6 +652,24 @@ pub const MUTANTS: &[Mutant] = &[
         file: "raft/src/runtime/replica.rs",
         depth: "node",
     },
+    Mutant {
+        name: "durable-machine-replays",
+        wrong: "A state machine that is durable by itself gets again, at the start, what it has applied before.",
+        file: "raft/src/runtime/boot.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "image-restored-over-newer-state",
+        wrong: "At the start the newest image takes the place of a durable state that is newer.",
+        file: "raft/src/runtime/boot.rs",
+        depth: "node",
+    },
+    Mutant {
+        name: "records-of-sessions-lost",
+        wrong: "What a durable state machine has kept of sessions is not read at the start.",
+        file: "raft/src/runtime/boot.rs",
+        depth: "node",
+    },
 ];
 
 /// Whether the code was compiled with its mutants.

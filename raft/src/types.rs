@@ -185,7 +185,7 @@ impl EntryKind {
 }
 
 /// A log entry. Cloning is cheap: the payload is shared.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Entry {
     /// Its identity.
     pub id: LogId,
@@ -204,6 +204,21 @@ impl Entry {
     #[must_use]
     pub fn cost(&self) -> u64 {
         Self::OVERHEAD + self.data.len() as u64
+    }
+
+    /// Of entries in order as many as [`LogStore::read`](crate::LogStore::read) gives: those that cost at most `max_bytes` together, and at least one.
+    #[must_use]
+    pub fn fitting(entries: impl IntoIterator<Item = Self>, max_bytes: u64) -> Vec<Self> {
+        let mut left = Some(max_bytes);
+        let mut fitting = Vec::new();
+        for entry in entries {
+            left = left.and_then(|left| left.checked_sub(entry.cost()));
+            if left.is_none() && !fitting.is_empty() {
+                break;
+            }
+            fitting.push(entry);
+        }
+        fitting
     }
 }
 

@@ -390,15 +390,7 @@ fn check_contract(write: &LogWrite, base: LogId, last: LogId) -> Result<(), Stor
     if let Some(term) = terms.into_iter().find(|term| term.0 >= ABSURD) {
         return misuse(format!("{term}: no log counts this far"));
     }
-    let Some(first) = write.entries.first() else { return Ok(()) };
-    if first.id.index <= base.index || first.id.index > last.index.next() {
-        return misuse(format!("entries from {} do not join a log from {} to {last}", first.id, base.index.0 + 1));
-    }
-    for pair in write.entries.windows(2) {
-        if pair[1].id.index != pair[0].id.index.next() {
-            return misuse(format!("entry {} after entry {}", pair[1].id, pair[0].id));
-        }
-    }
+    write.check(base, last)?;
     match write.entries.iter().find(|entry| u32::try_from(entry.data.len()).is_err()) {
         Some(entry) => misuse(format!("entry {} has {} bytes; 4 GiB is the limit", entry.id, entry.data.len())),
         None => Ok(()),

@@ -27,6 +27,8 @@ const CLASSES: &[&str] = &[
     "clock jumps",
     "disk errors",
     "drops without a shutdown",
+    "durable state machines that go on",
+    "durable state machines that lost commits",
     "elections won",
     "entries truncated",
     "snapshots installed",

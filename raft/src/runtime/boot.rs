@@ -24,6 +24,7 @@ use super::{applier, random};
 use crate::config::Config;
 use crate::consensus::{Boot, Consensus};
 use crate::error::{Fatal, FatalKind};
+use crate::mutant;
 use crate::session::Sessions;
 use crate::traits::{LogState, LogStore, Published, Snapshot, StateMachine, Transport};
 use crate::types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, Membership, NodeId};
@@ -59,6 +60,7 @@ async fn boot(mut parts: Parts, span: tracing::Span) -> Result<(Arc<Shared>, Inb
     let log = parts.log.load().await?;
     let snapshot = parts.snapshots.latest().await?;
     let reflected = parts.machine.applied().await?;
+    let reflected = if mutant!("durable-machine-replays") { LogId::ZERO } else { reflected };
     let log = cut(&*parts.log, log, snapshot.as_ref(), reflected).await?;
     let replica = restore(&mut parts, snapshot.as_ref(), reflected).await?;
     check(&log, replica.applied)?;
@@ -124,12 +126,14 @@ async fn restore(parts: &mut Parts, newest: Option<&Published>, reflected: LogId
     let max_bytes = parts.config.max_session_bytes;
     let kept = parts.machine.records().await?;
     let keeps_records = kept.is_some();
-    let is_newer = |image: &&Published| image.meta.last.index > reflected.index;
+    let is_newer =
+        |image: &&Published| image.meta.last.index > reflected.index || mutant!("image-restored-over-newer-state");
     let unreadable =
         |reason| Fatal::state_machine(format!("the records that it kept of sessions can't be read: {reason}"));
     let kept = kept.map(|records| Sessions::from_records(records, max_bytes)).transpose().map_err(unreadable)?;
     // A machine that has not kept any so far has its sessions in image and log, as one that keeps none.
     if let (Some(sessions), None) = (kept.flatten(), newest.filter(is_newer)) {
+        let sessions = if mutant!("records-of-sessions-lost") { Sessions::new(max_bytes) } else { sessions };
         return Ok(Restored { applied: reflected, sessions, sessions_upto: reflected.index, keeps_records });
     }
     let Some(Published { meta, .. }) = newest else {

@@ -9,7 +9,7 @@ use tokio::sync::Semaphore;
 
 use super::mailbox::Mailbox;
 use crate::error::Refusal;
-use crate::message::Envelope;
+use crate::message::{Envelope, Hello};
 use crate::types::{ClusterId, GroupId, NodeId, Peer};
 
 /// How many bytes ([`Message::cost`](crate::Message::cost)) wait for the driver before [`Inbox::deliver`] does. The fixed part of each
@@ -103,6 +103,17 @@ impl Inbox {
         self.node
     }
 
+    /// Checks that a connection is meant for this node, before anything else comes over it.
+    ///
+    /// # Errors
+    /// It is not: tell the other end why, log it, and close the connection.
+    pub fn greet(&self, hello: &Hello) -> Result<(), Refusal> {
+        if hello.version != Hello::VERSION {
+            return Err(Refusal::WrongVersion { ours: Hello::VERSION, theirs: hello.version });
+        }
+        self.check_way(hello.cluster, hello.to)
+    }
+
     /// Checks that a batch is meant for this node, and queues it; waits while the queue is full, so that a transport's flow control
     /// reaches the sender.
     ///
@@ -144,14 +155,21 @@ impl Inbox {
     }
 
     fn check(&self, envelope: &Envelope) -> Result<(), Refusal> {
-        if envelope.cluster != self.cluster {
-            return Err(Refusal::WrongCluster { ours: self.cluster, theirs: envelope.cluster });
-        }
-        if envelope.to != self.node {
-            return Err(Refusal::WrongNode { ours: self.node, wanted: envelope.to });
-        }
+        self.check_way(envelope.cluster, envelope.to)?;
         if envelope.group != self.group {
             return Err(Refusal::UnknownGroup(envelope.group));
+        }
+        Ok(())
+    }
+}
+
+impl Inbox {
+    fn check_way(&self, cluster: ClusterId, to: NodeId) -> Result<(), Refusal> {
+        if cluster != self.cluster {
+            return Err(Refusal::WrongCluster { ours: self.cluster, theirs: cluster });
+        }
+        if to != self.node {
+            return Err(Refusal::WrongNode { ours: self.node, wanted: to });
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 
 use super::lock;
 use crate::error::StorageError;
-use crate::traits::{HardState, LogState, LogStore, LogWrite, TermRun};
+use crate::traits::{HardState, LogState, LogStore, LogWrite};
 use crate::types::{Entry, Index, LogId};
 
 /// A log in memory. Clones share it: keep one, and give a node that is restarted what [`MemLog::reopen`] returns.
@@ -203,22 +203,6 @@ impl State {
         self.broken.as_ref().map_or(Ok(()), |reason| Err(StorageError::Sticky(reason.clone())))
     }
 
-    fn check(&self, write: &LogWrite) -> Result<(), StorageError> {
-        let Some(first) = write.entries.first() else { return Ok(()) };
-        let fits = first.id.index > self.base.index && first.id.index <= self.last.index.next();
-        let contiguous = write.entries.windows(2).all(|pair| pair[1].id.index == pair[0].id.index.next());
-        if fits && contiguous {
-            return Ok(());
-        }
-        Err(StorageError::Misuse(format!(
-            "{} entries from {} do not follow a log from {} to {}",
-            write.entries.len(),
-            first.id,
-            self.base,
-            self.last
-        )))
-    }
-
     /// Entries from `from` on.
     fn from(&self, from: Index) -> impl Iterator<Item = &Entry> {
         let piece = self.pieces.partition_point(|piece| piece.last().is_some_and(|last| last.id.index < from));
@@ -230,13 +214,7 @@ impl State {
 impl LogStore for MemLog {
     async fn load(&self) -> Result<LogState, StorageError> {
         let state = lock(&self.shared.state);
-        let mut runs: Vec<TermRun> = Vec::new();
-        for Entry { id, .. } in state.pieces.iter().flatten() {
-            if runs.last().is_none_or(|run| run.term != id.term) {
-                runs.push(TermRun { term: id.term, first: id.index });
-            }
-        }
-        Ok(LogState { hard_state: state.hard_state, base: state.base, last: state.last, runs })
+        Ok(LogState::of(state.hard_state, state.base, state.pieces.iter().flatten().map(|entry| entry.id)))
     }
 
     async fn read(&self, range: Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
@@ -245,16 +223,8 @@ impl LogStore for MemLog {
             let (base, last) = (state.base, state.last);
             return Err(StorageError::Misuse(format!("{range:?} is read from a log from {base} to {last}")));
         }
-        let mut bytes = 0;
-        let mut entries: Vec<Entry> = Vec::new();
-        for entry in state.from(range.start).take_while(|entry| entry.id.index < range.end) {
-            bytes += entry.cost();
-            if bytes > max_bytes && !entries.is_empty() {
-                break;
-            }
-            entries.push(entry.clone());
-        }
-        Ok(entries)
+        let wanted = state.from(range.start).take_while(|entry| entry.id.index < range.end);
+        Ok(Entry::fitting(wanted.cloned(), max_bytes))
     }
 
     async fn write(&self, write: LogWrite) -> Result<(), StorageError> {
@@ -269,7 +239,7 @@ impl LogStore for MemLog {
             }
             *left -= 1;
         }
-        if let Err(misuse) = state.check(&write) {
+        if let Err(misuse) = write.check(state.base, state.last) {
             state.broken = Some(misuse.to_string());
             return Err(misuse);
         }

@@ -2,12 +2,13 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 
 use crate::error::StorageError;
 use crate::types::{Entry, Index, LogId, NodeId, Term};
 
 /// What a node must not forget about elections (paper, figure 2).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct HardState {
     /// The latest term the node has seen.
     pub term: Term,
@@ -16,7 +17,7 @@ pub struct HardState {
 }
 
 /// A stretch of entries of one term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct TermRun {
     /// The term.
     pub term: Term,
@@ -25,7 +26,7 @@ pub struct TermRun {
 }
 
 /// What a log store holds, without the payloads.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogState {
     /// The last hard state written.
     pub hard_state: HardState,
@@ -37,14 +38,47 @@ pub struct LogState {
     pub runs: Vec<TermRun>,
 }
 
+impl LogState {
+    /// What is held where these entries follow the base. For stores that have their ids at hand.
+    #[must_use]
+    pub fn of(hard_state: HardState, base: LogId, ids: impl IntoIterator<Item = LogId>) -> Self {
+        let mut state = Self { hard_state, base, last: base, runs: Vec::new() };
+        for id in ids {
+            if state.runs.last().is_none_or(|run| run.term != id.term) {
+                state.runs.push(TermRun { term: id.term, first: id.index });
+            }
+            state.last = id;
+        }
+        state
+    }
+}
+
 /// One atomic, durable step: hard state first, then entries.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct LogWrite {
     /// A new hard state, if it changed.
     pub hard_state: Option<HardState>,
     /// Contiguous entries. The first one's index is at most one past the last held and above the base; whatever the
     /// store holds at that index and beyond is replaced.
     pub entries: Vec<Entry>,
+}
+
+impl LogWrite {
+    /// Checks what the caller of [`LogStore::write`] owes: that the entries follow each other, and join a log that goes from behind `base` to `last`.
+    ///
+    /// # Errors
+    /// [`StorageError::Misuse`] says what does not fit.
+    pub fn check(&self, base: LogId, last: LogId) -> Result<(), StorageError> {
+        let misuse = |reason| Err(StorageError::Misuse(reason));
+        let Some(first) = self.entries.first() else { return Ok(()) };
+        if first.id.index <= base.index || first.id.index > last.index.next() {
+            return misuse(format!("entries from {} do not join a log from {} to {last}", first.id, base.index.next()));
+        }
+        match self.entries.windows(2).find(|pair| pair[1].id.index != pair[0].id.index.next()) {
+            Some(pair) => misuse(format!("entry {} after entry {}", pair[1].id, pair[0].id)),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Keeps the log and the hard state.

@@ -3,12 +3,13 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::error::StorageError;
 use crate::types::{LogId, Membership};
 
 /// Names an image: the same on every node that holds it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct SnapshotId(pub u64);
 
 impl fmt::Display for SnapshotId {
@@ -18,7 +19,7 @@ impl fmt::Display for SnapshotId {
 }
 
 /// What an image holds.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SnapshotMeta {
     /// Its name.
     pub id: SnapshotId,
@@ -31,7 +32,7 @@ pub struct SnapshotMeta {
 }
 
 /// A complete image.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Published {
     /// What it holds.
     pub meta: SnapshotMeta,

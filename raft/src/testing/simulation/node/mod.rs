@@ -31,6 +31,7 @@
 //!   learns it, and the others go on.
 
 mod faults;
+mod kept;
 mod ledger;
 mod load;
 mod machine;

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use super::kept::Kept;
 use crate::config::Config;
 use crate::testing::simulation::Options;
 use crate::testing::{Link, Random};
+use crate::types::NodeId;
 
 /// The kinds of fault, as the option `--without` names them.
 pub(super) const FAULTS: [&str; 11] =
@@ -16,6 +18,8 @@ const MEMBERS: u64 = 0x6d65_6d62_6572_7300;
 /// Draws what concerns priorities and state machines that hang.
 const PREFER: u64 = 0x7072_6566_6572_0000;
 
+/// Draws what concerns state machines that are durable by themselves.
+const DURABLE: u64 = 0x0064_7572_6162_6c65;
 /// Draws what concerns leases.
 const LEASES: u64 = 0x006c_6561_7365_7300;
 
@@ -41,6 +45,8 @@ pub(super) struct Plan {
     pub(super) think: Duration,
     /// How many faults there are at most.
     pub(super) events: u64,
+    /// Where state machines are durable by themselves: the seed of which of them are, and how often.
+    pub(super) durable: Option<u64>,
 }
 
 fn millis(n: u64) -> Duration {
@@ -98,6 +104,8 @@ impl Plan {
         let mut leases = Random::new(seed ^ LEASES);
         // The clocks of two machines may go apart by almost a quarter.
         config.lease_drift = leases.percent(35).then(|| millis(if weights[6] > 0 { 250 } else { 10 }));
+        let mut durable = Random::new(seed ^ DURABLE);
+        let durable = durable.percent(40).then(|| durable.any());
         let clients = random.between(1, 6);
         let operations = random.between(20, 150);
         Self {
@@ -114,7 +122,15 @@ impl Plan {
             operations,
             think: millis(one_of(random, &[5, 50, 400], 50)),
             events: options.events.unwrap_or(u64::MAX),
+            durable,
         }
+    }
+
+    /// What a node's state machine keeps. A few of many are machines in memory, as all are in most runs.
+    pub(super) fn kept(&self, id: NodeId) -> Kept {
+        let Some(seed) = self.durable else { return Kept::AsItIs };
+        let mut random = Random::new(seed ^ id.0);
+        if random.percent(20) { Kept::Nothing } else { Kept::durable(one_of(&mut random, &[1, 3, 20], 3)) }
     }
 
     /// Whether what is durable may be damaged.

@@ -79,7 +79,8 @@ impl<S: Subject, T: Stores> World<S, T> {
             written: Mutex::default(),
             closed: AtomicBool::new(false),
         };
-        let all = (1..=plan.nodes + plan.reserve).map(|id| (NodeId(id), Seat::new(NodeId(id), stores())));
+        let seat = |id| (id, Seat::new(id, stores(), plan.kept(id)));
+        let all = (1..=plan.nodes + plan.reserve).map(|id| seat(NodeId(id)));
         let (seats, reserve) = all.partition(|(id, _)| id.0 <= plan.nodes);
         let changing = plan.may_change();
         let (notify, notices) = mpsc::unbounded_channel();

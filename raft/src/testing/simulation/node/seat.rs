@@ -36,6 +36,8 @@ pub(super) struct Seat<S: Subject, T> {
     pub(super) excuses: Excuses,
     /// The state machines of all runs: gone when the runtime has let go of them.
     pub(super) alive: Vec<Weak<()>>,
+    /// What its state machine keeps.
+    pub(super) kept: super::kept::Kept,
     /// What the operator wants of it: its priority, and whether it may lead. Given to each run.
     pub(super) preference: Preference,
 }

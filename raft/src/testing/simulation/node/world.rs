@@ -8,6 +8,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
+use super::kept::{Keeping, Kept};
 use super::ledger::{Ledger, Witness};
 use super::load::{Desk, Load};
 use super::machine::Machine;
@@ -26,7 +27,7 @@ use crate::error::{Fatal, FatalKind, StorageError};
 use crate::handle::Raft;
 use crate::runtime::{Event, Events};
 use crate::testing::{Random, lock};
-use crate::types::{ClusterId, GroupId, NodeId, Peer, Term};
+use crate::types::{ClusterId, GroupId, LogId, NodeId, Peer, Term};
 
 pub(super) const CLUSTER: ClusterId = ClusterId(0x5151);
 
@@ -229,9 +230,14 @@ impl<S: Subject, T: Stores> World<S, T> {
         seat.alive.push(Arc::downgrade(&alive));
         let (user, view) = self.load.subject.start();
         let witness = Witness::new(user, id, self.ledger.clone(), alive);
-        let started = match seat.stores.open(&site).await {
-            Err(error) => Err(Fatal::from(error)),
-            Ok((log, snapshots)) => {
+        let opened = (seat.stores.open(&site).await, Keeping::open(witness, seat.kept.clone(), run).await);
+        let started = match opened {
+            (Err(error), _) => Err(Fatal::from(error)),
+            (Ok(_), Err(fatal)) => Err(fatal),
+            (Ok((log, snapshots)), Ok(keeping)) => {
+                if keeping.upto() > LogId::ZERO {
+                    self.record.hit("durable state machines that go on");
+                }
                 let log = Vouched::new(log, seat.memory.clone(), run, id, self.record.clone());
                 let snapshots = Watched::new(snapshots, seat.memory.clone(), run);
                 let Preference { priority, may_lead } = seat.preference;
@@ -242,7 +248,7 @@ impl<S: Subject, T: Stores> World<S, T> {
                     .transport(self.network.endpoint(seat.peer.clone()))
                     .log(log)
                     .snapshots(snapshots)
-                    .state_machine(witness);
+                    .state_machine(keeping);
                 start_or_lose_power(node.start(), id, run, &mut self.notices, &self.notify).await
             }
         };
@@ -321,6 +327,9 @@ impl<S: Subject, T: Stores> World<S, T> {
         seat.state = State::Down;
         seat.excuses.next_run();
         seat.stores.outage(how, &mut self.random);
+        if seat.kept.outage(how, &mut self.random) > 0 {
+            self.record.hit("durable state machines that lost commits");
+        }
         // Now and then it is back before the messages that it sent have arrived.
         let most = if self.random.percent(30) { 20 } else { 1500 };
         let pause = Duration::from_millis(1) + self.random.duration(Duration::from_millis(most));
@@ -371,7 +380,7 @@ impl<S: Subject, T: Stores> World<S, T> {
 }
 
 impl<S: Subject, T> Seat<S, T> {
-    pub(super) fn new(id: NodeId, stores: T) -> Self {
+    pub(super) fn new(id: NodeId, stores: T, kept: Kept) -> Self {
         let peer = Peer::new(id.0, format!("sim:{}", id.0));
         Self {
             peer,
@@ -381,6 +390,7 @@ impl<S: Subject, T> Seat<S, T> {
             state: State::Down,
             excuses: Excuses::default(),
             alive: Vec::new(),
+            kept,
             preference: Preference { priority: 0, may_lead: true },
         }
     }
