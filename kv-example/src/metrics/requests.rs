@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 /// The methods that are told apart. Others, such as those that are not served, are one.
-pub(super) const METHODS: [(&str, &str); 27] = [
+pub(super) const METHODS: [(&str, &str); 29] = [
     ("/etcdserverpb.KV/Range", "KV.Range"),
     ("/etcdserverpb.KV/Put", "KV.Put"),
     ("/etcdserverpb.KV/DeleteRange", "KV.DeleteRange"),
@@ -37,6 +37,8 @@ pub(super) const METHODS: [(&str, &str); 27] = [
     ("/raftkv.kv.v1.Node/AddMember", "Node.AddMember"),
     ("/raftkv.kv.v1.Node/ReplaceMember", "Node.ReplaceMember"),
     ("/raftkv.kv.v1.Node/TransferLeadership", "Node.TransferLeadership"),
+    ("/raftkv.kv.v1.Node/TakeSnapshot", "Node.TakeSnapshot"),
+    ("/raftkv.kv.v1.Node/SetPreference", "Node.SetPreference"),
     ("/raftkv.kv.v1.Node/OpenSession", "Node.OpenSession"),
     ("/raftkv.kv.v1.Node/CloseSession", "Node.CloseSession"),
     ("/grpc.health.v1.Health/Check", "Health.Check"),
