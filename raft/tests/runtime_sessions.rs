@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raftkv::testing::{Cluster, Crash, Durable, MemLog, MemNetwork, MemSnapshots, Recorder};
 use raftkv::{
-    Chunks, ClusterId, Config, Error, Fatal, LogId, Membership, NodeId, Once, Peer, Raft, Record, Recorded, SessionId,
-    StateMachine,
+    Chunks, ClusterId, Config, Consistency, Error, Fatal, LogId, Membership, NodeId, Once, Peer, Raft, Record,
+    Recorded, SessionId, StateMachine,
 };
 
 fn texts(machine: &Recorder) -> Vec<String> {
@@ -280,6 +280,22 @@ async fn a_durable_machine_with_records_answers_repetitions_after_a_restart_with
     assert_eq!(empty.commands().len(), 5);
     let kept = empty.records().await.unwrap().unwrap();
     assert_eq!(kept.len(), 2, "a clock and one session");
+}
+
+/// Else the whole image would be restored at each start, until the next command.
+#[tokio::test(start_paused = true)]
+async fn a_durable_machine_that_is_as_far_as_its_image_is_known_to_be() {
+    let (log, snapshots, machine) = (MemLog::new(), MemSnapshots::new(), Durable::default());
+    let raft = alone(&log, &snapshots, &machine).await;
+    raft.initialize(Membership::new([Peer::new(1, "a")])).await.unwrap();
+    let written = raft.write_with_id("one".into()).await.unwrap().0;
+    raft.shutdown().await;
+    let raft = alone(&log, &snapshots, &machine).await;
+    raft.read(Consistency::Linearizable).await.unwrap();
+    let last = raft.snapshot().await.unwrap();
+    assert!(last > written, "the first entry of the new term is no command");
+    assert_eq!(machine.applied().await.unwrap(), last);
+    raft.shutdown().await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -145,7 +145,7 @@ async fn restore(parts: &mut Parts, newest: Option<&Published>, reflected: LogId
     let mut applied = reflected;
     if newest.is_some_and(|image| is_newer(&image)) {
         tracing::info!(snapshot = %meta.id, last = %meta.last, "restoring the state machine");
-        restore_machine(&mut *parts.machine, image, keeps_records.then_some(&sessions)).await?;
+        restore_machine(&mut *parts.machine, image, meta.last, keeps_records.then_some(&sessions)).await?;
         applied = meta.last;
     }
     Ok(Restored { applied, sessions, sessions_upto: meta.last.index, keeps_records })

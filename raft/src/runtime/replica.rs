@@ -63,7 +63,8 @@ impl Replica {
         }
         let commands = std::mem::take(&mut batch.commands);
         let changes = self.sessions.take_changes();
-        let given = if commands.is_empty() && changes.is_empty() {
+        // A durable machine hears of all entries: where its state is as far as an image of it, it must be known to be, or a restart would restore it.
+        let given = if commands.is_empty() && changes.is_empty() && !self.keeps_records {
             Vec::new()
         } else {
             self.apply_commands(Recorded { commands, upto: batch.last, changes }).await?
@@ -130,7 +131,7 @@ impl Replica {
         let (section, chunks) = image::open(images, id).await?;
         let sessions = section.sessions(self.max_session_bytes);
         let chunks = Box::new(Watched { chunks, signs: signs.clone() });
-        restore_machine(&mut *self.machine, chunks, self.keeps_records.then_some(&sessions)).await?;
+        restore_machine(&mut *self.machine, chunks, last, self.keeps_records.then_some(&sessions)).await?;
         if !mutant!("restore-without-sessions") {
             self.sessions = sessions;
             self.note_changes();
@@ -158,11 +159,12 @@ impl Chunks for Watched {
 pub(crate) async fn restore_machine(
     machine: &mut dyn StateMachine,
     image: Box<dyn Chunks>,
+    last: LogId,
     sessions: Option<&Sessions>,
 ) -> Result<(), Fatal> {
     let restored = AssertUnwindSafe(async {
         match sessions {
-            Some(sessions) => machine.restore_recorded(image, sessions.to_records()).await,
+            Some(sessions) => machine.restore_recorded(image, sessions.to_records(), last).await,
             None => machine.restore(image).await,
         }
     });

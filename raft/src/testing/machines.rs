@@ -165,9 +165,14 @@ impl Durable {
         self.commands.commands()
     }
 
-    async fn replace(&mut self, image: Box<dyn Chunks>, records: Vec<Record>) -> Result<(), Fatal> {
+    async fn replace(
+        &mut self,
+        image: Box<dyn Chunks>,
+        records: Vec<Record>,
+        last: Option<LogId>,
+    ) -> Result<(), Fatal> {
         self.commands.restore(image).await?;
-        let upto = self.commands().last().map_or(LogId::ZERO, |(at, _)| *at);
+        let upto = last.unwrap_or_else(|| self.commands().last().map_or(LogId::ZERO, |(at, _)| *at));
         let records = records.into_iter().map(|Record { key, value }| (key, value)).collect();
         *lock(&self.kept) = Kept { upto, records };
         Ok(())
@@ -208,10 +213,15 @@ impl StateMachine for Durable {
     }
 
     async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
-        self.replace(image, Vec::new()).await
+        self.replace(image, Vec::new(), None).await
     }
 
-    async fn restore_recorded(&mut self, image: Box<dyn Chunks>, records: Vec<Record>) -> Result<(), Fatal> {
-        self.replace(image, records).await
+    async fn restore_recorded(
+        &mut self,
+        image: Box<dyn Chunks>,
+        records: Vec<Record>,
+        last: LogId,
+    ) -> Result<(), Fatal> {
+        self.replace(image, records, Some(last)).await
     }
 }

@@ -43,7 +43,8 @@ pub trait StateMachine: Send + Sync + 'static {
 
     /// For machines that are durable by themselves: as [`StateMachine::apply_batch`], and in the same transaction keeps what the framework
     /// remembers of client sessions ([`Recorded::changes`]), and `batch.upto` for [`StateMachine::applied`]. So a write that is repeated after a
-    /// restart gets the answer of its first application. There may be no commands and only changes.
+    /// restart gets the answer of its first application. There may be no commands and only changes, or nothing but `batch.upto`: entries that are
+    /// no commands count as well, or else a state that is as far as an image would not be known to be.
     ///
     /// A machine that does not override this does not apply a repetition twice either, since the sessions are read from the log again, but who
     /// repeats a write from before the restart is told [`AnswerForgotten`](crate::Error::AnswerForgotten).
@@ -63,12 +64,18 @@ pub trait StateMachine: Send + Sync + 'static {
         Ok(None)
     }
 
-    /// For machines that override [`StateMachine::apply_recorded`]: as [`StateMachine::restore`], and replaces all records by these.
+    /// For machines that override [`StateMachine::apply_recorded`]: as [`StateMachine::restore`], and replaces all records by these. The image
+    /// reflects everything up to `last`, which is what [`StateMachine::applied`] tells from then on.
     ///
     /// # Errors
     /// Stops the node.
-    async fn restore_recorded(&mut self, image: Box<dyn Chunks>, records: Vec<Record>) -> Result<(), Fatal> {
-        let _ = records;
+    async fn restore_recorded(
+        &mut self,
+        image: Box<dyn Chunks>,
+        records: Vec<Record>,
+        last: LogId,
+    ) -> Result<(), Fatal> {
+        let _ = (records, last);
         self.restore(image).await
     }
 
@@ -87,6 +94,47 @@ pub trait StateMachine: Send + Sync + 'static {
     /// # Errors
     /// Stops the node.
     async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal>;
+}
+
+/// A machine that is chosen when the node starts.
+#[async_trait]
+impl<M: StateMachine + ?Sized> StateMachine for Box<M> {
+    async fn applied(&self) -> Result<LogId, Fatal> {
+        (**self).applied().await
+    }
+
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        (**self).apply(at, command).await
+    }
+
+    async fn apply_batch(&mut self, batch: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
+        (**self).apply_batch(batch).await
+    }
+
+    async fn apply_recorded(&mut self, batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
+        (**self).apply_recorded(batch).await
+    }
+
+    async fn records(&self) -> Result<Option<Vec<Record>>, Fatal> {
+        (**self).records().await
+    }
+
+    async fn restore_recorded(
+        &mut self,
+        image: Box<dyn Chunks>,
+        records: Vec<Record>,
+        last: LogId,
+    ) -> Result<(), Fatal> {
+        (**self).restore_recorded(image, records, last).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        (**self).snapshot().await
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        (**self).restore(image).await
+    }
 }
 
 /// Something that the framework wants kept beside the state of a durable machine. What is in it concerns the framework alone.

@@ -73,6 +73,12 @@ pub async fn records_of_sessions_are_kept_with_the_state<B: Backend>(backend: &B
     let batch = Recorded { commands: Vec::new(), upto, changes: sessions.take_changes() };
     assert!(machine.apply_recorded(batch).await.expect("no answers").is_empty());
     assert_eq!(kept(&machine).await, Some(expected(&sessions)), "after all sessions have expired");
+    // An entry that is no command, as after an election.
+    let upto = LogId::new(100, 10_000);
+    let batch = Recorded { commands: Vec::new(), upto, changes: sessions.take_changes() };
+    assert!(batch.changes.is_empty(), "nothing has changed");
+    assert!(machine.apply_recorded(batch).await.expect("no answers").is_empty());
+    assert_eq!(machine.applied().await.expect("applied"), upto, "after entries that are no commands");
     // An image replaces them.
     let mut others = Sessions::new(u64::MAX);
     others.note_changes();
@@ -81,6 +87,12 @@ pub async fn records_of_sessions_are_kept_with_the_state<B: Backend>(backend: &B
     others.open(session, Duration::from_secs(60), 3);
     write(&mut source, &mut others, session, &commands[..IN_SESSION]).await;
     let taken = image(&source).await;
-    machine.restore_recorded(chunks(&taken, 1000), others.to_records()).await.expect("a restored machine");
+    let last = LogId::new(101, 20_000);
+    machine.restore_recorded(chunks(&taken, 1000), others.to_records(), last).await.expect("a restored machine");
     assert_eq!(kept(&machine).await, Some(expected(&others)), "after an image with other sessions");
+    assert_eq!(machine.applied().await.expect("applied"), last, "after an image");
+    drop(machine);
+    let machine = backend.reopen().await.expect("a machine that keeps records can be reopened");
+    assert_eq!(kept(&machine).await, Some(expected(&others)), "after reopening what an image brought");
+    assert_eq!(machine.applied().await.expect("applied"), last, "after reopening what an image brought");
 }

@@ -46,7 +46,7 @@ pub(super) struct Journal {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Restored { image: Bytes, records: Vec<Record>, upto: LogId },
+    Restored { image: Bytes, records: Vec<Record>, upto: LogId, last: LogId },
     Applied { commands: Vec<(LogId, Bytes)>, changes: Vec<RecordChange>, upto: LogId },
 }
 
@@ -102,10 +102,10 @@ impl<M: StateMachine> Keeping<M> {
         let mut this = Self { machine, kept, run, upto: LogId::ZERO, last: LogId::ZERO, records: BTreeMap::new() };
         for step in steps {
             match step {
-                Step::Restored { image, records, upto } => {
+                Step::Restored { image, records, upto, last } => {
                     this.machine.restore(Box::new(vec![image].into_iter())).await?;
                     this.records = by_key(records);
-                    (this.upto, this.last) = (upto, upto);
+                    (this.upto, this.last) = (upto, last);
                 }
                 Step::Applied { commands, changes, upto } => {
                     if let Some((last, _)) = commands.last() {
@@ -123,6 +123,28 @@ impl<M: StateMachine> Keeping<M> {
     /// Where it stands.
     pub(super) fn upto(&self) -> LogId {
         self.upto
+    }
+
+    /// Takes an image's place, up to its last entry if that is told, and else to its last command.
+    async fn replace(
+        &mut self,
+        image: Box<dyn Chunks>,
+        records: Vec<Record>,
+        upto: Option<LogId>,
+    ) -> Result<(), Fatal> {
+        let (last, image) = unname(image).await?;
+        if last < self.last {
+            return Err(Fatal::state_machine(format!("at {}, it is to go back to an image of {last}", self.last)));
+        }
+        let upto = upto.unwrap_or(last);
+        if upto < last {
+            return Err(Fatal::state_machine(format!("an image of {last} is said to reflect {upto} alone")));
+        }
+        self.machine.restore(Box::new(vec![image.clone()].into_iter())).await?;
+        (self.upto, self.last) = (upto, last);
+        self.records = by_key(records.clone());
+        self.commit(Step::Restored { image, records, upto, last });
+        Ok(())
     }
 
     fn is_durable(&self) -> bool {
@@ -253,21 +275,18 @@ impl<M: StateMachine> StateMachine for Keeping<M> {
         if matches!(self.kept, Kept::AsItIs) {
             return self.machine.restore(image).await;
         }
-        self.restore_recorded(image, Vec::new()).await
+        self.replace(image, Vec::new(), None).await
     }
 
-    async fn restore_recorded(&mut self, image: Box<dyn Chunks>, records: Vec<Record>) -> Result<(), Fatal> {
+    async fn restore_recorded(
+        &mut self,
+        image: Box<dyn Chunks>,
+        records: Vec<Record>,
+        upto: LogId,
+    ) -> Result<(), Fatal> {
         if matches!(self.kept, Kept::AsItIs) {
-            return self.machine.restore_recorded(image, records).await;
+            return self.machine.restore_recorded(image, records, upto).await;
         }
-        let (upto, image) = unname(image).await?;
-        if upto < self.last {
-            return Err(Fatal::state_machine(format!("at {}, it is to go back to an image of {upto}", self.last)));
-        }
-        self.machine.restore(Box::new(vec![image.clone()].into_iter())).await?;
-        (self.upto, self.last) = (upto, upto);
-        self.records = by_key(records.clone());
-        self.commit(Step::Restored { image, records, upto });
-        Ok(())
+        self.replace(image, records, Some(upto)).await
     }
 }
