@@ -207,7 +207,12 @@ pub(super) fn contents(text: &mut Text, view: &KvView) {
     let positive = |revision: i64| u64::try_from(revision).unwrap_or(0);
     text.one(Gauge, "raftkv_kv_keys", "Keys that exist.", stats.live);
     text.one(Gauge, "raftkv_kv_versions", "Versions of keys that are kept, deletions included.", stats.versions);
-    text.one(Gauge, "raftkv_kv_bytes", "The memory that keys and versions take, estimated.", stats.bytes);
+    text.one(
+        Gauge,
+        "raftkv_kv_bytes",
+        "What keys and versions take, estimated, in bytes of memory or wherever they are kept.",
+        stats.bytes,
+    );
     text.one(Gauge, "raftkv_kv_revision", "The newest revision.", positive(revision));
     let help = "The revision of the last compaction; 0 before the first.";
     text.one(Gauge, "raftkv_kv_compacted_revision", help, positive(compacted));

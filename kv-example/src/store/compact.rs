@@ -1,8 +1,9 @@
 //! Forgetting, and the checksum over what is left.
 
-use std::ops::Bound;
+use std::ops::ControlFlow;
 
 use super::key::Key;
+use super::keys::{Compacted, Found, Keys, KeysMut, Look};
 use super::{Refusal, Store};
 
 /// Where a sweep through the keys has got to.
@@ -16,9 +17,9 @@ pub(crate) struct Sweep {
 
 /// One step of a sweep: what the keys seen have to forget.
 pub(crate) struct Slice {
-    pub(crate) sweep: Sweep,
-    garbage: Vec<Key>,
-    end: bool,
+    /// The compaction that is carried out.
+    revision: i64,
+    look: Look,
 }
 
 /// A checksum over the versions of a store, to compare nodes with.
@@ -32,50 +33,20 @@ pub struct Checksum {
     pub compacted: i64,
 }
 
-impl Store {
+impl<K: Keys> Store<K> {
     /// Whether a compaction has left something to drop.
     pub(crate) fn needs_sweep(&self) -> bool {
-        self.swept < self.compacted
-    }
-
-    /// The compaction whose garbage is gone.
-    pub(crate) fn swept(&self) -> i64 {
-        self.swept
+        self.head.swept < self.head.compacted
     }
 
     /// Starts a sweep for the compaction in force.
     pub(crate) fn start_sweep(&self) -> Sweep {
-        Sweep { revision: self.compacted, last: None }
+        Sweep { revision: self.head.compacted, last: None }
     }
 
     /// Looks through up to `keys` more keys for what can be dropped. Changes nothing, so that readers can go on.
     pub(crate) fn look(&self, sweep: &Sweep, keys: usize) -> Slice {
-        let after = sweep.last.as_ref().map_or(Bound::Unbounded, |key| Bound::Excluded(key.as_slice()));
-        let mut slice = Slice { sweep: sweep.clone(), garbage: Vec::new(), end: true };
-        for (seen, (key, history)) in self.keys.range::<_, [u8]>((after, Bound::Unbounded)).enumerate() {
-            if seen == keys {
-                slice.end = false;
-                break;
-            }
-            slice.sweep.last = Some(key.clone());
-            if history.has_garbage(sweep.revision) {
-                slice.garbage.push(key.clone());
-            }
-        }
-        slice
-    }
-
-    /// Drops what [`Store::look`] found. True at the end of the sweep.
-    pub(crate) fn drop_garbage(&mut self, slice: &Slice) -> bool {
-        // An image may have replaced the store since.
-        let revision = slice.sweep.revision.min(self.compacted);
-        for key in &slice.garbage {
-            self.compact_key(key, revision);
-        }
-        if slice.end {
-            self.swept = self.swept.max(revision);
-        }
-        slice.end
+        Slice { revision: sweep.revision, look: self.keys.look(sweep.last.as_ref(), keys, sweep.revision) }
     }
 
     /// A checksum over all that can be read at `revision` or before; 0 means the newest. Nodes with the same history, and the
@@ -83,29 +54,50 @@ impl Store {
     ///
     /// # Errors
     /// The revision is compacted, or in the future.
-    pub fn checksum(&self, revision: i64) -> Result<Checksum, Refusal> {
-        if revision > 0 && revision <= self.compacted {
+    pub(crate) fn checksum(&self, revision: i64) -> Result<Checksum, Refusal> {
+        let compacted = self.head.compacted;
+        if revision > 0 && revision <= compacted {
             return Err(Refusal::Compacted);
         }
-        if revision > self.revision {
+        if revision > self.head.revision {
             return Err(Refusal::FutureRevision);
         }
-        let revision = if revision <= 0 { self.revision } else { revision };
+        let revision = if revision <= 0 { self.head.revision } else { revision };
         let mut crc = 0;
-        for (key, history) in &self.keys {
-            for version in history.reachable(self.compacted) {
-                let meta = version.meta();
-                if meta.modified > revision {
-                    break;
-                }
-                let lengths = [key.as_slice().len() as i64, version.value().len() as i64];
-                for number in [lengths[0], lengths[1], meta.modified, meta.created, meta.version] {
-                    crc = crc32c::crc32c_append(crc, &number.to_le_bytes());
-                }
-                crc = crc32c::crc32c_append(crc, key.as_slice());
-                crc = crc32c::crc32c_append(crc, version.value());
+        self.keys.walk(&mut K::Cursor::default(), compacted, &mut |key, version| {
+            let (meta, value) = (version.meta(), version.value());
+            if meta.modified > revision {
+                return ControlFlow::Continue(());
             }
+            for number in [key.len() as i64, value.len() as i64, meta.modified, meta.created, meta.version] {
+                crc = crc32c::crc32c_append(crc, &number.to_le_bytes());
+            }
+            crc = crc32c::crc32c_append(crc, key);
+            crc = crc32c::crc32c_append(crc, value);
+            ControlFlow::Continue(())
+        });
+        Ok(Checksum { crc, revision, compacted })
+    }
+}
+
+impl<K: KeysMut> Store<K> {
+    /// Drops what [`Store::look`] found, looking from `sweep` on. Where to look next; none at the end of the sweep.
+    pub(crate) fn drop_garbage(&mut self, sweep: &Sweep, slice: Slice) -> Option<Sweep> {
+        // An image may have replaced the store since.
+        let revision = slice.revision.min(self.head.compacted);
+        let mut again = false;
+        for key in &slice.look.garbage {
+            let Compacted { freed, more } = self.keys.compact(key, revision);
+            self.forget(freed);
+            again |= more;
         }
-        Ok(Checksum { crc, revision, compacted: self.compacted })
+        if again {
+            return Some(sweep.clone());
+        }
+        if slice.look.end {
+            self.head.swept = self.head.swept.max(revision);
+            return None;
+        }
+        Some(Sweep { revision: sweep.revision, last: slice.look.last })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::keys::Freed;
 use super::version::Version;
 
 /// How many versions one link of the chain holds at most: what a write copies when a frozen view shares the link.
@@ -19,13 +20,6 @@ pub(crate) struct History {
 struct Link {
     versions: Vec<Version>,
     older: Option<Arc<Link>>,
-}
-
-/// What a change of a history did to the memory it takes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Freed {
-    pub(crate) versions: u64,
-    pub(crate) bytes: u64,
 }
 
 impl Freed {

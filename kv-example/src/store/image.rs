@@ -3,16 +3,17 @@
 //! An image is a run of records: a head, the keys in order with their versions, and an end that counts them. A record is
 //! its length and its CRC-32C (four bytes each, little-endian), then a protobuf message (`ImageRecord` in
 //! `proto/raftkv/command.proto`). Two stores with the same contents have the same image, and what a compaction has made
-//! unreachable is not in it, even if it is still in memory.
+//! unreachable is not in it, even if it is still kept. So nodes with different engines take each other's images.
 
-use std::ops::Bound;
+use std::ops::ControlFlow;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::key::Key;
+use super::keys::{Found, Keys, Sink};
 use super::version::{Meta, Version};
-use super::{Members, Store};
+use super::{Head, Members, Store, Tree};
 use crate::api::command::image_record::Body;
 use crate::api::command::{ImageEnd, ImageHead, ImageKey, ImageKeys, ImageRecord, ImageVersion};
 
@@ -28,97 +29,77 @@ const MAX_REVISION: i64 = 1 << 62;
 /// Why an image can't be loaded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the image is damaged at byte {at}: {reason}; fetch it again, or restore the node from another one")]
-pub struct ImageError {
+pub(crate) struct ImageError {
     at: u64,
     reason: String,
 }
 
 /// An image of a frozen store, made piece by piece.
 #[derive(Debug)]
-pub struct Image {
-    store: Store,
-    state: State,
+pub(crate) struct Image<K: Keys = Tree> {
+    store: Store<K>,
+    state: State<K::Cursor>,
     versions: u64,
 }
 
 #[derive(Debug)]
-enum State {
+enum State<C> {
     Head,
-    /// The last key that was begun, and its versions that are yet to come, newest first.
-    Keys(Option<(Key, Vec<Version>)>),
+    /// The place behind the last version that is in a record.
+    Keys(C),
     Done,
 }
 
-impl Image {
+impl<K: Keys> Image<K> {
     /// An image of this store.
     #[must_use]
-    pub fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store<K>) -> Self {
         Self { store, state: State::Head, versions: 0 }
     }
 
     /// The next record; none at the end.
-    pub fn next_record(&mut self) -> Option<Bytes> {
+    pub(crate) fn next_record(&mut self) -> Option<Bytes> {
         let body = match std::mem::replace(&mut self.state, State::Done) {
             State::Done => return None,
             State::Head => {
-                self.state = State::Keys(None);
-                let (highest_member, members) = self.store.members.to_image();
+                self.state = State::Keys(K::Cursor::default());
+                let head = &self.store.head;
+                let (highest_member, members) = head.members.to_image();
                 Body::Head(ImageHead {
                     format: FORMAT,
-                    revision: self.store.revision,
-                    compact_revision: self.store.compacted,
+                    revision: head.revision,
+                    compact_revision: head.compacted,
                     highest_member,
                     members,
                 })
             }
-            State::Keys(last) => self.next_keys(last),
+            State::Keys(place) => self.next_keys(place),
         };
         Some(frame(&ImageRecord { body: Some(body) }))
     }
 
-    fn next_keys(&mut self, last: Option<(Key, Vec<Version>)>) -> Body {
-        let mut keys = Vec::new();
+    fn next_keys(&mut self, mut place: K::Cursor) -> Body {
+        let mut keys: Vec<ImageKey> = Vec::new();
         let mut bytes = 0;
-        let mut open = last;
-        if let Some((key, rest)) = &mut open {
-            self.take(key, rest, &mut keys, &mut bytes);
-        }
-        while bytes < RECORD_BYTES {
-            let after = open.as_ref().map_or(Bound::Unbounded, |(key, _)| Bound::Excluded(key.as_slice()));
-            let next = self.store.keys.range::<_, [u8]>((after, Bound::Unbounded)).next();
-            let Some((key, history)) = next else { break };
-            let key = key.clone();
-            let mut rest: Vec<Version> = history.reachable(self.store.compacted).into_iter().rev().cloned().collect();
-            self.take(&key, &mut rest, &mut keys, &mut bytes);
-            open = Some((key, rest));
-        }
-        if keys.is_empty() && bytes < RECORD_BYTES {
+        self.store.keys.walk(&mut place, self.store.head.compacted, &mut |key, version| {
+            let (meta, value) = (version.meta(), version.value_bytes());
+            bytes += key.len() + value.len() + 32;
+            self.versions += 1;
+            let Meta { modified, created, version } = meta;
+            let version = ImageVersion { mod_revision: modified, create_revision: created, version, value };
+            match keys.last_mut() {
+                Some(last) if last.key == key => last.versions.push(version),
+                Some(_) | None => {
+                    keys.push(ImageKey { key: Bytes::copy_from_slice(key), versions: vec![version] });
+                }
+            }
+            if bytes < RECORD_BYTES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        if keys.is_empty() {
             return Body::End(ImageEnd { versions: self.versions });
         }
-        self.state = State::Keys(open);
+        self.state = State::Keys(place);
         Body::Keys(ImageKeys { keys })
-    }
-
-    /// Moves versions of a key into a record, until the record is full.
-    fn take(&mut self, key: &Key, rest: &mut Vec<Version>, keys: &mut Vec<ImageKey>, bytes: &mut usize) {
-        let mut versions = Vec::new();
-        while *bytes < RECORD_BYTES
-            && let Some(version) = rest.pop()
-        {
-            let meta = version.meta();
-            let value = version.value_bytes();
-            *bytes += key.as_slice().len() + value.len() + 32;
-            versions.push(ImageVersion {
-                mod_revision: meta.modified,
-                create_revision: meta.created,
-                version: meta.version,
-                value,
-            });
-        }
-        if !versions.is_empty() {
-            self.versions += versions.len() as u64;
-            keys.push(ImageKey { key: key.to_bytes(), versions });
-        }
     }
 }
 
@@ -137,15 +118,16 @@ pub(crate) fn seal_record(body: &[u8]) -> Bytes {
 }
 
 /// Builds a store from the bytes of an image, however they are cut.
-#[derive(Debug, Default)]
-pub struct Loader {
-    store: Store,
+#[derive(Debug)]
+pub(crate) struct Loader<K = Tree> {
+    store: Store<K>,
     buffer: BytesMut,
     /// How many bytes are behind.
     at: u64,
     stage: Stage,
     versions: u64,
-    last: Option<Key>,
+    /// The last key, and its last version's revision.
+    last: Option<(Key, i64)>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -156,12 +138,30 @@ enum Stage {
     Done,
 }
 
-impl Loader {
+impl Default for Loader {
+    fn default() -> Self {
+        Self::into(Tree::default())
+    }
+}
+
+impl<K: Sink> Loader<K> {
+    /// Loads an image into these keys: there must be none yet.
+    pub(crate) fn into(keys: K) -> Self {
+        Self {
+            store: Store::over(keys, Head::default()),
+            buffer: BytesMut::new(),
+            at: 0,
+            stage: Stage::default(),
+            versions: 0,
+            last: None,
+        }
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors
     /// They are no image, or a damaged one.
-    pub fn push(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
+    pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), ImageError> {
         self.buffer.extend_from_slice(bytes);
         while let Some(record) = self.next_record()? {
             let size = (HEADER + record.encoded_len()) as u64;
@@ -175,7 +175,7 @@ impl Loader {
     ///
     /// # Errors
     /// The image ends too early.
-    pub fn finish(self) -> Result<Store, ImageError> {
+    pub(crate) fn finish(self) -> Result<Store<K>, ImageError> {
         if self.stage != Stage::Done || !self.buffer.is_empty() {
             return Err(self.error("it ends before its end record"));
         }
@@ -218,10 +218,10 @@ impl Loader {
                     return Err(self.error(format!("no store is at revision {revision}, compacted at {compacted}")));
                 }
                 let members = Members::from_image(head.highest_member, head.members);
-                self.store.members = members.map_err(|reason| self.error(reason))?;
-                self.store.revision = head.revision;
-                self.store.compacted = head.compact_revision;
-                self.store.swept = head.compact_revision;
+                self.store.head.members = members.map_err(|reason| self.error(reason))?;
+                self.store.head.revision = head.revision;
+                self.store.head.compacted = head.compact_revision;
+                self.store.head.swept = head.compact_revision;
                 self.stage = Stage::Keys;
                 Ok(())
             }
@@ -239,13 +239,13 @@ impl Loader {
 
     fn load_key(&mut self, image: ImageKey) -> Result<(), ImageError> {
         let key = Key::new(&image.key);
-        if self.last.as_ref().is_some_and(|last| *last > key) {
+        if self.last.as_ref().is_some_and(|(last, _)| *last > key) {
             return Err(self.error("its keys are out of order"));
         }
+        let mut before = self.last.take_if(|(last, _)| *last == key).map_or(0, |(_, modified)| modified);
         for version in image.versions {
-            let before = self.store.keys.get(&image.key[..]).map_or(0, |history| history.newest().modified());
             let good = before < version.mod_revision
-                && version.mod_revision <= self.store.revision
+                && version.mod_revision <= self.store.head.revision
                 && (0..=version.mod_revision).contains(&version.create_revision)
                 // A key that one step puts several times counts on within one revision.
                 && (0..MAX_REVISION).contains(&version.version);
@@ -256,8 +256,9 @@ impl Loader {
                 Meta { modified: version.mod_revision, created: version.create_revision, version: version.version };
             self.store.push(&image.key, Version::new(meta, &version.value));
             self.versions += 1;
+            before = version.mod_revision;
         }
-        self.last = Some(key);
+        self.last = Some((key, before));
         Ok(())
     }
 }
@@ -283,7 +284,7 @@ mod tests {
             let keys = Body::Keys(ImageKeys { keys: vec![ImageKey { key: "k".into(), versions }] });
             load(&[head, keys, Body::End(ImageEnd { versions: 1 })])
         };
-        assert_eq!(image(2, -1, 1).unwrap().revision(), 2);
+        assert_eq!(image(2, -1, 1).unwrap().head().revision, 2);
         let strange =
             [(i64::MAX, -1, 1), (0, -1, 1), (-5, -7, 1), (2, 3, 1), (2, i64::MIN, 1), (2, -1, i64::MAX), (2, -1, -1)];
         for (revision, compacted, version) in strange {

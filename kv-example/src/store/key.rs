@@ -5,8 +5,6 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 const INLINE: usize = 22;
 
 /// A key of the map. Most keys are short: up to 22 bytes lie in the tree's own nodes, which saves an allocation and a
@@ -40,17 +38,18 @@ impl Key {
         }
     }
 
-    /// A copy for an answer.
-    pub(crate) fn to_bytes(&self) -> Bytes {
-        Bytes::copy_from_slice(self.as_slice())
-    }
-
     /// What the key takes outside of the tree's nodes, estimated.
     pub(crate) fn heap_size(&self) -> u64 {
         match &self.0 {
             Repr::Inline { .. } => 0,
             Repr::Heap(bytes) => super::version::allocation(bytes.len()),
         }
+    }
+}
+
+impl AsRef<[u8]> for Key {
+    fn as_ref(&self) -> &[u8] {
+        self.as_slice()
     }
 }
 

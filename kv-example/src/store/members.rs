@@ -5,6 +5,7 @@
 
 use imbl::OrdMap;
 
+use super::keys::KeysMut;
 use super::{Refusal, Store, Writer};
 use crate::api::command::{ImageMember, MemberExpected, MemberNote, MemberNoted, MemberStarted, member_note::Note};
 
@@ -123,25 +124,19 @@ impl Members {
     }
 }
 
-impl Writer<'_> {
+impl<K: KeysMut> Writer<'_, K> {
     /// Takes note of what happens to a member. The store's revision stays as it is.
     pub(crate) fn note_member(&mut self, note: &MemberNote) -> Result<MemberNoted, Refusal> {
         self.store.note_member(note)
     }
 }
 
-impl Store {
-    /// What is known of the members.
-    #[must_use]
-    pub fn members(&self) -> &Members {
-        &self.members
-    }
-
+impl<K> Store<K> {
     fn note_member(&mut self, note: &MemberNote) -> Result<MemberNoted, Refusal> {
         let id = match &note.note {
-            Some(Note::Expected(new)) => self.members.expect(new)?,
-            Some(Note::Started(member)) => self.members.start(member)?,
-            Some(Note::Gone(member)) => self.members.forget(member.id),
+            Some(Note::Expected(new)) => self.head.members.expect(new)?,
+            Some(Note::Started(member)) => self.head.members.start(member)?,
+            Some(Note::Gone(member)) => self.head.members.forget(member.id),
             None => return Err(Refusal::Malformed),
         };
         Ok(MemberNoted { id })

@@ -1,12 +1,16 @@
-//! A multi-version ordered map in memory.
+//! A multi-version ordered map: what etcd calls its store.
 //!
 //! Each change makes a new *revision* of the whole store, and the versions before it stay readable until a compaction.
-//! The map is persistent: [`Store::freeze`] takes constant time, whatever the size, and the frozen copy shares all that
+//! Where the versions are kept is the matter of an engine, below a seam; the rules are the same over each.
+//!
+//! In memory the map is persistent: `Store::freeze` takes constant time, whatever the size, and the frozen copy shares all that
 //! has not changed since. Long reads and images work on frozen copies, while writes go on.
 //!
 //! | file | what it holds |
 //! |---|---|
-//! | `key.rs`, `version.rs`, `history.rs` | the bytes: keys, versions, the versions of a key |
+//! | `key.rs`, `version.rs` | the bytes: keys, versions |
+//! | `keys.rs` | the seam: what the rules need of an engine |
+//! | `tree.rs`, `history.rs` | the engine in memory: the map, the versions of a key |
 //! | `check.rs` | which requests are refused before they enter the log |
 //! | `range.rs` | reads |
 //! | `write.rs`, `txn.rs` | changes |
@@ -19,9 +23,11 @@ mod compact;
 mod history;
 mod image;
 mod key;
+mod keys;
 mod members;
 mod range;
 mod refusal;
+mod tree;
 mod txn;
 mod version;
 mod write;
@@ -31,35 +37,41 @@ mod model;
 
 use std::ops::Bound;
 
-use imbl::OrdMap;
-
 pub use check::{Limits, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
 pub use compact::Checksum;
 pub(crate) use compact::Sweep;
 #[cfg(feature = "testing")]
+pub(crate) use image::ImageError;
+#[cfg(feature = "testing")]
 pub(crate) use image::seal_record;
-pub use image::{Image, ImageError, Loader};
+pub(crate) use image::{Image, Loader};
+pub(crate) use keys::KeysMut;
 pub use members::{MemberInfo, Members};
 pub use refusal::Refusal;
+pub(crate) use tree::Tree;
 pub(crate) use write::Writer;
 
-use history::{Freed, History, Keep};
-use key::Key;
+use keys::{Bounds, Freed, Pushed, Sink};
 use version::Version;
 
-/// What one entry of the map takes in the tree's nodes, with the room that nodes leave free.
-const NODE_SHARE: u64 = 64;
-
-/// The store. A clone is a frozen copy.
+/// The store: the rules, over an engine that keeps the keys.
 #[derive(Clone, Debug)]
-pub struct Store {
-    keys: OrdMap<Key, History>,
-    revision: i64,
-    compacted: i64,
+pub(crate) struct Store<K = Tree> {
+    keys: K,
+    head: Head,
+}
+
+/// What a store is beside its keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// The newest revision.
+    pub(crate) revision: i64,
+    /// The revision of the last compaction; -1 before the first, as in etcd.
+    pub(crate) compacted: i64,
     /// Up to where what compaction made unreachable has really been dropped.
-    swept: i64,
-    stats: Stats,
-    members: Members,
+    pub(crate) swept: i64,
+    pub(crate) stats: Stats,
+    pub(crate) members: Members,
 }
 
 /// Sizes of a store.
@@ -69,8 +81,21 @@ pub struct Stats {
     pub live: u64,
     /// Versions kept, deletions included.
     pub versions: u64,
-    /// The memory that keys and versions take, in bytes, estimated.
+    /// What keys and versions take, in memory or wherever they are kept, in bytes, estimated.
     pub bytes: u64,
+}
+
+impl Default for Head {
+    /// As in etcd an empty store's revision is 1, so that 0 can mean "the newest".
+    fn default() -> Self {
+        Self {
+            revision: 1,
+            compacted: NEVER_COMPACTED,
+            swept: NEVER_COMPACTED,
+            stats: Stats::default(),
+            members: Members::default(),
+        }
+    }
 }
 
 impl Default for Store {
@@ -80,90 +105,57 @@ impl Default for Store {
 }
 
 impl Store {
-    /// An empty store. As in etcd its revision is 1, so that 0 can mean "the newest".
+    /// An empty store in memory.
     #[must_use]
-    pub fn new() -> Self {
-        Self {
-            keys: OrdMap::new(),
-            revision: 1,
-            compacted: NEVER_COMPACTED,
-            swept: NEVER_COMPACTED,
-            stats: Stats::default(),
-            members: Members::default(),
-        }
+    pub(crate) fn new() -> Self {
+        Self::over(Tree::default(), Head::default())
     }
 
     /// A copy that no later change touches. Takes constant time.
     #[must_use]
-    pub fn freeze(&self) -> Self {
+    pub(crate) fn freeze(&self) -> Self {
         self.clone()
-    }
-
-    /// The newest revision.
-    #[must_use]
-    pub fn revision(&self) -> i64 {
-        self.revision
-    }
-
-    /// The revision of the last compaction; -1 before the first, as in etcd.
-    #[must_use]
-    pub fn compacted(&self) -> i64 {
-        self.compacted
-    }
-
-    /// Its sizes.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.stats
     }
 
     /// How many keys the map holds, deleted ones that are not yet forgotten included.
     pub(crate) fn slots(&self) -> usize {
         self.keys.len()
     }
+}
 
+impl<K> Store<K> {
+    /// The store that these are.
+    pub(crate) fn over(keys: K, head: Head) -> Self {
+        Self { keys, head }
+    }
+
+    /// What it is beside its keys.
+    #[must_use]
+    pub(crate) fn head(&self) -> &Head {
+        &self.head
+    }
+}
+
+impl<K: Sink> Store<K> {
     /// Adds a version to a key.
     fn push(&mut self, key: &[u8], version: Version) {
-        let (bytes, alive) = (history::cost(&version), !version.is_tombstone());
-        self.stats.versions += 1;
-        self.stats.bytes += bytes;
-        match self.keys.get_mut(key) {
-            Some(history) => {
-                let was_alive = !history.newest().is_tombstone();
-                let freed = history.push(version);
-                self.stats.live = self.stats.live + u64::from(alive) - u64::from(was_alive);
-                self.forget(freed);
-            }
-            None => {
-                let key = Key::new(key);
-                self.stats.bytes += NODE_SHARE + key.heap_size();
-                self.stats.live += u64::from(alive);
-                self.keys.insert(key, History::new(version));
-            }
-        }
+        let alive = !version.is_tombstone();
+        let Pushed { added, freed, was_alive } = self.keys.push(key, version);
+        let stats = &mut self.head.stats;
+        stats.versions += 1;
+        stats.bytes += added;
+        stats.live = stats.live + u64::from(alive) - u64::from(was_alive);
+        self.forget(freed);
     }
 
     fn forget(&mut self, freed: Freed) {
-        self.stats.versions -= freed.versions;
-        self.stats.bytes -= freed.bytes;
-    }
-
-    /// Compacts one key's history at `revision`.
-    fn compact_key(&mut self, key: &Key, revision: i64) {
-        let Some(history) = self.keys.get_mut(key) else { return };
-        let (freed, keep) = history.compact(revision);
-        if keep == Keep::Nothing {
-            self.keys.remove(key);
-            self.stats.bytes -= NODE_SHARE + key.heap_size();
-        }
-        self.forget(freed);
+        self.head.stats.versions -= freed.versions;
+        self.head.stats.bytes -= freed.bytes;
     }
 }
 
 /// As in etcd: revision 0 can be compacted, once, to no effect.
 const NEVER_COMPACTED: i64 = -1;
-
-type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// The keys that a request means, by etcd's rules: an empty end means the key alone, and a single zero byte means all keys
 /// from the first on.

@@ -2,20 +2,20 @@
 
 use std::cmp::Ordering;
 
-use super::key::Key;
-use super::version::{Meta, Version};
+use super::keys::{Found, Keys};
+use super::version::Meta;
 use super::{Refusal, Span, Store};
 use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use crate::api::mvccpb::KeyValue;
 
-impl Store {
+impl<K: Keys> Store<K> {
     /// Answers a read. The header holds the revision alone.
     ///
     /// # Errors
     /// The revision is compacted, or in the future; or the sort option is unknown.
-    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
-        self.range_at(request, self.revision)
+    pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
+        self.range_at(request, self.head.revision)
     }
 
     /// Answers a read, where `newest` is the newest revision that the reader may see: inside of a transaction that has
@@ -25,7 +25,7 @@ impl Store {
         if revision > newest {
             return Err(Refusal::FutureRevision);
         }
-        if revision < self.compacted {
+        if revision < self.head.compacted {
             return Err(Refusal::Compacted);
         }
         let options = Options::new(request)?;
@@ -43,12 +43,12 @@ impl Store {
     }
 
     /// What `span` held at `revision`, in the order of the keys.
-    fn find<'a>(&'a self, span: Span<'_>, revision: i64, options: &Options) -> Found<'a> {
-        let mut found = Found { items: Vec::new(), count: 0 };
+    fn find<'a>(&'a self, span: Span<'_>, revision: i64, options: &Options) -> Selected<'a, K> {
+        let mut found = Selected { items: Vec::new(), count: 0 };
         self.each(span, revision, |key, version| {
             found.count += 1;
             if found.items.len() < options.fetch {
-                let item = Item { key, version, meta: version.meta() };
+                let item = Item { meta: version.meta(), key, version };
                 if options.wants(&item.meta) {
                     found.items.push(item);
                 }
@@ -58,44 +58,33 @@ impl Store {
     }
 
     /// Calls `visit` with each key of `span` that existed at `revision`, in order.
-    pub(super) fn each<'a>(&'a self, span: Span<'_>, revision: i64, mut visit: impl FnMut(&'a Key, &'a Version)) {
-        let mut visit_alive = |key: &'a Key, version: Option<&'a Version>| {
-            if let Some(version) = version.filter(|version| !version.is_tombstone()) {
-                visit(key, version);
-            }
-        };
-        if let Span::One(key) = span {
-            if let Some((key, history)) = self.keys.get_key_value(key) {
-                visit_alive(key, history.at(revision));
-            }
-        } else if let Some(bounds) = span.bounds() {
-            for (key, history) in self.keys.range::<_, [u8]>(bounds) {
-                visit_alive(key, history.at(revision));
-            }
+    pub(super) fn each<'a>(&'a self, span: Span<'_>, revision: i64, mut visit: impl FnMut(K::Name<'a>, K::Found<'a>)) {
+        if let Some(bounds) = span.bounds() {
+            self.keys.each(bounds, revision, &mut visit);
         }
     }
 
     /// A key as it was at `revision`.
-    pub(super) fn get_at(&self, key: &[u8], revision: i64) -> Option<&Version> {
-        self.keys.get(key).and_then(|history| history.at(revision)).filter(|version| !version.is_tombstone())
+    pub(super) fn get_at(&self, key: &[u8], revision: i64) -> Option<K::Found<'_>> {
+        self.keys.at(key, revision).filter(|version| !version.meta().is_tombstone())
     }
 }
 
-struct Found<'a> {
-    items: Vec<Item<'a>>,
+struct Selected<'a, K: Keys + 'a> {
+    items: Vec<Item<'a, K>>,
     /// How many keys the span holds, whatever the filters and the limit say: as in etcd.
     count: i64,
 }
 
-struct Item<'a> {
-    key: &'a Key,
-    version: &'a Version,
+struct Item<'a, K: Keys + 'a> {
+    key: K::Name<'a>,
+    version: K::Found<'a>,
     meta: Meta,
 }
 
-impl Item<'_> {
+impl<K: Keys> Item<'_, K> {
     fn to_kv(&self, keys_only: bool) -> KeyValue {
-        let mut kv = kv(self.key.as_slice(), self.meta);
+        let mut kv = kv(self.key.as_ref(), self.meta);
         if !keys_only {
             kv.value = self.version.value_bytes();
         }
@@ -116,7 +105,7 @@ fn kv(key: &[u8], meta: Meta) -> KeyValue {
 }
 
 /// A key with its value, for an answer.
-pub(super) fn full_kv(key: &[u8], version: &Version) -> KeyValue {
+pub(super) fn full_kv(key: &[u8], version: &impl Found) -> KeyValue {
     KeyValue { value: version.value_bytes(), ..kv(key, version.meta()) }
 }
 
@@ -172,16 +161,16 @@ impl Options {
     }
 
     /// Sorts. Equals stay in the order of their keys.
-    fn sort(&self, items: &mut [Item<'_>]) {
+    fn sort<K: Keys>(&self, items: &mut [Item<'_, K>]) {
         let Some((target, order)) = self.sort else { return };
-        let compare = |a: &Item<'_>, b: &Item<'_>| match target {
-            SortTarget::Key => a.key.cmp(b.key),
+        let compare = |a: &Item<'_, K>, b: &Item<'_, K>| match target {
+            SortTarget::Key => a.key.as_ref().cmp(b.key.as_ref()),
             SortTarget::Version => a.meta.version.cmp(&b.meta.version),
             SortTarget::Create => a.meta.created.cmp(&b.meta.created),
             SortTarget::Mod => a.meta.modified.cmp(&b.meta.modified),
             SortTarget::Value => a.version.value().cmp(b.version.value()),
         };
-        let directed = |a: &Item<'_>, b: &Item<'_>| match order {
+        let directed = |a: &Item<'_, K>, b: &Item<'_, K>| match order {
             SortOrder::Descend => compare(b, a),
             SortOrder::None | SortOrder::Ascend => compare(a, b),
         };

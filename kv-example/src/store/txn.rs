@@ -2,37 +2,30 @@
 
 use std::cmp::Ordering;
 
-use super::version::{Meta, Version};
+use super::keys::{Found, Keys, KeysMut};
+use super::version::Meta;
 use super::{Refusal, Span, Store, Writer, check_range};
 use crate::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::api::etcdserverpb::request_op::Request;
 use crate::api::etcdserverpb::response_op::Response;
 use crate::api::etcdserverpb::{Compare, RangeRequest, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
 
-impl Store {
+impl<K: Keys> Store<K> {
     /// Answers a transaction that only reads.
     ///
     /// # Errors
     /// A read wants a revision that is compacted, or in the future.
-    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+    pub(crate) fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
         debug_assert!(super::is_read_only(request), "a transaction that writes goes through the log");
-        // A frozen copy, so that even a request that lied about itself would change nothing.
-        Writer::new(&mut self.freeze()).txn(request)
-    }
-}
-
-impl Writer<'_> {
-    /// Runs a transaction, or refuses it as a whole.
-    ///
-    /// As in etcd, all comparisons, nested ones too, see the store as it was before the transaction, while reads among
-    /// the operations see the changes before them.
-    pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
         let plan = self.plan(request);
-        self.check_puts(&plan)?;
         self.check_ranges(&plan)?;
-        let mut response = self.run(&plan)?;
-        // Only the outermost answer says at which revision it took effect: as in etcd.
-        response.header = self.header();
+        let revision = self.head.revision;
+        let mut response = plan.run(&mut |request| match request {
+            Request::RequestRange(range) => Ok(Some(Response::ResponseRange(self.range_at(range, revision)?))),
+            // A request that lied about itself changes nothing.
+            Request::RequestPut(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_) => Ok(None),
+        })?;
+        response.header = Some(ResponseHeader { revision, ..Default::default() });
         Ok(response)
     }
 
@@ -48,13 +41,6 @@ impl Writer<'_> {
         Plan { succeeded, steps: branch.iter().map(step).collect() }
     }
 
-    fn check_puts(&self, plan: &Plan<'_>) -> Result<(), Refusal> {
-        plan.each(&mut |request| match request {
-            Request::RequestPut(put) => self.check_put(put),
-            Request::RequestRange(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_) => Ok(()),
-        })
-    }
-
     fn check_ranges(&self, plan: &Plan<'_>) -> Result<(), Refusal> {
         plan.each(&mut |request| match request {
             Request::RequestRange(range) => self.check_range(range),
@@ -66,27 +52,48 @@ impl Writer<'_> {
         check_range(range)?;
         let revision = range.revision;
         // Revisions below 0 are not "the newest" here: as in etcd.
-        if revision > self.store.revision {
+        if revision > self.head.revision {
             return Err(Refusal::FutureRevision);
         }
-        if revision != 0 && revision < self.store.compacted {
+        if revision != 0 && revision < self.head.compacted {
             return Err(Refusal::Compacted);
         }
         Ok(())
     }
 
-    /// Runs what the checks found good. They leave no way to fail, or else changes made until then would stay.
-    fn run(&mut self, plan: &Plan<'_>) -> Result<TxnResponse, Refusal> {
-        let mut responses = Vec::with_capacity(plan.steps.len());
-        for step in &plan.steps {
-            let response = match step {
-                Step::Nested(nested) => Some(Response::ResponseTxn(self.run(nested)?)),
-                Step::Single(request) => self.run_one(request)?,
-                Step::Nothing => None,
-            };
-            responses.push(ResponseOp { response });
-        }
-        Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded: plan.succeeded, responses })
+    /// Whether a comparison holds for every key that it names; a missing key counts as one with zeros all over, and has no
+    /// value that could compare.
+    fn holds(&self, compare: &Compare) -> bool {
+        let (mut seen, mut holds) = (false, true);
+        self.each(Span::new(&compare.key, &compare.range_end), i64::MAX, |_, version| {
+            seen = true;
+            holds = holds && holds_for(compare, version.meta(), version.value());
+        });
+        let nothing = Meta { modified: 0, created: 0, version: 0 };
+        if seen { holds } else { compare.target != CompareTarget::Value as i32 && holds_for(compare, nothing, &[]) }
+    }
+}
+
+impl<K: KeysMut> Writer<'_, K> {
+    /// Runs a transaction, or refuses it as a whole.
+    ///
+    /// As in etcd, all comparisons, nested ones too, see the store as it was before the transaction, while reads among
+    /// the operations see the changes before them.
+    pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+        let plan = self.store.plan(request);
+        self.check_puts(&plan)?;
+        self.store.check_ranges(&plan)?;
+        let mut response = plan.run(&mut |request| self.run_one(request))?;
+        // Only the outermost answer says at which revision it took effect: as in etcd.
+        response.header = self.header();
+        Ok(response)
+    }
+
+    fn check_puts(&self, plan: &Plan<'_>) -> Result<(), Refusal> {
+        plan.each(&mut |request| match request {
+            Request::RequestPut(put) => self.check_put(put),
+            Request::RequestRange(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_) => Ok(()),
+        })
     }
 
     fn run_one(&mut self, request: &Request) -> Result<Option<Response>, Refusal> {
@@ -96,17 +103,6 @@ impl Writer<'_> {
             Request::RequestDeleteRange(delete) => Response::ResponseDeleteRange(self.delete_range(delete)),
             Request::RequestTxn(_) => return Ok(None),
         }))
-    }
-
-    /// Whether a comparison holds for every key that it names; a missing key counts as one with zeros all over, and has no
-    /// value that could compare.
-    fn holds(&self, compare: &Compare) -> bool {
-        let (mut seen, mut holds) = (false, true);
-        self.store.each(Span::new(&compare.key, &compare.range_end), i64::MAX, |_, version| {
-            seen = true;
-            holds = holds && holds_for(compare, Some(version));
-        });
-        if seen { holds } else { compare.target != CompareTarget::Value as i32 && holds_for(compare, None) }
     }
 }
 
@@ -133,11 +129,27 @@ impl<'r> Plan<'r> {
         }
         Ok(())
     }
+
+    /// Runs what the checks found good. They leave no way to fail, or else changes made until then would stay.
+    fn run(
+        &self,
+        one: &mut impl FnMut(&'r Request) -> Result<Option<Response>, Refusal>,
+    ) -> Result<TxnResponse, Refusal> {
+        let mut responses = Vec::with_capacity(self.steps.len());
+        for step in &self.steps {
+            let response = match step {
+                Step::Nested(nested) => Some(Response::ResponseTxn(nested.run(one)?)),
+                Step::Single(request) => one(request)?,
+                Step::Nothing => None,
+            };
+            responses.push(ResponseOp { response });
+        }
+        Ok(TxnResponse { header: Some(ResponseHeader::default()), succeeded: self.succeeded, responses })
+    }
 }
 
 /// Compares one key's version. A given side of another kind than the target counts as zero, or as empty: as in etcd.
-fn holds_for(compare: &Compare, version: Option<&Version>) -> bool {
-    let meta = version.map_or(Meta { modified: 0, created: 0, version: 0 }, Version::meta);
+fn holds_for(compare: &Compare, meta: Meta, value: &[u8]) -> bool {
     let ordering = match (CompareTarget::try_from(compare.target), &compare.target_union) {
         (Ok(CompareTarget::Version), Some(TargetUnion::Version(given))) => meta.version.cmp(given),
         (Ok(CompareTarget::Version), _) => meta.version.cmp(&0),
@@ -147,7 +159,7 @@ fn holds_for(compare: &Compare, version: Option<&Version>) -> bool {
         (Ok(CompareTarget::Mod), _) => meta.modified.cmp(&0),
         (Ok(CompareTarget::Value), given) => {
             let given = if let Some(TargetUnion::Value(given)) = given { &given[..] } else { &[] };
-            version.map_or(&[][..], Version::value).cmp(given)
+            value.cmp(given)
         }
         // No key has a lease.
         (Ok(CompareTarget::Lease), Some(TargetUnion::Lease(given))) => 0.cmp(given),

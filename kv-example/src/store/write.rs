@@ -1,28 +1,29 @@
 //! Changes: puts and deletions, alone or in a transaction.
 
 use super::key::Key;
+use super::keys::{Found, KeysMut};
 use super::range::full_kv;
 use super::version::{Meta, Version};
-use super::{Refusal, Span, Store};
+use super::{Refusal, Span, Store, Tree};
 use crate::api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     ResponseHeader,
 };
 
 /// One step of the store: all changes made through it share one new revision. Dropped, the step is complete.
-pub(crate) struct Writer<'a> {
-    pub(super) store: &'a mut Store,
+pub(crate) struct Writer<'a, K = Tree> {
+    pub(super) store: &'a mut Store<K>,
     changed: bool,
 }
 
-impl<'a> Writer<'a> {
-    pub(crate) fn new(store: &'a mut Store) -> Self {
+impl<'a, K: KeysMut> Writer<'a, K> {
+    pub(crate) fn new(store: &'a mut Store<K>) -> Self {
         Self { store, changed: false }
     }
 
     /// The newest revision that this step sees: its own once it has changed something.
     pub(super) fn revision(&self) -> i64 {
-        self.store.revision + i64::from(self.changed)
+        self.store.head.revision + i64::from(self.changed)
     }
 
     pub(super) fn header(&self) -> Option<ResponseHeader> {
@@ -48,18 +49,19 @@ impl<'a> Writer<'a> {
     }
 
     pub(super) fn put_checked(&mut self, request: &PutRequest) -> PutResponse {
-        let modified = self.store.revision + 1;
+        let modified = self.store.head.revision + 1;
         let before = self.store.get_at(&request.key, modified);
-        let prev_kv = before.filter(|_| request.prev_kv).map(|version| full_kv(&request.key, version));
-        let meta = match before.map(Version::meta) {
+        let prev_kv = before.as_ref().filter(|_| request.prev_kv).map(|version| full_kv(&request.key, version));
+        let meta = match before.as_ref().map(Found::meta) {
             Some(meta) => Meta { modified, created: meta.created, version: meta.version + 1 },
             None => Meta { modified, created: modified, version: 1 },
         };
-        let value = match before {
+        let value = match &before {
             Some(version) if request.ignore_value => version.value(),
             _ => &request.value,
         };
         let version = Version::new(meta, value);
+        drop(before);
         self.store.push(&request.key, version);
         self.changed = true;
         PutResponse { header: self.header(), prev_kv }
@@ -70,11 +72,11 @@ impl<'a> Writer<'a> {
         let (mut keys, mut prev_kvs) = (Vec::<Key>::new(), Vec::new());
         self.store.each(Span::new(&request.key, &request.range_end), i64::MAX, |key, version| {
             if request.prev_kv {
-                prev_kvs.push(full_kv(key.as_slice(), version));
+                prev_kvs.push(full_kv(key.as_ref(), &version));
             }
-            keys.push(key.clone());
+            keys.push(Key::new(key.as_ref()));
         });
-        let modified = self.store.revision + 1;
+        let modified = self.store.head.revision + 1;
         for key in &keys {
             self.store.push(key.as_slice(), Version::tombstone(modified));
         }
@@ -82,21 +84,21 @@ impl<'a> Writer<'a> {
         DeleteRangeResponse { header: self.header(), deleted: keys.len() as i64, prev_kvs }
     }
 
-    /// Moves the compaction forward. What it makes unreachable is dropped later, by [`Store::sweep`].
+    /// Moves the compaction forward. What it makes unreachable is dropped later, by a sweep.
     pub(crate) fn compact(&mut self, request: &CompactionRequest) -> Result<CompactionResponse, Refusal> {
-        if request.revision <= self.store.compacted {
+        if request.revision <= self.store.head.compacted {
             return Err(Refusal::Compacted);
         }
-        if request.revision > self.store.revision {
+        if request.revision > self.store.head.revision {
             return Err(Refusal::FutureRevision);
         }
-        self.store.compacted = request.revision;
+        self.store.head.compacted = request.revision;
         Ok(CompactionResponse { header: self.header() })
     }
 }
 
-impl Drop for Writer<'_> {
+impl<K> Drop for Writer<'_, K> {
     fn drop(&mut self) {
-        self.store.revision += i64::from(self.changed);
+        self.store.head.revision += i64::from(self.changed);
     }
 }
