@@ -12,12 +12,15 @@
 //! a test can run a workload once and then lose power at every point of it.
 
 mod files;
+mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use pages::Pages;
 
 /// What a disk writes in one piece, in bytes.
 pub const SECTOR: usize = 512;
@@ -71,8 +74,8 @@ pub enum Fault {
 struct Inode {
     /// The name it was created with, for reports.
     path: PathBuf,
-    cache: Vec<u8>,
-    disk: Vec<u8>,
+    cache: Pages,
+    disk: Pages,
     /// Dirty sectors, in the order in which they were first written: the number, and how it was after that first write.
     dirty: Vec<(u64, Vec<u8>)>,
     /// Their numbers.
@@ -275,7 +278,7 @@ impl SimDisk {
     #[must_use]
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let state = self.state();
-        state.image.names.get(path).map(|inode| state.image.inodes[*inode].cache.clone())
+        state.image.names.get(path).map(|inode| state.image.inodes[*inode].cache.get(0..usize::MAX))
     }
 
     /// Flips bits of a byte, durably. Does nothing beyond the end of the file.
@@ -283,11 +286,8 @@ impl SimDisk {
         let mut state = self.state();
         let Some(inode) = state.image.names.get(path).copied() else { return };
         let inode = &mut state.image.inodes[inode];
-        for bytes in [&mut inode.cache, &mut inode.disk] {
-            if let Some(byte) = bytes.get_mut(offset) {
-                *byte ^= bits;
-            }
-        }
+        inode.cache.flip(offset, bits);
+        inode.disk.flip(offset, bits);
     }
 
     /// Puts bytes into a file, durably, as far as it reaches: as if a write meant for another place had gone here.
@@ -295,13 +295,8 @@ impl SimDisk {
         let mut state = self.state();
         let Some(inode) = state.image.names.get(path).copied() else { return };
         let inode = &mut state.image.inodes[inode];
-        for file in [&mut inode.cache, &mut inode.disk] {
-            for (at, byte) in bytes.iter().enumerate() {
-                if let Some(place) = file.get_mut(offset + at) {
-                    *place = *byte;
-                }
-            }
-        }
+        inode.cache.write(offset, bytes);
+        inode.disk.write(offset, bytes);
     }
 
     /// Removes a file, durably.
@@ -349,19 +344,19 @@ impl Inode {
     fn lose_power(&mut self, number: usize, fate: &mut impl FnMut(&Pending) -> Fate) {
         let mut disk = std::mem::take(&mut self.disk);
         let durable_len = disk.len();
-        disk.resize(durable_len.max(self.cache.len()), 0);
+        disk.resize(durable_len.max(self.cache.len()));
         for (sector, early) in self.take_dirty() {
             let from = usize::try_from(sector).unwrap_or(0) * SECTOR;
             let to = (from + SECTOR).min(self.cache.len()).max(from);
-            let new = self.cache.get(from..to).unwrap_or_default();
+            let new = self.cache.get(from..to);
             match fate(&Pending::Sector { path: self.path.clone(), sector }) {
                 Fate::Lost => {}
-                Fate::Kept => disk[from..to].copy_from_slice(new),
+                Fate::Kept => disk.write(from, &new),
                 Fate::Early => {
                     let n = early.len().min(new.len());
-                    disk[from..from + n].copy_from_slice(&early[..n]);
+                    disk.write(from, &early[..n]);
                 }
-                Fate::Garbage => garbage(&mut disk[from..to], number as u64 * 7919 + sector),
+                Fate::Garbage => disk.write(from, &garbage(to - from, number as u64 * 7919 + sector)),
             }
         }
         let mut len = durable_len;
@@ -369,7 +364,7 @@ impl Inode {
             len = self.cache.len();
         }
         self.length_dirty = false;
-        disk.truncate(len);
+        disk.resize(len);
         self.cache.clone_from(&disk);
         self.disk = disk;
     }
@@ -377,14 +372,14 @@ impl Inode {
     fn write(&mut self, buf: &[u8], offset: usize) {
         let end = offset + buf.len();
         if end > self.cache.len() {
-            self.cache.resize(end, 0);
+            self.cache.resize(end);
             self.length_dirty = true;
         }
-        self.cache[offset..end].copy_from_slice(buf);
+        self.cache.write(offset, buf);
         for sector in offset / SECTOR..end.div_ceil(SECTOR) {
             if self.known.insert(sector as u64) {
                 let from = sector * SECTOR;
-                let early = self.cache[from..(from + SECTOR).min(self.cache.len())].to_vec();
+                let early = self.cache.get(from..from + SECTOR);
                 self.dirty.push((sector as u64, early));
             }
         }
@@ -392,7 +387,7 @@ impl Inode {
 
     fn set_len(&mut self, len: usize) {
         if self.cache.len() != len {
-            self.cache.resize(len, 0);
+            self.cache.resize(len);
             self.length_dirty = true;
             let end = len.div_ceil(SECTOR) as u64;
             self.dirty.retain(|(sector, _)| *sector < end);
@@ -407,25 +402,25 @@ impl Inode {
 
     fn sync(&mut self) {
         // What was forgotten after a failed sync stays as it was on the disk.
-        self.disk.resize(self.cache.len(), 0);
+        self.disk.resize(self.cache.len());
         for (sector, _) in self.take_dirty() {
             let from = usize::try_from(sector).unwrap_or(0) * SECTOR;
-            let to = (from + SECTOR).min(self.cache.len());
-            self.disk[from..to].copy_from_slice(&self.cache[from..to]);
+            self.disk.write(from, &self.cache.get(from..from + SECTOR));
         }
         self.length_dirty = false;
     }
 }
 
 /// Bytes that mean nothing.
-fn garbage(out: &mut [u8], seed: u64) {
+fn garbage(len: usize, seed: u64) -> Vec<u8> {
     let mut x = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    for byte in out {
+    let mut next = || {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        *byte = x.to_le_bytes()[3];
-    }
+        x.to_le_bytes()[3]
+    };
+    (0..len).map(|_| next()).collect()
 }
 
 impl State {

@@ -113,10 +113,7 @@ impl VfsFile for SimFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let state = self.disk.state();
         let from = position(offset)?;
-        let bytes = state.image.inodes[self.inode].cache.get(from..).unwrap_or_default();
-        let n = buf.len().min(bytes.len());
-        buf[..n].copy_from_slice(&bytes[..n]);
-        Ok(n)
+        Ok(state.image.inodes[self.inode].cache.read(from, buf))
     }
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
