@@ -1,4 +1,4 @@
-//! What a log directory holds besides segments: the lock, the identity, and the note of what was synced.
+//! What a store's directory holds besides its data: the lock, the identity, and the note of what was synced.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,6 +11,8 @@ use crate::vfs::{Access, Guard, Vfs, VfsFile, failed, read_full, read_small, wri
 pub(crate) const LOCK: &str = "LOCK";
 pub(crate) const IDENTITY: &str = "IDENTITY";
 pub(crate) const SYNCED: &str = "SYNCED";
+/// What the identity file of this crate's stores calls them.
+pub(crate) const LOG: &str = "log";
 const IDENTITY_TMP: &str = "IDENTITY.tmp";
 
 impl Identity {
@@ -19,7 +21,50 @@ impl Identity {
     /// # Errors
     /// The directory can't be read, or the file that says so is damaged.
     pub fn of(dir: impl AsRef<Path>) -> Result<Option<Self>, StorageError> {
-        Ok(Owner::read(&crate::vfs::OsVfs, dir.as_ref())?.map(|owner| owner.identity))
+        Ok(Owner::read_any(&crate::vfs::OsVfs, dir.as_ref())?.map(|(owner, _)| owner.identity))
+    }
+}
+
+/// A directory that a store has taken for itself: locked until this is dropped, and marked with whose it is and with the kind of store that
+/// it holds, so that neither another node nor another kind of store can begin anew in it.
+#[derive(Debug)]
+pub struct Claim {
+    owner: Owner,
+    _lock: Box<dyn Guard>,
+}
+
+impl Claim {
+    /// Takes a directory, making it where it is missing. `kind` is a word or two for the kind of store; `used` tells from the names in the
+    /// directory whether it holds data, which it can't unless it is marked.
+    ///
+    /// # Errors
+    /// * [`StorageError::Refused`]: the directory is in use, or another node's, cluster's, group's or kind of store's.
+    /// * [`StorageError::Corrupt`]: the mark is damaged, or missing though there is data.
+    /// * [`StorageError::Full`], [`StorageError::Io`]: as the operating system says.
+    pub fn take(
+        vfs: &dyn Vfs,
+        dir: &Path,
+        kind: &str,
+        identity: Identity,
+        used: impl FnOnce(&[String]) -> bool,
+    ) -> Result<Self, StorageError> {
+        vfs.create_dir_all(dir).map_err(failed("create", dir))?;
+        let lock = lock(vfs, dir)?;
+        let names = vfs.list(dir).map_err(failed("list", dir))?;
+        let owner = claim(vfs, dir, kind, identity, used(&names))?;
+        Ok(Self { owner, _lock: lock })
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.owner.identity
+    }
+
+    /// A random number that was chosen with the mark: what checksums in this directory should be salted with.
+    #[must_use]
+    pub fn nonce(&self) -> u64 {
+        self.owner.nonce
     }
 }
 
@@ -48,18 +93,20 @@ pub(crate) struct Owner {
 }
 
 impl Owner {
-    fn render(&self) -> String {
+    fn render(&self, kind: &str) -> String {
         let Identity { cluster, node, group } = self.identity;
         let text = format!(
-            "raftkv log, format 1\ncluster {cluster}\nnode {}\ngroup {}\nnonce {:016x}\n",
+            "raftkv {kind}, format 1\ncluster {cluster}\nnode {}\ngroup {}\nnonce {:016x}\n",
             node.0, group.0, self.nonce
         );
         let sum = crc32c::crc32c(text.as_bytes());
         format!("{text}checksum {sum:08x}\n")
     }
 
-    fn parse(text: &str) -> Option<Self> {
-        let mut lines = text.lines().skip(1);
+    /// The owner, and the kind of store.
+    fn parse(text: &str) -> Option<(Self, &str)> {
+        let mut lines = text.lines();
+        let kind = lines.next()?.strip_prefix("raftkv ")?.strip_suffix(", format 1")?;
         let mut number = |name: &str, radix| {
             let value = lines.next()?.strip_prefix(name)?.strip_prefix(' ')?;
             u64::from_str_radix(value, radix).ok()
@@ -71,18 +118,37 @@ impl Owner {
         };
         let owner = Self { identity, nonce: number("nonce", 16)? };
         // There is one way to write it, checksum included, so any change shows.
-        (owner.render() == text).then_some(owner)
+        (owner.render(kind) == text).then_some((owner, kind))
     }
 
-    /// Reads the identity file; none when there is no such file.
+    /// Reads the identity file of one of this crate's stores; none when there is no such file.
     pub(crate) fn read(vfs: &dyn Vfs, dir: &Path) -> Result<Option<Self>, StorageError> {
+        Self::read_as(vfs, dir, LOG)
+    }
+
+    /// Reads the identity file, and refuses that of another kind of store.
+    fn read_as(vfs: &dyn Vfs, dir: &Path, kind: &str) -> Result<Option<Self>, StorageError> {
+        match Self::read_any(vfs, dir)? {
+            Some((_, other)) if other != kind => {
+                let reason = format!(
+                    "the directory holds a raftkv {other}, and a raftkv {kind} was opened on it: use the store that made it, or give this node an \
+                     empty directory and a new id"
+                );
+                Err(StorageError::Refused { path: dir.display().to_string(), reason })
+            }
+            found => Ok(found.map(|(owner, _)| owner)),
+        }
+    }
+
+    /// Reads the identity file of any kind of store, and tells which kind it is.
+    fn read_any(vfs: &dyn Vfs, dir: &Path) -> Result<Option<(Self, String)>, StorageError> {
         let path = dir.join(IDENTITY);
         let bytes = match read_small(vfs, &path, 1024) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             other => other.map_err(failed("read", &path))?,
         };
-        let owner = std::str::from_utf8(&bytes).ok().and_then(Self::parse);
-        owner.map(Some).ok_or_else(|| StorageError::Corrupt {
+        let found = std::str::from_utf8(&bytes).ok().and_then(Self::parse);
+        found.map(|(owner, kind)| Some((owner, kind.to_owned()))).ok_or_else(|| StorageError::Corrupt {
             path: path.display().to_string(),
             offset: 0,
             index: None,
@@ -91,10 +157,10 @@ impl Owner {
     }
 
     /// Writes the identity file, durably: it is there whole, or not at all.
-    fn write(&self, vfs: &dyn Vfs, dir: &Path) -> Result<(), StorageError> {
+    fn write(&self, vfs: &dyn Vfs, dir: &Path, kind: &str) -> Result<(), StorageError> {
         let (tmp, path) = (dir.join(IDENTITY_TMP), dir.join(IDENTITY));
         let file = vfs.open(&tmp, Access::Create).map_err(failed("create", &tmp))?;
-        write_all(&*file, self.render().as_bytes(), 0).map_err(failed("write", &tmp))?;
+        write_all(&*file, self.render(kind).as_bytes(), 0).map_err(failed("write", &tmp))?;
         file.sync_data().map_err(failed("fsync", &tmp))?;
         vfs.rename(&tmp, &path).map_err(failed("rename", &tmp))?;
         vfs.sync_dir(dir).map_err(failed("fsync", dir))
@@ -102,8 +168,14 @@ impl Owner {
 }
 
 /// Learns or decides whose directory it is.
-pub(crate) fn claim(vfs: &dyn Vfs, dir: &Path, identity: Identity, used: bool) -> Result<Owner, StorageError> {
-    match Owner::read(vfs, dir)? {
+pub(crate) fn claim(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    kind: &str,
+    identity: Identity,
+    used: bool,
+) -> Result<Owner, StorageError> {
+    match Owner::read_as(vfs, dir, kind)? {
         Some(owner) if owner.identity == identity => Ok(owner),
         Some(owner) => {
             let (theirs, ours) = (owner.identity, identity);
@@ -118,11 +190,11 @@ pub(crate) fn claim(vfs: &dyn Vfs, dir: &Path, identity: Identity, used: bool) -
             path: dir.join(IDENTITY).display().to_string(),
             offset: 0,
             index: None,
-            reason: "the file is missing, but the directory holds log segments".into(),
+            reason: "the file is missing, but the directory holds data".into(),
         }),
         None => {
             let owner = Owner { identity, nonce: vfs.random() };
-            owner.write(vfs, dir)?;
+            owner.write(vfs, dir, kind)?;
             Ok(owner)
         }
     }
@@ -135,7 +207,7 @@ const SLOTS: u64 = 2;
 /// never ahead of the truth. It survives the death of the process, and is synced when the log is closed: only after a loss
 /// of power can the last batch be unknown to it.
 #[derive(Debug)]
-pub(crate) struct SyncedNote {
+pub struct SyncedNote {
     file: Arc<dyn VfsFile>,
     path: PathBuf,
     nonce: u64,
@@ -143,8 +215,12 @@ pub(crate) struct SyncedNote {
 }
 
 impl SyncedNote {
-    /// Opens the note, making it where it is missing, and reads the sequence number of the last batch it knows (0: none).
-    pub(crate) fn open(vfs: &dyn Vfs, dir: &Path, nonce: u64) -> Result<(Self, u64), StorageError> {
+    /// Opens the note, making it where it is missing, and reads the sequence number of the last batch it knows (0: none). `nonce` is that of
+    /// the directory ([`Claim::nonce`]).
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn open(vfs: &dyn Vfs, dir: &Path, nonce: u64) -> Result<(Self, u64), StorageError> {
         let path = dir.join(SYNCED);
         let file = match vfs.open(&path, Access::Write) {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -197,8 +273,11 @@ impl SyncedNote {
         }
     }
 
-    /// Notes that this batch is synced.
-    pub(crate) fn set(&mut self, sequence: u64) -> Result<(), StorageError> {
+    /// Notes that this batch is synced. Numbers are below 2^63.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn set(&mut self, sequence: u64) -> Result<(), StorageError> {
         let mut bytes = [0; SLOT];
         put(&mut bytes, 8, &sequence.to_le_bytes());
         put(&mut bytes, 16, &self.turn.to_le_bytes());
@@ -210,7 +289,10 @@ impl SyncedNote {
     }
 
     /// Makes the note durable.
-    pub(crate) fn sync(&self) -> Result<(), StorageError> {
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn sync(&self) -> Result<(), StorageError> {
         self.file.sync_data().map_err(failed("fsync", &self.path))
     }
 }

@@ -45,6 +45,7 @@
 //! | `keeper.rs` | segments made in advance, and removed |
 //! | `log.rs` | [`FileLog`]: the log behind a thread |
 //! | `dump.rs` | a log shown line by line |
+//! | `parts.rs` | what other stores can be built with |
 //! | `snapshots/` | [`FileSnapshots`]: images of the state machine |
 //! | `fuzzing.rs` | the decoders as functions of bytes (feature `testing`) |
 //! | `sim.rs` | a disk that loses, tears and refuses (feature `testing`) |
@@ -59,6 +60,7 @@ pub mod fuzzing;
 mod index;
 mod keeper;
 mod log;
+pub mod parts;
 mod reader;
 mod recovery;
 mod segment;

@@ -242,7 +242,10 @@ impl VfsFile for OsFile {
 }
 
 /// Writes all of `buf`, however many calls that takes.
-pub(crate) fn write_all(file: &dyn VfsFile, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
+///
+/// # Errors
+/// As the operating system says.
+pub fn write_all(file: &dyn VfsFile, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
     while !buf.is_empty() {
         match file.write_at(buf, offset) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -258,7 +261,10 @@ pub(crate) fn write_all(file: &dyn VfsFile, mut buf: &[u8], mut offset: u64) -> 
 }
 
 /// Fills `buf` as far as the file goes, and tells how far.
-pub(crate) fn read_full(file: &dyn VfsFile, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+///
+/// # Errors
+/// As the operating system says.
+pub fn read_full(file: &dyn VfsFile, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while done < buf.len() {
         match file.read_at(&mut buf[done..], offset + done as u64) {
@@ -280,7 +286,7 @@ pub(crate) fn read_small(vfs: &dyn Vfs, path: &Path, limit: usize) -> io::Result
 }
 
 /// Turns a refusal of the operating system into ours, which says what was tried on what.
-pub(crate) fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
+pub fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
     let path = path.display().to_string();
     move |source| {
         if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {

@@ -62,7 +62,7 @@ impl Wal {
         vfs.create_dir_all(dir).map_err(failed("create", dir))?;
         let lock = directory::lock(&*vfs, dir)?;
         let ids = recovery::list(&*vfs, dir)?;
-        let owner = directory::claim(&*vfs, dir, identity, !ids.is_empty())?;
+        let owner = directory::claim(&*vfs, dir, directory::LOG, identity, !ids.is_empty())?;
         let (note, noted) = SyncedNote::open(&*vfs, dir, owner.nonce)?;
         let home = Home { vfs: Arc::clone(&vfs), dir: dir.to_owned(), owner };
         let found = recovery::recover(&home, &ids, noted)?;

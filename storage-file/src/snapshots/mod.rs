@@ -37,6 +37,8 @@ struct Store {
     owner: Owner,
     background: bool,
     latest: Mutex<Option<Arc<Image>>>,
+    /// The last entry of the newest image that is kept elsewhere, if some are.
+    elsewhere: Mutex<Option<LogId>>,
     /// Held while something is written.
     writing: Mutex<Writing>,
     _lock: Box<dyn Guard>,
@@ -91,13 +93,14 @@ impl FileSnapshots {
         let lock = directory::lock(&*vfs, dir)?;
         let names = vfs.list(dir).map_err(failed("list", dir))?;
         let published: Vec<SnapshotId> = names.iter().filter_map(|name| parse(name, PUBLISHED)).collect();
-        let owner = directory::claim(&*vfs, dir, identity, !published.is_empty())?;
+        let owner = directory::claim(&*vfs, dir, directory::LOG, identity, !published.is_empty())?;
         let store = Store {
             vfs,
             dir: dir.to_owned(),
             owner,
             background,
             latest: Mutex::default(),
+            elsewhere: Mutex::default(),
             writing: Mutex::default(),
             _lock: lock,
         };
@@ -112,6 +115,33 @@ impl FileSnapshots {
         *locked(&store.latest) = latest.map(Arc::new);
         store.tidy(&mut locked(&store.writing), None)?;
         Ok(Self(Arc::new(store)))
+    }
+
+    /// The latest image, as [`Snapshot::latest`] tells it.
+    #[must_use]
+    pub fn published(&self) -> Option<Published> {
+        let latest = locked(&self.0.latest);
+        let published =
+            |image: &Arc<Image>| Published { meta: image.meta.clone(), len: image.bytes, checksum: image.checksum };
+        latest.as_ref().map(published)
+    }
+
+    /// For a store that keeps some of its images elsewhere, and is about to begin one: removes what [`Snapshot::begin`] would remove, and tells
+    /// whether that would go on with an unfinished image. Blocks.
+    ///
+    /// # Errors
+    /// The store can't be written to.
+    pub fn prepare(&self, meta: &SnapshotMeta) -> Result<bool, StorageError> {
+        self.0.prepare(meta)
+    }
+
+    /// For a store that keeps some of its images elsewhere, and has published one there that reflects everything up to `last`: removes images
+    /// that reflect no more than that, unfinished ones that nobody writes among them. Blocks.
+    ///
+    /// # Errors
+    /// The store can't be written to.
+    pub fn retire(&self, last: LogId) -> Result<(), StorageError> {
+        self.0.retire(last)
     }
 }
 
@@ -150,6 +180,7 @@ impl Store {
     /// goes as well when the latest image, or the one that is about to be `begun`, is as new.
     fn tidy(&self, writing: &mut Writing, begun: Option<&SnapshotMeta>) -> Result<(), StorageError> {
         let latest = locked(&self.latest).as_ref().map(|latest| (latest.meta.id, latest.meta.last));
+        let elsewhere = *locked(&self.elsewhere);
         let mut gone = Vec::new();
         let mut newest: Option<(LogId, SnapshotId)> = None;
         for name in self.vfs.list(&self.dir).map_err(failed("list", &self.dir))? {
@@ -160,7 +191,7 @@ impl Store {
                 && begun.is_none_or(|begun| begun.id != id)
                 && !writing.is_written(id)
             {
-                let floor = latest.map(|(_, last)| last).max(begun.map(|begun| begun.last));
+                let floor = latest.map(|(_, last)| last).max(elsewhere).max(begun.map(|begun| begun.last));
                 let last = self.last_of_unfinished(id)?.filter(|last| floor.is_none_or(|floor| *last > floor));
                 let older = match last {
                     Some(last) if newest.is_none_or(|(newest, _)| newest < last) => {
@@ -217,6 +248,36 @@ impl Store {
             writing.durable.insert(meta.id, progress.end);
             writing.writers.insert(meta.id, Arc::downgrade(&progress.turn));
             Ok(progress)
+        })
+    }
+
+    fn prepare(&self, meta: &SnapshotMeta) -> Result<bool, StorageError> {
+        self.write(|writing| {
+            self.tidy(writing, Some(meta))?;
+            let path = self.path(meta.id, UNFINISHED);
+            match self.vfs.open(&path, Access::Read) {
+                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+                Err(e) => Err(failed("open", &path)(e)),
+                Ok(file) => {
+                    let found = image::meta_of(&*file, self.salt(meta.id)).map_err(failed("read", &path))?;
+                    Ok(found.as_ref() == Some(meta))
+                }
+            }
+        })
+    }
+
+    fn retire(&self, last: LogId) -> Result<(), StorageError> {
+        self.write(|writing| {
+            *locked(&self.elsewhere) = Some(last);
+            let retired = {
+                let mut latest = locked(&self.latest);
+                if latest.as_ref().is_some_and(|latest| latest.meta.last <= last) { latest.take() } else { None }
+            };
+            if let Some(image) = retired {
+                self.vfs.remove(&image.path).map_err(failed("remove", &image.path))?;
+                self.sync_dir()?;
+            }
+            self.tidy(writing, None)
         })
     }
 
@@ -354,10 +415,7 @@ async fn blocking<T: Send + 'static>(
 #[async_trait]
 impl Snapshot for FileSnapshots {
     async fn latest(&self) -> Result<Option<Published>, StorageError> {
-        let latest = locked(&self.0.latest);
-        let published =
-            |image: &Arc<Image>| Published { meta: image.meta.clone(), len: image.bytes, checksum: image.checksum };
-        Ok(latest.as_ref().map(published))
+        Ok(self.published())
     }
 
     async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError> {
