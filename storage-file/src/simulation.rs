@@ -1,6 +1,7 @@
 //! The log and the snapshots of a simulated node, on a disk that fails in every way that [`SimDisk`] knows: for
 //! [`raftkv::testing::simulation::node`] (feature `testing`).
 
+use std::fmt;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,18 +27,103 @@ use crate::{FileLog, FileSnapshots, Identity, Options};
 const LOG: &str = "/log";
 const SNAPSHOTS: &str = "/snapshots";
 
-/// A [`FileLog`] and [`FileSnapshots`] on a simulated disk of their own.
+/// An open log, and where the images are.
+pub type Opened = (Arc<dyn LogStore>, Arc<dyn Snapshot>);
+
+/// A kind of log and snapshots that can be put on a simulated disk.
+pub trait Kind: fmt::Debug + Default + Send + 'static {
+    /// Chooses sizes and the like. The random numbers are the same in each run of a node.
+    fn choose(&mut self, random: &mut Random);
+
+    /// Looks at what an outage or a fault left, before it is opened, and tells the simulation.
+    fn cover(&self, disk: &SimDisk, suffered: Suffered, site: &Site) {
+        let _ = (disk, suffered, site);
+    }
+
+    /// Opens the log in `/log`, and the snapshots.
+    ///
+    /// # Errors
+    /// As the stores have them.
+    fn open(&self, disk: &SimDisk, identity: Identity) -> Result<Opened, StorageError>;
+
+    /// Whether this file of the log holds entries, and not what is kept beside them.
+    fn holds_entries(&self, path: &Path) -> bool;
+}
+
+/// What has befallen a disk since its log was opened last.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Suffered {
+    /// Power was lost.
+    pub power_loss: bool,
+    /// A sync was to fail.
+    pub failed_sync: bool,
+}
+
+/// A log and snapshots of a kind on a simulated disk of their own.
 ///
 /// A loss of power decides for every sector, length and name that was not synced; the end of the process keeps the page cache;
 /// a failed sync forgets; the disk is full, slow, stuck, or damaged. Sizes and latency differ from node to node.
 #[derive(Debug, Default)]
-pub struct FileStores {
+pub struct DiskStores<K> {
+    kind: K,
     disk: SimDisk,
     pace: Arc<Pace>,
-    /// Power was lost, and nobody has opened the log since.
-    lost_power: bool,
-    failed_sync: bool,
+    suffered: Suffered,
     full: bool,
+}
+
+/// A [`FileLog`] and [`FileSnapshots`] on a simulated disk.
+pub type FileStores = DiskStores<Files>;
+
+/// The stores of this crate.
+#[derive(Debug, Default)]
+pub struct Files {
+    options: Options,
+}
+
+impl Kind for Files {
+    fn choose(&mut self, random: &mut Random) {
+        let segment_bytes = random.pick(&[3072, 8192, 32 << 10]).unwrap_or(8192);
+        let align = random.pick(&[512, 512, 4096]).unwrap_or(512);
+        self.options = Options { segment_bytes: segment_bytes.max(2 * u64::from(align)), align, background: false };
+    }
+
+    fn cover(&self, disk: &SimDisk, suffered: Suffered, site: &Site) {
+        if suffered.power_loss && is_torn(disk) {
+            site.hit("torn writes recovered");
+            site.note("finds a torn write");
+        }
+        if suffered.failed_sync && is_unsure(disk) {
+            site.hit("last batches written anew after a failed sync");
+        }
+    }
+
+    fn open(&self, disk: &SimDisk, identity: Identity) -> Result<Opened, StorageError> {
+        let vfs = Arc::new(disk.clone());
+        let log = FileLog::open_on(vfs.clone(), LOG, identity, self.options)?;
+        Ok((Arc::new(log), Arc::new(FileSnapshots::open_on(vfs, SNAPSHOTS, identity, false)?)))
+    }
+
+    fn holds_entries(&self, path: &Path) -> bool {
+        path.extension().is_some_and(|extension| extension == "wal")
+    }
+}
+
+/// Whether the log ends in a torn batch.
+fn is_torn(disk: &SimDisk) -> bool {
+    let (vfs, dir) = (Arc::new(disk.clone()), PathBuf::from(LOG));
+    let Ok(Some(owner)) = Owner::read(&*vfs, &dir) else { return false };
+    let home = Home { vfs, dir, owner };
+    matches!(verdict(&home), Ok(DumpVerdict::Sound { torn, .. }) if torn > 0)
+}
+
+/// Whether the note of what was synced is behind the log: its last batch is written anew.
+fn is_unsure(disk: &SimDisk) -> bool {
+    let (vfs, dir) = (Arc::new(disk.clone()), PathBuf::from(LOG));
+    let Ok(Some(owner)) = Owner::read(&*vfs, &dir) else { return false };
+    let noted = SyncedNote::peek(&*vfs, &dir, owner.nonce);
+    let home = Home { vfs, dir, owner };
+    matches!(verdict(&home), Ok(DumpVerdict::Sound { sequence, .. }) if sequence > noted)
 }
 
 /// How fast the disk is at the moment. It outlives restarts.
@@ -72,48 +158,19 @@ impl Pace {
     }
 }
 
-impl FileStores {
+impl<K: Kind> DiskStores<K> {
     /// An empty disk.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether the log ends in a torn batch.
-    fn is_torn(&self) -> bool {
-        let (vfs, dir) = (Arc::new(self.disk.clone()), PathBuf::from(LOG));
-        let Ok(Some(owner)) = Owner::read(&*vfs, &dir) else { return false };
-        let home = Home { vfs, dir, owner };
-        matches!(verdict(&home), Ok(DumpVerdict::Sound { torn, .. }) if torn > 0)
-    }
-
-    /// Whether the note of what was synced is behind the log: its last batch is written anew.
-    fn is_unsure(&self) -> bool {
-        let (vfs, dir) = (Arc::new(self.disk.clone()), PathBuf::from(LOG));
-        let Ok(Some(owner)) = Owner::read(&*vfs, &dir) else { return false };
-        let noted = SyncedNote::peek(&*vfs, &dir, owner.nonce);
-        let home = Home { vfs, dir, owner };
-        matches!(verdict(&home), Ok(DumpVerdict::Sound { sequence, .. }) if sequence > noted)
-    }
-
-    fn cover(&mut self, site: &Site) {
-        let lost_power = std::mem::take(&mut self.lost_power);
-        if lost_power && self.is_torn() {
-            site.hit("torn writes recovered");
-            site.note("finds a torn write");
-        }
-        if std::mem::take(&mut self.failed_sync) && self.is_unsure() {
-            site.hit("last batches written anew after a failed sync");
-        }
-    }
-
     /// Chooses a file of the log, and a place in it that was written to.
     fn place(&self, random: &mut Random) -> Option<(PathBuf, Vec<u8>, usize)> {
         let files: Vec<PathBuf> =
             self.disk.files().into_iter().filter(|path| path.parent() == Some(Path::new(LOG))).collect();
-        let segments: Vec<PathBuf> =
-            files.iter().filter(|path| path.extension().is_some_and(|extension| extension == "wal")).cloned().collect();
-        let among = if random.percent(85) { segments } else { files };
+        let entries: Vec<PathBuf> = files.iter().filter(|path| self.kind.holds_entries(path)).cloned().collect();
+        let among = if random.percent(85) { entries } else { files };
         let path = random.pick(&among)?;
         let bytes = self.disk.contents(&path)?;
         let written = bytes.iter().rposition(|byte| *byte != 0)? + 1;
@@ -140,19 +197,15 @@ impl FileStores {
 }
 
 #[async_trait]
-impl Stores for FileStores {
-    async fn open(&mut self, site: &Site) -> Result<(Arc<dyn LogStore>, Arc<dyn Snapshot>), StorageError> {
-        self.cover(site);
+impl<K: Kind> Stores for DiskStores<K> {
+    async fn open(&mut self, site: &Site) -> Result<Opened, StorageError> {
+        self.kind.cover(&self.disk, std::mem::take(&mut self.suffered), site);
         let mut random = Random::new(site.seed);
-        let segment_bytes = random.pick(&[3072, 8192, 32 << 10]).unwrap_or(8192);
-        let align = random.pick(&[512, 512, 4096]).unwrap_or(512);
+        self.kind.choose(&mut random);
         let usual = random.pick(&[0, 0, 1, 4]).map_or(Duration::ZERO, Duration::from_millis);
         self.disk.set_write_limit(random.pick(&[None, None, Some(700)]).flatten());
-        let options = Options { segment_bytes: segment_bytes.max(2 * u64::from(align)), align, background: false };
         let identity = Identity { cluster: site.cluster, node: site.node, group: site.group };
-        let vfs = Arc::new(self.disk.clone());
-        let opened = FileLog::open_on(vfs.clone(), LOG, identity, options)
-            .and_then(|log| Ok((log, FileSnapshots::open_on(vfs, SNAPSHOTS, identity, false)?)));
+        let opened = self.kind.open(&self.disk, identity);
         if self.disk.is_dead() {
             site.power_fails();
         }
@@ -166,7 +219,7 @@ impl Stores for FileStores {
         self.disk = match how {
             Outage::Kill => moment.kill(),
             Outage::PowerLoss => {
-                self.lost_power = true;
+                self.suffered.power_loss = true;
                 let mix = random.below(4);
                 moment.lose_power(|_| match mix {
                     0 => Fate::Lost,
@@ -196,7 +249,7 @@ impl Stores for FileStores {
                 self.disk.fail_at(soon(random, 6), refuse);
             }
             DiskFault::SyncError => {
-                self.failed_sync = true;
+                self.suffered.failed_sync = true;
                 self.disk.forget_next_sync();
             }
             DiskFault::Full => {
@@ -263,9 +316,8 @@ impl Seam {
     }
 }
 
-#[derive(Debug)]
 struct SlowLog {
-    log: FileLog,
+    log: Arc<dyn LogStore>,
     seam: Arc<Seam>,
 }
 
@@ -289,9 +341,8 @@ impl LogStore for SlowLog {
     }
 }
 
-#[derive(Debug)]
 struct SlowSnapshots {
-    snapshots: FileSnapshots,
+    snapshots: Arc<dyn Snapshot>,
     seam: Arc<Seam>,
 }
 
