@@ -11,6 +11,7 @@ static METER: Meter = Meter;
 pub const PACKAGES: &[(&str, &[Target])] = &[
     ("raft", raftkv::testing::fuzzing::TARGETS),
     ("storage_file", raftkv_storage_file::fuzzing::TARGETS),
+    ("storage_redb", raftkv_storage_redb::fuzzing::TARGETS),
     ("transport_grpc", raftkv_transport_grpc::fuzzing::TARGETS),
     ("kv_example", kv_example::fuzzing::TARGETS),
 ];

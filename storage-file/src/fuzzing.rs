@@ -107,7 +107,10 @@ fn sound_log() -> &'static Moment {
 }
 
 /// Edits of files: which file, where, how many bytes, and the bytes; or a cut.
-fn edit(disk: &SimDisk, files: &[PathBuf], mut edits: &[u8]) -> io::Result<()> {
+///
+/// # Errors
+/// As the disk says.
+pub fn edit(disk: &SimDisk, files: &[PathBuf], mut edits: &[u8]) -> io::Result<()> {
     while let [file, low, high, len, rest @ ..] = edits {
         let Some(path) = files.get(usize::from(file & 0x7f) % files.len().max(1)) else { return Ok(()) };
         let length = disk.contents(path).map_or(0, |contents| contents.len());
@@ -125,7 +128,8 @@ fn edit(disk: &SimDisk, files: &[PathBuf], mut edits: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn sample_edits(random: &mut Random) -> Vec<u8> {
+/// Some edits, for [`edit`], with a byte in front of them that says whether to compute checksums anew.
+pub fn sample_edits(random: &mut Random) -> Vec<u8> {
     let mut edits = vec![u8::from(random.percent(80))];
     for _ in 0..random.between(1, 3) {
         edits.push(random.below(8) as u8);

@@ -1,0 +1,111 @@
+//! A log and snapshots in databases of [redb], for [`raftkv`]: an equal of `raftkv-storage-file` for those who want their data where a
+//! database keeps it, with tools that can look into it.
+//!
+//! ```no_run
+//! use raftkv::{ClusterId, GroupId, NodeId};
+//! use raftkv_storage_redb::{Identity, Options, RedbLog, RedbSnapshots, SnapshotOptions};
+//!
+//! # fn main() -> Result<(), raftkv::StorageError> {
+//! let identity = Identity { cluster: ClusterId(42), node: NodeId(1), group: GroupId(0) };
+//! let log = RedbLog::open("data/log", identity, Options::default())?;
+//! let snapshots = RedbSnapshots::open("data/snapshots", identity, SnapshotOptions::default())?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What it promises
+//!
+//! * What was acknowledged survives a loss of power at any moment. Each step (hard state, truncation, entries) is one transaction; it is there as
+//!   a whole or not at all.
+//! * Every entry and every image is verified when it is read, by a checksum of ours; every page by redb's when a database is opened. A flipped bit, a
+//!   missing file, another node's file or an old copy is noticed and told. Where damage that comes while a database is open makes redb panic, the
+//!   panic is caught, and told as damage. (In a program compiled with `panic = "abort"` it ends the process.)
+//! * A write or sync that failed sticks: no later write is taken.
+//! * One process at a time, and only for the node, cluster, group and kind of store that the directory was made for.
+//!
+//! Three things that redb leaves to whoever uses it are done here:
+//!
+//! * **An unclean stop.** A sync that fails may leave in the page cache what never reaches the disk, and the next process would build on it. So after
+//!   any stop that was not an orderly one the file is copied to a new one, which is synced and checked before it takes the other's name. (redb
+//!   then goes through all of it as well, to repair what it needs.) If the check fails, the original is as it was.
+//! * **The last commit.** redb takes back a commit that is not whole, as one that was interrupted. A note of the last commit that was synced, in a
+//!   file of its own (`SYNCED`), tells that from damage. The note itself is not synced with each commit: after a loss of power, with
+//!   [`Commit::OnePhase`], damage to the very last commit alone can pass for an interrupted one.
+//! * **The header.** redb overwrites the first sector of its file with each commit, and relies on the disk to leave it old or new. Copies beside it
+//!   stand in where a disk that loses power leaves it unreadable. This holds for sectors of 512 bytes; where blocks of 4096 bytes can
+//!   break as a whole, use `raftkv-storage-file` with `align: 4096`.
+//!
+//! # What it costs
+//!
+//! * Speed: `raftkv-storage-file` does more batches a second with one `fdatasync` of less data; redb writes some pages of 4 KiB
+//!   for each batch.
+//! * Disk: 21 bytes an entry with index, term and checksum, and redb's pages around them. See "How large the file becomes".
+//! * Memory: what [`Options::cache_bytes`] allows, 16 bytes for each term in the log, and images below the line while they are written.
+//! * Threads: one that writes. Reads run on tokio's blocking threads, each in a transaction that ends with the read, so that none holds on to pages
+//!   that were compacted.
+//! * Opening reads the whole log, redb's check and ours, and after an unclean stop copies it first. Room for a second
+//!   copy must be there then.
+//!
+//! ## How a commit gets to the disk
+//!
+//! | [`Commit`] | costs | what is gained |
+//! |---|---|---|
+//! | [`OnePhase`](Commit::OnePhase), the default | one `fdatasync` | everything above |
+//! | [`TwoPhase`](Commit::TwoPhase) | a second one, so nearly half of the commits a second | damage to the last commit is told from an interruption even after a loss of power; and redb's checksums, which are no defence against somebody who chooses data and crashes, are not relied on |
+//!
+//! redb can also answer before anything is on the disk (`Durability::None`). That is not offered: a node would acknowledge what it can forget,
+//! and a cluster of such nodes loses data and votes twice in a term.
+//!
+//! ## How large the file becomes
+//!
+//! redb never overwrites what a commit refers to, and uses pages again that were freed before. So the file has room for what the log holds, for what
+//! the last transaction replaced, and for growth: it doubles when it is full. A node keeps what its snapshots leave in the log
+//! (`Config::snapshot_entries`, `trailing_entries`), and the file stays within some four times that. It shrinks by itself in a commit that finds more than half
+//! of the file free at its end, and to what is in use when it is closed. [`RedbLog::stats`] tells where it stands. The room is reserved when the file
+//! grows (`fallocate`), so a disk that is full says so then.
+//!
+//! ## Small images and large ones
+//!
+//! An image of up to [`SnapshotOptions::small_bytes`] (256 KiB by default) is in the database, written in one transaction; a larger one is in a file beside
+//! it ([`FileSnapshots`](raftkv_storage_file::FileSnapshots)). Below that an image travels in one piece and there is nothing to resume, and
+//! redb does well; beyond, a database would write each image through its pages, keep the room of the largest for ever, and make
+//! readers and the writer share its cache. The images' database is not the log's: a commit of one would wait for the other's sync.
+//!
+//! # How it is built
+//!
+//! | file | what it knows |
+//! |---|---|
+//! | `backend.rs` | redb's seam to the machine, laid onto [`Vfs`](raftkv_storage_file::Vfs): the header kept twice, and the note of what was synced |
+//! | `volume.rs` | a database in its directory: claimed, made, copied, checked, closed |
+//! | `record.rs` | the bytes of an entry and of the state, and their checksums |
+//! | `index.rs` | what the log holds, without the payloads |
+//! | `store.rs` | the log itself, blocking |
+//! | `log.rs` | [`RedbLog`]: the log behind a thread |
+//! | `snapshots/` | [`RedbSnapshots`]: images of the state machine |
+//! | `error.rs` | what redb says, in our words |
+//! | `fuzzing.rs` | the decoders as functions of bytes (feature `testing`) |
+//! | `simulation.rs` | the stores of a simulated node (feature `testing`) |
+//!
+//! The files of a directory are `LOCK`, `IDENTITY` and `SYNCED` as FORMAT.md of `raftkv-storage-file` draws them, and `log.redb` or `images.redb`,
+//! which redb's own tools can read. `SYNCED` holds twice the number of the last commit that is known to be synced, and one more as long as
+//! the database is not closed.
+//!
+//! [redb]: https://docs.rs/redb
+
+mod backend;
+mod error;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub mod fuzzing;
+mod index;
+mod log;
+mod record;
+#[cfg(feature = "testing")]
+pub mod simulation;
+mod snapshots;
+mod store;
+mod volume;
+
+pub use log::{Commit, Options, RedbLog, Stats};
+pub use raftkv_storage_file::Identity;
+pub use snapshots::{RedbSnapshots, SnapshotOptions};

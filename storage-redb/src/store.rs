@@ -1,0 +1,239 @@
+//! The log itself, blocking.
+
+use std::ops::{Bound, Range};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use raftkv::{Entry, Index, LogId, LogState, LogWrite, StorageError};
+use raftkv_storage_file::{Identity, Vfs};
+use redb::{ReadTransaction, ReadableTable, WriteTransaction};
+
+use crate::error::{Trouble, corrupt};
+use crate::index::Contents;
+use crate::record::{ENTRIES, ENTRY_HEADER, STATE, Salt, State, check_entry, decode_entry, encode_entry};
+use crate::volume::{Found, Plan, Volume};
+use crate::{Options, Stats};
+
+/// A log, for one writer and many readers.
+#[derive(Debug)]
+pub(crate) struct Store {
+    volume: Volume,
+    salt: Salt,
+    contents: RwLock<Arc<Contents>>,
+    failed: Mutex<Option<String>>,
+}
+
+impl Store {
+    pub(crate) fn open(
+        vfs: &Arc<dyn Vfs>,
+        dir: &Path,
+        identity: Identity,
+        options: Options,
+    ) -> Result<Self, StorageError> {
+        let Options { commit, cache_bytes, .. } = options;
+        let plan = Plan { kind: "redb log", file: "log.redb", commit, cache_bytes };
+        let (volume, contents) = Volume::open(vfs, dir, plan, identity, make, check)?;
+        let LogState { base, last, .. } = contents.log;
+        tracing::info!(dir = %dir.display(), %base, %last, commits = contents.sequence, "opened the log");
+        let salt = Salt::new(volume.nonce());
+        Ok(Self { volume, salt, contents: RwLock::new(Arc::new(contents)), failed: Mutex::default() })
+    }
+
+    fn contents(&self) -> Arc<Contents> {
+        Arc::clone(&self.contents.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn state(&self) -> LogState {
+        self.contents().log.clone()
+    }
+
+    /// Reads entries; see [`raftkv::LogStore::read`].
+    pub(crate) fn read(&self, range: &Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        loop {
+            let contents = self.contents();
+            let held = contents.held(range)?;
+            let read = |transaction: ReadTransaction| self.read_as_of(&transaction, &contents, &held, max_bytes);
+            if let Some(entries) = self.volume.read("read", read)? {
+                return Ok(entries);
+            }
+            // A write came in between, which is a matter of microseconds; unless it failed half-way.
+            self.check_running()?;
+            std::thread::yield_now();
+        }
+    }
+
+    /// None if the database is not, or no longer, as these contents say.
+    fn read_as_of(
+        &self,
+        transaction: &ReadTransaction,
+        contents: &Contents,
+        held: &Range<Index>,
+        max_bytes: u64,
+    ) -> Result<Option<Vec<Entry>>, Trouble> {
+        let path = self.volume.path();
+        if read_state(transaction, self.volume.nonce(), path)? != contents.state() {
+            return Ok(None);
+        }
+        let table = transaction.open_table(ENTRIES)?;
+        let (mut entries, mut bytes) = (Vec::new(), 0_u64);
+        let mut rows = table.range(held.start.0..held.end.0)?;
+        let mut next = held.start;
+        while next < held.end {
+            let damaged = |reason: &str| corrupt(path, Some(next), reason);
+            let row = rows.next().transpose()?.filter(|(key, _)| key.value() == next.0);
+            let (_, value) = row.ok_or_else(|| damaged("the entry is missing"))?;
+            let entry = decode_entry(next.0, value.value(), self.salt).map_err(damaged)?;
+            if contents.term_of(next) != Some(entry.id.term) {
+                return Err(damaged("it is an earlier entry, which was replaced").into());
+            }
+            bytes = bytes.saturating_add(entry.cost());
+            if bytes > max_bytes && !entries.is_empty() {
+                break;
+            }
+            entries.push(entry);
+            next = next.next();
+        }
+        Ok(Some(entries))
+    }
+
+    /// Makes one step durable; see [`raftkv::LogStore::write`].
+    pub(crate) fn write(&self, write: &LogWrite) -> Result<(), StorageError> {
+        if write.hard_state.is_none() && write.entries.is_empty() {
+            return self.check_running();
+        }
+        self.commit(
+            "write",
+            |contents| {
+                contents.check_contract(write)?;
+                let replaced = write.entries.first().filter(|first| first.id.index <= contents.log.last.index);
+                let replaced = replaced.map(|first| (Bound::Included(first.id.index.0), Bound::Unbounded));
+                Ok(Some((contents.after_write(write), replaced)))
+            },
+            &write.entries,
+        )
+    }
+
+    /// Moves the base; see [`raftkv::LogStore::compact`].
+    pub(crate) fn compact(&self, upto: LogId) -> Result<(), StorageError> {
+        self.commit(
+            "compact",
+            |contents| {
+                if upto.index <= contents.log.base.index {
+                    return Ok(None);
+                }
+                let next = contents.after_compaction(upto);
+                let end = if next.log.last == upto { Bound::Unbounded } else { Bound::Included(upto.index.0) };
+                Ok(Some((next, Some((Bound::Unbounded, end)))))
+            },
+            &[],
+        )
+    }
+
+    /// One transaction: what comes next, entries that go, and entries that come.
+    fn commit(
+        &self,
+        op: &'static str,
+        next: impl FnOnce(&Contents) -> Result<Option<(Contents, Option<Indexes>)>, StorageError>,
+        entries: &[Entry],
+    ) -> Result<(), StorageError> {
+        self.check_running()?;
+        let done = next(&self.contents()).and_then(|step| {
+            let Some((next, gone)) = step else { return Ok(()) };
+            self.volume.write(op, |transaction| self.change(transaction, gone, entries, &next.state()))?;
+            *self.contents.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+            Ok(())
+        });
+        if let Err(error) = &done {
+            tracing::error!(%error, "the log failed, and takes no more writes");
+            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        }
+        done
+    }
+
+    fn change(
+        &self,
+        transaction: &WriteTransaction,
+        gone: Option<Indexes>,
+        entries: &[Entry],
+        state: &State,
+    ) -> Result<(), Trouble> {
+        if gone.is_some() || !entries.is_empty() {
+            let mut table = transaction.open_table(ENTRIES)?;
+            if let Some(gone) = gone {
+                table.retain_in(gone, |_, _| false)?;
+            }
+            for entry in entries {
+                let mut value = table.insert_reserve(entry.id.index.0, ENTRY_HEADER + entry.data.len())?;
+                encode_entry(value.as_mut(), entry, self.salt);
+            }
+        }
+        let mut table = transaction.open_table(STATE)?;
+        table.insert(0, state.encode(self.volume.nonce()).as_slice())?;
+        Ok(())
+    }
+
+    /// What can be done after a write has been answered: notes that it is synced.
+    pub(crate) fn settle(&self) {
+        if self.check_running().is_ok() {
+            self.volume.settle(self.contents().sequence);
+        }
+    }
+
+    /// How much room the database takes, and what for.
+    pub(crate) fn stats(&self) -> Result<Stats, StorageError> {
+        let file_bytes = self.volume.file_len()?;
+        self.volume.look("read", |transaction| Ok(Stats::of(file_bytes, &transaction.stats()?)))
+    }
+
+    pub(crate) fn close(&self) {
+        let sequence = self.check_running().is_ok().then(|| self.contents().sequence);
+        self.volume.close(sequence);
+    }
+
+    fn check_running(&self) -> Result<(), StorageError> {
+        match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(reason) => Err(StorageError::Sticky(reason.clone())),
+            None => Ok(()),
+        }
+    }
+}
+
+type Indexes = (Bound<u64>, Bound<u64>);
+
+/// Fills a new database: its first commit.
+fn make(transaction: &WriteTransaction, nonce: u64) -> Result<(), Trouble> {
+    drop(transaction.open_table(ENTRIES)?);
+    let state = State { sequence: 1, hard_state: Default::default(), base: LogId::ZERO, last: LogId::ZERO };
+    transaction.open_table(STATE)?.insert(0, state.encode(nonce).as_slice())?;
+    Ok(())
+}
+
+/// Reads the whole log: every entry is there, in order, whole, and no other.
+fn check(found: &Found<'_>) -> Result<(Contents, u64), Trouble> {
+    let salt = Salt::new(found.nonce);
+    let state = read_state(&found.contents, found.nonce, found.path)?;
+    let mut contents = Contents::new(&state);
+    let table = found.contents.open_table(ENTRIES)?;
+    for row in table.iter()? {
+        let (key, value) = row?;
+        let next = contents.log.last.index.next();
+        let damaged = |reason: &str| corrupt(found.path, Some(next), reason);
+        let index = key.value();
+        if index != next.0 {
+            return Err(damaged(&format!("entry {index} is in its place")).into());
+        }
+        let (_, term, _) = check_entry(index, value.value(), salt).map_err(damaged)?;
+        contents.add(LogId { term, index: next });
+    }
+    if contents.log.last != state.last {
+        let reason = format!("the log ends at {}, and not at {}", contents.log.last, state.last);
+        return Err(corrupt(found.path, Some(contents.log.last.index), reason).into());
+    }
+    Ok((contents, state.sequence))
+}
+
+fn read_state(transaction: &ReadTransaction, nonce: u64, path: &Path) -> Result<State, Trouble> {
+    let table = transaction.open_table(STATE)?;
+    let value = table.get(0)?.ok_or_else(|| corrupt(path, None, "the state of the log is missing"))?;
+    State::decode(value.value(), nonce).map_err(|reason| corrupt(path, None, reason).into())
+}

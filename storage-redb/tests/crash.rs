@@ -1,0 +1,160 @@
+//! Power is lost at every operation of a workload, in many of the ways in which the disk can suffer from it, also while the database
+//! is made, repaired and closed, and again while it recovers. Whatever was acknowledged must be there afterwards, what was not must be there
+//! as a whole or not at all, and nothing that was replaced may come back.
+//!
+//! `RAFTKV_CRASH_CAMPAIGN=20 cargo test --release -p raftkv-storage-redb --test crash -- --nocapture` takes twenty workloads instead of one, and
+//! every pattern instead of some.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod support;
+
+use raftkv::testing::Random;
+use raftkv::{HardState, LogWrite, NodeId, Term};
+use raftkv_storage_file::sim::{Fate, Moment, SimDisk};
+use raftkv_storage_redb::Commit;
+use support::{Call, Model, inline, lose, open_with, perform, workload, write};
+
+/// A moment of a run, and what the log may hold if power is lost then.
+struct Point {
+    moment: Moment,
+    allowed: Vec<Model>,
+}
+
+/// Opens a log, runs calls on it, closes it, and keeps every moment of that. Until the log is open it may be any of `before`.
+fn run(disk: &SimDisk, commit: Commit, before: Vec<Model>, calls: &[Call]) -> Vec<Point> {
+    disk.record();
+    let mut allowed: Vec<(u64, Vec<Model>)> = Vec::new();
+    let log = open_with(disk, inline(commit)).unwrap_or_else(|e| panic!("does not open: {e}"));
+    let mut model = Model::of(&log).unwrap();
+    assert!(before.contains(&model), "opened as\n{model:?}\nbut it should be one of\n{before:?}");
+    allowed.push((disk.operations(), before));
+    for call in calls {
+        let was = model.clone();
+        perform(&log, call).unwrap_or_else(|e| panic!("{call:?} failed: {e}"));
+        model.apply(call);
+        allowed.push((disk.operations(), vec![was, model.clone()]));
+    }
+    assert_eq!(Model::of(&log).unwrap(), model);
+    drop(log);
+    let mut points = Vec::new();
+    for (operation, moment) in disk.take_recording().into_iter().enumerate() {
+        let known = allowed.iter().find(|(end, _)| (operation as u64) < *end);
+        let allowed = known.map_or_else(|| vec![model.clone()], |(_, allowed)| allowed.clone());
+        points.push(Point { moment, allowed });
+    }
+    points
+}
+
+/// Patterns of damage for so many pending sectors, lengths and names: all of a kind, up to a place, from a place on, and a single one; all of
+/// these, or some. And some by chance.
+fn patterns(n: usize, random: &mut Random, some: Option<usize>) -> Vec<Vec<Fate>> {
+    let mut out = vec![vec![Fate::Lost; n], vec![Fate::Kept; n]];
+    if n == 0 {
+        return out;
+    }
+    out.push(vec![Fate::Garbage; n]);
+    out.push(vec![Fate::Early; n]);
+    let fates = [Fate::Lost, Fate::Kept, Fate::Garbage, Fate::Early, Fate::Kept];
+    for _ in 0..3 {
+        out.push((0..n).map(|_| random.pick(&fates).unwrap()).collect());
+    }
+    let places: Vec<usize> = match some {
+        Some(some) => (0..some).map(|_| usize::try_from(random.below(n as u64)).unwrap()).collect(),
+        None => (0..n).collect(),
+    };
+    for at in places {
+        let mut prefix = vec![Fate::Lost; n];
+        prefix[..at].fill(Fate::Kept);
+        prefix[at] = random.pick(&[Fate::Lost, Fate::Garbage]).unwrap();
+        out.push(prefix);
+        let mut suffix = vec![Fate::Kept; n];
+        suffix[..at].fill(Fate::Lost);
+        out.push(suffix);
+        for single in [Fate::Lost, Fate::Garbage, Fate::Early] {
+            let mut one = vec![Fate::Kept; n];
+            one[at] = single;
+            out.push(one);
+        }
+    }
+    out
+}
+
+/// What a node does after a restart: it may find that its last entry was replaced while it was away.
+fn aftermath(model: &Model) -> Vec<Call> {
+    let last = model.last();
+    let term = model.hard_state.term.0.max(last.term.0) + 10;
+    let first = if last.index > model.base.index { last.index.0 } else { last.index.0 + 1 };
+    let hard_state = Some(HardState { term: Term(term), voted_for: Some(NodeId(9)) });
+    vec![
+        Call::Write(LogWrite { hard_state, ..write(term, first..first + 1, 100) }),
+        Call::Write(write(term, first + 1..first + 3, 600)),
+    ]
+}
+
+#[derive(Default)]
+struct Count {
+    first: u64,
+    second: u64,
+}
+
+/// Loses power at every moment of a workload; in one of `sample` cases, also at moments of the recovery and of what follows.
+fn campaign(seed: u64, commit: Commit, calls: usize, all: bool, sample: u64, count: &mut Count) {
+    let mut random = Random::new(seed);
+    let disk = SimDisk::new();
+    let calls = workload(&mut random, calls);
+    let points = run(&disk, commit, vec![Model::default()], &calls);
+    for (at, point) in points.iter().enumerate() {
+        let n = point.moment.pending().len();
+        for fates in patterns(n, &mut random, (!all).then_some(1)) {
+            let context = || format!("seed {seed}, {commit:?}, operation {at}, fates {fates:?}");
+            let disk = lose(&point.moment, &fates);
+            let log = open_with(&disk, inline(commit)).unwrap_or_else(|e| panic!("{}: {e}", context()));
+            let model = Model::of(&log).unwrap_or_else(|e| panic!("{}: {e}", context()));
+            assert!(point.allowed.contains(&model), "{}:\n{model:?}\nand not one of\n{:?}", context(), point.allowed);
+            drop(log);
+            count.first += 1;
+            if random.below(sample) == 0 {
+                let disk = lose(&point.moment, &fates);
+                again(&disk, commit, vec![model.clone()], &aftermath(&model), &mut random, count);
+            }
+        }
+    }
+}
+
+/// Loses power in the recovery from an earlier loss.
+fn again(disk: &SimDisk, commit: Commit, before: Vec<Model>, calls: &[Call], random: &mut Random, count: &mut Count) {
+    for point in run(disk, commit, before, calls) {
+        let n = point.moment.pending().len();
+        let patterns = patterns(n, random, Some(1));
+        let fates = random.pick(&patterns).unwrap();
+        let log = open_with(&lose(&point.moment, &fates), inline(commit)).unwrap_or_else(|e| panic!("again: {e}"));
+        let model = Model::of(&log).unwrap();
+        assert!(point.allowed.contains(&model), "again:\n{model:?}\nand not one of\n{:?}", point.allowed);
+        count.second += 1;
+    }
+}
+
+fn workloads() -> Option<u64> {
+    std::env::var("RAFTKV_CRASH_CAMPAIGN").ok()?.parse().ok()
+}
+
+fn check(commit: Commit) {
+    let mut count = Count::default();
+    match workloads() {
+        Some(workloads) => (0..workloads).for_each(|seed| campaign(seed, commit, 25, true, 200, &mut count)),
+        None => campaign(1, commit, 12, false, 150, &mut count),
+    }
+    println!("{commit:?}: {} losses of power, and {} in the recovery from one", count.first, count.second);
+    assert!(count.first > 500 && count.second > 100, "{} and {}", count.first, count.second);
+}
+
+#[test]
+fn a_loss_of_power_at_any_moment_loses_nothing_that_was_acknowledged() {
+    check(Commit::OnePhase);
+}
+
+#[test]
+fn nor_does_it_with_two_phases() {
+    check(Commit::TwoPhase);
+}
