@@ -3,8 +3,10 @@
 use raftkv::testing::simulation::node::{MemStores, Registers, Simulation};
 use raftkv::testing::simulation::{Coverage, Depth, Failure, Options, Run};
 use raftkv_storage_file::simulation::FileStores;
+use raftkv_storage_redb::simulation::RedbStores;
 
 const COMMAND: &str = "cargo run --release -p raftkv-tests --bin sim -- --depth node";
+const REDB_COMMAND: &str = "cargo run --release -p raftkv-tests --bin sim -- --depth node --store redb";
 
 /// What a campaign of some hundred seeds must have met.
 const CLASSES: &[&str] = &[
@@ -74,22 +76,56 @@ const CLASSES: &[&str] = &[
     "writes forwarded by followers",
 ];
 
+/// Of these, what only the stores on plain files can meet.
+const OF_FILES: &[&str] = &["last batches written anew after a failed sync", "torn writes recovered"];
+
+/// What only the stores on redb can meet.
+const OF_REDB: &[&str] = &["copies of a database cut off", "databases opened after a loss of power"];
+
 /// In so many percent of the seeds, at least, something befalls a disk.
 const STORAGE_FAULTS: u64 = 70;
 
+/// What a node keeps its log and its images in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StoreKind {
+    /// `raftkv-storage-file`.
+    #[default]
+    File,
+    /// `raftkv-storage-redb`.
+    Redb,
+}
+
 /// Whole nodes.
-#[derive(Debug)]
 pub struct NodeDepth {
-    on_files: Simulation<Registers, fn() -> FileStores>,
+    on_disk: Box<dyn Depth>,
     in_memory: Simulation<Registers, fn() -> MemStores>,
+}
+
+impl NodeDepth {
+    /// Nodes with this kind of store, save now and then.
+    #[must_use]
+    pub fn on(kind: StoreKind) -> Self {
+        let files: fn() -> FileStores = FileStores::new;
+        let redb: fn() -> RedbStores = RedbStores::new;
+        let memory: fn() -> MemStores = MemStores::new;
+        let machine = Registers::default;
+        let classes: Vec<&'static str> = CLASSES.iter().copied().filter(|class| !OF_FILES.contains(class)).collect();
+        let (on_disk, command): (Box<dyn Depth>, _) = match kind {
+            StoreKind::File => {
+                (Box::new(Simulation::new(machine(), files).expecting(CLASSES).repeated_by(COMMAND)), COMMAND)
+            }
+            StoreKind::Redb => {
+                let classes = [&classes[..], OF_REDB].concat();
+                (Box::new(Simulation::new(machine(), redb).expecting(&classes).repeated_by(REDB_COMMAND)), REDB_COMMAND)
+            }
+        };
+        Self { on_disk, in_memory: Simulation::new(machine(), memory).repeated_by(command) }
+    }
 }
 
 impl Default for NodeDepth {
     fn default() -> Self {
-        let files: fn() -> FileStores = FileStores::new;
-        let memory: fn() -> MemStores = MemStores::new;
-        let on_files = Simulation::new(Registers::default(), files).expecting(CLASSES).repeated_by(COMMAND);
-        Self { on_files, in_memory: Simulation::new(Registers::default(), memory).repeated_by(COMMAND) }
+        Self::on(StoreKind::default())
     }
 }
 
@@ -99,11 +135,11 @@ impl Depth for NodeDepth {
     }
 
     fn expected(&self) -> Coverage {
-        self.on_files.expected()
+        self.on_disk.expected()
     }
 
     fn faults(&self) -> &'static [&'static str] {
-        self.on_files.faults()
+        self.on_disk.faults()
     }
 
     fn shortfall(&self, coverage: &Coverage, seeds: u64) -> Option<String> {
@@ -116,12 +152,12 @@ impl Depth for NodeDepth {
         if seed.is_multiple_of(10) {
             Depth::run(&self.in_memory, seed, options, keep)
         } else {
-            Depth::run(&self.on_files, seed, options, keep)
+            self.on_disk.run(seed, options, keep)
         }
     }
 
     fn command(&self, seed: u64, options: &Options) -> String {
-        self.on_files.command(seed, options)
+        self.on_disk.command(seed, options)
     }
 }
 

@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use raftkv::mutants::{self, MUTANTS, Mutant};
 use raftkv::testing::simulation::consensus::ConsensusDepth;
 use raftkv::testing::simulation::{Campaign, Depth, Failure, Findings, Options, attempt, diagram, shrink};
-use raftkv_tests::simulation::NodeDepth;
+use raftkv_tests::simulation::{NodeDepth, StoreKind};
 
 /// With fewer seeds than this, a class that never occurred is no wonder.
 const SEEDS_THAT_COVER: u64 = 500;
@@ -41,6 +41,9 @@ struct Args {
     /// What is simulated
     #[arg(long, value_enum, default_value_t = DepthName::Node)]
     depth: DepthName,
+    /// What whole nodes keep their logs and images in
+    #[arg(long, value_enum, default_value_t = StoreName::File)]
+    store: StoreName,
     /// How many seeds run at the same time
     #[arg(long)]
     threads: Option<usize>,
@@ -79,10 +82,27 @@ enum DepthName {
     Consensus,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum StoreName {
+    /// Segmented files: raftkv-storage-file
+    File,
+    /// A database: raftkv-storage-redb
+    Redb,
+}
+
+impl From<StoreName> for StoreKind {
+    fn from(name: StoreName) -> Self {
+        match name {
+            StoreName::File => Self::File,
+            StoreName::Redb => Self::Redb,
+        }
+    }
+}
+
 impl DepthName {
-    fn depth(self) -> Box<dyn Depth> {
+    fn depth(self, store: StoreName) -> Box<dyn Depth> {
         match self {
-            Self::Node => Box::new(NodeDepth::default()),
+            Self::Node => Box::new(NodeDepth::on(store.into())),
             Self::Consensus => Box::new(ConsensusDepth),
         }
     }
@@ -93,7 +113,7 @@ fn main() -> Result<ExitCode> {
     if (args.mutants || args.mutant.is_some()) && !mutants::COMPILED_IN {
         return run_with_mutants();
     }
-    let depth = args.depth.depth();
+    let depth = args.depth.depth(args.store);
     let options = args.options(&*depth)?;
     if args.mutants {
         return grade(&args, &*depth, &options);
