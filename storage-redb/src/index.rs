@@ -95,16 +95,7 @@ impl Contents {
         if let Some(term) = terms.into_iter().find(|term| term.0 >= ABSURD) {
             return misuse(format!("{term}: no log counts this far"));
         }
-        let (base, last) = (self.log.base, self.log.last);
-        let Some(first) = write.entries.first() else { return Ok(()) };
-        if first.id.index <= base.index || first.id.index > last.index.next() {
-            return misuse(format!("entries from {} do not join a log from {} to {last}", first.id, base.index.next()));
-        }
-        for pair in write.entries.windows(2) {
-            if pair[1].id.index != pair[0].id.index.next() {
-                return misuse(format!("entry {} after entry {}", pair[1].id, pair[0].id));
-            }
-        }
+        write.check(self.log.base, self.log.last)?;
         match write.entries.iter().find(|entry| entry.data.len() > MAX_PAYLOAD) {
             Some(entry) => misuse(format!("entry {} has {} bytes; 3 GiB is the limit", entry.id, entry.data.len())),
             None => Ok(()),
