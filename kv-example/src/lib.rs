@@ -1,6 +1,7 @@
 //! A replicated key-value server that speaks the etcd v3 API.
 
 pub mod api;
+pub mod backends;
 mod bench;
 pub mod cli;
 pub mod client;

@@ -1,6 +1,10 @@
-//! The suite that every state machine passes, on the server's own.
+//! The suite that every state machine passes, on the server's own: the one in memory, and the one over a database.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
+
+mod redb_support;
+
+use std::sync::Mutex;
 
 use bytes::Bytes;
 use kv_example::api::command::{Command, command};
@@ -9,12 +13,15 @@ use kv_example::api::etcdserverpb::request_op::Request;
 use kv_example::api::etcdserverpb::{
     CompactionRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
+use kv_example::backends::redb::{Options, RedbMachine};
 use kv_example::machine::{KvMachine, encode_command};
 use prost::Message;
 use raftkv::testing::Random;
+use raftkv::testing::conformance::Fault;
 use raftkv::testing::conformance::state_machine::Backend;
+use redb_support::Disk;
 
-struct Kv;
+struct InMemory;
 
 /// Few keys, so that commands meet; one of them is long enough to be kept in another way.
 fn key(random: &mut Random) -> Bytes {
@@ -84,7 +91,24 @@ fn txn(random: &mut Random, depth: u64) -> TxnRequest {
     TxnRequest { compare: vec![compare], success, failure }
 }
 
-impl Backend for Kv {
+fn any_command(random: &mut Random) -> Bytes {
+    encode_command(match random.weighted(&[10, 3, 6, 1]) {
+        0 => command::Body::Put(put(random)),
+        1 => command::Body::DeleteRange(delete(random)),
+        2 => command::Body::Txn(txn(random, 0)),
+        _ => {
+            let revision = i64::try_from(random.below(300)).unwrap();
+            command::Body::Compact(CompactionRequest { revision, physical: random.percent(50) })
+        }
+    })
+}
+
+/// Another version knows what it is, and would change its state.
+fn is_of_another_version(command: &Bytes) -> bool {
+    !command.is_empty() && Command::decode(command.clone()).is_ok_and(|command| command.body.is_none())
+}
+
+impl Backend for InMemory {
     type Machine = KvMachine;
 
     async fn create(&self) -> KvMachine {
@@ -92,21 +116,73 @@ impl Backend for Kv {
     }
 
     fn command(&self, random: &mut Random) -> Bytes {
-        encode_command(match random.weighted(&[10, 3, 6, 1]) {
-            0 => command::Body::Put(put(random)),
-            1 => command::Body::DeleteRange(delete(random)),
-            2 => command::Body::Txn(txn(random, 0)),
-            _ => {
-                let revision = i64::try_from(random.below(300)).unwrap();
-                command::Body::Compact(CompactionRequest { revision, physical: random.percent(50) })
-            }
-        })
+        any_command(random)
     }
 
-    /// Another version knows what it is, and would change its state.
     fn stops_at(&self, command: &Bytes) -> bool {
-        !command.is_empty() && Command::decode(command.clone()).is_ok_and(|command| command.body.is_none())
+        is_of_another_version(command)
     }
 }
 
-raftkv::state_machine_conformance!(Kv);
+/// A machine over a database, on a disk in memory.
+struct InDatabase {
+    options: Options,
+    /// That of the machine that was created last.
+    disk: Mutex<Disk>,
+}
+
+impl InDatabase {
+    fn new(sync_commands: u64) -> Self {
+        let options = Options { cache_bytes: 1 << 20, sync_commands, ..Options::default() };
+        Self { options, disk: Mutex::new(Disk::new(0)) }
+    }
+
+    fn disk(&self) -> Disk {
+        self.disk.lock().unwrap().clone()
+    }
+}
+
+impl Backend for InDatabase {
+    type Machine = RedbMachine;
+
+    async fn create(&self) -> RedbMachine {
+        let disk = Disk::new(1);
+        *self.disk.lock().unwrap() = disk.clone();
+        disk.open(self.options).unwrap()
+    }
+
+    fn command(&self, random: &mut Random) -> Bytes {
+        any_command(random)
+    }
+
+    fn stops_at(&self, command: &Bytes) -> bool {
+        is_of_another_version(command)
+    }
+
+    async fn reopen(&self) -> Option<RedbMachine> {
+        Some(self.disk().open(self.options).unwrap())
+    }
+
+    fn arm(&self, fault: Fault, after: u64) -> bool {
+        // A transaction that is synced takes some dozen of a disk's operations.
+        self.disk().arm(fault, after * 4);
+        true
+    }
+}
+
+mod in_memory {
+    use super::*;
+    raftkv::state_machine_conformance!(InMemory);
+}
+
+/// Each batch is synced.
+mod in_a_database {
+    use super::*;
+    raftkv::state_machine_conformance!(InDatabase::new(1));
+}
+
+/// Some batches are.
+mod in_a_database_that_is_synced_now_and_then {
+    use super::*;
+    raftkv::state_machine_conformance!(InDatabase::new(3));
+}

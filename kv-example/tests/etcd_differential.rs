@@ -8,7 +8,7 @@
 mod etcd_support;
 
 use bytes::Bytes;
-use etcd_support::{Etcd, Ours, connect, installed};
+use etcd_support::{Etcd, Local, Ours, connect, installed};
 use kv_example::api::etcdserverpb::compare::TargetUnion;
 use kv_example::api::etcdserverpb::kv_client::KvClient;
 use kv_example::api::etcdserverpb::request_op::Request;
@@ -246,10 +246,19 @@ fn setting(name: &str, default: u64) -> u64 {
 
 #[tokio::test]
 async fn random_requests_are_answered_as_etcd_answers_them() {
+    random_requests(Local::default()).await;
+}
+
+#[tokio::test]
+async fn random_requests_are_answered_from_a_database_as_etcd_answers_them() {
+    random_requests(Local::in_database()).await;
+}
+
+async fn random_requests(replica: Local) {
     if !installed("etcd") {
         return;
     }
-    let (ours, etcd) = (Ours::start().await, Etcd::start());
+    let (ours, etcd) = (Ours::start_with(replica).await, Etcd::start());
     let mut one = KvClient::new(ours.channel().await);
     let mut two = KvClient::new(connect(&etcd.address).await);
     let seed = setting("RAFTKV_ETCD_SEED", 1);
@@ -284,10 +293,19 @@ async fn random_requests_are_answered_as_etcd_answers_them() {
 
 #[tokio::test]
 async fn bad_requests_are_refused_in_etcds_words() {
+    bad_requests(Local::default()).await;
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_over_a_database_in_etcds_words() {
+    bad_requests(Local::in_database()).await;
+}
+
+async fn bad_requests(replica: Local) {
     if !installed("etcd") {
         return;
     }
-    let (ours, etcd) = (Ours::start().await, Etcd::start());
+    let (ours, etcd) = (Ours::start_with(replica).await, Etcd::start());
     let mut one = KvClient::new(ours.channel().await);
     let mut two = KvClient::new(connect(&etcd.address).await);
     let put = |key: &str, size: usize| PutRequest {

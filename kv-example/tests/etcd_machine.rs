@@ -1,4 +1,4 @@
-//! The state machine as the framework drives it.
+//! The state machine as the framework drives it, with each engine.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
@@ -7,10 +7,59 @@ use std::time::Duration;
 use bytes::Bytes;
 use kv_example::api::command::{Outcome, command, outcome};
 use kv_example::api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
+use kv_example::backends::redb::{Options, Owner, RedbMachine};
 use kv_example::machine::{KvMachine, KvView, encode_command};
 use proptest::prelude::*;
 use prost::Message;
-use raftkv::{LogId, StateMachine};
+use raftkv::{ClusterId, LogId, NodeId, StateMachine};
+
+/// A machine with an engine of its own.
+trait Kv: StateMachine {
+    fn new() -> Self;
+    fn view(&self) -> KvView;
+}
+
+impl Kv for KvMachine {
+    fn new() -> Self {
+        Self::new()
+    }
+
+    fn view(&self) -> KvView {
+        self.view()
+    }
+}
+
+impl Kv for RedbMachine {
+    fn new() -> Self {
+        let owner = Owner { cluster: ClusterId(1), node: NodeId(1) };
+        let medium = redb::backends::InMemoryBackend::new();
+        Self::open_on(medium, owner, Options { cache_bytes: 8 << 20, ..Options::default() }).expect("a database")
+    }
+
+    fn view(&self) -> KvView {
+        self.view()
+    }
+}
+
+macro_rules! with_each_engine {
+    ($($test:ident)*) => {
+        mod in_memory {
+            $(#[tokio::test] async fn $test() { super::$test::<super::KvMachine>().await })*
+        }
+
+        mod in_a_database {
+            $(#[tokio::test] async fn $test() { super::$test::<super::RedbMachine>().await })*
+        }
+    };
+}
+
+with_each_engine! {
+    an_image_is_a_moment_that_later_writes_do_not_change
+    bytes_that_are_no_command_get_an_answer_and_change_nothing
+    a_command_of_a_later_version_stops_the_node_instead_of_being_skipped
+    a_damaged_image_is_refused_and_leaves_the_state_alone
+    compaction_gives_memory_back_in_the_background
+}
 
 fn put(key: &str, value: &str) -> Bytes {
     let put = PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
@@ -25,7 +74,7 @@ fn answer(bytes: Bytes) -> outcome::Body {
     Outcome::decode(bytes).unwrap().body.unwrap()
 }
 
-async fn apply_all(machine: &mut KvMachine, first: u64, commands: &[Bytes], batch: usize) -> Vec<Bytes> {
+async fn apply_all(machine: &mut impl StateMachine, first: u64, commands: &[Bytes], batch: usize) -> Vec<Bytes> {
     let numbered: Vec<(LogId, Bytes)> =
         commands.iter().enumerate().map(|(n, command)| (LogId::new(1, first + n as u64), command.clone())).collect();
     let mut answers = Vec::new();
@@ -35,7 +84,7 @@ async fn apply_all(machine: &mut KvMachine, first: u64, commands: &[Bytes], batc
     answers
 }
 
-async fn image(machine: &KvMachine) -> Vec<Bytes> {
+async fn image(machine: &impl StateMachine) -> Vec<Bytes> {
     let mut chunks = machine.snapshot().await.unwrap();
     let mut image = Vec::new();
     while let Some(chunk) = chunks.next().await.unwrap() {
@@ -80,27 +129,34 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             let (mut one, mut two, mut late) = (KvMachine::new(), KvMachine::new(), KvMachine::new());
+            let (mut three, mut later) = (RedbMachine::new(), RedbMachine::new());
             let answers = apply_all(&mut one, 1, &commands, 1).await;
             assert_eq!(answers, apply_all(&mut two, 1, &commands, batch).await);
+            assert_eq!(answers, apply_all(&mut three, 1, &commands, batch).await);
 
             let cut = cut.index(commands.len());
-            let mut half = KvMachine::new();
+            // Each takes the image that the other engine has made.
+            let (mut half, mut other_half) = (RedbMachine::new(), KvMachine::new());
             apply_all(&mut half, 1, &commands[..cut], batch).await;
             late.restore(Box::new(image(&half).await.into_iter())).await.unwrap();
             assert_eq!(apply_all(&mut late, cut as u64 + 1, &commands[cut..], batch).await, answers[cut..]);
+            apply_all(&mut other_half, 1, &commands[..cut], batch).await;
+            later.restore(Box::new(image(&other_half).await.into_iter())).await.unwrap();
+            assert_eq!(apply_all(&mut later, cut as u64 + 1, &commands[cut..], batch).await, answers[cut..]);
 
             let wanted = (one.view().checksum(0).await, image(&one).await, everything(&one.view()).await);
-            for other in [&two, &late] {
-                let is = (other.view().checksum(0).await, image(other).await, everything(&other.view()).await);
-                assert_eq!(is, wanted);
+            for other in [two.view(), late.view(), three.view(), later.view()] {
+                assert_eq!((other.checksum(0).await, everything(&other).await), (wanted.0.clone(), wanted.2.clone()));
+            }
+            for other in [image(&two).await, image(&late).await, image(&three).await, image(&later).await] {
+                assert_eq!(other, wanted.1);
             }
         });
     }
 }
 
-#[tokio::test]
-async fn an_image_is_a_moment_that_later_writes_do_not_change() {
-    let mut machine = KvMachine::new();
+async fn an_image_is_a_moment_that_later_writes_do_not_change<M: Kv>() {
+    let mut machine = M::new();
     apply_all(&mut machine, 1, &[put("a", "1"), put("a", "2"), put("b", "3")], 10).await;
     let before = image(&machine).await;
     let mut chunks = machine.snapshot().await.unwrap();
@@ -113,9 +169,8 @@ async fn an_image_is_a_moment_that_later_writes_do_not_change() {
     assert_eq!(taken, before);
 }
 
-#[tokio::test]
-async fn bytes_that_are_no_command_get_an_answer_and_change_nothing() {
-    let mut machine = KvMachine::new();
+async fn bytes_that_are_no_command_get_an_answer_and_change_nothing<M: Kv>() {
+    let mut machine = M::new();
     for bytes in [&[0x0a, 0xff][..], &[]] {
         let bytes = machine.apply(LogId::new(1, 1), Bytes::from_static(bytes)).await.unwrap();
         let outcome::Body::Refusal(refusal) = answer(bytes) else { panic!("a refusal") };
@@ -124,18 +179,16 @@ async fn bytes_that_are_no_command_get_an_answer_and_change_nothing() {
     assert_eq!(machine.view().revision(), 1);
 }
 
-#[tokio::test]
-async fn a_command_of_a_later_version_stops_the_node_instead_of_being_skipped() {
-    let mut machine = KvMachine::new();
+async fn a_command_of_a_later_version_stops_the_node_instead_of_being_skipped<M: Kv>() {
+    let mut machine = M::new();
     // Field 15, which no version so far has.
     let error = machine.apply(LogId::new(4, 7), Bytes::from_static(&[0x7a, 0x00])).await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("7@4") && text.contains("upgrade this node"), "{text}");
 }
 
-#[tokio::test]
-async fn a_damaged_image_is_refused_and_leaves_the_state_alone() {
-    let mut machine = KvMachine::new();
+async fn a_damaged_image_is_refused_and_leaves_the_state_alone<M: Kv>() {
+    let mut machine = M::new();
     apply_all(&mut machine, 1, &[put("a", "1")], 1).await;
     let mut damaged = image(&machine).await.concat();
     damaged[20] ^= 1;
@@ -144,9 +197,8 @@ async fn a_damaged_image_is_refused_and_leaves_the_state_alone() {
     assert_eq!(everything(&machine.view()).await.count, 1);
 }
 
-#[tokio::test]
-async fn compaction_gives_memory_back_in_the_background() {
-    let mut machine = KvMachine::new();
+async fn compaction_gives_memory_back_in_the_background<M: Kv>() {
+    let mut machine = M::new();
     let view = machine.view();
     let mut commands: Vec<Bytes> = (0..30_000).map(|n| put(&format!("k{:04}", n % 5000), &"v".repeat(100))).collect();
     commands.extend((0..2500).map(|n| {

@@ -12,8 +12,9 @@ use etcd_support::{Etcd, connect, installed};
 use kv_example::api::command::command;
 use kv_example::api::etcdserverpb::kv_client::KvClient;
 use kv_example::api::etcdserverpb::{PutRequest, RangeRequest};
-use kv_example::machine::{KvMachine, encode_command};
-use raftkv::{LogId, StateMachine};
+use kv_example::backends::redb::{Options, Owner, RedbMachine};
+use kv_example::machine::{KvMachine, KvView, encode_command};
+use raftkv::{ClusterId, LogId, NodeId, StateMachine};
 
 const VALUE: usize = 256;
 
@@ -41,7 +42,7 @@ fn resident(pid: &str) -> u64 {
     line.split_whitespace().nth(1).and_then(|number| number.parse().ok()).expect("a number")
 }
 
-async fn apply(machine: &mut KvMachine, work: Vec<Vec<(LogId, Bytes)>>) -> f64 {
+async fn apply(machine: &mut impl StateMachine, work: Vec<Vec<(LogId, Bytes)>>) -> f64 {
     let count: usize = work.iter().map(Vec::len).sum();
     let start = Instant::now();
     for batch in work {
@@ -71,13 +72,40 @@ async fn puts_applied_per_second() {
     }
     let mut machine = KvMachine::new();
     apply(&mut machine, batches(scattered(100_000), VALUE)).await;
-    let view = machine.view();
+    gets(&machine.view()).await;
+}
+
+async fn gets(view: &KvView) {
     let start = Instant::now();
     for key in scattered(300_000) {
         let get = RangeRequest { key: request(key % 100_000, 0).key, ..Default::default() };
         assert_eq!(view.range(get).await.unwrap().count, 1);
     }
     println!("gets of 100000 keys: {:.2} M/s", 0.3 / start.elapsed().as_secs_f64());
+}
+
+/// The same over a database in a file, in the directory of `RAFTKV_SPEED_DIR` or the current one: batches of one command show what a batch costs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: run it in release mode"]
+async fn puts_applied_per_second_over_a_database() {
+    let place = std::env::var("RAFTKV_SPEED_DIR").unwrap_or_else(|_| ".".into());
+    let dir = tempfile::tempdir_in(place).unwrap();
+    let owner = Owner { cluster: ClusterId(1), node: NodeId(1) };
+    let path = dir.path().join("kv.redb");
+    let mut machine = RedbMachine::open(&path, owner, Options::default()).unwrap();
+    let first = apply(&mut machine, batches(scattered(100_000), VALUE)).await;
+    let again = apply(&mut machine, batches(scattered(100_000).cycle().take(200_000), VALUE)).await;
+    let single = batches(scattered(100_000).take(5_000), VALUE).concat().chunks(1).map(<[_]>::to_vec).collect();
+    let single = apply(&mut machine, single).await;
+    println!("100000 keys, values of {VALUE} B: new {first:.0}/s, again {again:.0}/s, one by one {single:.0}/s");
+    gets(&machine.view()).await;
+    println!("the file has {} MiB", std::fs::metadata(&path).unwrap().len() >> 20);
+    let start = Instant::now();
+    drop(machine);
+    let end = start.elapsed();
+    let start = Instant::now();
+    let machine = RedbMachine::open(&path, owner, Options::default()).unwrap();
+    println!("an end takes {end:.0?}, a start {:.0?}, as of {}", start.elapsed(), machine.applied().await.unwrap());
 }
 
 #[tokio::test]

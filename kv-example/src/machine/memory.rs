@@ -17,7 +17,7 @@ const RUN: usize = 256;
 /// Keys looked through in one step of a sweep.
 const SWEEP: usize = 512;
 
-/// The state machine: applies commands to a [`Store`].
+/// The state machine: applies commands to a store in memory.
 ///
 /// It lives in memory. After a restart it gets the latest image and the commands after it.
 #[derive(Debug, Default)]

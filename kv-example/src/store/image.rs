@@ -37,7 +37,7 @@ pub(crate) struct ImageError {
 /// An image of a frozen store, made piece by piece.
 #[derive(Debug)]
 pub(crate) struct Image<K: Keys = Tree> {
-    store: Store<K>,
+    pub(crate) store: Store<K>,
     state: State<K::Cursor>,
     versions: u64,
 }
@@ -120,7 +120,7 @@ pub(crate) fn seal_record(body: &[u8]) -> Bytes {
 /// Builds a store from the bytes of an image, however they are cut.
 #[derive(Debug)]
 pub(crate) struct Loader<K = Tree> {
-    store: Store<K>,
+    pub(crate) store: Store<K>,
     buffer: BytesMut,
     /// How many bytes are behind.
     at: u64,

@@ -97,7 +97,7 @@ impl Members {
         id
     }
 
-    pub(super) fn to_image(&self) -> (u64, Vec<ImageMember>) {
+    pub(crate) fn to_image(&self) -> (u64, Vec<ImageMember>) {
         let members = self.iter().map(|(id, info)| ImageMember {
             id,
             address: info.address.clone(),
@@ -108,7 +108,7 @@ impl Members {
         (self.highest, members.collect())
     }
 
-    pub(super) fn from_image(highest: u64, members: Vec<ImageMember>) -> Result<Self, &'static str> {
+    pub(crate) fn from_image(highest: u64, members: Vec<ImageMember>) -> Result<Self, &'static str> {
         let mut loaded = Self { highest, ..Self::default() };
         if members.len() > MAX_MEMBERS {
             return Err("it holds more members than there can be");

@@ -22,18 +22,18 @@ mod check;
 mod compact;
 mod history;
 mod image;
-mod key;
-mod keys;
+pub(crate) mod key;
+pub(crate) mod keys;
 mod members;
 mod range;
 mod refusal;
 mod tree;
 mod txn;
-mod version;
+pub(crate) mod version;
 mod write;
 
 #[cfg(test)]
-mod model;
+pub(crate) mod model;
 
 use std::ops::Bound;
 
@@ -57,8 +57,8 @@ use version::Version;
 /// The store: the rules, over an engine that keeps the keys.
 #[derive(Clone, Debug)]
 pub(crate) struct Store<K = Tree> {
-    keys: K,
-    head: Head,
+    pub(crate) keys: K,
+    pub(crate) head: Head,
 }
 
 /// What a store is beside its keys.

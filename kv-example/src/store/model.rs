@@ -1,10 +1,14 @@
-//! The store against a naive model: a full copy of the map for each revision.
+//! The store against a naive model: a full copy of the map for each revision. Each engine makes a [`Subject`] of itself.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
+use super::key::Key;
+use super::keys::{Found, Keys};
+use super::version::Meta;
 use super::*;
 use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::{
@@ -14,15 +18,40 @@ use crate::api::mvccpb::KeyValue;
 
 type Map = BTreeMap<Vec<u8>, KeyValue>;
 
+/// A store under test.
+pub(crate) trait Subject {
+    /// An empty one.
+    fn new() -> Self;
+
+    /// All that can be read is what the model says.
+    fn compare(&self, model: &Model);
+
+    fn read(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal>;
+
+    /// Makes changes of one revision.
+    fn change(&mut self, changes: &[Change]);
+
+    fn compact(&mut self, revision: i64) -> Result<(), Refusal>;
+
+    /// Sweeps this many slices of this many keys.
+    fn sweep(&mut self, slices: usize, keys: usize);
+
+    /// A view that no later change touches, to be compared later.
+    fn freeze(&self) -> Box<dyn Fn(&Model)>;
+
+    /// Goes on with what an image of it loads, taken in pieces of this many bytes.
+    fn reload(&mut self, chunk: usize);
+}
+
 /// All states, by revision; the first two are empty.
 #[derive(Clone)]
-struct Model {
+pub(crate) struct Model {
     states: Vec<Map>,
     compacted: i64,
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(crate) enum Step {
     /// Changes of one revision.
     Change(Vec<Change>),
     Compact(i64),
@@ -36,7 +65,7 @@ enum Step {
 }
 
 #[derive(Clone, Debug)]
-enum Change {
+pub(crate) enum Change {
     Put(PutRequest),
     Delete(DeleteRangeRequest),
 }
@@ -148,31 +177,51 @@ fn everything(revision: i64) -> RangeRequest {
     RangeRequest { key: vec![0].into(), range_end: vec![0].into(), revision, ..Default::default() }
 }
 
-/// All that can be read from the store is what the model says.
-fn compare(store: &Store, model: &Model) {
-    let stats = store.head().stats;
-    assert_eq!((store.head().revision, store.head().compacted), (model.revision(), model.compacted));
+/// All that can be read from the store is what the model says; `cost` tells what a key's versions count, given whether it is the key's first.
+pub(crate) fn compare<K: Keys>(store: &Store<K>, model: &Model, cost: impl Fn(&[u8], &Version, bool) -> u64) {
+    let Head { revision, compacted, stats, .. } = store.head();
+    assert_eq!((*revision, *compacted), (model.revision(), model.compacted));
     for revision in 1..=model.revision() + 1 {
         let request = everything(revision);
         assert_eq!(store.range(&request), model.range(&request));
     }
     let live = model.states[model.revision() as usize].len();
-    assert_eq!(stats.live, live as u64);
-    let versions: usize = store.keys.0.values().map(|history| history.reachable(i64::MIN).len()).sum();
-    assert_eq!(stats.versions, versions as u64);
-    let bytes: u64 = store
-        .keys
-        .0
-        .iter()
-        .map(|(key, history)| {
-            let versions: u64 = history.reachable(i64::MIN).into_iter().map(history::cost).sum();
-            tree::NODE_SHARE + key.heap_size() + versions
-        })
-        .sum();
-    assert_eq!(stats.bytes, bytes);
+    let (mut versions, mut bytes, mut last) = (0, 0, None);
+    store.keys.walk(&mut K::Cursor::default(), i64::MIN, &mut |key, version| {
+        let first = last.as_ref().is_none_or(|last: &Vec<u8>| last != key);
+        versions += 1;
+        bytes += cost(key, &Version::new(version.meta(), version.value()), first);
+        last = Some(key.to_vec());
+        ControlFlow::Continue(())
+    });
+    assert_eq!(*stats, Stats { live: live as u64, versions, bytes });
 }
 
-fn change(store: &mut Store, changes: &[Change]) {
+/// What a walk visits when it is broken off and taken up again after each version.
+pub(crate) fn step_by_step<K: Keys>(store: &Store<K>) -> Vec<(Vec<u8>, Meta, Vec<u8>)> {
+    let (mut cursor, mut seen) = (K::Cursor::default(), Vec::new());
+    loop {
+        let before = seen.len();
+        store.keys.walk(&mut cursor, store.head.compacted, &mut |key, version| {
+            seen.push((key.to_vec(), version.meta(), version.value().to_vec()));
+            ControlFlow::Break(())
+        });
+        if seen.len() == before {
+            return seen;
+        }
+    }
+}
+
+pub(crate) fn in_one_go<K: Keys>(store: &Store<K>) -> Vec<(Vec<u8>, Meta, Vec<u8>)> {
+    let mut seen = Vec::new();
+    store.keys.walk(&mut K::Cursor::default(), store.head.compacted, &mut |key, version| {
+        seen.push((key.to_vec(), version.meta(), version.value().to_vec()));
+        ControlFlow::Continue(())
+    });
+    seen
+}
+
+pub(crate) fn change<K: KeysMut>(store: &mut Store<K>, changes: &[Change]) {
     let mut writer = Writer::new(store);
     for change in changes {
         match change {
@@ -182,43 +231,89 @@ fn change(store: &mut Store, changes: &[Change]) {
     }
 }
 
-fn sweep(store: &mut Store, slices: usize, keys: usize) {
-    let mut sweep = store.start_sweep();
-    for _ in 0..slices {
-        let slice = store.look(&sweep, keys);
-        let Some(next) = store.drop_garbage(&sweep, slice) else {
-            assert!(!store.needs_sweep());
-            return;
-        };
-        sweep = next;
-    }
+pub(crate) fn compact<K: KeysMut>(store: &mut Store<K>, revision: i64) -> Result<(), Refusal> {
+    Writer::new(store).compact(&CompactionRequest { revision, physical: false }).map(|_| ())
+}
+
+/// The image of a store, as bytes.
+pub(crate) fn image<K: Keys>(store: Store<K>) -> Vec<u8> {
+    let mut image = Image::new(store);
+    std::iter::from_fn(|| image.next_record()).flatten().collect()
+}
+
+fn load(image: &[u8], chunk: usize) -> Store {
+    let mut loader = Loader::default();
+    image.chunks(chunk).for_each(|bytes| loader.push(bytes).expect("a good image"));
+    loader.finish().expect("a whole image")
 }
 
 fn reload(store: &Store, chunk: usize) -> Store {
-    let mut image = Image::new(store.freeze());
-    let mut loader = Loader::default();
-    while let Some(record) = image.next_record() {
-        for bytes in record.chunks(chunk) {
-            loader.push(bytes).expect("a good image");
-        }
-    }
-    let loaded = loader.finish().expect("a whole image");
+    let loaded = load(&image(store.freeze()), chunk);
     assert_eq!(loaded.checksum(0), store.checksum(0));
     loaded
 }
 
-fn run(steps: Vec<Step>) {
-    let (mut store, mut model) = (Store::new(), Model::new());
+fn cost_in_memory(key: &[u8], version: &Version, first: bool) -> u64 {
+    let share = if first { tree::NODE_SHARE + Key::new(key).heap_size() } else { 0 };
+    share + history::cost(version)
+}
+
+impl Subject for Store {
+    fn new() -> Self {
+        Self::new()
+    }
+
+    fn compare(&self, model: &Model) {
+        compare(self, model, cost_in_memory);
+        assert_eq!(step_by_step(self), in_one_go(self));
+    }
+
+    fn read(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
+        self.range(request)
+    }
+
+    fn change(&mut self, changes: &[Change]) {
+        change(self, changes);
+    }
+
+    fn compact(&mut self, revision: i64) -> Result<(), Refusal> {
+        compact(self, revision)
+    }
+
+    fn sweep(&mut self, slices: usize, keys: usize) {
+        let mut sweep = self.start_sweep();
+        for _ in 0..slices {
+            let slice = self.look(&sweep, keys);
+            let Some(next) = self.drop_garbage(&sweep, slice) else {
+                assert!(!self.needs_sweep());
+                return;
+            };
+            sweep = next;
+        }
+    }
+
+    fn freeze(&self) -> Box<dyn Fn(&Model)> {
+        let frozen = Store::freeze(self);
+        Box::new(move |model| frozen.compare(model))
+    }
+
+    fn reload(&mut self, chunk: usize) {
+        *self = reload(self, chunk);
+    }
+}
+
+pub(crate) fn run<S: Subject>(steps: Vec<Step>) {
+    let (mut store, mut model) = (S::new(), Model::new());
     let mut frozen = Vec::new();
     for step in steps {
         match step {
             Step::Change(changes) => {
-                change(&mut store, &changes);
+                store.change(&changes);
                 model.change(&changes);
             }
             Step::Compact(back) => {
                 let revision = model.revision() - back;
-                let result = Writer::new(&mut store).compact(&CompactionRequest { revision, physical: false });
+                let result = store.compact(revision);
                 if revision <= model.compacted {
                     assert_eq!(result, Err(Refusal::Compacted));
                 } else if revision > model.revision() {
@@ -228,15 +323,15 @@ fn run(steps: Vec<Step>) {
                     model.compacted = revision;
                 }
             }
-            Step::Sweep(slices, keys) => sweep(&mut store, slices, keys),
-            Step::Read(request) => assert_eq!(store.range(&request), model.range(&request), "{request:?}"),
+            Step::Sweep(slices, keys) => store.sweep(slices, keys),
+            Step::Read(request) => assert_eq!(store.read(&request), model.range(&request), "{request:?}"),
             Step::Freeze => frozen.push((store.freeze(), model.clone())),
-            Step::Reload(chunk) => store = reload(&store, chunk),
+            Step::Reload(chunk) => store.reload(chunk),
         }
-        compare(&store, &model);
+        store.compare(&model);
     }
-    for (store, model) in frozen {
-        compare(&store, &model);
+    for (compare, model) in frozen {
+        compare(&model);
     }
 }
 
@@ -285,6 +380,11 @@ fn read() -> impl Strategy<Value = RangeRequest> {
     )
 }
 
+/// What is done to a store, one after the other.
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
+    prop::collection::vec(step(), 1..60)
+}
+
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => prop::collection::vec(a_change(), 1..4).prop_map(Step::Change),
@@ -300,8 +400,8 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_store_is_what_the_model_says(steps in prop::collection::vec(step(), 1..60)) {
-        run(steps);
+    fn the_store_is_what_the_model_says(steps in steps()) {
+        run::<Store>(steps);
     }
 }
 
@@ -312,8 +412,7 @@ fn an_image_with_a_flipped_bit_is_refused() {
         let put = PutRequest { key: vec![b'k', n].into(), value: vec![n; 3].into(), ..Default::default() };
         change(&mut store, &[Change::Put(put)]);
     }
-    let mut image = Image::new(store.freeze());
-    let bytes: Vec<u8> = std::iter::from_fn(|| image.next_record()).flatten().collect();
+    let bytes = image(store.freeze());
     let load = |bytes: &[u8]| {
         let mut loader = Loader::default();
         loader.push(bytes).and_then(|()| loader.finish())

@@ -45,6 +45,11 @@ impl Version {
         Self::new(Meta { modified, created: modified, version: 0 }, &[])
     }
 
+    /// All of it, as it may be kept elsewhere.
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     pub(crate) fn modified(&self) -> i64 {
         read_number(&self.0, &mut 0) as i64
     }
@@ -66,7 +71,7 @@ impl Version {
     pub(crate) fn value_bytes(&self) -> Bytes {
         let (_, at) = self.parts();
         if self.0.len() - at <= SHARE_ABOVE {
-            Bytes::copy_from_slice(&self.0[at..])
+            Bytes::copy_from_slice(&self.as_bytes()[at..])
         } else {
             Bytes::from_owner(Arc::clone(&self.0)).slice(at..)
         }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_example::machine::KvMachine;
+use kv_example::backends::redb::{Options as Database, Owner, RedbMachine};
+use kv_example::machine::{KvMachine, KvView};
 use kv_example::service::{Options, Replica, Services};
 use raftkv::consensus::RoleKind;
 use raftkv::{
@@ -21,9 +22,10 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::{Channel, Server};
 
 /// A replica of one: what is written is applied at once.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Local {
-    pub machine: Arc<Mutex<KvMachine>>,
+    pub machine: Arc<Mutex<Box<dyn StateMachine>>>,
+    view: KvView,
     index: Arc<AtomicU64>,
     /// What writes and reads fail with.
     pub fails: Arc<std::sync::Mutex<Option<Error>>>,
@@ -32,7 +34,36 @@ pub struct Local {
     pub leaderless: Arc<std::sync::atomic::AtomicBool>,
 }
 
+impl Default for Local {
+    /// With a machine in memory.
+    fn default() -> Self {
+        let machine = KvMachine::new();
+        let view = machine.view();
+        Self::over(Box::new(machine), view)
+    }
+}
+
 impl Local {
+    /// With a machine over a database.
+    pub fn in_database() -> Self {
+        let owner = Owner { cluster: ClusterId(77), node: NodeId(9) };
+        let medium = redb::backends::InMemoryBackend::new();
+        let machine = RedbMachine::open_on(medium, owner, Database::default()).expect("a database");
+        let view = machine.view();
+        Self::over(Box::new(machine), view)
+    }
+
+    fn over(machine: Box<dyn StateMachine>, view: KvView) -> Self {
+        Self {
+            machine: Arc::new(Mutex::new(machine)),
+            view,
+            index: Arc::default(),
+            fails: Arc::default(),
+            asked: Arc::default(),
+            leaderless: Arc::default(),
+        }
+    }
+
     fn check(&self) -> Result<(), Error> {
         self.fails.lock().expect("no test panicked here").clone().map_or(Ok(()), Err)
     }
@@ -139,7 +170,7 @@ impl Ours {
     pub async fn start_as(replica: Local, options: Options) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("its address");
-        let view = replica.machine.lock().await.view();
+        let view = replica.view.clone();
         let options =
             Options { cluster: ClusterId(77), node: NodeId(9), client_address: address.to_string(), ..options };
         let services = Services::start(replica.clone(), view, options);

@@ -1,0 +1,282 @@
+//! The state machine that keeps its store in a redb database: contents may exceed the memory, and a restart does not replay.
+//!
+//! The rules are those of [`crate::store`], over tables in the place of a tree (`redb/tables.rs`); an image is the same stream of bytes as from the
+//! machine in memory, so nodes with either serve each other.
+//!
+//! # What is durable, and when
+//!
+//! The log is on disk before a command is applied, so the database may fall behind it, as long as it falls behind as a whole and what it lacks can
+//! be had again. Five rules see to that; beside each is what it costs.
+//!
+//! 1. *One transaction a batch.* Versions, the id of the last entry (`applied`), the members and the framework's records of sessions change together. Whatever
+//!    a crash takes away, it takes from the end, and `applied` tells from where the log is to be applied again. It costs a write to the table `meta` a batch.
+//! 2. *Most transactions are not synced.* A process that is killed and a loss of power both lose those since the last that was: at most
+//!    [`Options::sync_bytes`] of commands, or [`Options::sync_commands`] of them. The node applies these again when it starts.
+//!    Commands wait while the sync lasts, which writes every page that has changed since.
+//! 3. *An image ends only when what it reflects is durable here.* The framework cuts the log for an image once it is published, and never further; so whatever
+//!    power takes away, the log still has all that comes after `applied`, and a node is not restored from an image of its own. It costs a sync an image, in the
+//!    background where it is read; commands that come meanwhile wait for it.
+//! 4. *A restore fills tables of its own*, part by part, and one synced transaction puts them in force, with the image's last entry and its sessions. A crash before
+//!    it leaves the state as it was, and the framework restores the image anew; what is left of the attempt is deleted. It costs the room of both while it lasts.
+//! 5. *An orderly end syncs*: the next start applies nothing again.
+//!
+//! Synced transactions keep redb's list of free pages as well ("quick repair"): a start after a crash takes no walk through the file, whatever its size. It costs one
+//! more sync a synced transaction.
+//!
+//! What an image or a slow read looks at is not overwritten before it ends, so the file may grow meanwhile. Pages that are free are used again; the file gets no shorter.
+//!
+//! If all else fails, the file may be deleted while the node is down. The image and the log behind it hold everything, and the node makes a new file from them. That is
+//! also what happens when a directory was used without this engine before. One that is used without it meanwhile keeps its file, which goes on from where it
+//! was, or from the image if that is newer.
+//!
+//! # Reads
+//!
+//! After each batch its state is opened for readers once, and all of them share that view: a read of one key looks at one table, on the thread that asks. Reads that may
+//! look at many keys run on threads for blocking work. Commands run there as well: they wait for the disk.
+//!
+//! # What is wrong with the file
+//!
+//! Is told with its name: redb's errors, and its panics over pages that make no sense. A read is answered with the error; no command is applied any
+//! more, so the node stops. Pages are checked against their checksums when redb recovers from a crash, not at each read.
+
+mod database;
+mod load;
+mod meta;
+mod sweep;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod trouble;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use raftkv::{Chunks, ClusterId, Fatal, LogId, NodeId, Record, Recorded, StateMachine, StorageError};
+use redb::{Database, StorageBackend};
+
+use self::database::{Core, Reading};
+use self::load::Fresh;
+use self::tables::Tables;
+use crate::machine::KvView;
+use crate::store::{Image, Loader, Store};
+
+/// Whose database it is. Another's is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+}
+
+/// What may be chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// How much memory pages may take, in bytes: those read, and those changed and not yet written.
+    pub cache_bytes: usize,
+    /// A transaction is synced after so many bytes of commands.
+    pub sync_bytes: u64,
+    /// A transaction is synced after so many commands.
+    pub sync_commands: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { cache_bytes: 256 << 20, sync_bytes: 4 << 20, sync_commands: 8192 }
+    }
+}
+
+/// The state machine over a database.
+#[derive(Debug)]
+pub struct RedbMachine {
+    core: Arc<Core>,
+    sweeper: Option<JoinHandle<()>>,
+}
+
+impl RedbMachine {
+    /// Opens the database in this file, or makes a new one in it.
+    ///
+    /// # Errors
+    /// It can't be opened, is damaged, or is another's. The error names the file.
+    pub fn open(path: &Path, owner: Owner, options: Options) -> Result<Self, Fatal> {
+        let name = path.display().to_string();
+        if path.exists() {
+            let open = || Database::builder().set_cache_size(options.cache_bytes).open(path);
+            return Self::over(name, open, owner, options);
+        }
+        // A process that ends in the middle of this leaves no half-made file in its place.
+        let fresh = path.with_extension("redb.new");
+        let failed = |op| {
+            let path = fresh.display().to_string();
+            move |source| Fatal::from(StorageError::Io { op, path, source })
+        };
+        if fresh.exists() {
+            std::fs::remove_file(&fresh).map_err(failed("remove"))?;
+        }
+        let open = || Database::builder().set_cache_size(options.cache_bytes).create(&fresh);
+        let machine = Self::over(name, open, owner, options)?;
+        std::fs::rename(&fresh, path).map_err(failed("rename"))?;
+        if let Some(dir) = path.parent() {
+            std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("fsync the directory of"))?;
+        }
+        Ok(machine)
+    }
+
+    /// As [`RedbMachine::open`], on a medium of your own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(medium: impl StorageBackend, owner: Owner, options: Options) -> Result<Self, Fatal> {
+        let open = || Database::builder().set_cache_size(options.cache_bytes).create_with_backend(medium);
+        Self::over("(a medium of its own)".into(), open, owner, options)
+    }
+
+    fn over(
+        path: String,
+        open: impl FnOnce() -> Result<Database, redb::DatabaseError>,
+        owner: Owner,
+        options: Options,
+    ) -> Result<Self, Fatal> {
+        let mut machine = Self { core: Arc::new(Core::open(path, open, owner, options)?), sweeper: None };
+        machine.sweep();
+        Ok(machine)
+    }
+
+    /// A view for readers.
+    #[must_use]
+    pub fn view(&self) -> KvView {
+        KvView::new(self.core.clone())
+    }
+
+    /// Starts to drop what a compaction has left, if there is something. When it happens makes no difference to any answer, so nodes need not agree on it.
+    fn sweep(&mut self) {
+        if !self.core.wants_sweeper() {
+            return;
+        }
+        let core = Arc::clone(&self.core);
+        match std::thread::Builder::new().name("kv-sweep".into()).spawn(move || core.sweep()) {
+            Ok(sweeper) => self.sweeper = Some(sweeper),
+            Err(error) => {
+                self.core.has_no_sweeper();
+                tracing::warn!(%error, "no thread to drop compacted versions; will try again");
+            }
+        }
+    }
+
+    async fn replace(&mut self, mut image: Box<dyn Chunks>, records: Vec<Record>, last: LogId) -> Result<(), Fatal> {
+        let core = self.core.clone();
+        let mut loader = blocking(move || Fresh::begin(core).map(Loader::into)).await?;
+        while let Some(bytes) = image.next().await? {
+            loader = blocking(move || {
+                loader.push(&bytes).map_err(|error| Fatal::state_machine(error.to_string()))?;
+                loader.store.keys.check().map(|()| loader)
+            })
+            .await?;
+        }
+        let Store { keys: mut fresh, head } =
+            loader.finish().map_err(|error| Fatal::state_machine(error.to_string()))?;
+        let core = self.core.clone();
+        blocking(move || {
+            let generation = fresh.end()?;
+            core.switch(generation, head, records, last)
+        })
+        .await
+    }
+}
+
+/// What waits for the disk, on a thread that may.
+async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(run).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime is going down.
+        Err(_) => std::future::pending().await,
+    }
+}
+
+#[async_trait]
+impl StateMachine for RedbMachine {
+    async fn applied(&self) -> Result<LogId, Fatal> {
+        Ok(self.core.view().applied)
+    }
+
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        let mut answers = self.apply_batch(vec![(at, command)]).await?;
+        answers.pop().ok_or_else(|| Fatal::state_machine("a command has no answer"))
+    }
+
+    async fn apply_batch(&mut self, batch: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
+        let Some(upto) = batch.last().map(|(at, _)| *at) else { return Ok(Vec::new()) };
+        let core = self.core.clone();
+        let answers = blocking(move || core.apply(batch, upto, |_| Vec::new())).await?;
+        self.sweep();
+        Ok(answers)
+    }
+
+    async fn apply_recorded(&mut self, mut batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
+        let core = self.core.clone();
+        let answers = blocking(move || {
+            let commands = std::mem::take(&mut batch.commands);
+            core.apply(commands, batch.upto, |answers| batch.changes(answers))
+        })
+        .await?;
+        self.sweep();
+        Ok(answers)
+    }
+
+    async fn records(&self) -> Result<Option<Vec<Record>>, Fatal> {
+        let core = self.core.clone();
+        blocking(move || core.records()).await.map(Some)
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        Ok(Box::new(ImageChunks { core: self.core.clone(), image: Some(self.core.image()) }))
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        // What the image reflects is not told, so nothing is claimed.
+        self.replace(image, Vec::new(), LogId::ZERO).await
+    }
+
+    async fn restore_recorded(
+        &mut self,
+        image: Box<dyn Chunks>,
+        records: Vec<Record>,
+        last: LogId,
+    ) -> Result<(), Fatal> {
+        self.replace(image, records, last).await
+    }
+}
+
+impl Drop for RedbMachine {
+    fn drop(&mut self) {
+        self.core.stop.store(true, Ordering::Relaxed);
+        if let Some(sweeper) = self.sweeper.take() {
+            _ = sweeper.join();
+        }
+        if let Err(error) = self.core.close() {
+            tracing::warn!(%error, "the last commands could not be made durable; the log has them");
+        }
+    }
+}
+
+/// An image as the framework reads it.
+struct ImageChunks {
+    core: Arc<Core>,
+    image: Option<Image<Tables<Reading>>>,
+}
+
+#[async_trait]
+impl Chunks for ImageChunks {
+    async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
+        let Some(mut image) = self.image.take() else { return Ok(None) };
+        let core = self.core.clone();
+        let (record, image) = blocking(move || core.next_record(&mut image).map(|record| (record, image))).await?;
+        self.image = record.is_some().then_some(image);
+        Ok(record)
+    }
+}

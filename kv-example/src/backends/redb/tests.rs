@@ -1,0 +1,141 @@
+//! The database below the machine: against the model of the store, and what is told of a damaged one.
+
+use proptest::prelude::*;
+use raftkv::{ClusterId, NodeId};
+use redb::backends::InMemoryBackend;
+
+use super::*;
+use crate::api::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
+use crate::machine::ReadError;
+use crate::store::model::{self, Change, Model, Subject, steps};
+use crate::store::{Refusal, Store};
+
+const OWNER: Owner = Owner { cluster: ClusterId(7), node: NodeId(1) };
+
+struct InTables(Arc<Core>);
+
+fn core() -> Arc<Core> {
+    let open = || Database::builder().set_cache_size(1 << 20).create_with_backend(InMemoryBackend::new());
+    Arc::new(Core::open("kv.redb".into(), open, OWNER, Options::default()).expect("a database"))
+}
+
+fn compare(core: &Core, view: Arc<database::View>, model: &Model) {
+    let compared = core.read(view, |store| {
+        model::compare(store, model, |key, version, _| tables::cost(key, version.as_bytes()));
+        assert_eq!(model::step_by_step(store), model::in_one_go(store));
+        Ok(())
+    });
+    assert_eq!(compared, Ok(()));
+}
+
+fn image(core: &Core) -> Vec<u8> {
+    let mut image = core.image();
+    std::iter::from_fn(|| core.next_record(&mut image).expect("a record")).flatten().collect()
+}
+
+fn load(core: &Arc<Core>, image: &[u8], chunk: usize) {
+    let mut loader = Loader::into(Fresh::begin(core.clone()).expect("fresh tables"));
+    image.chunks(chunk).for_each(|bytes| loader.push(bytes).expect("a good image"));
+    let Store { keys: mut fresh, head } = loader.finish().expect("a whole image");
+    let generation = fresh.end().expect("the last part");
+    core.switch(generation, head, Vec::new(), LogId::ZERO).expect("a switch");
+}
+
+impl Subject for InTables {
+    fn new() -> Self {
+        Self(core())
+    }
+
+    fn compare(&self, model: &Model) {
+        compare(&self.0, self.0.view(), model);
+    }
+
+    fn read(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
+        self.0.read(self.0.view(), |store| store.range(request)).map_err(|error| match error {
+            ReadError::Refused(refusal) => refusal,
+            ReadError::Failed(reason) => panic!("{reason}"),
+        })
+    }
+
+    fn change(&mut self, changes: &[Change]) {
+        self.0.change(|store| model::change(store, changes)).expect("changes");
+    }
+
+    fn compact(&mut self, revision: i64) -> Result<(), Refusal> {
+        self.0.change(|store| model::compact(store, revision)).expect("a compaction, or its refusal")
+    }
+
+    fn sweep(&mut self, slices: usize, keys: usize) {
+        let mut next = None;
+        for _ in 0..slices {
+            next = self.0.sweep_step(next, keys).expect("a step");
+            if next.is_none() {
+                return;
+            }
+        }
+    }
+
+    fn freeze(&self) -> Box<dyn Fn(&Model)> {
+        let (core, view) = (self.0.clone(), self.0.view());
+        Box::new(move |model| compare(&core, view.clone(), model))
+    }
+
+    fn reload(&mut self, chunk: usize) {
+        let before = image(&self.0);
+        load(&self.0, &before, chunk);
+        assert_eq!(image(&self.0), before);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_store_in_tables_is_what_the_model_says(steps in steps()) {
+        model::run::<InTables>(steps);
+    }
+}
+
+fn put(key: &str, value: &[u8]) -> Change {
+    Change::Put(PutRequest { key: key.to_owned().into(), value: value.to_vec().into(), ..Default::default() })
+}
+
+/// Nodes with different engines serve each other.
+#[test]
+fn images_are_the_same_bytes_from_both_engines_and_load_into_both() {
+    let (core, mut memory) = (core(), Store::new());
+    for n in 0..3000_u32 {
+        let change = [put(&format!("key-{}", n % 70), &vec![n as u8; (n % 300) as usize]), put("hot", &[7; 90])];
+        core.change(|store| model::change(store, &change)).expect("changes");
+        model::change(&mut memory, &change);
+    }
+    core.change(|store| model::compact(store, 1000)).expect("a compaction").expect("done");
+    model::compact(&mut memory, 1000).expect("done");
+    let from_memory = model::image(memory.freeze());
+    assert!(from_memory.len() > 500_000, "it spans records");
+    assert_eq!(image(&core), from_memory);
+    let other = self::core();
+    load(&other, &from_memory, 70_000);
+    assert_eq!(image(&other), from_memory);
+    assert_eq!(other.read(other.view(), |store| store.checksum(0)), Ok(memory.checksum(0).expect("a checksum")));
+}
+
+/// A key with a long past is dropped in steps, each of which lets others in between.
+#[test]
+fn much_garbage_of_one_key_takes_several_steps() {
+    let core = core();
+    let changes: Vec<_> = (0..10_000_u32).map(|n| put("hot", &n.to_le_bytes())).collect();
+    core.change(|store| changes.iter().for_each(|one| model::change(store, std::slice::from_ref(one))))
+        .expect("changes");
+    core.change(|store| model::compact(store, 10_001)).expect("a compaction").expect("done");
+    let (mut steps, mut next) = (0, None);
+    loop {
+        next = core.sweep_step(next, 512).expect("a step");
+        steps += 1;
+        if next.is_none() {
+            break;
+        }
+    }
+    assert!(steps > 2, "{steps} steps");
+    assert_eq!(crate::machine::Engine::head(&*core).stats.versions, 1);
+}
