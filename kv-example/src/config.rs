@@ -3,6 +3,7 @@
 //! Every mistake becomes one [`ConfigError`] that says what is wrong, where it was said, and what to do.
 
 mod address;
+mod engine;
 mod file;
 mod join;
 mod raft;
@@ -16,6 +17,8 @@ use std::time::Duration;
 use clap::Args;
 use raftkv::{ClusterId, Config, Membership, NodeId};
 use thiserror::Error;
+
+use crate::backends::EngineKind;
 
 pub use address::HostPort;
 use file::FileConfig;
@@ -153,6 +156,16 @@ pub struct ServerArgs {
     #[arg(long, value_name = "COUNT", help_heading = "Raft")]
     pub max_pending_requests: Option<String>,
 
+    /// Where the contents are: `memory`, or `redb`, a database in --data. Over redb they may exceed the memory, and a start reads nothing again;
+    /// writes take longer. It may be changed from one start to the next, and each node may have its own [default: memory] [env: RAFTKV_ENGINE]
+    #[arg(long, value_name = "KIND")]
+    pub engine: Option<String>,
+
+    /// With --engine redb: how much memory the database may take for what it has read or is to write, in MiB [default: 256]
+    /// [env: RAFTKV_ENGINE_CACHE_MIB]
+    #[arg(long, value_name = "MIB")]
+    pub engine_cache_mib: Option<String>,
+
     /// How many connections of clients there may be; more are closed as they come [default: 8192]
     /// [env: RAFTKV_MAX_CLIENT_CONNECTIONS]
     #[arg(long, value_name = "COUNT")]
@@ -202,6 +215,10 @@ pub struct ServerConfig {
     pub max_client_connections: usize,
     /// The largest request, in bytes.
     pub max_request_bytes: u64,
+    /// What keeps the contents.
+    pub engine: EngineKind,
+    /// How much memory it may take for what is kept elsewhere, in bytes.
+    pub engine_cache_bytes: u64,
     /// Raft's times and limits.
     pub raft: Config,
     /// How long a shutdown waits for requests in progress.
@@ -356,6 +373,7 @@ impl ServerConfig {
         let name = layers.text("cluster-name", args.cluster_name.as_ref(), |f| f.cluster_name.clone());
         let shutdown =
             layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
+        let (engine, engine_cache_bytes) = engine::chosen(args, layers)?;
         let log_level = layers.text("log-level", args.log_level.as_ref(), |f| f.log_level.clone());
         if let Some(given) = &log_level {
             crate::telemetry::check_directives(&given.value)
@@ -375,6 +393,8 @@ impl ServerConfig {
             client_addresses,
             max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),
             max_request_bytes: max_request.value,
+            engine,
+            engine_cache_bytes,
             raft: raft::config(args, layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),
             log_level: log_level.map(|given| given.value),

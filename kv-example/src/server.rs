@@ -3,7 +3,7 @@
 //! ```text
 //! clients ── services ── Raft ──┬── FileLog        the node's log, on disk
 //!                               ├── FileSnapshots  images of the machine, beside it
-//!                               ├── KvMachine      what clients see
+//!                               ├── KvMachine      what clients see, or RedbMachine
 //! members ── GrpcServer ────────┴── GrpcTransport  the way to the other members
 //! ```
 
@@ -30,9 +30,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{error, info, warn};
 
+use crate::backends::{self, Machine};
 use crate::cli::Failure;
 use crate::config::{ServerConfig, prepare_data_dir};
-use crate::machine::KvMachine;
 use crate::metrics::{self, MeterLayer, RequestMeter};
 use crate::service::{self, Services};
 use crate::store::Limits;
@@ -118,8 +118,7 @@ impl Node {
         }
         prepare_data_dir(&config.data)?;
         let stores = open_stores(config, files).await?;
-        let machine = KvMachine::new();
-        let view = machine.view();
+        let (machine, view) = open_machine(config).await?;
         let raft = start_raft(config, stores, machine).await?;
         let (end_clients, clients_end) = watch::channel(false);
         let (end_members, members_end) = watch::channel(false);
@@ -253,10 +252,21 @@ async fn open_stores(config: &ServerConfig, files: Arc<dyn Vfs>) -> Result<(File
     }
 }
 
+/// After the log, which only one process at a time may have.
+async fn open_machine(config: &ServerConfig) -> Result<Machine, Failure> {
+    let (engine, data, owner) = (config.engine, config.data.clone(), (config.cluster_id(), config.id));
+    let cache = config.engine_cache_bytes;
+    let opened = tokio::task::spawn_blocking(move || backends::open_machine(engine, &data, owner, cache)).await;
+    let opened = opened.map_err(|error| Failure::runtime(format!("opening the state machine failed: {error}")))?;
+    let (machine, view) = opened.map_err(|fatal| from_fatal(&fatal))?;
+    info!("contents in {engine}, as of entry {}", view.applied());
+    Ok((machine, view))
+}
+
 async fn start_raft(
     config: &ServerConfig,
     (log, snapshots): (FileLog, FileSnapshots),
-    machine: KvMachine,
+    machine: Box<dyn raftkv::StateMachine>,
 ) -> Result<Raft, Failure> {
     let local = Local { cluster: config.cluster_id(), node: own_peer(config) };
     let transport = Arc::new(GrpcTransport::new(local, transport_options(config)));

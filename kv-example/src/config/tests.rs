@@ -36,6 +36,18 @@ fn the_least_that_a_server_needs() {
     assert_eq!(config.listen_peer.to_string(), "127.0.0.1:2380", "its own entry in --peers");
     assert_eq!(config.raft.election_timeout, Duration::from_millis(300));
     assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(50));
+    assert_eq!((config.engine, config.engine_cache_bytes), (EngineKind::Memory, 256 << 20));
+}
+
+#[test]
+fn the_engine_is_chosen_by_its_name() {
+    let (_dir, path) = file("engine = \"redb\"\nengine-cache-mib = 16\n");
+    let config = load(&ServerArgs { config: Some(path.clone()), ..args() }).unwrap();
+    assert_eq!((config.engine, config.engine_cache_bytes), (EngineKind::Redb, 16 << 20));
+    let memory = ServerArgs { config: Some(path), engine: Some("memory".into()), ..args() };
+    assert_eq!(load(&memory).unwrap().engine, EngineKind::Memory);
+    let unknown = mistake(&ServerArgs { engine: Some("rocks".into()), ..args() });
+    assert_eq!(unknown, "--engine: \"rocks\" is not an engine; there are memory, redb");
 }
 
 #[test]

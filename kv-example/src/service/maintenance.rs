@@ -53,7 +53,7 @@ impl<R: Replica> Maintenance for Context<R> {
     }
 
     async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
-        Err(unsupported("defragmentation (the store has no file that could fragment)"))
+        Err(unsupported("defragmentation (what a compaction frees is used again without it)"))
     }
 
     async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {

@@ -6,6 +6,7 @@ mod chaos;
 mod cluster_command;
 mod config;
 mod cut;
+mod engine;
 mod etcdctl;
 mod exactly_once;
 mod full_disk;
