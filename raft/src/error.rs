@@ -266,6 +266,19 @@ pub enum StorageError {
     Misuse(String),
 }
 
+impl StorageError {
+    /// What became of an operation that the operating system refused: `File::open(path).map_err(StorageError::io("open", path))`. Where there is no
+    /// room, it says so.
+    pub fn io(op: &'static str, path: &std::path::Path) -> impl Fn(std::io::Error) -> Self + Clone + use<> {
+        let path = path.display().to_string();
+        move |source| {
+            let path = path.clone();
+            let full = matches!(source.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded);
+            if full { Self::Full { op, path } } else { Self::Io { op, path, source } }
+        }
+    }
+}
+
 fn entry(index: &Option<Index>) -> String {
     index.map_or_else(String::new, |i| format!(" (entry {})", i.0))
 }

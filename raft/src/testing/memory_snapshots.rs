@@ -1,13 +1,13 @@
 //! Images in memory.
 
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 
 use super::lock;
 use crate::error::StorageError;
-use crate::traits::{Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter};
+use crate::traits::{Drafts, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, Turn};
 
 /// Images in memory. Clones share them.
 #[derive(Clone, Debug, Default)]
@@ -16,16 +16,8 @@ pub struct MemSnapshots(Arc<Mutex<State>>);
 #[derive(Debug, Default)]
 struct State {
     latest: Option<(Published, Bytes)>,
-    unfinished: Vec<Unfinished>,
-}
-
-/// An image that is being written, or was left off.
-#[derive(Debug)]
-struct Unfinished {
-    meta: SnapshotMeta,
-    image: BytesMut,
-    /// Held by the writer that began last. Nobody writes once it is dropped.
-    turn: Weak<()>,
+    drafts: Drafts,
+    unfinished: Vec<(SnapshotMeta, BytesMut)>,
 }
 
 impl MemSnapshots {
@@ -54,36 +46,28 @@ impl Snapshot for MemSnapshots {
 
     async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
         let mut state = lock(&self.0);
-        state.tidy(&meta);
-        let turn = Arc::new(());
-        let image = match state.unfinished.iter().position(|other| other.meta.id == meta.id) {
-            Some(at) => Some(state.unfinished.remove(at)).filter(|other| other.meta == meta).map(|other| other.image),
-            None => None,
-        };
-        let image = image.unwrap_or_default();
-        state.unfinished.push(Unfinished { meta, image, turn: Arc::downgrade(&turn) });
-        Ok(Box::new(Writer { turn, state: self.0.clone() }))
+        let unfinished = state.unfinished.iter().map(|(meta, _)| meta.clone()).collect();
+        let (turn, gone) = state.drafts.begin(&meta, unfinished);
+        state.unfinished.retain(|(other, _)| !gone.contains(other));
+        if !state.unfinished.iter().any(|(other, _)| *other == meta) {
+            state.unfinished.push((meta.clone(), BytesMut::new()));
+        }
+        Ok(Box::new(Writer { meta, turn, state: self.0.clone() }))
     }
 }
 
 struct Writer {
-    turn: Arc<()>,
+    meta: SnapshotMeta,
+    turn: Turn,
     state: Arc<Mutex<State>>,
 }
 
 impl State {
-    /// Of the images that were left unfinished the newest stays, if it is newer than the one that is about to be begun.
-    fn tidy(&mut self, begun: &SnapshotMeta) {
-        let left = |image: &Unfinished| image.turn.strong_count() == 0 && image.meta.id != begun.id;
-        let newest = self.unfinished.iter().filter(|image| left(image)).max_by_key(|image| image.meta.last);
-        let stays = newest.filter(|image| image.meta.last > begun.last).map(|image| image.meta.id);
-        self.unfinished.retain(|image| !left(image) || Some(image.meta.id) == stays);
-    }
-
     /// Where the image is that this writer writes, unless it was begun anew meanwhile.
-    fn of(&self, turn: &Arc<()>) -> Result<usize, StorageError> {
-        let found = self.unfinished.iter().position(|image| Weak::ptr_eq(&image.turn, &Arc::downgrade(turn)));
-        found.ok_or_else(|| StorageError::Misuse("the image was begun anew meanwhile".into()))
+    fn of(&self, meta: &SnapshotMeta, turn: &Turn) -> Result<usize, StorageError> {
+        self.drafts.check(turn)?;
+        let found = self.unfinished.iter().position(|(other, _)| other == meta);
+        found.ok_or_else(|| StorageError::Misuse("the image is not there any more".into()))
     }
 }
 
@@ -91,32 +75,32 @@ impl State {
 impl SnapshotWriter for Writer {
     fn offset(&self) -> u64 {
         let state = lock(&self.state);
-        state.of(&self.turn).map_or(0, |at| state.unfinished[at].image.len() as u64)
+        state.of(&self.meta, &self.turn).map_or(0, |at| state.unfinished[at].1.len() as u64)
     }
 
     fn checksum(&self) -> u32 {
         let state = lock(&self.state);
-        state.of(&self.turn).map_or(0, |at| crc32c::crc32c(&state.unfinished[at].image))
+        state.of(&self.meta, &self.turn).map_or(0, |at| crc32c::crc32c(&state.unfinished[at].1))
     }
 
     async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
         let mut state = lock(&self.state);
-        let at = state.of(&self.turn)?;
-        state.unfinished[at].image.extend_from_slice(&chunk);
+        let at = state.of(&self.meta, &self.turn)?;
+        state.unfinished[at].1.extend_from_slice(&chunk);
         Ok(())
     }
 
     async fn discard(self: Box<Self>) -> Result<(), StorageError> {
         let mut state = lock(&self.state);
-        let at = state.of(&self.turn)?;
+        let at = state.of(&self.meta, &self.turn)?;
         state.unfinished.remove(at);
         Ok(())
     }
 
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
         let mut state = lock(&self.state);
-        let at = state.of(&self.turn)?;
-        let Unfinished { meta, image, .. } = state.unfinished.remove(at);
+        let at = state.of(&self.meta, &self.turn)?;
+        let (meta, image) = state.unfinished.remove(at);
         // Otherwise it came too late: a newer one has been published meanwhile.
         if state.latest.as_ref().is_none_or(|(latest, _)| latest.meta.last <= meta.last) {
             let published = Published { meta, len: image.len() as u64, checksum: crc32c::crc32c(&image) };

@@ -61,7 +61,7 @@ pub trait Snapshot: Send + Sync + 'static {
     /// can't any more; writers of other images go on.
     ///
     /// What is left unfinished must not pile up: of the images that nobody writes a store keeps one at most to be resumed, the newest, and only
-    /// while it is newer than the latest image. When a newer one is begun it may go as well.
+    /// while it is newer than the latest image. When a newer one is begun it may go as well. [`Drafts`](super::Drafts) keeps these books.
     ///
     /// # Errors
     /// The store can't be written to.

@@ -1,0 +1,105 @@
+//! The suites of the crate, on these backends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use downstream::{Images, Ledger, OneFile, Tcp, Transfer, serve};
+use raftkv::testing::Random;
+use raftkv::testing::conformance::{log_store, snapshot, state_machine, transport};
+use raftkv::{ClusterId, Inbox, Peer, StorageError, Transport};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+struct Dir(TempDir);
+
+impl Dir {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a directory"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+}
+
+impl log_store::Backend for Dir {
+    type Store = OneFile;
+
+    async fn open(&self) -> OneFile {
+        OneFile::open(self.path("log")).expect("a log")
+    }
+}
+
+impl snapshot::Backend for Dir {
+    type Store = Images;
+
+    async fn open(&self) -> Result<Images, StorageError> {
+        Images::open(self.path("images"))
+    }
+
+    fn damage(&self, place: u64) -> bool {
+        let files = std::fs::read_dir(self.path("images")).expect("a directory").filter_map(Result::ok);
+        let image = files.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|kind| kind == "image"));
+        let image = image.expect("an image");
+        let mut bytes = std::fs::read(&image).expect("its bytes");
+        let bit = place as usize % (bytes.len() * 8);
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(image, bytes).expect("room");
+        true
+    }
+}
+
+struct Network;
+
+#[async_trait]
+impl transport::Network for Network {
+    async fn listen(&self, inbox: Inbox, address: Option<&str>) -> transport::Listener {
+        let listener = TcpListener::bind(address.unwrap_or("127.0.0.1:0")).await.expect("an address");
+        let address = listener.local_addr().expect("an address").to_string().into();
+        let serving = tokio::spawn(serve(listener, inbox));
+        let stop = Box::pin(async move {
+            serving.abort();
+            let _ = serving.await;
+        });
+        transport::Listener { address, stop }
+    }
+
+    fn transport(&self, cluster: ClusterId, node: Peer) -> Arc<dyn Transport> {
+        Arc::new(Tcp::new(cluster, node))
+    }
+}
+
+struct Machines;
+
+impl state_machine::Backend for Machines {
+    type Machine = Ledger;
+
+    async fn create(&self) -> Ledger {
+        Ledger::default()
+    }
+
+    fn command(&self, random: &mut Random) -> Bytes {
+        let mut account = || random.below(4) as u8;
+        let (from, to) = (account(), account());
+        let transfer = Transfer { from, to, amount: random.below(80) };
+        postcard::to_stdvec(&transfer).expect("a command").into()
+    }
+}
+
+mod log {
+    raftkv::log_store_conformance!(super::Dir::new());
+}
+
+mod images {
+    raftkv::snapshot_conformance!(super::Dir::new());
+}
+
+mod tcp {
+    raftkv::transport_conformance!(super::Network);
+}
+
+mod ledger {
+    raftkv::state_machine_conformance!(super::Machines);
+}
