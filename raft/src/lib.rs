@@ -61,6 +61,8 @@ mod session;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod traits;
+#[cfg(feature = "transport-kit")]
+pub mod transport_kit;
 mod types;
 
 pub use change::{Change, ChangeRefused, Edit};

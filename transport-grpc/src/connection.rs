@@ -1,44 +1,43 @@
 //! One connection with its stream: from the address to the peer's welcome, and on to its end.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
-use raftkv::{Inbox, Lane as Kind, NodeId, Peer};
-use tokio::sync::Notify;
+use futures_util::Stream;
+use raftkv::transport_kit::{self, Dial, Failure, Local, Outgoing};
+use raftkv::{Envelope, Lane as Kind, Peer};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use crate::lane::{CLOSED_OR_SILENT, Failure, explain, explain_status};
+use crate::explain::{CLOSED_OR_SILENT, explain, explain_status};
 use crate::options::{Options, PROTOCOL_VERSION};
-use crate::queue::{self, Feed, Outgoing};
-use crate::transport::Local;
-use crate::wire::pb;
 use crate::wire::pb::peers_client::PeersClient;
+use crate::wire::{self, pb};
 
 /// Opens connections in the name of the local node.
-#[derive(Clone)]
 pub(crate) struct Dialer {
-    pub(crate) local: Arc<Local>,
-    pub(crate) options: Arc<Options>,
-    /// Who is told that a peer was lost.
-    pub(crate) losses: Arc<OnceLock<Inbox>>,
-    pub(crate) reached: Reached,
+    pub(crate) local: Local,
+    pub(crate) options: Options,
 }
 
-/// Wakes the lanes to a peer that wait before their next attempt, when another lane to it is connected: it is there.
-#[derive(Clone, Default)]
-pub(crate) struct Reached(Arc<Mutex<HashMap<NodeId, Arc<Notify>>>>);
+/// What a connection sends, hello first.
+struct Frames {
+    hello: Option<pb::Hello>,
+    outgoing: Outgoing,
+}
 
-impl Reached {
-    pub(crate) fn of(&self, peer: NodeId) -> Arc<Notify> {
-        let mut peers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // Those without a lane are forgotten.
-        peers.retain(|_, notify| Arc::strong_count(notify) > 1);
-        peers.entry(peer).or_default().clone()
+impl Stream for Frames {
+    type Item = pb::Frame;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<pb::Frame>> {
+        if let Some(hello) = self.hello.take() {
+            return Poll::Ready(Some(pb::Frame { hello: Some(hello), envelopes: Vec::new() }));
+        }
+        self.outgoing.poll_next(cx).map(|next| next.map(|parcel| wire::encode(parcel.batch)))
     }
 }
 
@@ -48,44 +47,43 @@ pub(crate) struct Connection {
     _tasks: Tasks,
 }
 
-impl Dialer {
-    /// The queue for one attempt, with the handshake in front.
-    pub(crate) fn queue(&self, peer: &Peer, kind: Kind) -> (Feed, Outgoing) {
-        let lane = match kind {
-            Kind::Control => pb::Lane::Control,
-            Kind::Bulk => pb::Lane::Bulk,
-        };
-        let hello = pb::Hello {
-            version: PROTOCOL_VERSION,
-            cluster: self.local.cluster.0,
-            from: self.local.node.id.0,
-            from_address: self.local.node.address.as_ref().to_owned(),
-            to: peer.id.0,
-            lane: lane as i32,
-        };
-        queue::queue(self.options.max_queued_batches, self.options.max_queued_bytes, hello)
-    }
+impl Dial for Dialer {
+    type Connection = Connection;
 
-    /// Connects, says hello, and waits for the welcome. Silence of the process there is borne `patience` times as long as the options say;
-    /// its machine has to answer in time.
-    pub(crate) async fn dial(
-        &self,
-        peer: &Peer,
-        kind: Kind,
-        outgoing: Outgoing,
-        patience: u32,
-    ) -> Result<Connection, Failure> {
+    async fn dial(&self, peer: &Peer, lane: Kind, outgoing: Outgoing, patience: u32) -> Result<Connection, Failure> {
+        let frames = Frames { hello: Some(self.hello(peer, lane)), outgoing };
         let tasks = Tasks::new();
-        let endpoint = self.endpoint(peer, kind, patience)?.executor(tasks.executor());
+        let endpoint = self.endpoint(peer, lane, patience)?.executor(tasks.executor());
         let limit = self.options.connect_timeout;
         let channel = match timeout(limit, endpoint.connect()).await {
             Ok(connected) => connected.map_err(|e| Failure::unreachable(explain(&e)))?,
             Err(_) => return Err(Failure::unreachable(format!("no answer within {limit:?}"))),
         };
         let limit = limit * patience;
-        match timeout(limit, welcome(channel, outgoing)).await {
+        match timeout(limit, welcome(channel, frames)).await {
             Ok(welcomed) => welcomed.map(|replies| Connection { replies, _tasks: tasks }),
             Err(_) => Err(Failure::silent(format!("no answer within {limit:?}"))),
+        }
+    }
+
+    fn max_encoded_len(&self, envelope: &Envelope) -> u64 {
+        wire::max_encoded_len(envelope)
+    }
+}
+
+impl Dialer {
+    fn hello(&self, peer: &Peer, lane: Kind) -> pb::Hello {
+        let lane = match lane {
+            Kind::Control => pb::Lane::Control,
+            Kind::Bulk => pb::Lane::Bulk,
+        };
+        pb::Hello {
+            version: PROTOCOL_VERSION,
+            cluster: self.local.cluster.0,
+            from: self.local.node.id.0,
+            from_address: self.local.node.address.as_ref().to_owned(),
+            to: peer.id.0,
+            lane: lane as i32,
         }
     }
 
@@ -106,9 +104,9 @@ impl Dialer {
 }
 
 /// Says hello, and waits for the welcome.
-async fn welcome(channel: Channel, outgoing: Outgoing) -> Result<Streaming<pb::Welcome>, Failure> {
+async fn welcome(channel: Channel, frames: Frames) -> Result<Streaming<pb::Welcome>, Failure> {
     let mut client = PeersClient::new(channel);
-    let mut replies = client.open_lane(outgoing).await.map_err(|s| failure(&s))?.into_inner();
+    let mut replies = client.open_lane(frames).await.map_err(|s| failure(&s))?.into_inner();
     match replies.message().await {
         Ok(Some(welcome)) if welcome.version == PROTOCOL_VERSION => Ok(replies),
         Ok(Some(welcome)) => Err(Failure::refused(format!(
@@ -119,9 +117,9 @@ async fn welcome(channel: Channel, outgoing: Outgoing) -> Result<Streaming<pb::W
         Err(status) => Err(failure(&status)),
     }
 }
-impl Connection {
-    /// Waits for the end, and tells why.
-    pub(crate) async fn lost(&mut self) -> Failure {
+
+impl transport_kit::Connection for Connection {
+    async fn lost(&mut self) -> Failure {
         loop {
             match self.replies.message().await {
                 // A later version may have more to say; nothing that this one needs.

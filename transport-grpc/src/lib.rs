@@ -56,16 +56,16 @@
 mod accept;
 mod codec;
 mod connection;
+mod explain;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod fuzzing;
-mod lane;
-pub mod listener;
 mod options;
-mod queue;
 mod server;
 mod transport;
 mod wire;
+
+pub use raftkv::transport_kit::listener;
 
 pub use options::{Options, PROTOCOL_VERSION, ServerOptions};
 pub use server::{GrpcServer, PeerService, serve};

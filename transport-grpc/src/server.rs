@@ -1,22 +1,20 @@
-use std::collections::HashMap;
 use std::future::{Future, ready};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
+use raftkv::transport_kit::listener::connections;
+use raftkv::transport_kit::{Hello, Presence, RefusalLog};
 use raftkv::{ClusterId, Inbox, Lane, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{debug, info, warn};
 
 use crate::accept::{Guarded, Origin};
-use crate::lane::explain_status;
-use crate::listener::connections;
+use crate::explain::explain_status;
 use crate::options::{PROTOCOL_VERSION, ServerOptions};
 use crate::wire::pb::peers_server::{Peers, PeersServer};
 use crate::wire::{self, Way, pb};
@@ -35,7 +33,7 @@ struct Shared {
     options: ServerOptions,
     streams: Arc<Semaphore>,
     closed: watch::Sender<bool>,
-    refusals: Mutex<HashMap<(Option<IpAddr>, String), Instant>>,
+    refusals: RefusalLog,
 }
 
 /// Serves `inbox` on a listener until `shutdown` completes; then refuses new streams, ends the open ones, and returns.
@@ -57,7 +55,7 @@ impl GrpcServer {
     pub fn new(inbox: Inbox, options: ServerOptions) -> Self {
         let streams = Arc::new(Semaphore::new(options.max_streams.min(Semaphore::MAX_PERMITS)));
         let (closed, _) = watch::channel(false);
-        Self { shared: Arc::new(Shared { inbox, options, streams, closed, refusals: Mutex::default() }) }
+        Self { shared: Arc::new(Shared { inbox, options, streams, closed, refusals: RefusalLog::default() }) }
     }
 
     /// The tonic service, with its limit on the size of frames.
@@ -138,7 +136,7 @@ impl Peers for GrpcServer {
         let origin = request.extensions().get::<Origin>().cloned();
         let remote = origin.as_ref().map_or_else(|| request.remote_addr(), |origin| Some(origin.remote));
         let session = self.shared.admit(request.into_inner(), remote).await;
-        let session = session.inspect_err(|status| self.shared.log_refusal(remote, status))?;
+        let session = session.inspect_err(|status| self.shared.refusals.refused(remote, status.message()))?;
         if let Some(origin) = origin {
             origin.admit();
         }
@@ -168,8 +166,8 @@ impl Shared {
             return Err(self.closing());
         }
         let way = Way { cluster: self.inbox.cluster(), from: sender.id, to: self.inbox.node() };
-        info!(peer = %sender, %lane, remote = remote.map(tracing::field::display), "peer connected");
-        Ok(Session { shared: self.clone(), frames, closed, sender, way, lane, remote, ended: None, _permit: permit })
+        let presence = Presence::begin(self.inbox.clone(), sender, lane, remote);
+        Ok(Session { shared: self.clone(), frames, closed, presence, way, remote, _permit: permit })
     }
 
     /// The peer that a stream's first frame names, and its lane.
@@ -182,23 +180,14 @@ impl Shared {
     }
 
     fn check(&self, hello: &pb::Hello) -> Result<(Peer, Lane), Status> {
-        if hello.version != PROTOCOL_VERSION {
-            return Err(Status::failed_precondition(format!(
-                "this node speaks version {PROTOCOL_VERSION} of the protocol, not {}: upgrade the older one",
-                hello.version
-            )));
-        }
-        let (ours, theirs) = (self.inbox.cluster(), ClusterId(hello.cluster));
-        if ours != theirs {
-            return Err(refused(&Refusal::WrongCluster { ours, theirs }));
-        }
-        let (ours, wanted) = (self.inbox.node(), NodeId(hello.to));
-        if ours != wanted {
-            return Err(refused(&Refusal::WrongNode { ours, wanted }));
-        }
-        if hello.from == 0 || hello.from_address.is_empty() || hello.from_address.len() > MAX_ADDRESS_BYTES {
-            return Err(Status::invalid_argument("the hello names no node, or no address that could be one"));
-        }
+        let said = Hello {
+            version: hello.version,
+            cluster: ClusterId(hello.cluster),
+            from: NodeId(hello.from),
+            address: &hello.from_address,
+            to: NodeId(hello.to),
+        };
+        let sender = said.check(&self.inbox, PROTOCOL_VERSION).map_err(Status::failed_precondition)?;
         let lane = match pb::Lane::try_from(hello.lane) {
             Ok(pb::Lane::Control) => Lane::Control,
             Ok(pb::Lane::Bulk) => Lane::Bulk,
@@ -206,48 +195,22 @@ impl Shared {
                 return Err(Status::invalid_argument(format!("the hello names no lane, but {}", hello.lane)));
             }
         };
-        Ok((Peer::new(hello.from, hello.from_address.as_str()), lane))
+        Ok((sender, lane))
     }
 
     fn closing(&self) -> Status {
         Status::unavailable(format!("node {} is shutting down", self.inbox.node().0))
     }
-
-    /// Peers that are refused come back every few seconds; the log is told once in a while.
-    fn log_refusal(&self, remote: Option<SocketAddr>, status: &Status) {
-        let reason = status.message();
-        let mut known = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_KNOWN_REFUSALS {
-            known.retain(|_, at| at.elapsed() < REPEAT_REFUSAL_AFTER);
-        }
-        let key = (remote.map(|addr| addr.ip()), reason.to_owned());
-        let fresh = known.get(&key).is_none_or(|at| at.elapsed() >= REPEAT_REFUSAL_AFTER);
-        if fresh && known.len() < MAX_KNOWN_REFUSALS {
-            known.insert(key, Instant::now());
-            drop(known);
-            warn!(remote = remote.map(tracing::field::display), reason, "refused a peer");
-        } else {
-            debug!(remote = remote.map(tracing::field::display), reason, "refused a peer again");
-        }
-    }
 }
-
-/// Host names have at most 253 bytes.
-const MAX_ADDRESS_BYTES: usize = 300;
-const MAX_KNOWN_REFUSALS: usize = 256;
-const REPEAT_REFUSAL_AFTER: Duration = Duration::from_secs(60);
 
 /// A peer's stream after its welcome.
 struct Session {
     shared: Arc<Shared>,
     frames: Streaming<pb::Frame>,
     closed: watch::Receiver<bool>,
-    sender: Peer,
+    presence: Presence,
     way: Way,
-    lane: Lane,
     remote: Option<SocketAddr>,
-    /// Why it ended, once it did.
-    ended: Option<String>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -256,16 +219,16 @@ impl Session {
     async fn receive(mut self) -> Result<(), Status> {
         let outcome = self.deliver_all().await;
         if let Err(status) = &outcome {
-            self.ended = Some(explain_status(status));
+            self.presence.ends(explain_status(status));
             if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange) {
-                self.shared.log_refusal(self.remote, status);
+                self.shared.refusals.refused(self.remote, status.message());
             }
         }
         outcome
     }
 
     async fn deliver_all(&mut self) -> Result<(), Status> {
-        let Self { shared, frames, closed, sender, way, .. } = self;
+        let Self { shared, frames, closed, presence, way, .. } = self;
         let mut closing = std::pin::pin!(closed.wait_for(|closed| *closed));
         loop {
             let frame = tokio::select! {
@@ -278,7 +241,7 @@ impl Session {
             tokio::select! {
                 biased;
                 _ = &mut closing => return Err(shared.closing()),
-                delivered = shared.inbox.deliver(sender, batch) => delivered.map_err(|r| refused(&r))?,
+                delivered = shared.inbox.deliver(presence.sender(), batch) => delivered.map_err(|r| refused(&r))?,
             }
         }
     }
@@ -286,12 +249,8 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let reason = self.ended.as_deref().unwrap_or("closed by the peer");
-        info!(peer = %self.sender, lane = %self.lane, reason, "peer disconnected");
-        // A stream that ends is a hint that its sender did, unless this node ended it. A leader never leaves the control lane
-        // idle; the other may be for long, and ends then.
-        if self.lane == Lane::Control && !*self.closed.borrow() {
-            self.shared.inbox.peer_lost(self.sender.id);
+        if *self.closed.borrow() {
+            self.presence.ends_here();
         }
     }
 }

@@ -18,9 +18,10 @@ mod codec {
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
-use common::{CLUSTER, Receiver, number, sender, tick, within};
+use common::{receiver, sender};
 use futures_util::{Stream, StreamExt, stream};
 use pb::peers_client::PeersClient;
+use raftkv::testing::conformance::connections::{CLUSTER, number, tick, within};
 use raftkv::{Peer, Transport};
 use raftkv_transport_grpc::{GrpcServer, Options, PROTOCOL_VERSION, ServerOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -68,7 +69,7 @@ async fn end_of(peer: &Peer, frames: Vec<pb::Frame>) -> Status {
 
 #[tokio::test]
 async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
-    let b = Receiver::start(2, ServerOptions::default()).await;
+    let b = receiver(2, ServerOptions::default()).await;
     let good = hello(&b.peer);
     let cases = [
         (pb::Hello { version: 2, ..good.clone() }, "this node speaks version 1 of the protocol, not 2"),
@@ -89,7 +90,7 @@ async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
 
 #[tokio::test]
 async fn a_stream_must_begin_with_one_hello_alone() {
-    let b = Receiver::start(2, ServerOptions::default()).await;
+    let b = receiver(2, ServerOptions::default()).await;
     let envelope = pb::Envelope { group: 0, term: 1, body: None };
     let batch = pb::Frame { hello: None, envelopes: vec![envelope.clone()] };
     let both = pb::Frame { hello: Some(hello(&b.peer)), envelopes: vec![envelope] };
@@ -105,7 +106,7 @@ async fn a_stream_must_begin_with_one_hello_alone() {
 
 #[tokio::test]
 async fn a_message_that_makes_no_sense_ends_its_stream_alone() {
-    let mut b = Receiver::start(2, ServerOptions::default()).await;
+    let mut b = receiver(2, ServerOptions::default()).await;
     let transport = sender(Options::default());
     transport.send(&b.peer, vec![tick(&b.peer, 1)]).await.unwrap();
     b.until(1).await;
@@ -125,7 +126,7 @@ async fn a_message_that_makes_no_sense_ends_its_stream_alone() {
 
 #[tokio::test]
 async fn a_message_for_another_group_is_refused() {
-    let b = Receiver::start(2, ServerOptions::default()).await;
+    let b = receiver(2, ServerOptions::default()).await;
     let body = Some(pb::envelope::Body::Commit(pb::Commit { index: 4 }));
     let frame = pb::Frame { hello: None, envelopes: vec![pb::Envelope { group: 5, term: 3, body }] };
     let status = end_of(&b.peer, vec![opening(hello(&b.peer)), frame]).await;
@@ -136,7 +137,7 @@ async fn a_message_for_another_group_is_refused() {
 #[tokio::test]
 async fn a_stream_without_a_hello_ends_in_time() {
     let options = ServerOptions { handshake_timeout: Duration::from_millis(200), ..ServerOptions::default() };
-    let b = Receiver::start(2, options).await;
+    let b = receiver(2, options).await;
     let begin = Instant::now();
     let status = end_of(&b.peer, vec![]).await;
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
@@ -146,7 +147,7 @@ async fn a_stream_without_a_hello_ends_in_time() {
 #[tokio::test]
 async fn a_connection_that_never_becomes_a_peers_is_hung_up_on() {
     let options = ServerOptions { handshake_timeout: Duration::from_millis(150), ..ServerOptions::default() };
-    let mut b = Receiver::start(2, options).await;
+    let mut b = receiver(2, options).await;
     let transport = sender(Options::default());
     transport.send(&b.peer, vec![tick(&b.peer, 1)]).await.unwrap();
     b.until(1).await;
@@ -167,7 +168,7 @@ async fn a_connection_that_never_becomes_a_peers_is_hung_up_on() {
 
 #[tokio::test]
 async fn streams_beyond_the_limit_are_refused_and_make_room_when_they_end() {
-    let b = Receiver::start(2, ServerOptions { max_streams: 2, ..ServerOptions::default() }).await;
+    let b = receiver(2, ServerOptions { max_streams: 2, ..ServerOptions::default() }).await;
     let mut open = Vec::new();
     for _ in 0..2 {
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
@@ -259,7 +260,7 @@ async fn end_of_raw(channel: Channel, frames: impl Stream<Item = Bytes> + Send +
 #[tokio::test]
 async fn bytes_that_are_no_frames_are_refused() {
     use prost::Message;
-    let mut b = Receiver::start(2, ServerOptions::default()).await;
+    let mut b = receiver(2, ServerOptions::default()).await;
     let good = Bytes::from(opening(hello(&b.peer)).encode_to_vec());
     let mut seed: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut random = move || {
@@ -287,7 +288,7 @@ async fn bytes_that_are_no_frames_are_refused() {
 
 #[tokio::test]
 async fn bytes_that_are_no_http2_at_all_are_hung_up_on() {
-    let mut b = Receiver::start(2, ServerOptions::default()).await;
+    let mut b = receiver(2, ServerOptions::default()).await;
     for garbage in ["GET / HTTP/1.1\r\nHost: x\r\n\r\n".as_bytes(), &[0; 4096], &[0xff; 100]] {
         let mut stream = TcpStream::connect(&*b.peer.address).await.unwrap();
         let _ = stream.write_all(garbage).await;

@@ -36,7 +36,7 @@ mod meter;
 mod outbox;
 mod pace;
 mod pending;
-mod random;
+pub(crate) mod random;
 mod replica;
 mod shared;
 mod snapshotter;

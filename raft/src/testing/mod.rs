@@ -10,10 +10,13 @@ pub mod exploration;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod linearizability;
+#[cfg(feature = "transport-kit")]
+pub mod loopback;
 mod machines;
 mod memory_log;
 mod memory_network;
 mod memory_snapshots;
+pub mod messages;
 mod random;
 pub mod simulation;
 

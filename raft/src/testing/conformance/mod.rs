@@ -6,6 +6,7 @@
 //! | [`Snapshot`](crate::Snapshot) | [`snapshot_conformance!`](crate::snapshot_conformance) | how a store is opened: [`snapshot::Backend`] |
 //! | [`StateMachine`](crate::StateMachine) | [`state_machine_conformance!`](crate::state_machine_conformance) | a new machine, and commands from a seed: [`state_machine::Backend`] |
 //! | [`Transport`](crate::Transport) | [`transport_conformance!`](crate::transport_conformance) | both halves of the transport: [`transport::Network`] |
+//! | the same over TCP (feature `transport-kit`) | `connection_conformance!` | the same: `connections::Halves` |
 //!
 //! Each macro takes an expression that makes a new backend without data, and expands to tests in the module where it stands:
 //! give each backend, and each of its settings worth testing, a module of its own.
@@ -25,6 +26,8 @@
 //! `arm`, an optional method of their backend: it makes the store's medium (a simulated disk, or a wrapper around its files) fail at a
 //! given operation with a [`Fault`]. Without it those cases pass, and say on their output that nothing was tested.
 
+#[cfg(feature = "transport-kit")]
+pub mod connections;
 pub mod log_store;
 pub mod snapshot;
 pub mod state_machine;

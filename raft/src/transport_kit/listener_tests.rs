@@ -1,7 +1,6 @@
 //! A listener that fails as it is told.
 
 use std::collections::VecDeque;
-use std::pin::pin;
 
 use futures_util::StreamExt;
 use rustix::io::Errno;

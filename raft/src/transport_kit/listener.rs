@@ -1,13 +1,15 @@
-//! Accepting connections for a tonic server, whatever single connections do, until the listener itself breaks.
+//! Accepting connections, whatever single connections do, until the listener itself breaks.
 //!
-//! tonic's own loop tries again after any error, without a pause and for ever: a server whose listener is broken would live on
-//! deaf, and one without file descriptors would keep a processor busy. This is public for other servers of the same process.
+//! A loop that tries again after any error, without a pause and for ever, makes a server whose listener is broken live on
+//! deaf, and one without file descriptors keep a processor busy. This is for other servers of the same process as well.
 
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use futures_util::{Stream, stream};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
@@ -46,12 +48,11 @@ impl Hearing {
                 Err(_) => pending().await,
             }
         };
-        tokio::select! {
-            biased;
-            error = broken => {
+        match select(pin!(broken), pin!(server)).await {
+            Either::Left((error, _)) => {
                 Err(io::Error::new(error.kind(), format!("no connection can be accepted any more: {error}")))
             }
-            outcome = server => outcome.map_err(io::Error::other),
+            Either::Right((outcome, _)) => outcome.map_err(io::Error::other),
         }
     }
 }

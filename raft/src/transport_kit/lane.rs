@@ -1,24 +1,51 @@
 //! One way to one peer: a task that keeps a stream open, and the door through which batches come in.
 
-use std::collections::hash_map::RandomState;
-use std::error::Error as StdError;
-use std::hash::{BuildHasher, Hasher};
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use raftkv::{Lane as Kind, Peer, TransportError};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, timeout, timeout_at};
 use tracing::{debug, info, warn};
 
-use crate::connection::{Connection, Dialer};
-use crate::options::Options;
-use crate::queue::{Dropped, Feed, Outgoing, Parcel};
+use super::lanes::Sending;
+use super::options::Options;
+use super::queue::{self, Dropped, Feed, Outgoing, Parcel};
+use crate::error::TransportError;
+use crate::message::{Envelope, Lane as Kind};
+use crate::runtime::random;
+use crate::types::Peer;
+
+/// Opens connections to peers: what a transport brings.
+pub trait Dial: Send + Sync + 'static {
+    /// An open connection.
+    type Connection: Connection;
+
+    /// Connects to this peer, says who speaks to whom on which lane, and waits for the welcome; from then on the connection sends what `outgoing` holds, in
+    /// order. There are limits on how long each step may take. The wait for the answer of the *process* there, and for those of probes later, must
+    /// last `patience` times as long as they say; that for its machine need not.
+    fn dial(
+        &self,
+        peer: &Peer,
+        lane: Kind,
+        outgoing: Outgoing,
+        patience: u32,
+    ) -> impl Future<Output = Result<Self::Connection, Failure>> + Send;
+
+    /// A bound on what a message takes on the wire. Cheap: it looks at lengths alone.
+    fn max_encoded_len(&self, envelope: &Envelope) -> u64;
+}
+
+/// A connection that the peer has welcomed. Dropping it ends all that belongs to it at once, whatever the peer does.
+pub trait Connection: Send {
+    /// Runs it until it ends, and tells why. May be dropped before it is done, and called again.
+    fn lost(&mut self) -> impl Future<Output = Failure> + Send;
+}
 
 /// A lane in the transport's table. Dropping it closes the connection.
-pub(crate) struct Lane {
+pub(super) struct Lane {
     shared: Arc<Shared>,
     task: AbortHandle,
 }
@@ -41,24 +68,33 @@ enum State {
 
 /// Why there is no connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Failure {
-    pub(crate) refused: bool,
+pub struct Failure {
+    refused: bool,
     /// Whether the peer said nothing, or may have: one that is slow looks like that as well.
-    pub(crate) silent: bool,
-    pub(crate) reason: Arc<str>,
+    silent: bool,
+    reason: Arc<str>,
 }
 
 impl Failure {
-    pub(crate) fn unreachable(reason: impl Into<Arc<str>>) -> Self {
+    /// The peer can't be reached, or not any more. It is tried again soon.
+    pub fn unreachable(reason: impl Into<Arc<str>>) -> Self {
         Self { refused: false, silent: false, reason: reason.into() }
     }
 
-    pub(crate) fn silent(reason: impl Into<Arc<str>>) -> Self {
+    /// The same, and the reason is that nothing was heard for too long: the next attempt has more patience.
+    pub fn silent(reason: impl Into<Arc<str>>) -> Self {
         Self { silent: true, ..Self::unreachable(reason) }
     }
 
-    pub(crate) fn refused(reason: impl Into<Arc<str>>) -> Self {
+    /// The peer does not want this node, and says why. An operator may have to change something, so it is tried again now and then.
+    pub fn refused(reason: impl Into<Arc<str>>) -> Self {
         Self { refused: true, silent: false, reason: reason.into() }
+    }
+
+    /// Why, in words.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
     }
 
     fn error(self, peer: &Peer) -> TransportError {
@@ -72,7 +108,7 @@ impl Failure {
 }
 
 /// Why a parcel did not go in.
-pub(crate) enum Rejected {
+pub(super) enum Rejected {
     /// The lane has ended; the parcel is handed back for another one.
     Closed(Parcel),
     Failed(TransportError),
@@ -80,35 +116,36 @@ pub(crate) enum Rejected {
 
 impl Lane {
     /// Starts a lane; its first attempt begins at once.
-    pub(crate) fn start(peer: Peer, kind: Kind, dialer: Dialer) -> Self {
-        let (feed, outgoing) = dialer.queue(&peer, kind);
+    pub(super) fn start<D: Dial>(peer: Peer, kind: Kind, sending: Arc<Sending<D>>) -> Self {
+        let options = &sending.options;
+        let (feed, outgoing) = queue::queue(options.max_queued_batches, options.max_queued_bytes);
         let state = Mutex::new(State::Open(feed.clone()));
         let shared = Arc::new(Shared { peer, state, used: AtomicBool::new(true) });
         let keeper = Keeper {
             shared: shared.clone(),
             kind,
-            backoff: Backoff::new(&dialer.options),
+            backoff: Backoff::new(options),
             patience: Patience::default(),
-            reached: dialer.reached.of(shared.peer.id),
-            idle_at: Instant::now() + dialer.options.idle_timeout,
-            dialer,
+            reached: sending.reached.of(shared.peer.id),
+            idle_at: Instant::now() + options.idle_timeout,
+            sending,
             said: None,
         };
         let task = tokio::spawn(keeper.run(feed, outgoing)).abort_handle();
         Self { shared, task }
     }
 
-    pub(crate) fn leads_to(&self, peer: &Peer) -> bool {
+    pub(super) fn leads_to(&self, peer: &Peer) -> bool {
         let ours = &self.shared.peer.address;
         Arc::ptr_eq(ours, &peer.address) || ours == &peer.address
     }
 
-    pub(crate) fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         matches!(*self.shared.state(), State::Closed)
     }
 
     /// Queues a parcel, and waits for room if need be: at most until the connection, or the first attempt at it, fails.
-    pub(crate) async fn send(&self, parcel: Parcel) -> Result<(), Rejected> {
+    pub(super) async fn send(&self, parcel: Parcel) -> Result<(), Rejected> {
         self.shared.used.store(true, Ordering::Relaxed);
         let feed = match &*self.shared.state() {
             State::Open(feed) => feed.clone(),
@@ -149,10 +186,10 @@ impl Shared {
 }
 
 /// The task behind a lane.
-struct Keeper {
+struct Keeper<D> {
     shared: Arc<Shared>,
     kind: Kind,
-    dialer: Dialer,
+    sending: Arc<Sending<D>>,
     backoff: Backoff,
     patience: Patience,
     /// Tells of the other lane's connection, and is told of this one's.
@@ -175,7 +212,7 @@ enum End {
     Lost(Failure),
 }
 
-impl Keeper {
+impl<D: Dial> Keeper<D> {
     async fn run(mut self, feed: Feed, outgoing: Outgoing) {
         let mut attempt = (feed, outgoing);
         loop {
@@ -189,7 +226,7 @@ impl Keeper {
                         End::Idle => break,
                         End::Lost(failure) => {
                             self.patience.lived(since.elapsed());
-                            (failure, since.elapsed() >= self.dialer.options.max_backoff)
+                            (failure, since.elapsed() >= self.sending.options.max_backoff)
                         }
                     }
                 }
@@ -197,7 +234,7 @@ impl Keeper {
             };
             self.patience.failed(&failure);
             self.say_failed(&failure);
-            if let Some(inbox) = self.dialer.losses.get() {
+            if let Some(inbox) = self.sending.losses.get() {
                 inbox.peer_lost(self.shared.peer.id);
             }
             let refused = failure.refused;
@@ -211,7 +248,8 @@ impl Keeper {
                     break;
                 }
             }
-            attempt = self.dialer.queue(&self.shared.peer, self.kind);
+            let options = &self.sending.options;
+            attempt = queue::queue(options.max_queued_batches, options.max_queued_bytes);
         }
         self.shared.set(State::Closed);
         debug!(peer = %self.shared.peer, lane = %self.kind, "nothing was sent for a while: connection closed");
@@ -220,34 +258,28 @@ impl Keeper {
     /// Waits before the next attempt, unless the peer turns out to be there.
     async fn pause(&mut self, refused: bool) {
         let pause = self.backoff.next(refused);
-        tokio::select! {
-            biased;
-            () = self.reached.notified() => self.backoff.reset(),
-            () = sleep(pause) => {}
+        if timeout(pause, self.reached.notified()).await.is_ok() {
+            self.backoff.reset();
         }
     }
 
-    async fn connect(&self, outgoing: Outgoing) -> Result<Connection, Failure> {
-        self.dialer.dial(&self.shared.peer, self.kind, outgoing, self.patience.0).await
+    async fn connect(&self, outgoing: Outgoing) -> Result<D::Connection, Failure> {
+        self.sending.dialer.dial(&self.shared.peer, self.kind, outgoing, self.patience.0).await
     }
 
-    async fn stay(&mut self, mut connection: Connection) -> End {
+    async fn stay(&mut self, mut connection: D::Connection) -> End {
         loop {
-            tokio::select! {
-                biased;
-                failure = connection.lost() => return End::Lost(failure),
-                () = sleep_until(self.idle_at) => {
-                    if self.is_idle() {
-                        return End::Idle;
-                    }
-                }
+            match timeout_at(self.idle_at, connection.lost()).await {
+                Ok(failure) => return End::Lost(failure),
+                Err(_) if self.is_idle() => return End::Idle,
+                Err(_) => {}
             }
         }
     }
 
     /// Whether nothing was sent since the timer was last set; sets it anew.
     fn is_idle(&mut self) -> bool {
-        self.idle_at = Instant::now() + self.dialer.options.idle_timeout;
+        self.idle_at = Instant::now() + self.sending.options.idle_timeout;
         !self.shared.used.swap(false, Ordering::Relaxed)
     }
 
@@ -311,14 +343,14 @@ struct Backoff {
     max: Duration,
     refused: Duration,
     current: Duration,
-    random: RandomState,
+    seed: u64,
     drawn: u64,
 }
 
 impl Backoff {
     fn new(options: &Options) -> Self {
         let (min, max) = (options.min_backoff, options.max_backoff.max(options.min_backoff));
-        Self { min, max, refused: options.refused_backoff, current: min, random: RandomState::new(), drawn: 0 }
+        Self { min, max, refused: options.refused_backoff, current: min, seed: random::seed(), drawn: 0 }
     }
 
     fn reset(&mut self) {
@@ -331,45 +363,12 @@ impl Backoff {
         full.mul_f64(self.draw().mul_add(-0.5, 1.0))
     }
 
-    /// A number in 0..1. Random keys that the standard library draws for its hash maps are random enough for a jitter.
+    /// A number in 0..1.
     fn draw(&mut self) -> f64 {
         self.drawn += 1;
-        let mut hasher = self.random.build_hasher();
-        hasher.write_u64(self.drawn);
-        f64::from((hasher.finish() >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
+        let drawn = random::mix(self.seed.wrapping_add(self.drawn));
+        f64::from((drawn >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
     }
-}
-
-/// An error with its causes, each said once.
-pub(crate) fn explain(error: &(dyn StdError + 'static)) -> String {
-    with_causes(error.to_string(), error)
-}
-
-/// A status with its causes, in words rather than codes where it has words.
-pub(crate) fn explain_status(status: &tonic::Status) -> String {
-    let words = match status.message() {
-        "" => status.code().description(),
-        message => message,
-    };
-    let text = with_causes(words.to_owned(), status);
-    // What the HTTP/2 library says of every stream that is open when its connection ends without an error of the system.
-    if text.contains("stream closed because of a broken pipe") { CLOSED_OR_SILENT.into() } else { text }
-}
-
-/// What the HTTP/2 library can't tell apart.
-pub(crate) const CLOSED_OR_SILENT: &str =
-    "the connection ended: the other side closed it, or left a keep-alive probe unanswered";
-
-fn with_causes(mut text: String, error: &(dyn StdError + 'static)) -> String {
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,0 +1,86 @@
+//! What the log, and the node, learn of those who connect.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use crate::message::Lane;
+use crate::runtime::Inbox;
+use crate::types::Peer;
+
+const MAX_KNOWN_REFUSALS: usize = 256;
+const REPEAT_REFUSAL_AFTER: Duration = Duration::from_secs(60);
+
+/// Tells the log of peers that are refused: they come back every few seconds, and the log is told once in a while.
+#[derive(Debug, Default)]
+pub struct RefusalLog(Mutex<BTreeMap<(Option<IpAddr>, String), Instant>>);
+
+impl RefusalLog {
+    /// Somebody was refused, for this reason.
+    pub fn refused(&self, remote: Option<SocketAddr>, reason: &str) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN_REFUSALS {
+            known.retain(|_, at| at.elapsed() < REPEAT_REFUSAL_AFTER);
+        }
+        let key = (remote.map(|addr| addr.ip()), reason.to_owned());
+        let fresh = known.get(&key).is_none_or(|at| at.elapsed() >= REPEAT_REFUSAL_AFTER);
+        if fresh && known.len() < MAX_KNOWN_REFUSALS {
+            known.insert(key, Instant::now());
+            drop(known);
+            warn!(remote = remote.map(tracing::field::display), reason, "refused a peer");
+        } else {
+            debug!(remote = remote.map(tracing::field::display), reason, "refused a peer again");
+        }
+    }
+}
+
+/// A peer's connection, for as long as it lasts: the log is told of its beginning and its end, and the node of the latter.
+#[derive(Debug)]
+pub struct Presence {
+    inbox: Inbox,
+    sender: Peer,
+    lane: Lane,
+    reason: Option<String>,
+    hints: bool,
+}
+
+impl Presence {
+    /// This peer was welcomed.
+    #[must_use]
+    pub fn begin(inbox: Inbox, sender: Peer, lane: Lane, remote: Option<SocketAddr>) -> Self {
+        info!(peer = %sender, %lane, remote = remote.map(tracing::field::display), "peer connected");
+        Self { inbox, sender, lane, reason: None, hints: true }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn sender(&self) -> &Peer {
+        &self.sender
+    }
+
+    /// Why it ends; without a reason it is the peer that closed it.
+    pub fn ends(&mut self, reason: impl Into<String>) {
+        self.reason = Some(reason.into());
+    }
+
+    /// It ends because this node does, which tells nothing of the peer.
+    pub fn ends_here(&mut self) {
+        self.hints = false;
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        let reason = self.reason.as_deref().unwrap_or("closed by the peer");
+        info!(peer = %self.sender, lane = %self.lane, reason, "peer disconnected");
+        // A connection that ends is a hint that its sender did, unless this node ended it. A leader never leaves the control lane
+        // idle; the other may be for long, and ends then.
+        if self.hints && self.lane == Lane::Control {
+            self.inbox.peer_lost(self.sender.id);
+        }
+    }
+}

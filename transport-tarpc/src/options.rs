@@ -1,0 +1,37 @@
+use std::time::Duration;
+
+pub use raftkv::transport_kit::Options;
+
+/// The version of the protocol that this crate speaks; the handshake carries it.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Times and limits of the receiving half.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerOptions {
+    /// The largest message that is accepted. Senders are told; one with a larger [`Options::max_message_bytes`] gives the lane up when it has to use it.
+    pub max_message_bytes: usize,
+    /// How long a connection may take until the peer has said who it is.
+    pub handshake_timeout: Duration,
+    /// How many peers' connections may be open in total; each peer needs one for each lane. As many again may be in their handshakes.
+    pub max_connections: usize,
+    /// How many bytes of a connection may be under way before they are taken: what a sender can fill the link with, and what it
+    /// can make this node hold. Senders are told. A single larger message passes alone.
+    pub window_bytes: u32,
+    /// How much later than it said a peer may give a sign of life before its connection is given up.
+    pub keep_alive_timeout: Duration,
+    /// How long a connection that this node ends stays open for the peer to learn why, and `serve` when it shuts down.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            max_message_bytes: 16 << 20,
+            handshake_timeout: Duration::from_secs(5),
+            max_connections: 1024,
+            window_bytes: 8 << 20,
+            keep_alive_timeout: Duration::from_secs(5),
+            shutdown_grace: Duration::from_secs(1),
+        }
+    }
+}

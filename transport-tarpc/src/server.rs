@@ -1,0 +1,131 @@
+//! The receiving half: who connects, and how many.
+
+use std::future::{Future, pending};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use futures_util::StreamExt;
+use raftkv::Inbox;
+use raftkv::transport_kit::RefusalLog;
+use raftkv::transport_kit::listener::connections;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tracing::warn;
+
+use crate::options::ServerOptions;
+use crate::session::attend;
+
+/// Receives peers' connections, and delivers what they carry to an [`Inbox`]. Cheap to clone.
+#[derive(Clone)]
+pub struct TarpcServer {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) inbox: Inbox,
+    pub(crate) options: ServerOptions,
+    pub(crate) closed: watch::Sender<bool>,
+    pub(crate) refusals: RefusalLog,
+    /// For peers that have said who they are.
+    seats: Arc<Semaphore>,
+    /// For all who come: a connection keeps its place here for as long as it is open.
+    doors: Arc<Semaphore>,
+}
+
+/// Serves `inbox` on a listener until `shutdown` completes; then refuses new connections, ends the open ones, and returns.
+///
+/// # Errors
+/// The listener can accept no connection any more: the node hears nobody then, and should end.
+pub async fn serve(
+    listener: TcpListener,
+    inbox: Inbox,
+    options: ServerOptions,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    TarpcServer::new(inbox, options).serve(listener, shutdown).await
+}
+
+impl TarpcServer {
+    /// A server for this letter box.
+    #[must_use]
+    pub fn new(inbox: Inbox, options: ServerOptions) -> Self {
+        let places = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
+        let (seats, doors) = (places(options.max_connections), places(options.max_connections.saturating_mul(2)));
+        let (closed, _) = watch::channel(false);
+        Self { shared: Arc::new(Shared { inbox, options, closed, refusals: RefusalLog::default(), seats, doors }) }
+    }
+
+    /// The peer that a hello names, for fuzzing.
+    #[cfg(feature = "testing")]
+    pub(crate) fn check(&self, greeting: &crate::service::Greeting) -> Result<raftkv::Peer, String> {
+        self.shared.check(greeting).map(|(peer, _, _)| peer)
+    }
+
+    /// Ends all connections, and refuses new ones. The peers are told.
+    pub fn close(&self) {
+        self.shared.closed.send_replace(true);
+    }
+
+    /// Serves one connection until it ends: for those who accept connections in their own way, or wrap something around their bytes.
+    ///
+    /// Whoever does so sets `TCP_NODELAY`, and calls [`TarpcServer::close`] in the end: peers never end their connections by themselves.
+    pub async fn attend<S>(&self, stream: S, remote: Option<SocketAddr>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let Ok(_door) = self.shared.doors.clone().try_acquire_owned() else {
+            let reason = "too many connections are open here already, and this one was closed unheard";
+            self.shared.refusals.refused(remote, reason);
+            return;
+        };
+        attend(&self.shared, stream, remote).await;
+    }
+
+    /// Serves on a listener until `shutdown` completes; see [`serve`].
+    ///
+    /// # Errors
+    /// Those of [`serve`].
+    pub async fn serve(self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        let (connections, hearing) = connections(listener);
+        let mut connections = std::pin::pin!(connections);
+        let mut sessions = JoinSet::new();
+        let accepting = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    Some(ended) = sessions.join_next(), if !sessions.is_empty() => {
+                        if let Err(error) = ended {
+                            warn!(%error, "a connection ended in a panic");
+                        }
+                    }
+                    connection = connections.next() => {
+                        let Some((stream, remote)) = connection else { return pending::<io::Result<()>>().await };
+                        let server = self.clone();
+                        sessions.spawn(async move { server.attend(stream, Some(remote)).await });
+                    }
+                }
+            }
+        };
+        let outcome = tokio::select! {
+            biased;
+            outcome = hearing.serve(accepting) => outcome,
+            () = shutdown => Ok(()),
+        };
+        self.close();
+        // Those that take longer are cut off when this is dropped.
+        let _ =
+            timeout(self.shared.options.shutdown_grace, async { while sessions.join_next().await.is_some() {} }).await;
+        outcome
+    }
+}
+
+impl Shared {
+    /// A place for a peer.
+    pub(crate) fn seat(&self) -> Option<OwnedSemaphorePermit> {
+        self.seats.clone().try_acquire_owned().ok()
+    }
+}

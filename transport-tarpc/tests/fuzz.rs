@@ -1,0 +1,5 @@
+//! Decoders of this package, with bytes of all kinds.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
+
+raftkv::fuzz_tests!(raftkv_transport_tarpc::fuzzing::TARGETS; batch requests answers);
