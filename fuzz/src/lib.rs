@@ -13,6 +13,7 @@ pub const PACKAGES: &[(&str, &[Target])] = &[
     ("storage_file", raftkv_storage_file::fuzzing::TARGETS),
     ("storage_redb", raftkv_storage_redb::fuzzing::TARGETS),
     ("transport_grpc", raftkv_transport_grpc::fuzzing::TARGETS),
+    ("transport_tarpc", raftkv_transport_tarpc::fuzzing::TARGETS),
     ("kv_example", kv_example::fuzzing::TARGETS),
 ];
 

@@ -1,0 +1,3 @@
+#![no_main]
+
+raftkv_fuzz::fuzz!("transport_tarpc_requests");
