@@ -58,6 +58,7 @@
 //! # }
 //! ```
 
+mod answers;
 mod codec;
 mod connection;
 #[cfg(feature = "testing")]

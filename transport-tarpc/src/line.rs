@@ -16,6 +16,8 @@ pub(crate) struct Meter {
     written: AtomicU64,
     /// Requests that wait to be encoded.
     waiting: AtomicUsize,
+    /// Bytes of batches that were taken, and whose answers may not have left yet.
+    owed: AtomicU64,
     /// Whether the other side has said who it is, and may send frames of full size.
     admitted: AtomicBool,
 }
@@ -63,6 +65,20 @@ impl Meter {
     /// So many bytes were read.
     pub(crate) fn came(&self, bytes: usize) {
         self.read.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// A batch of so many bytes was taken.
+    pub(crate) fn owe(&self, bytes: usize) {
+        self.owed.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn owed(&self) -> u64 {
+        self.owed.load(Ordering::Relaxed)
+    }
+
+    /// All answers have left.
+    pub(crate) fn paid(&self) {
+        self.owed.store(0, Ordering::Relaxed);
     }
 
     pub(crate) fn admit(&self) {

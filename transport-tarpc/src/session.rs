@@ -20,6 +20,7 @@ use tokio::time::{sleep, timeout};
 use tracing::instrument::WithSubscriber;
 use tracing::{Dispatch, debug};
 
+use crate::answers::Answers;
 use crate::codec::{ServerCodec, framed};
 use crate::connection::MAX_REQUESTS;
 use crate::line::Meter;
@@ -57,8 +58,9 @@ where
 {
     let meter = Arc::new(Meter::default());
     let codec = ServerCodec::new(meter.clone(), shared.options.max_message_bytes);
-    let channel =
-        BaseChannel::new(Config { pending_response_buffer: MAX_REQUESTS }, framed(stream, codec, meter.clone()));
+    let framed = framed(stream, codec, meter.clone());
+    let answers = Answers::new(framed, meter.clone(), shared.options.window_bytes);
+    let channel = BaseChannel::new(Config { pending_response_buffer: MAX_REQUESTS }, answers);
     let mut requests: Requests = Box::pin(channel.requests());
     let admitted = match timeout(shared.options.handshake_timeout, shared.admit(&mut requests)).await {
         Ok(admitted) => admitted,
@@ -250,7 +252,7 @@ impl Session {
         let mut delivering = std::pin::pin!(deliver_in_order(service.clone(), ordered));
         let mut closing = std::pin::pin!(closed.wait_for(|closed| *closed));
         let mut listening = std::pin::pin!(silent(meter, *silence));
-        let waiting = Waiting::new(shared.options.window_bytes);
+        let waiting = Waiting::new(shared.options.window_bytes, meter.clone());
         loop {
             tokio::select! {
                 biased;
@@ -299,10 +301,10 @@ struct Waiting {
     held: Arc<Held>,
 }
 
-#[derive(Default)]
 struct Held {
     bytes: AtomicUsize,
     batches: AtomicUsize,
+    meter: Arc<Meter>,
 }
 
 /// A batch's place among those that wait.
@@ -312,8 +314,9 @@ struct Place {
 }
 
 impl Waiting {
-    fn new(window: u32) -> Self {
-        Self { window: window as usize, held: Arc::default() }
+    fn new(window: u32, meter: Arc<Meter>) -> Self {
+        let held = Held { bytes: AtomicUsize::new(0), batches: AtomicUsize::new(0), meter };
+        Self { window: window as usize, held: Arc::new(held) }
     }
 
     /// A place for this request if it is a batch.
@@ -341,6 +344,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.held.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
         self.held.batches.fetch_sub(1, Ordering::Relaxed);
+        self.held.meter.owe(self.bytes);
     }
 }
 

@@ -1,27 +1,31 @@
-//! What two nodes can say to each other over loopback: the rate one way, and the time of a round trip. For benchmarks of transports, several of
-//! them by turns.
+//! What two nodes can say to each other over loopback: the rate one way, and the time of a round trip; and what a cluster of three then
+//! does. For benchmarks of transports, several of them by turns.
 
 #![allow(clippy::expect_used, reason = "a benchmark reports by panicking")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::conformance::connections::Halves;
+use super::{Echo, MemLog, MemSnapshots};
 use crate::transport_kit::{Local, Options};
 use crate::{
-    AppendReply, Arrivals, Body, ClusterId, Entry, EntryKind, Envelope, GroupId, Inbox, Index, LogId, Message, Peer,
-    Term, Transport,
+    AppendReply, Arrivals, Body, ClusterId, Consistency, Entry, EntryKind, Envelope, GroupId, Inbox, Index, LogId,
+    Membership, Message, Peer, Raft, Term, Transport,
 };
 
 const CLUSTER: ClusterId = ClusterId(1);
 const PAYLOAD: usize = 256;
 /// Entries a message.
 const SIZES: [u64; 5] = [1, 16, 64, 256, 2048];
+/// Clients of the cluster.
+const CLIENTS: [usize; 3] = [1, 64, 1024];
 
 /// A transport that is measured, with its name.
 pub type Measured = (&'static str, Arc<dyn Halves>);
@@ -62,6 +66,11 @@ pub fn run(transports: &[Measured], args: impl Iterator<Item = String>, runtime:
     measure("round trip, appends of one entry", &|halves| {
         on(runtime(workers), ping_pong(halves, time, |n| append(n, 1, &Bytes::from_static(&[7; PAYLOAD])), accepted()))
     });
+    for clients in CLIENTS {
+        measure(&format!("cluster of three, {clients} clients"), &|halves| {
+            on(runtime(workers), cluster(halves, clients, time))
+        });
+    }
 }
 
 /// What one measurement gives: how many things a second, and the same and more in words.
@@ -208,6 +217,49 @@ async fn ping_pong(halves: Arc<dyn Halves>, time: Duration, ping: fn(u64) -> Bod
         cpu.as_secs_f64() * 1e6 / times.len() as f64,
     );
     Outcome { rate, text }
+}
+
+/// Three nodes with logs in memory, and clients of the leader who each write, wait for the answer, and write again.
+async fn cluster(halves: Arc<dyn Halves>, clients: usize, time: Duration) -> Outcome {
+    let mut nodes = Vec::new();
+    let mut peers = Vec::new();
+    for id in 1..4 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let peer = Peer::new(id, listener.local_addr().expect("its address").to_string());
+        let transport: Arc<dyn Transport> =
+            halves.transport(Local { cluster: CLUSTER, node: peer.clone() }, Options::default()).into();
+        let node = Raft::builder(peer.id, CLUSTER).transport(transport).log(MemLog::new());
+        let node = node.snapshots(MemSnapshots::new()).state_machine(Echo).start().await.expect("a node starts");
+        tokio::spawn(halves.serve(listener, node.inbox(), None, Box::pin(std::future::pending())));
+        nodes.push(node);
+        peers.push(peer);
+    }
+    let first = nodes.first().expect("one of three").clone();
+    first.initialize(Membership::new(peers)).await.expect("a cluster");
+    first.read(Consistency::Linearizable).await.expect("a leader");
+    let leader = first.status().await.expect("it runs").leader;
+    let leader = nodes.iter().find(|node| Some(node.id()) == leader).expect("one of them");
+    let (done, mut writers) = (Arc::new(AtomicU64::new(0)), tokio::task::JoinSet::new());
+    for _ in 0..clients {
+        let (leader, done) = (leader.clone(), done.clone());
+        writers.spawn(async move {
+            loop {
+                leader.write(Bytes::from_static(&[7; PAYLOAD])).await.expect("a write succeeds");
+                done.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+    }
+    sleep(time / 4).await;
+    let (begin, cpu, before) = (Instant::now(), cpu_time(), done.load(Ordering::Relaxed));
+    sleep(time).await;
+    let (written, seconds) = ((done.load(Ordering::Relaxed) - before) as f64, begin.elapsed().as_secs_f64());
+    let cpu = cpu_time().saturating_sub(cpu).as_secs_f64() * 1e6 / written;
+    writers.shutdown().await;
+    for node in nodes {
+        node.shutdown().await;
+    }
+    let (rate, latency) = (written / seconds, seconds * 1e6 * clients as f64 / written);
+    Outcome { rate, text: format!("{rate:>9.0} writes/s, mean latency {latency:.0} µs, {cpu:.1} µs of CPU a write") }
 }
 
 /// What this process has used of the processors; zero where the system does not tell in Linux's way.
