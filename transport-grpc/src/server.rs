@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
 use raftkv::transport_kit::listener::connections;
-use raftkv::transport_kit::{Hello, Presence, RefusalLog};
-use raftkv::{ClusterId, Inbox, Lane, NodeId, Peer, Refusal};
+use raftkv::transport_kit::{Presence, RefusalLog, greet};
+use raftkv::{ClusterId, Hello, Inbox, Lane, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
@@ -183,11 +183,10 @@ impl Shared {
         let said = Hello {
             version: hello.version,
             cluster: ClusterId(hello.cluster),
-            from: NodeId(hello.from),
-            address: &hello.from_address,
+            from: Peer::new(hello.from, hello.from_address.as_str()),
             to: NodeId(hello.to),
         };
-        let sender = said.check(&self.inbox, PROTOCOL_VERSION).map_err(Status::failed_precondition)?;
+        let sender = greet(&self.inbox, PROTOCOL_VERSION, said).map_err(Status::failed_precondition)?;
         let lane = match pb::Lane::try_from(hello.lane) {
             Ok(pb::Lane::Control) => Lane::Control,
             Ok(pb::Lane::Bulk) => Lane::Bulk,

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
-use raftkv::transport_kit::{Hello, Presence};
-use raftkv::{Inbox, Lane, Peer};
+use raftkv::transport_kit::{Presence, greet};
+use raftkv::{Hello, Inbox, Lane, Peer};
 use tarpc::ChannelError;
 use tarpc::context::Context;
 use tarpc::server::{BaseChannel, Channel, Config, InFlightRequest, serve};
@@ -128,9 +128,10 @@ impl Shared {
     /// Who it is.
     pub(crate) fn check(&self, greeting: &Greeting) -> Result<(Peer, Lane, Duration), String> {
         let Greeting { version, cluster, from, address, to, lane, probe_ms } = greeting;
-        let hello = Hello { version: *version, cluster: *cluster, from: *from, address, to: *to };
+        let from = Peer { id: *from, address: address.as_str().into() };
+        let hello = Hello { version: *version, cluster: *cluster, from, to: *to };
         let interval = Duration::from_millis((*probe_ms).into()).min(LONGEST_INTERVAL);
-        Ok((hello.check(&self.inbox, PROTOCOL_VERSION)?, wire::lane(*lane)?, interval))
+        Ok((greet(&self.inbox, PROTOCOL_VERSION, hello)?, wire::lane(*lane)?, interval))
     }
 
     fn closing(&self) -> Refusal {

@@ -7,7 +7,7 @@
 //! | you need | it is |
 //! |---|---|
 //! | the sending half: lanes, queues, backoff, splitting, idle connections, who is told of what | [`Lanes`]; you bring a [`Dial`], which opens one connection and says how it ended |
-//! | the handshake's questions | [`Hello::check`] |
+//! | the handshake's questions | [`greet`] |
 //! | an accept loop that survives what single connections do, and ends when the listener is broken | [`listener`] |
 //! | what the log and the node learn of the peers that are connected, and of those that are refused | [`Presence`], [`RefusalLog`] |
 //!
@@ -21,7 +21,7 @@ mod options;
 mod queue;
 mod receiving;
 
-pub use handshake::{Hello, MAX_ADDRESS_BYTES};
+pub use handshake::{MAX_ADDRESS_BYTES, greet};
 pub use lane::{Connection, Dial, Failure};
 pub use lanes::{Lanes, Local};
 pub use options::Options;
