@@ -6,11 +6,10 @@
 mod change;
 mod image;
 
-use std::time::Duration;
-
+use raftkv::transport_kit::numbers::{index, lease, log_id as log_id_of, nanos, sane, term};
 use raftkv::{
-    AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, ForwardOutcome, GroupId, Index, LogId, Message, NodeId,
-    RequestId, SnapshotId, Term,
+    AppendReply, Body, ClusterId, Entry, EntryKind, Envelope, ForwardOutcome, GroupId, LogId, Message, NodeId,
+    RequestId, SnapshotId,
 };
 
 /// The code generated from `proto/raft.proto`.
@@ -22,9 +21,6 @@ pub(crate) mod pb {
 use pb::append_reply::Outcome;
 use pb::envelope::Body as Wire;
 use pb::forward_reply::Outcome as Forwarded;
-
-/// Terms, indexes and rounds from here on are refused, so that the receiver can count on from any of them.
-pub(crate) const ABSURD: u64 = 1 << 62;
 
 /// What an envelope takes at most beyond its message's cost: the numbers and tags of the largest fixed part.
 const ENVELOPE_OVERHEAD: u64 = 64;
@@ -159,17 +155,15 @@ fn decode_body(body: Wire) -> Result<Body, String> {
             commit: index(m.commit)?,
         },
         Wire::AppendReply(m) => Body::AppendReply(decode_outcome(m.outcome)?),
-        Wire::Heartbeat(m) => Body::Heartbeat {
-            commit: index(m.commit)?,
-            round: sane("round", m.round)?,
-            lease: Duration::from_nanos(sane("lease", m.lease)?),
-        },
+        Wire::Heartbeat(m) => {
+            Body::Heartbeat { commit: index(m.commit)?, round: sane("round", m.round)?, lease: lease(m.lease)? }
+        }
         Wire::HeartbeatReply(m) => Body::HeartbeatReply {
             round: sane("round", m.round)?,
             matching: index(m.matching)?,
             stored: index(m.stored)?,
             priority: m.priority,
-            lease: Duration::from_nanos(sane("lease", m.lease)?),
+            lease: lease(m.lease)?,
         },
         Wire::ReadIndex(m) => Body::ReadIndex { request: RequestId(m.request), lease: m.lease },
         Wire::ReadIndexReply(m) => {
@@ -221,11 +215,6 @@ fn decode_forwarded(outcome: Option<Forwarded>) -> Result<ForwardOutcome, String
     }
 }
 
-/// A promise longer than a century is as good as one of a century.
-fn nanos(lease: Duration) -> u64 {
-    u64::try_from(lease.as_nanos()).unwrap_or(ABSURD).min(ABSURD - 1)
-}
-
 fn decode_kind(of: &str, kind: i32) -> Result<EntryKind, String> {
     match pb::EntryKind::try_from(kind) {
         Ok(pb::EntryKind::Noop) => Ok(EntryKind::Noop),
@@ -247,19 +236,7 @@ fn decode_entry(entry: pb::Entry) -> Result<Entry, String> {
 
 fn id(field: &str, wire: Option<pb::LogId>) -> Result<LogId, String> {
     let wire = wire.ok_or_else(|| format!("a message without `{field}`"))?;
-    Ok(LogId { term: term(wire.term)?, index: index(wire.index)? })
-}
-
-fn term(n: u64) -> Result<Term, String> {
-    sane("term", n).map(Term)
-}
-
-fn index(n: u64) -> Result<Index, String> {
-    sane("index", n).map(Index)
-}
-
-fn sane(what: &str, n: u64) -> Result<u64, String> {
-    if n < ABSURD { Ok(n) } else { Err(format!("an absurd {what}: {n}")) }
+    log_id_of(wire.term, wire.index)
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! Every message survives its encoding, and no bytes at all do harm.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::option;
@@ -7,7 +9,10 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
-use raftkv::{Change, ChangeOutcome, ChangeRefused, Edit, Membership, Part, Peer, Published, SnapshotMeta};
+use raftkv::transport_kit::numbers::ABSURD;
+use raftkv::{
+    Change, ChangeOutcome, ChangeRefused, Edit, Index, Membership, Part, Peer, Published, SnapshotMeta, Term,
+};
 
 const WAY: Way = Way { cluster: ClusterId(5), from: NodeId(1), to: NodeId(2) };
 

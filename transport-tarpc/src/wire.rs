@@ -9,11 +9,9 @@ pub(crate) mod v1;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use postcard::ser_flavors::Flavor;
-use raftkv::{ClusterId, Envelope, GroupId, Index, Lane, LogId, Message, NodeId, Term};
+use raftkv::transport_kit::numbers::{log_id, term};
+use raftkv::{ClusterId, Envelope, GroupId, Lane, LogId, Message, NodeId};
 use serde::Serialize;
-
-/// Terms, indexes and rounds from here on are refused, so that the receiver can count on from any of them.
-pub(crate) const ABSURD: u64 = 1 << 62;
 
 /// What an envelope takes at most beyond its message's cost: the numbers and tags of the largest fixed part.
 const ENVELOPE_OVERHEAD: u64 = 64;
@@ -118,19 +116,7 @@ fn put_id(id: LogId) -> v1::Id {
 }
 
 fn id(v1::Id(of_term, of_index): v1::Id) -> Result<LogId, String> {
-    Ok(LogId { term: term(of_term)?, index: index(of_index)? })
-}
-
-fn term(n: u64) -> Result<Term, String> {
-    sane("term", n).map(Term)
-}
-
-fn index(n: u64) -> Result<Index, String> {
-    sane("index", n).map(Index)
-}
-
-fn sane(what: &str, n: u64) -> Result<u64, String> {
-    if n < ABSURD { Ok(n) } else { Err(format!("an absurd {what}: {n}")) }
+    log_id(of_term, of_index)
 }
 
 #[cfg(test)]

@@ -4,7 +4,10 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 use raftkv::testing::{Random, messages};
-use raftkv::{AppendReply, Body, ChangeOutcome, ChangeRefused, Entry, EntryKind, ForwardOutcome, RequestId};
+use raftkv::transport_kit::numbers::ABSURD;
+use raftkv::{
+    AppendReply, Body, ChangeOutcome, ChangeRefused, Entry, EntryKind, ForwardOutcome, Index, RequestId, Term,
+};
 use serde_bytes::Bytes as Blob;
 
 use super::*;

@@ -165,3 +165,7 @@ fn split(batch: Vec<Envelope>, limit: usize, size_of: impl Fn(&Envelope) -> u64)
     }
     (parcels, largest)
 }
+
+#[cfg(test)]
+#[path = "lanes_tests.rs"]
+mod tests;

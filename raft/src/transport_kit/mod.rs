@@ -8,6 +8,7 @@
 //! |---|---|
 //! | the sending half: lanes, queues, backoff, splitting, idle connections, who is told of what | [`Lanes`]; you bring a [`Dial`], which opens one connection and says how it ended |
 //! | the handshake's questions | [`greet`] |
+//! | which numbers may reach the core | [`numbers`] |
 //! | an accept loop that survives what single connections do, and ends when the listener is broken | [`listener`] |
 //! | what the log and the node learn of the peers that are connected, and of those that are refused | [`Presence`], [`RefusalLog`] |
 //!
@@ -17,6 +18,7 @@ mod handshake;
 mod lane;
 mod lanes;
 pub mod listener;
+pub mod numbers;
 mod options;
 mod queue;
 mod receiving;

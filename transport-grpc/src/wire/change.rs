@@ -1,11 +1,12 @@
 //! Changes of the configuration, and what becomes of them.
 
+use raftkv::transport_kit::numbers::index;
 use raftkv::{Change, ChangeOutcome, ChangeRefused, Edit, Membership, NodeId, Peer};
 
+use super::id;
 use super::pb::change_reply::Outcome;
 use super::pb::edit::Edit as Wire;
 use super::pb::{self, ChangeRefusal as Kind};
-use super::{id, index};
 
 pub(super) fn encode(request: u64, change: Change) -> pb::Change {
     let expected = change.expected.and_then(super::log_id);

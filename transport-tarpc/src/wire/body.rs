@@ -1,16 +1,16 @@
 //! The statements.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use bytes::Bytes;
+use raftkv::transport_kit::numbers::{index, lease as duration, nanos, sane, term};
 use raftkv::{
     AppendReply, Body, Entry, EntryKind, ForwardOutcome, Membership, Part, Published, RequestId, SnapshotId,
     SnapshotMeta,
 };
 use serde_bytes::Bytes as Blob;
 
-use super::{ABSURD, change, id, index, put_id, sane, slice, term, v1};
+use super::{change, id, put_id, slice, v1};
 
 pub(super) fn encode(body: &Body) -> v1::Body<'_> {
     match body {
@@ -175,13 +175,4 @@ fn decode_forwarded(outcome: v1::Forwarded) -> Result<ForwardOutcome, String> {
         v1::Forwarded::NotLeader => ForwardOutcome::NotLeader,
         v1::Forwarded::Moved => ForwardOutcome::Moved,
     })
-}
-
-/// A promise longer than a century is as good as one of a century.
-fn nanos(lease: Duration) -> u64 {
-    u64::try_from(lease.as_nanos()).unwrap_or(ABSURD).min(ABSURD - 1)
-}
-
-fn duration(lease: u64) -> Result<Duration, String> {
-    sane("lease", lease).map(Duration::from_nanos)
 }

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 
+use raftkv::transport_kit::numbers::index;
 use raftkv::{Change, ChangeOutcome, ChangeRefused, Edit, LogId, Membership, NodeId, Peer};
 
-use super::{id, index, put_id, v1};
+use super::{id, put_id, v1};
 
 pub(super) fn encode(request: u64, change: &Change) -> v1::Body<'_> {
     let edits = change.edits.iter().map(encode_edit).collect();

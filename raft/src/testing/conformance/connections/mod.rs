@@ -29,14 +29,17 @@ pub use silence::*;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::transport::{Listener, Network};
 use crate::transport_kit::{Local, Options};
 use crate::{
     Arrivals, Body, ClusterId, Entry, EntryKind, Envelope, GroupId, Inbox, Index, LogId, Message, NodeId, Peer, Term,
@@ -56,6 +59,31 @@ pub trait Halves: Send + Sync {
 
     /// The sending half.
     fn transport(&self, local: Local, options: Options) -> Box<dyn Transport>;
+}
+
+/// The same for [`transport_conformance!`](crate::transport_conformance).
+pub struct OverTcp<H>(pub H);
+
+#[async_trait]
+impl<H: Halves> Network for OverTcp<H> {
+    async fn listen(&self, inbox: Inbox, address: Option<&str>) -> Listener {
+        let listener = TcpListener::bind(address.unwrap_or("127.0.0.1:0")).await.expect("a free port");
+        let address = listener.local_addr().expect("its address").to_string();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let stopped = Box::pin(async {
+            let _ = stopped.await;
+        });
+        let server = tokio::spawn(self.0.serve(listener, inbox, None, stopped));
+        let stop = Box::pin(async move {
+            let _ = stop.send(());
+            server.await.expect("no panic").expect("a good end");
+        });
+        Listener { address: address.into(), stop }
+    }
+
+    fn transport(&self, cluster: ClusterId, node: Peer) -> Arc<dyn Transport> {
+        self.0.transport(Local { cluster, node }, Options::default()).into()
+    }
 }
 
 /// Defines one `#[test]` for each case; the argument is an expression that makes the [`Halves`].
