@@ -59,7 +59,10 @@ where
     type Error = io::Error;
 
     fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.framed).poll_ready(cx)
+        let ready = Pin::new(&mut self.framed).poll_ready(cx);
+        // Whoever waits for room flushes until there is some.
+        self.urgent |= ready.is_pending();
+        ready
     }
 
     fn start_send(mut self: Pin<&mut Self>, response: Response<PeersResponse>) -> io::Result<()> {

@@ -13,7 +13,7 @@ use futures_util::stream::FuturesUnordered;
 use raftkv::transport_kit::{self, Dial, Failure, Local, Outgoing, Parcel};
 use raftkv::{Envelope, Lane, Peer};
 use tarpc::ChannelError;
-use tarpc::client::{Config, NewClient, RpcError};
+use tarpc::client::{Channel, Config, NewClient, RpcError};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -22,7 +22,7 @@ use crate::codec::{ClientCodec, framed};
 use crate::line::Meter;
 use crate::options::{Options, PROTOCOL_VERSION};
 use crate::probe::{Probing, Verdict};
-use crate::service::{Batch, DEADLINE, Greeting, PeersClient, Refusal, Welcome, quietly};
+use crate::service::{Batch, DEADLINE, Greeting, PeersRequest, PeersResponse, Refusal, Welcome, quietly};
 use crate::wire;
 
 /// How many requests are under way at most, and how many the other end takes: probes are among them.
@@ -71,6 +71,9 @@ async fn connect(address: &str) -> Result<TcpStream, Failure> {
     Ok(stream)
 }
 
+/// Where requests go in. The stub that tarpc generates would panic over an answer of another kind than was asked for, and a peer can send one.
+type Client = Channel<PeersRequest, PeersResponse>;
+
 /// What drives a connection's bytes.
 type Dispatch = Pin<Box<dyn Future<Output = Result<(), ChannelError<io::Error>>> + Send>>;
 
@@ -91,23 +94,21 @@ impl Dialer {
         let wire = framed(stream, ClientCodec::new(meter.clone()), meter.clone());
         let mut config = Config::default();
         (config.max_in_flight_requests, config.pending_request_buffer) = (MAX_REQUESTS, MAX_REQUESTS);
-        let NewClient { client, dispatch } = PeersClient::new(config, wire);
+        let NewClient { client, dispatch } = tarpc::client::new(config, wire);
         let mut dispatch: Dispatch = Box::pin(dispatch);
         let context = tarpc::context::current();
         meter.asked();
-        let mut hello = Box::pin(client.hello(until(context), self.greeting(peer, lane)));
+        let hello = PeersRequest::Hello { greeting: self.greeting(peer, lane) };
+        let mut hello = Box::pin(client.call(until(context), hello));
         let welcomed = poll_fn(|cx| {
             quietly(|| {
                 if let Poll::Ready(answer) = hello.as_mut().poll(cx) {
-                    return Poll::Ready(answer.map_err(|e| failed(&e)).and_then(|answer| answer.map_err(refused)));
+                    return Poll::Ready(welcome(answer));
                 }
                 match dispatch.as_mut().poll(cx) {
                     Poll::Ready(Ok(())) => Poll::Ready(Err(closed("it closed the connection without a welcome"))),
                     Poll::Ready(Err(error)) => Poll::Ready(Err(broken(&error))),
-                    Poll::Pending => hello
-                        .as_mut()
-                        .poll(cx)
-                        .map(|answer| answer.map_err(|e| failed(&e)).and_then(|answer| answer.map_err(refused))),
+                    Poll::Pending => hello.as_mut().poll(cx).map(welcome),
                 }
             })
         })
@@ -138,6 +139,13 @@ impl Dialer {
     }
 }
 
+fn welcome(answer: Result<PeersResponse, RpcError>) -> Result<Welcome, Failure> {
+    match answer.map_err(|e| failed(&e))? {
+        PeersResponse::Hello(welcomed) => welcomed.map_err(refused),
+        PeersResponse::Deliver(_) | PeersResponse::Probe(()) | PeersResponse::Farewell(_) => Err(beside_the_point()),
+    }
+}
+
 fn until(mut context: tarpc::context::Context) -> tarpc::context::Context {
     context.deadline = Instant::now() + DEADLINE;
     context
@@ -145,7 +153,7 @@ fn until(mut context: tarpc::context::Context) -> tarpc::context::Context {
 
 /// A connection that the peer has welcomed. It has no task of its own: the lane's runs it.
 pub(crate) struct Connection {
-    client: PeersClient,
+    client: Client,
     context: tarpc::context::Context,
     dispatch: Dispatch,
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
@@ -162,10 +170,17 @@ pub(crate) struct Connection {
     batches: usize,
 }
 
-enum Answer {
-    Taken { bytes: usize, outcome: Result<Result<(), Refusal>, RpcError> },
-    Alive(Result<(), RpcError>),
-    Farewell(Result<Refusal, RpcError>),
+/// What came back, and what was asked.
+struct Answer {
+    asked: Asked,
+    outcome: Result<PeersResponse, RpcError>,
+}
+
+enum Asked {
+    /// To take a batch of so many bytes.
+    Deliver(usize),
+    Probe,
+    Farewell,
 }
 
 impl transport_kit::Connection for Connection {
@@ -176,7 +191,7 @@ impl transport_kit::Connection for Connection {
 
 impl Connection {
     fn new(
-        client: PeersClient,
+        client: Client,
         context: tarpc::context::Context,
         dispatch: Dispatch,
         outgoing: Outgoing,
@@ -276,49 +291,46 @@ impl Connection {
         Ok(true)
     }
 
-    fn deliver(&mut self, Parcel { batch, bytes, .. }: Parcel) {
+    fn deliver(&mut self, Parcel { batch, bytes }: Parcel) {
         self.held += bytes;
         self.batches += 1;
-        self.meter.asked();
-        let (client, context) = (self.client.clone(), until(self.context));
-        self.answers.push(Box::pin(async move {
-            let outcome = client.deliver(context, Batch::Outgoing(batch)).await;
-            Answer::Taken { bytes, outcome }
-        }));
+        self.ask(Asked::Deliver(bytes), PeersRequest::Deliver { batch: Batch::Outgoing(batch) });
     }
 
     fn probe(&mut self) {
-        self.meter.asked();
-        let (client, context) = (self.client.clone(), until(self.context));
-        self.answers.push(Box::pin(async move { Answer::Alive(client.probe(context).await) }));
+        self.ask(Asked::Probe, PeersRequest::Probe {});
     }
 
     fn ask_for_farewell(&mut self) {
+        self.ask(Asked::Farewell, PeersRequest::Farewell {});
+    }
+
+    fn ask(&mut self, asked: Asked, request: PeersRequest) {
         self.meter.asked();
         let (client, context) = (self.client.clone(), until(self.context));
-        self.answers.push(Box::pin(async move { Answer::Farewell(client.farewell(context).await) }));
+        self.answers.push(Box::pin(async move { Answer { asked, outcome: client.call(context, request).await } }));
     }
 
     fn take(&mut self, answer: Answer) -> Result<(), Failure> {
-        match answer {
-            Answer::Taken { bytes, outcome } => {
+        let Answer { asked, outcome } = answer;
+        match (asked, outcome) {
+            (Asked::Farewell, Err(RpcError::DeadlineExceeded)) => self.ask_for_farewell(),
+            (_, Err(error)) => return Err(failed(&error)),
+            (Asked::Deliver(bytes), Ok(PeersResponse::Deliver(taken))) => {
                 self.held = self.held.saturating_sub(bytes);
                 self.batches = self.batches.saturating_sub(1);
-                outcome.map_err(|e| failed(&e))?.map_err(refused)
+                return taken.map_err(refused);
             }
-            Answer::Alive(answer) => {
-                answer.map_err(|e| failed(&e))?;
-                self.probing.answered();
-                Ok(())
-            }
-            Answer::Farewell(Ok(why)) => Err(refused(why)),
-            Answer::Farewell(Err(RpcError::DeadlineExceeded)) => {
-                self.ask_for_farewell();
-                Ok(())
-            }
-            Answer::Farewell(Err(error)) => Err(failed(&error)),
+            (Asked::Probe, Ok(PeersResponse::Probe(()))) => self.probing.answered(),
+            (Asked::Farewell, Ok(PeersResponse::Farewell(why))) => return Err(refused(why)),
+            (Asked::Deliver(_) | Asked::Probe | Asked::Farewell, Ok(_)) => return Err(beside_the_point()),
         }
+        Ok(())
     }
+}
+
+fn beside_the_point() -> Failure {
+    Failure::unreachable("it answered something else than it was asked")
 }
 
 fn refused(Refusal { lasting, reason }: Refusal) -> Failure {

@@ -116,6 +116,29 @@ async fn answers_that_nobody_waits_for_do_no_harm() {
     assert_eq!(reason, "so long!");
 }
 
+/// tarpc's generated client panics over these.
+#[tokio::test]
+async fn answers_to_other_questions_end_the_connection() {
+    let reason = |error| {
+        let TransportError::Unreachable { reason, .. } = error else { panic!("not unreachable: {error}") };
+        reason
+    };
+    // Alive, in place of a welcome.
+    let error = outcome(frame(&[b"raftkv-t".as_slice(), &[1, 0, 4]].concat())).await;
+    assert_eq!(reason(error), "it answered something else than it was asked");
+    // And in place of a farewell.
+    let (peer, _running) = impostor(|mut stream| async move {
+        let _ = stream.write_all(&welcome()).await;
+        next_frame(&mut stream).await;
+        let _ = stream.write_all(&frame(&[1, 4])).await;
+        std::future::pending().await
+    })
+    .await;
+    let transport = sender(Options::default());
+    let error = until_it_fails(&transport, &peer, |n| tick(&peer, n)).await;
+    assert_eq!(reason(error), "it answered something else than it was asked");
+}
+
 /// One that takes all bytes, answers probes, and never says that it took a batch.
 #[tokio::test]
 async fn a_receiver_that_acknowledges_nothing_gets_one_window_and_no_more() {
