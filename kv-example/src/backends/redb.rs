@@ -29,6 +29,9 @@
 //! also what happens when a directory was used without this engine before. One that is used without it meanwhile keeps its file, which goes on from where it
 //! was, or from the image if that is newer.
 //!
+//! A database whose disk has failed is not trusted again. After a sync that failed the operating system may hold, and show to the next process, what is not on the disk.
+//! `kv.redb.failed` beside the file says so to the next start, which makes a new one.
+//!
 //! # Reads
 //!
 //! After each batch its state is opened for readers once, and all of them share that view: a read of one key looks at one table, on the thread that asks. Reads that may
@@ -48,7 +51,7 @@ mod tables;
 mod tests;
 mod trouble;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
@@ -104,9 +107,10 @@ impl RedbMachine {
     /// It can't be opened, is damaged, or is another's. The error names the file.
     pub fn open(path: &Path, owner: Owner, options: Options) -> Result<Self, Fatal> {
         let name = path.display().to_string();
-        if path.exists() {
+        let distrust = path.with_extension("redb.failed");
+        if path.exists() && !distrust.exists() {
             let open = || Database::builder().set_cache_size(options.cache_bytes).open(path);
-            return Self::over(name, open, owner, options);
+            return Self::over(name, Some(distrust), open, owner, options);
         }
         // A process that ends in the middle of this leaves no half-made file in its place.
         let fresh = path.with_extension("redb.new");
@@ -118,8 +122,12 @@ impl RedbMachine {
             std::fs::remove_file(&fresh).map_err(failed("remove"))?;
         }
         let open = || Database::builder().set_cache_size(options.cache_bytes).create(&fresh);
-        let machine = Self::over(name, open, owner, options)?;
+        let machine = Self::over(name, Some(distrust.clone()), open, owner, options)?;
         std::fs::rename(&fresh, path).map_err(failed("rename"))?;
+        if distrust.exists() {
+            tracing::warn!("the disk failed under {}: a new one is made from image and log", path.display());
+            std::fs::remove_file(&distrust).map_err(failed("remove the mark beside"))?;
+        }
         if let Some(dir) = path.parent() {
             std::fs::File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("fsync the directory of"))?;
         }
@@ -132,16 +140,17 @@ impl RedbMachine {
     /// As there.
     pub fn open_on(medium: impl StorageBackend, owner: Owner, options: Options) -> Result<Self, Fatal> {
         let open = || Database::builder().set_cache_size(options.cache_bytes).create_with_backend(medium);
-        Self::over("(a medium of its own)".into(), open, owner, options)
+        Self::over("(a medium of its own)".into(), None, open, owner, options)
     }
 
     fn over(
         path: String,
+        distrust: Option<PathBuf>,
         open: impl FnOnce() -> Result<Database, redb::DatabaseError>,
         owner: Owner,
         options: Options,
     ) -> Result<Self, Fatal> {
-        let mut machine = Self { core: Arc::new(Core::open(path, open, owner, options)?), sweeper: None };
+        let mut machine = Self { core: Arc::new(Core::open(path, distrust, open, owner, options)?), sweeper: None };
         machine.sweep();
         Ok(machine)
     }

@@ -1,10 +1,12 @@
 //! The database: opened, written in transactions, and read.
 
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
-use raftkv::{ClusterId, Fatal, LogId, NodeId, Record, RecordChange, StorageError};
+use raftkv::{ClusterId, Fatal, FatalKind, LogId, NodeId, Record, RecordChange, StorageError};
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
     WriteTransaction,
@@ -105,6 +107,8 @@ pub(super) struct Writer {
 pub(super) struct Core {
     /// Its file, for messages.
     path: String,
+    /// A file that is made when the disk fails, so that the database is not trusted any more.
+    distrust: Option<PathBuf>,
     db: Database,
     options: Options,
     writer: Mutex<Writer>,
@@ -128,6 +132,7 @@ impl Core {
     /// Opens a database, or makes a new one.
     pub(super) fn open(
         path: String,
+        distrust: Option<PathBuf>,
         open: impl FnOnce() -> Result<Database, DatabaseError>,
         owner: Owner,
         options: Options,
@@ -156,6 +161,7 @@ impl Core {
         let writer = Writer { durable: state.applied, state, bytes: 0, commands: 0 };
         Ok(Self {
             path,
+            distrust,
             db,
             options,
             writer: Mutex::new(writer),
@@ -179,6 +185,12 @@ impl Core {
     /// What was found to be wrong stops the node with the next command: it can neither go on from it, nor answer for it.
     fn broke(&self, fatal: Fatal) -> Fatal {
         _ = self.broken.set(fatal.to_string());
+        let failed = matches!(fatal.kind(), FatalKind::Storage(StorageError::Io { .. } | StorageError::Full { .. }));
+        if let Some(distrust) = self.distrust.as_ref().filter(|_| failed)
+            && let Err(error) = File::create(distrust).and_then(|file| file.sync_all())
+        {
+            tracing::warn!(%error, "{} can't be made: delete {} before the next start", distrust.display(), self.path);
+        }
         fatal
     }
 

@@ -16,7 +16,7 @@ struct InTables(Arc<Core>);
 
 fn core() -> Arc<Core> {
     let open = || Database::builder().set_cache_size(1 << 20).create_with_backend(InMemoryBackend::new());
-    Arc::new(Core::open("kv.redb".into(), open, OWNER, Options::default()).expect("a database"))
+    Arc::new(Core::open("kv.redb".into(), None, open, OWNER, Options::default()).expect("a database"))
 }
 
 fn compare(core: &Core, view: Arc<database::View>, model: &Model) {
@@ -138,4 +138,60 @@ fn much_garbage_of_one_key_takes_several_steps() {
     }
     assert!(steps > 2, "{steps} steps");
     assert_eq!(crate::machine::Engine::head(&*core).stats.versions, 1);
+}
+
+/// A disk that takes writes, until its syncs fail.
+#[derive(Debug, Default)]
+struct Failing {
+    disk: InMemoryBackend,
+    fails: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl StorageBackend for Failing {
+    fn len(&self) -> std::io::Result<u64> {
+        self.disk.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.disk.set_len(len)
+    }
+
+    fn sync_data(&self) -> std::io::Result<()> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(std::io::Error::other("the disk is sick"));
+        }
+        self.disk.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.disk.write(offset, data)
+    }
+}
+
+/// What the page cache shows after a failed sync need not be on the disk.
+#[test]
+fn a_database_whose_disk_failed_is_made_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("kv.redb");
+    let mark = dir.path().join("kv.redb.failed");
+    let medium = Failing::default();
+    let fails = medium.fails.clone();
+    let open = || Database::builder().create_with_backend(medium);
+    let core = Core::open("kv.redb".into(), Some(mark.clone()), open, OWNER, Options::default()).expect("a database");
+    core.change(|store| model::change(store, &[put("a", b"1")])).expect("a change");
+    assert!(!mark.exists());
+    fails.store(true, Ordering::Relaxed);
+    let error = core.make_durable(LogId::new(9, 9)).expect_err("the sync fails").to_string();
+    assert!(error.contains("the disk is sick"), "{error}");
+    assert!(core.change(|_| ()).is_err(), "it goes on");
+    assert!(mark.exists());
+
+    std::fs::write(&path, b"whatever the page cache shows").expect("a file");
+    let machine = RedbMachine::open(&path, OWNER, Options::default()).expect("a new database");
+    assert_eq!(machine.view().revision(), 1);
+    assert!(!mark.exists());
 }
