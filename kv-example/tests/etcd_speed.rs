@@ -108,6 +108,34 @@ async fn puts_applied_per_second_over_a_database() {
     println!("an end takes {end:.0?}, a start {:.0?}, as of {}", start.elapsed(), machine.applied().await.unwrap());
 }
 
+/// Contents many times as large as the cache: what a process takes of the memory while they are written, read, and restored from an image.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement: run it in release mode"]
+async fn memory_over_a_database() {
+    const KEYS: usize = 300_000;
+    let place = std::env::var("RAFTKV_SPEED_DIR").unwrap_or_else(|_| ".".into());
+    let dir = tempfile::tempdir_in(place).unwrap();
+    let owner = Owner { cluster: ClusterId(1), node: NodeId(1) };
+    let options = Options { cache_bytes: 16 << 20, ..Options::default() };
+    let open = |name: &str| RedbMachine::open(&dir.path().join(name), owner, options).unwrap();
+    let before = resident("self");
+    let taken = || (resident("self") - before) >> 10;
+    let mut machine = open("one.redb");
+    for chunk in scattered(KEYS).collect::<Vec<_>>().chunks(10_000) {
+        apply(&mut machine, batches(chunk.iter().copied(), 1024)).await;
+    }
+    println!("{} MiB of keys and values with a cache of 16 MiB", machine.view().stats().bytes >> 20);
+    println!("{} MiB resident after the puts", taken());
+    machine.view().checksum(0).await.unwrap();
+    println!("{} MiB after a read of everything", taken());
+    let mut other = open("other.redb");
+    let start = Instant::now();
+    other.restore(machine.snapshot().await.unwrap()).await.unwrap();
+    println!("{} MiB after an image was restored, in {:.1?}", taken(), start.elapsed());
+    assert_eq!(other.view().checksum(0).await, machine.view().checksum(0).await);
+    assert!(taken() < 128, "{} MiB", taken());
+}
+
 #[tokio::test]
 #[ignore = "a measurement: run it in release mode"]
 async fn memory_of_versions_here_and_in_etcd() {

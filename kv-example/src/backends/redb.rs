@@ -35,7 +35,7 @@
 //! # Reads
 //!
 //! After each batch its state is opened for readers once, and all of them share that view: a read of one key looks at one table, on the thread that asks. Reads that may
-//! look at many keys run on threads for blocking work. Commands run there as well: they wait for the disk.
+//! look at many keys run on threads for blocking work, and images as well. Commands, which wait for the disk too, have a thread of their own.
 //!
 //! # What is wrong with the file
 //!
@@ -45,6 +45,7 @@
 mod database;
 mod load;
 mod meta;
+mod scribe;
 mod sweep;
 mod tables;
 #[cfg(test)]
@@ -63,6 +64,7 @@ use redb::{Database, StorageBackend};
 
 use self::database::{Core, Reading};
 use self::load::Fresh;
+use self::scribe::Scribe;
 use self::tables::Tables;
 use crate::machine::KvView;
 use crate::store::{Image, Loader, Store};
@@ -97,6 +99,7 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct RedbMachine {
     core: Arc<Core>,
+    scribe: Scribe,
     sweeper: Option<JoinHandle<()>>,
 }
 
@@ -150,7 +153,10 @@ impl RedbMachine {
         owner: Owner,
         options: Options,
     ) -> Result<Self, Fatal> {
-        let mut machine = Self { core: Arc::new(Core::open(path, distrust, open, owner, options)?), sweeper: None };
+        let core = Arc::new(Core::open(path, distrust, open, owner, options)?);
+        let scribe =
+            Scribe::start().map_err(|error| Fatal::state_machine(format!("no thread to write with: {error}")))?;
+        let mut machine = Self { core, scribe, sweeper: None };
         machine.sweep();
         Ok(machine)
     }
@@ -178,26 +184,26 @@ impl RedbMachine {
 
     async fn replace(&mut self, mut image: Box<dyn Chunks>, records: Vec<Record>, last: LogId) -> Result<(), Fatal> {
         let core = self.core.clone();
-        let mut loader = blocking(move || Fresh::begin(core).map(Loader::into)).await?;
+        let mut loader = self.scribe.run(move || Fresh::begin(core).map(Loader::into)).await?;
         while let Some(bytes) = image.next().await? {
-            loader = blocking(move || {
+            let load = move || {
                 loader.push(&bytes).map_err(|error| Fatal::state_machine(error.to_string()))?;
                 loader.store.keys.check().map(|()| loader)
-            })
-            .await?;
+            };
+            loader = self.scribe.run(load).await?;
         }
         let Store { keys: mut fresh, head } =
             loader.finish().map_err(|error| Fatal::state_machine(error.to_string()))?;
         let core = self.core.clone();
-        blocking(move || {
+        let switch = move || {
             let generation = fresh.end()?;
             core.switch(generation, head, records, last)
-        })
-        .await
+        };
+        self.scribe.run(switch).await
     }
 }
 
-/// What waits for the disk, on a thread that may.
+/// A read that waits for the disk, on a thread that may.
 async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(run).await {
         Ok(done) => done,
@@ -221,18 +227,18 @@ impl StateMachine for RedbMachine {
     async fn apply_batch(&mut self, batch: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
         let Some(upto) = batch.last().map(|(at, _)| *at) else { return Ok(Vec::new()) };
         let core = self.core.clone();
-        let answers = blocking(move || core.apply(batch, upto, |_| Vec::new())).await?;
+        let answers = self.scribe.run(move || core.apply(batch, upto, |_| Vec::new())).await?;
         self.sweep();
         Ok(answers)
     }
 
     async fn apply_recorded(&mut self, mut batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
         let core = self.core.clone();
-        let answers = blocking(move || {
+        let apply = move || {
             let commands = std::mem::take(&mut batch.commands);
             core.apply(commands, batch.upto, |answers| batch.changes(answers))
-        })
-        .await?;
+        };
+        let answers = self.scribe.run(apply).await?;
         self.sweep();
         Ok(answers)
     }
