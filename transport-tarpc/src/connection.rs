@@ -28,7 +28,7 @@ use crate::wire;
 /// How many requests are under way at most, and how many the other end takes: probes are among them.
 pub(crate) const MAX_REQUESTS: usize = 1024;
 
-/// Parcels that wait are sent as one batch up to this many bytes. What tarpc does for a request costs as much as some hundred entries.
+/// Parcels that wait are sent as one batch, which is enough at this many bytes. What tarpc does for a request costs as much as some hundred entries.
 const MERGED: usize = 128 << 10;
 
 /// Opens connections in the name of the local node.
@@ -372,3 +372,7 @@ fn failed(error: &RpcError) -> Failure {
         RpcError::Shutdown | RpcError::Channel(_) => closed("the connection was lost"),
     }
 }
+
+#[cfg(test)]
+#[path = "connection_tests.rs"]
+mod tests;

@@ -56,6 +56,18 @@ impl Feed {
 }
 
 impl Outgoing {
+    /// What a lane with these parcels hands out, and nothing after them: for tests of connections.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn holding(waiting: Vec<Parcel>) -> Self {
+        let (sender, parcels) = mpsc::channel(waiting.len().max(1));
+        for parcel in waiting {
+            // There is room for all of them.
+            let _ = sender.try_send((parcel, 0));
+        }
+        Self { parcels, room: Arc::new(Semaphore::new(0)) }
+    }
+
     /// The next parcel; none when the lane has ended. It makes room for another one. May be dropped before it is done.
     pub async fn next(&mut self) -> Option<Parcel> {
         poll_fn(|cx| self.poll_next(cx)).await

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! [`MemNetwork`](crate::testing::MemNetwork) is put through it in `raft/tests/conformance.rs`, the gRPC transport in
-//! `transport-grpc/tests/conformance.rs`.
+//! `transport-grpc/tests/conformance.rs`, the tarpc transport in `transport-tarpc/tests/conformance.rs`.
 //!
 //! # What is tested
 //!
