@@ -2,19 +2,152 @@
 //!
 //! | option | kinds | cargo feature |
 //! |---|---|---|
+//! | `--store` | `file` | `file`, on by default |
+//! |  | `redb` | `redb` |
 //! | `--engine` | `memory` | always there |
 //! |  | `redb` | `redb` |
 
 #[cfg(feature = "redb")]
 pub mod redb;
 
+#[cfg(not(any(feature = "file", feature = "redb")))]
+compile_error!(
+    "kv-example needs at least one kind of store: build it with `--features file` (log and images in files, the default) or `--features redb` (in databases)"
+);
+
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
+use std::sync::Arc;
 
-use raftkv::{ClusterId, Fatal, NodeId, StateMachine};
+use raftkv::{ClusterId, Fatal, LogStore, NodeId, Snapshot, StateMachine, StorageError};
+use raftkv_storage_file::parts::kind_of;
+use raftkv_storage_file::{Identity, Vfs};
 
 use crate::machine::{KvMachine, KvView};
+
+/// Where images are, in the data directory.
+const SNAPSHOTS: &str = "snapshots";
+
+/// What keeps the log and the images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreKind {
+    /// Files, preallocated and checksummed: the fastest.
+    File,
+    /// redb databases.
+    Redb,
+}
+
+impl StoreKind {
+    const ALL: [Self; 2] = [Self::File, Self::Redb];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Redb => "redb",
+        }
+    }
+
+    /// What its log calls itself in a directory.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::File => "log",
+            Self::Redb => "redb log",
+        }
+    }
+
+    fn missing(self) -> Option<&'static str> {
+        match self {
+            Self::File if !cfg!(feature = "file") => Some("file"),
+            Self::Redb if !cfg!(feature = "redb") => Some("redb"),
+            Self::File | Self::Redb => None,
+        }
+    }
+
+    /// The kind whose log is in this directory; none where there is no log yet.
+    ///
+    /// # Errors
+    /// The directory can't be read, or holds what this program does not know.
+    pub(crate) fn of(files: &dyn Vfs, data: &Path) -> Result<Option<Self>, StorageError> {
+        let Some(mark) = kind_of(files, data)? else { return Ok(None) };
+        let kind = Self::ALL.into_iter().find(|kind| kind.mark() == mark);
+        kind.map(Some).ok_or_else(|| StorageError::Refused {
+            path: data.display().to_string(),
+            reason: format!("the directory holds a raftkv {mark}, of which this program does not know: name the directory of a node's log"),
+        })
+    }
+
+    /// What a new directory gets where nobody says.
+    fn usual() -> Self {
+        if cfg!(feature = "file") { Self::File } else { Self::Redb }
+    }
+}
+
+impl fmt::Display for StoreKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for StoreKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose("a kind of store", &Self::ALL, Self::name, Self::missing, text)
+    }
+}
+
+/// A log and images.
+pub(crate) type Stores = (Arc<dyn LogStore>, Arc<dyn Snapshot>);
+
+/// Opens a node's log and images in its data directory: those of this kind, or of the kind that is there. Blocks. Tells the kind.
+pub(crate) fn open_stores(
+    kind: Option<StoreKind>,
+    files: Arc<dyn Vfs>,
+    data: &Path,
+    identity: Identity,
+) -> Result<(StoreKind, Stores), StorageError> {
+    let kind = match kind {
+        Some(kind) => kind,
+        None => StoreKind::of(&*files, data)?.unwrap_or_else(StoreKind::usual),
+    };
+    if let Some(feature) = kind.missing() {
+        return Err(StorageError::Refused {
+            path: data.display().to_string(),
+            reason: built_without(kind.name(), feature),
+        });
+    }
+    let stores = match kind {
+        StoreKind::File => open_files(files, data, identity),
+        StoreKind::Redb => open_databases(files, data, identity),
+    };
+    Ok((kind, stores?))
+}
+
+#[cfg(feature = "file")]
+fn open_files(files: Arc<dyn Vfs>, data: &Path, identity: Identity) -> Result<Stores, StorageError> {
+    use raftkv_storage_file::{FileLog, FileSnapshots, Options};
+    let log = FileLog::open_on(files.clone(), data, identity, Options::default())?;
+    Ok((Arc::new(log), Arc::new(FileSnapshots::open_on(files, data.join(SNAPSHOTS), identity, true)?)))
+}
+
+#[cfg(not(feature = "file"))]
+fn open_files(_: Arc<dyn Vfs>, data: &Path, _: Identity) -> Result<Stores, StorageError> {
+    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("file", "file") })
+}
+
+#[cfg(feature = "redb")]
+fn open_databases(files: Arc<dyn Vfs>, data: &Path, identity: Identity) -> Result<Stores, StorageError> {
+    use raftkv_storage_redb::{Options, RedbLog, RedbSnapshots, SnapshotOptions};
+    let log = RedbLog::open_on(files.clone(), data, identity, Options::default())?;
+    let snapshots = RedbSnapshots::open_on(files, data.join(SNAPSHOTS), identity, SnapshotOptions::default())?;
+    Ok((Arc::new(log), Arc::new(snapshots)))
+}
+
+#[cfg(not(feature = "redb"))]
+fn open_databases(_: Arc<dyn Vfs>, data: &Path, _: Identity) -> Result<Stores, StorageError> {
+    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("redb", "redb") })
+}
 
 /// What keeps the contents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -73,10 +206,14 @@ fn choose<K: Copy>(
     };
     match missing(kind) {
         None => Ok(kind),
-        Some(feature) => Err(format!(
-            "this program was built without {text}: build it again with `cargo build --release -p kv-example --features {feature}`"
-        )),
+        Some(feature) => Err(built_without(text, feature)),
     }
+}
+
+fn built_without(kind: &str, feature: &str) -> String {
+    format!(
+        "this program was built without {kind}: build it again with `cargo build --release -p kv-example --features {feature}`"
+    )
 }
 
 /// A state machine, and how readers see it.
@@ -129,9 +266,33 @@ mod tests {
                 }
             }
         }
+        for kind in StoreKind::ALL.into_iter().filter(|kind| kind.missing().is_none()) {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        let error = "rocks".parse::<StoreKind>().unwrap_err();
+        assert_eq!(error, "\"rocks\" is not a kind of store; there are file, redb");
         let error = "rocks".parse::<EngineKind>().unwrap_err();
         assert_eq!(error, "\"rocks\" is not an engine; there are memory, redb");
         let missing = choose("an engine", &[1], |_| "x", |_| Some("y"), "x").unwrap_err();
         assert!(missing.contains("built without x") && missing.contains("--features y"), "{missing}");
+    }
+
+    /// A directory keeps its kind of store: it is found where nobody says, and no other is begun in it.
+    #[test]
+    fn a_directory_keeps_the_kind_of_store_that_it_was_made_with() {
+        let files: Arc<dyn Vfs> = Arc::new(raftkv_storage_file::OsVfs);
+        let identity = Identity { cluster: ClusterId(5), node: NodeId(1), group: raftkv::GroupId::default() };
+        let there = StoreKind::ALL.into_iter().filter(|kind| kind.missing().is_none()).collect::<Vec<_>>();
+        for kind in &there {
+            let dir = tempfile::tempdir().unwrap();
+            assert_eq!(StoreKind::of(&*files, dir.path()).unwrap(), None);
+            drop(open_stores(Some(*kind), files.clone(), dir.path(), identity).unwrap());
+            assert_eq!(StoreKind::of(&*files, dir.path()).unwrap(), Some(*kind));
+            assert_eq!(open_stores(None, files.clone(), dir.path(), identity).unwrap().0, *kind);
+            for other in there.iter().filter(|other| *other != kind) {
+                let refused = open_stores(Some(*other), files.clone(), dir.path(), identity).map(drop).unwrap_err();
+                assert!(refused.to_string().contains("use the store that made it"), "{refused}");
+            }
+        }
     }
 }

@@ -18,7 +18,7 @@ use clap::Args;
 use raftkv::{ClusterId, Config, Membership, NodeId};
 use thiserror::Error;
 
-use crate::backends::EngineKind;
+use crate::backends::{EngineKind, StoreKind};
 
 pub use address::HostPort;
 use file::FileConfig;
@@ -156,6 +156,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "COUNT", help_heading = "Raft")]
     pub max_pending_requests: Option<String>,
 
+    /// Where the log and the images are, in --data: in files (`file`), or in redb databases (`redb`), which take longer. A directory keeps the
+    /// kind that it was made with [default: what is there; else file] [env: RAFTKV_STORE]
+    #[arg(long, value_name = "KIND")]
+    pub store: Option<String>,
+
     /// Where the contents are: `memory`, or `redb`, a database in --data. Over redb they may exceed the memory, and a start reads nothing again;
     /// writes take longer. It may be changed from one start to the next, and each node may have its own [default: memory] [env: RAFTKV_ENGINE]
     #[arg(long, value_name = "KIND")]
@@ -215,6 +220,8 @@ pub struct ServerConfig {
     pub max_client_connections: usize,
     /// The largest request, in bytes.
     pub max_request_bytes: u64,
+    /// What keeps log and images; none: what is there.
+    pub store: Option<StoreKind>,
     /// What keeps the contents.
     pub engine: EngineKind,
     /// How much memory it may take for what is kept elsewhere, in bytes.
@@ -373,6 +380,7 @@ impl ServerConfig {
         let name = layers.text("cluster-name", args.cluster_name.as_ref(), |f| f.cluster_name.clone());
         let shutdown =
             layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
+        let store = engine::store(args, layers)?;
         let (engine, engine_cache_bytes) = engine::chosen(args, layers)?;
         let log_level = layers.text("log-level", args.log_level.as_ref(), |f| f.log_level.clone());
         if let Some(given) = &log_level {
@@ -393,6 +401,7 @@ impl ServerConfig {
             client_addresses,
             max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),
             max_request_bytes: max_request.value,
+            store,
             engine,
             engine_cache_bytes,
             raft: raft::config(args, layers)?,

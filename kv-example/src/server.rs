@@ -1,8 +1,8 @@
 //! One node: the stack assembled, served, and taken down in order.
 //!
 //! ```text
-//! clients ── services ── Raft ──┬── FileLog        the node's log, on disk
-//!                               ├── FileSnapshots  images of the machine, beside it
+//! clients ── services ── Raft ──┬── FileLog        the node's log, on disk, or RedbLog
+//!                               ├── FileSnapshots  images of the machine, beside it, or RedbSnapshots
 //!                               ├── KvMachine      what clients see, or RedbMachine
 //! members ── GrpcServer ────────┴── GrpcTransport  the way to the other members
 //! ```
@@ -17,20 +17,19 @@ mod signals;
 mod tests;
 
 use std::io;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use raftkv::{Config, Fatal, FatalKind, GroupId, InitializeError, LogId, Peer, Raft, StorageError};
-use raftkv_storage_file::{FileLog, FileSnapshots, Identity, Vfs};
+use raftkv_storage_file::{Identity, Vfs};
 use raftkv_transport_grpc::{GrpcServer, GrpcTransport, Local};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{error, info, warn};
 
-use crate::backends::{self, Machine};
+use crate::backends::{self, Machine, Stores};
 use crate::cli::Failure;
 use crate::config::{ServerConfig, prepare_data_dir};
 use crate::metrics::{self, MeterLayer, RequestMeter};
@@ -235,18 +234,15 @@ fn why(outcome: Result<io::Result<()>, JoinError>) -> String {
     }
 }
 
-/// Where the images are, in the data directory.
-const SNAPSHOTS: &str = "snapshots";
-
-async fn open_stores(config: &ServerConfig, files: Arc<dyn Vfs>) -> Result<(FileLog, FileSnapshots), Failure> {
+async fn open_stores(config: &ServerConfig, files: Arc<dyn Vfs>) -> Result<Stores, Failure> {
     let identity = Identity { cluster: config.cluster_id(), node: config.id, group: GroupId::default() };
-    let dir = config.data.clone();
-    let opened = tokio::task::spawn_blocking(move || {
-        let log = FileLog::open_on(files.clone(), &dir, identity, raftkv_storage_file::Options::default())?;
-        Ok((log, FileSnapshots::open_on(files, dir.join(SNAPSHOTS), identity, true)?))
-    });
+    let (kind, dir) = (config.store, config.data.clone());
+    let opened = tokio::task::spawn_blocking(move || backends::open_stores(kind, files, &dir, identity));
     match opened.await {
-        Ok(Ok(stores)) => Ok(stores),
+        Ok(Ok((kind, stores))) => {
+            info!("log and images in {kind}");
+            Ok(stores)
+        }
         Ok(Err(error)) => Err(join::explain(config, from_storage(&error))),
         Err(error) => Err(Failure::runtime(format!("opening the log and the snapshots failed: {error}"))),
     }
@@ -265,7 +261,7 @@ async fn open_machine(config: &ServerConfig) -> Result<Machine, Failure> {
 
 async fn start_raft(
     config: &ServerConfig,
-    (log, snapshots): (FileLog, FileSnapshots),
+    (log, snapshots): Stores,
     machine: Box<dyn raftkv::StateMachine>,
 ) -> Result<Raft, Failure> {
     let local = Local { cluster: config.cluster_id(), node: own_peer(config) };
@@ -293,11 +289,6 @@ async fn start_raft(
             Err(Failure::usage(format!("--data {}, --peers {}: {error}", config.data.display(), config.membership)))
         }
     }
-}
-
-/// The images of a node that does not run.
-pub(crate) fn open_images(data: &Path, identity: Identity) -> Result<FileSnapshots, StorageError> {
-    FileSnapshots::open(data.join(SNAPSHOTS), identity)
 }
 
 fn own_peer(config: &ServerConfig) -> Peer {

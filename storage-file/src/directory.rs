@@ -33,6 +33,14 @@ pub struct Claim {
     _lock: Box<dyn Guard>,
 }
 
+/// Which kind of store a directory holds, in the words of [`Claim::take`]; none where there is none yet. Needs no lock, and changes nothing.
+///
+/// # Errors
+/// The directory can't be read, or the file that says so is damaged.
+pub fn kind_of(vfs: &dyn Vfs, dir: &Path) -> Result<Option<String>, StorageError> {
+    Ok(Owner::read_any(vfs, dir)?.map(|(_, kind)| kind))
+}
+
 impl Claim {
     /// Takes a directory, making it where it is missing. `kind` is a word or two for the kind of store; `used` tells from the names in the
     /// directory whether it holds data, which it can't unless it is marked.

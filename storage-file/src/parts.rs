@@ -14,5 +14,5 @@
 //! }
 //! ```
 
-pub use crate::directory::{Claim, SyncedNote};
+pub use crate::directory::{Claim, SyncedNote, kind_of};
 pub use crate::vfs::{failed, read_full, write_all};

@@ -42,10 +42,21 @@ pub struct ClusterOptions {
 }
 
 impl ClusterOptions {
-    /// Three nodes with default settings.
+    /// Three nodes with default settings, and what `RAFTKV_TEST_SERVER` says in addition.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), nodes: 3, network: false, args: Vec::new(), data: BTreeMap::new(), dir: None }
+        let args = std::env::var("RAFTKV_TEST_SERVER").unwrap_or_default();
+        let args = args.split_whitespace().map(str::to_owned).collect();
+        Self { program: program.into(), nodes: 3, network: false, args, data: BTreeMap::new(), dir: None }
+    }
+}
+
+impl ClusterOptions {
+    /// With more arguments for every node.
+    #[must_use]
+    pub fn with(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
     }
 }
 

@@ -6,9 +6,10 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use raftkv::StorageError;
-use raftkv_storage_file::{DumpLine, DumpVerdict, dump};
+use raftkv_storage_file::{DumpLine, DumpVerdict, OsVfs, dump};
 
 use super::Failure;
+use crate::backends::StoreKind;
 
 /// How many directories an error names.
 const MOST_SHOWN: usize = 9;
@@ -30,6 +31,12 @@ pub(super) struct Dump {
 
 pub(super) fn run(log: Log) -> Result<ExitCode, Failure> {
     let Log::Dump(Dump { dir }) = log;
+    if let Ok(Some(StoreKind::Redb)) = StoreKind::of(&OsVfs, &dir) {
+        return Err(Failure::usage(format!(
+            "{}: the log there is in a redb database (log.redb), and this prints logs of `--store file`; `kv-example recover` tells where it ends",
+            dir.display()
+        )));
+    }
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());
     let mut sound = false;

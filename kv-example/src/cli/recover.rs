@@ -2,16 +2,17 @@
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use clap::Args;
 use raftkv::{Fatal, FatalKind, LogStore, NodeId, Snapshot, StorageError, Survivor};
-use raftkv_storage_file::{FileLog, Identity, Options};
+use raftkv_storage_file::{Identity, OsVfs};
 
 use super::{Failure, output};
 use crate::api::command::{MemberGone, MemberNote, command, member_note::Note};
+use crate::backends::open_stores;
 use crate::machine::encode_command;
-use crate::server::open_images;
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
@@ -37,9 +38,9 @@ pub(super) async fn run(args: Recover) -> Result<(), Failure> {
         ))
     })?;
     let dir = args.data_dir.clone();
-    let opened = tokio::task::spawn_blocking(move || FileLog::open(&dir, identity, Options::default())).await;
-    let log = opened.map_err(|error| Failure::runtime(error.to_string()))?.map_err(|error| storage(&error))?;
-    let images = open_images(&args.data_dir, identity).map_err(|error| storage(&error))?;
+    let opened = tokio::task::spawn_blocking(move || open_stores(None, Arc::new(OsVfs), &dir, identity)).await;
+    let opened = opened.map_err(|error| Failure::runtime(error.to_string()))?;
+    let (_, (log, images)) = opened.map_err(|error| storage(&error))?;
     recover(&args, identity.node, &log, &images).await
 }
 

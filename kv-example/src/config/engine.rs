@@ -1,18 +1,26 @@
-//! What keeps the contents.
+//! What keeps log, images and contents.
+
+use std::str::FromStr;
 
 use super::{ConfigError, Given, Layers, ServerArgs};
-use crate::backends::EngineKind;
+use crate::backends::{EngineKind, StoreKind};
 
 const CACHE_MIB: u64 = 256;
 
+/// What keeps log and images, if it is said.
+pub(super) fn store(args: &ServerArgs, layers: &Layers<'_>) -> Result<Option<StoreKind>, ConfigError> {
+    let given = layers.text("store", args.store.as_ref(), |f| f.store.clone());
+    given.map(kind).transpose()
+}
+
+fn kind<K: FromStr<Err = String>>(Given { value, origin }: Given<String>) -> Result<K, ConfigError> {
+    value.trim().parse().map_err(|reason| ConfigError(format!("{origin}: {reason}")))
+}
+
 /// The engine, and the memory that it may take for what is kept elsewhere, in bytes.
 pub(super) fn chosen(args: &ServerArgs, layers: &Layers<'_>) -> Result<(EngineKind, u64), ConfigError> {
-    let engine = match layers.text("engine", args.engine.as_ref(), |f| f.engine.clone()) {
-        Some(Given { value, origin }) => {
-            value.trim().parse().map_err(|reason| ConfigError(format!("{origin}: {reason}")))?
-        }
-        None => EngineKind::default(),
-    };
+    let engine = layers.text("engine", args.engine.as_ref(), |f| f.engine.clone());
+    let engine = engine.map(kind).transpose()?.unwrap_or_default();
     let cache = layers.number("engine-cache-mib", args.engine_cache_mib.as_ref(), |f| f.engine_cache_mib, CACHE_MIB)?;
     Ok((engine, cache.value.saturating_mul(1 << 20)))
 }

@@ -40,6 +40,17 @@ fn the_least_that_a_server_needs() {
 }
 
 #[test]
+fn the_store_is_chosen_by_its_name() {
+    assert_eq!(load(&args()).unwrap().store, None);
+    let (_dir, path) = file("store = \"redb\"\n");
+    assert_eq!(load(&ServerArgs { config: Some(path.clone()), ..args() }).unwrap().store, Some(StoreKind::Redb));
+    let files = ServerArgs { config: Some(path), store: Some("file".into()), ..args() };
+    assert_eq!(load(&files).unwrap().store, Some(StoreKind::File));
+    let unknown = mistake(&ServerArgs { store: Some("rocks".into()), ..args() });
+    assert_eq!(unknown, "--store: \"rocks\" is not a kind of store; there are file, redb");
+}
+
+#[test]
 fn the_engine_is_chosen_by_its_name() {
     let (_dir, path) = file("engine = \"redb\"\nengine-cache-mib = 16\n");
     let config = load(&ServerArgs { config: Some(path.clone()), ..args() }).unwrap();

@@ -48,7 +48,7 @@ async fn a_node_that_was_away_for_very_many_entries_comes_back_through_an_image(
     let entries = number_from_env("RAFTKV_AWAY_ENTRIES", 20_000)?;
     let mut options = three();
     if entries < 500_000 {
-        options.args = ["--snapshot-entries", "5000", "--trailing-entries", "500"].map(String::from).to_vec();
+        options = options.with(&["--snapshot-entries", "5000", "--trailing-entries", "500"]);
     }
     let mut cluster = Cluster::start(options).await?;
     let first = cluster.load(LoadOptions { prefix: "before/".into(), ..LoadOptions::default() })?;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use kv_example::client::{Client, ClientOptions};
 use raftkv_tests::process::{exclusive, notice};
-use raftkv_tests::{Cluster, ClusterOptions, PATIENCE, number_from_env};
+use raftkv_tests::{Cluster, PATIENCE, number_from_env};
 
 use crate::three;
 
@@ -31,8 +31,7 @@ async fn write(client: Client, key: String, stop: Arc<AtomicBool>, puts: Arc<Ato
 async fn every_write_of_a_client_takes_effect_once() -> Result<()> {
     let _alone = exclusive().await?;
     let rounds = number_from_env("RAFTKV_TEST_ROUNDS", 8)?;
-    let args = ["--snapshot-entries", "200", "--trailing-entries", "10"].map(String::from).to_vec();
-    let mut cluster = Cluster::start(ClusterOptions { args, ..three() }).await?;
+    let mut cluster = Cluster::start(three().with(&["--snapshot-entries", "200", "--trailing-entries", "10"])).await?;
     let (stop, puts) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let client = || {
         let options = ClientOptions { timeout: PATIENCE, ..ClientOptions::default() };

@@ -12,8 +12,7 @@ use crate::three;
 
 /// Images after a few hundred entries, and little of the log kept.
 fn small_images() -> ClusterOptions {
-    let args = ["--snapshot-entries", "300", "--trailing-entries", "10"];
-    ClusterOptions { args: args.map(String::from).to_vec(), ..three() }
+    three().with(&["--snapshot-entries", "300", "--trailing-entries", "10"])
 }
 
 /// The node comes back through an image while the others go on; it then holds what they hold, and starts from what it received.
