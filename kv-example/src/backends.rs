@@ -2,6 +2,8 @@
 //!
 //! | option | kinds | cargo feature |
 //! |---|---|---|
+//! | `--transport` | `grpc` | `grpc`, on by default |
+//! |  | `tarpc` | `tarpc` |
 //! | `--store` | `file` | `file`, on by default |
 //! |  | `redb` | `redb` |
 //! | `--engine` | `memory` | always there |
@@ -15,16 +17,130 @@ compile_error!(
     "kv-example needs at least one kind of store: build it with `--features file` (log and images in files, the default) or `--features redb` (in databases)"
 );
 
+#[cfg(not(any(feature = "grpc", feature = "tarpc")))]
+compile_error!(
+    "kv-example needs at least one way between its nodes: build it with `--features grpc` (the default) or `--features tarpc`"
+);
+
 use std::fmt;
+use std::io;
 use std::path::Path;
+use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use raftkv::{ClusterId, Fatal, LogStore, NodeId, Snapshot, StateMachine, StorageError};
+use raftkv::transport_kit::Local;
+use raftkv::{ClusterId, Fatal, Inbox, LogStore, NodeId, Snapshot, StateMachine, StorageError, Transport};
 use raftkv_storage_file::parts::kind_of;
 use raftkv_storage_file::{Identity, Vfs};
+use tokio::net::TcpListener;
 
 use crate::machine::{KvMachine, KvView};
+
+/// How members talk to each other. The same on every node of a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportKind {
+    /// gRPC streams with protobuf.
+    Grpc,
+    /// tarpc with postcard.
+    Tarpc,
+}
+
+impl TransportKind {
+    const ALL: [Self; 2] = [Self::Grpc, Self::Tarpc];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Tarpc => "tarpc",
+        }
+    }
+
+    fn missing(self) -> Option<&'static str> {
+        match self {
+            Self::Grpc if !cfg!(feature = "grpc") => Some("grpc"),
+            Self::Tarpc if !cfg!(feature = "tarpc") => Some("tarpc"),
+            Self::Grpc | Self::Tarpc => None,
+        }
+    }
+}
+
+impl Default for TransportKind {
+    fn default() -> Self {
+        if cfg!(feature = "grpc") { Self::Grpc } else { Self::Tarpc }
+    }
+}
+
+impl fmt::Display for TransportKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for TransportKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        choose("a kind of transport", &Self::ALL, Self::name, Self::missing, text)
+    }
+}
+
+/// The sending half, and how it is told whom to tell of lost connections.
+pub(crate) struct Sender {
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) report_losses_to: Box<dyn FnOnce(Inbox) + Send>,
+}
+
+/// The receiving half at work.
+pub(crate) type Serving = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
+
+/// Opens the sending half.
+pub(crate) fn open_transport(kind: TransportKind, local: Local, max_message_bytes: usize) -> Sender {
+    match kind {
+        #[cfg(feature = "grpc")]
+        TransportKind::Grpc => {
+            use raftkv_transport_grpc::{GrpcTransport, Options};
+            let transport = Arc::new(GrpcTransport::new(local, Options { max_message_bytes, ..Options::default() }));
+            let reporting = transport.clone();
+            Sender { transport, report_losses_to: Box::new(move |inbox| reporting.report_losses_to(inbox)) }
+        }
+        #[cfg(feature = "tarpc")]
+        TransportKind::Tarpc => {
+            use raftkv_transport_tarpc::{Options, TarpcTransport};
+            let transport = Arc::new(TarpcTransport::new(local, Options { max_message_bytes, ..Options::default() }));
+            let reporting = transport.clone();
+            Sender { transport, report_losses_to: Box::new(move |inbox| reporting.report_losses_to(inbox)) }
+        }
+        #[cfg(not(all(feature = "grpc", feature = "tarpc")))]
+        other => unreachable!("the configuration refuses {other}, which was not compiled in"),
+    }
+}
+
+/// Serves the other members until the shutdown.
+pub(crate) fn serve_members(
+    kind: TransportKind,
+    listener: TcpListener,
+    inbox: Inbox,
+    max_message_bytes: usize,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> Serving {
+    match kind {
+        #[cfg(feature = "grpc")]
+        TransportKind::Grpc => {
+            use raftkv_transport_grpc::{GrpcServer, ServerOptions};
+            let server = GrpcServer::new(inbox, ServerOptions { max_message_bytes, ..ServerOptions::default() });
+            Box::pin(server.serve(listener, shutdown))
+        }
+        #[cfg(feature = "tarpc")]
+        TransportKind::Tarpc => {
+            use raftkv_transport_tarpc::{ServerOptions, TarpcServer};
+            let server = TarpcServer::new(inbox, ServerOptions { max_message_bytes, ..ServerOptions::default() });
+            Box::pin(server.serve(listener, shutdown))
+        }
+        #[cfg(not(all(feature = "grpc", feature = "tarpc")))]
+        other => unreachable!("the configuration refuses {other}, which was not compiled in"),
+    }
+}
 
 /// Where images are, in the data directory.
 const SNAPSHOTS: &str = "snapshots";
@@ -269,6 +385,11 @@ mod tests {
         for kind in StoreKind::ALL.into_iter().filter(|kind| kind.missing().is_none()) {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
+        for kind in TransportKind::ALL.into_iter().filter(|kind| kind.missing().is_none()) {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        let error = "rocks".parse::<TransportKind>().unwrap_err();
+        assert_eq!(error, "\"rocks\" is not a kind of transport; there are grpc, tarpc");
         let error = "rocks".parse::<StoreKind>().unwrap_err();
         assert_eq!(error, "\"rocks\" is not a kind of store; there are file, redb");
         let error = "rocks".parse::<EngineKind>().unwrap_err();

@@ -18,7 +18,7 @@ use clap::Args;
 use raftkv::{ClusterId, Config, Membership, NodeId};
 use thiserror::Error;
 
-use crate::backends::{EngineKind, StoreKind};
+use crate::backends::{EngineKind, StoreKind, TransportKind};
 
 pub use address::HostPort;
 use file::FileConfig;
@@ -156,6 +156,10 @@ pub struct ServerArgs {
     #[arg(long, value_name = "COUNT", help_heading = "Raft")]
     pub max_pending_requests: Option<String>,
 
+    /// How members talk to each other: over `grpc` or over `tarpc`. The same on every node [default: grpc] [env: RAFTKV_TRANSPORT]
+    #[arg(long, value_name = "KIND")]
+    pub transport: Option<String>,
+
     /// Where the log and the images are, in --data: in files (`file`), or in redb databases (`redb`), which take longer. A directory keeps the
     /// kind that it was made with [default: what is there; else file] [env: RAFTKV_STORE]
     #[arg(long, value_name = "KIND")]
@@ -220,6 +224,8 @@ pub struct ServerConfig {
     pub max_client_connections: usize,
     /// The largest request, in bytes.
     pub max_request_bytes: u64,
+    /// How members talk to each other.
+    pub transport: TransportKind,
     /// What keeps log and images; none: what is there.
     pub store: Option<StoreKind>,
     /// What keeps the contents.
@@ -380,6 +386,7 @@ impl ServerConfig {
         let name = layers.text("cluster-name", args.cluster_name.as_ref(), |f| f.cluster_name.clone());
         let shutdown =
             layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
+        let transport = engine::transport(args, layers)?;
         let store = engine::store(args, layers)?;
         let (engine, engine_cache_bytes) = engine::chosen(args, layers)?;
         let log_level = layers.text("log-level", args.log_level.as_ref(), |f| f.log_level.clone());
@@ -401,6 +408,7 @@ impl ServerConfig {
             client_addresses,
             max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),
             max_request_bytes: max_request.value,
+            transport,
             store,
             engine,
             engine_cache_bytes,

@@ -4,7 +4,7 @@
 //! clients ── services ── Raft ──┬── FileLog        the node's log, on disk, or RedbLog
 //!                               ├── FileSnapshots  images of the machine, beside it, or RedbSnapshots
 //!                               ├── KvMachine      what clients see, or RedbMachine
-//! members ── GrpcServer ────────┴── GrpcTransport  the way to the other members
+//! members ── GrpcServer ────────┴── GrpcTransport  the way to the other members, or TarpcServer and TarpcTransport
 //! ```
 
 pub(crate) mod authority;
@@ -21,15 +21,15 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use raftkv::transport_kit::Local;
 use raftkv::{Config, Fatal, FatalKind, GroupId, InitializeError, LogId, Peer, Raft, StorageError};
 use raftkv_storage_file::{Identity, Vfs};
-use raftkv_transport_grpc::{GrpcServer, GrpcTransport, Local};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinHandle};
 use tracing::{error, info, warn};
 
-use crate::backends::{self, Machine, Stores};
+use crate::backends::{self, Machine, Sender, Stores};
 use crate::cli::Failure;
 use crate::config::{ServerConfig, prepare_data_dir};
 use crate::metrics::{self, MeterLayer, RequestMeter};
@@ -133,7 +133,10 @@ impl Node {
         let meter = MeterLayer(requests);
         let clients = listen::serve_clients(listeners.clients, services.routes(), meter, limit, clients_end);
         let clients = tokio::spawn(clients);
-        info!("serving clients on {}, members on {}", config.listen_client, config.listen_peer);
+        info!(
+            "serving clients on {}, members on {} over {}",
+            config.listen_client, config.listen_peer, config.transport
+        );
         if let Some(address) = &config.listen_metrics {
             info!("serving metrics on http://{address}/metrics");
         }
@@ -265,17 +268,18 @@ async fn start_raft(
     machine: Box<dyn raftkv::StateMachine>,
 ) -> Result<Raft, Failure> {
     let local = Local { cluster: config.cluster_id(), node: own_peer(config) };
-    let transport = Arc::new(GrpcTransport::new(local, transport_options(config)));
+    let Sender { transport, report_losses_to } =
+        backends::open_transport(config.transport, local, message_limit(config));
     let raft = Raft::builder(config.id, config.cluster_id())
         .config(Config { max_command_bytes: config.max_request_bytes + COMMAND_OVERHEAD, ..config.raft.clone() })
-        .transport(transport.clone())
+        .transport(transport)
         .log(log)
         .snapshots(snapshots)
         .state_machine(machine)
         .start()
         .await
         .map_err(|fatal| from_fatal(&fatal))?;
-    transport.report_losses_to(raft.inbox());
+    report_losses_to(raft.inbox());
     let status = raft.status().await.map_err(|error| Failure::runtime(error.to_string()))?;
     if config.join.is_some() || status.configuration.is_some() || status.last != LogId::ZERO {
         // It waits for its cluster, or knows it already: members may have changed since it began.
@@ -303,26 +307,17 @@ fn message_limit(config: &ServerConfig) -> usize {
     usize::try_from(largest.saturating_mul(2)).unwrap_or(usize::MAX).max(16 << 20)
 }
 
-fn transport_options(config: &ServerConfig) -> raftkv_transport_grpc::Options {
-    raftkv_transport_grpc::Options { max_message_bytes: message_limit(config), ..Default::default() }
-}
-
 fn serve_members(
     listener: TcpListener,
     raft: &Raft,
     config: &ServerConfig,
     mut end: watch::Receiver<bool>,
-) -> impl Future<Output = io::Result<()>> + use<> {
-    let options =
-        raftkv_transport_grpc::ServerOptions { max_message_bytes: message_limit(config), ..Default::default() };
-    let server = GrpcServer::new(raft.inbox(), options);
-    async move {
-        let ended = async move {
-            // Fails when the node is gone: an end as well.
-            let _ = end.wait_for(|end| *end).await;
-        };
-        server.serve(listener, ended).await
-    }
+) -> backends::Serving {
+    let ended = async move {
+        // Fails when the node is gone: an end as well.
+        let _ = end.wait_for(|end| *end).await;
+    };
+    backends::serve_members(config.transport, listener, raft.inbox(), message_limit(config), ended)
 }
 
 fn service_options(config: &ServerConfig) -> service::Options {

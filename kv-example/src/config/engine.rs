@@ -1,11 +1,17 @@
-//! What keeps log, images and contents.
+//! What a node is made of, where there is a choice.
 
 use std::str::FromStr;
 
 use super::{ConfigError, Given, Layers, ServerArgs};
-use crate::backends::{EngineKind, StoreKind};
+use crate::backends::{EngineKind, StoreKind, TransportKind};
 
 const CACHE_MIB: u64 = 256;
+
+/// How members talk to each other.
+pub(super) fn transport(args: &ServerArgs, layers: &Layers<'_>) -> Result<TransportKind, ConfigError> {
+    let given = layers.text("transport", args.transport.as_ref(), |f| f.transport.clone());
+    Ok(given.map(kind).transpose()?.unwrap_or_default())
+}
 
 /// What keeps log and images, if it is said.
 pub(super) fn store(args: &ServerArgs, layers: &Layers<'_>) -> Result<Option<StoreKind>, ConfigError> {

@@ -40,6 +40,15 @@ fn the_least_that_a_server_needs() {
 }
 
 #[test]
+fn the_transport_is_chosen_by_its_name() {
+    assert_eq!(load(&args()).unwrap().transport, TransportKind::Grpc);
+    let (_dir, path) = file("transport = \"tarpc\"\n");
+    assert_eq!(load(&ServerArgs { config: Some(path), ..args() }).unwrap().transport, TransportKind::Tarpc);
+    let unknown = mistake(&ServerArgs { transport: Some("pigeons".into()), ..args() });
+    assert_eq!(unknown, "--transport: \"pigeons\" is not a kind of transport; there are grpc, tarpc");
+}
+
+#[test]
 fn the_store_is_chosen_by_its_name() {
     assert_eq!(load(&args()).unwrap().store, None);
     let (_dir, path) = file("store = \"redb\"\n");
