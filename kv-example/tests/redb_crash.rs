@@ -172,6 +172,34 @@ async fn a_restore_that_is_cut_off_anywhere_leaves_what_was_there() {
     assert!(cut_off > 3, "{cut_off} attempts were cut off");
 }
 
+#[tokio::test]
+async fn a_start_that_is_cut_off_anywhere_is_made_up_for_by_the_next() {
+    let (batches, images) = history(15, 60).await;
+    for fault in [Fault::Kill, Fault::PowerLoss] {
+        let mut cut_off = 0;
+        for after in 0.. {
+            let disk = Disk::new(after);
+            let mut machine = disk.open(options(50)).unwrap();
+            for batch in &batches {
+                machine.apply_batch(batch.clone()).await.unwrap();
+            }
+            disk.end(fault);
+            drop(machine);
+            let started = disk.open_with(options(50), fault, after);
+            let failed = started.is_err();
+            drop(started);
+            disk.end(fault);
+            let machine = disk.open(options(50)).unwrap();
+            assert!(reflected(&machine, &batches, &images).await > 0, "what was synced is gone");
+            if !failed {
+                break;
+            }
+            cut_off += 1;
+        }
+        assert!(cut_off > 2, "{cut_off} starts were cut off ({fault:?})");
+    }
+}
+
 /// The compaction's garbage is gone in the end, although the process was killed in the middle.
 #[tokio::test]
 async fn a_sweep_that_was_cut_off_goes_on_after_the_next_start() {

@@ -112,6 +112,13 @@ impl Disk {
         Medium { disk: self.clone(), run: platter.run }
     }
 
+    /// As [`Disk::open`], with a fault on the way.
+    pub fn open_with(&self, options: Options, fault: Fault, after: u64) -> Result<RedbMachine, Fatal> {
+        let medium = self.medium();
+        self.arm(fault, after);
+        RedbMachine::open_on(medium, OWNER, options)
+    }
+
     pub fn open(&self, options: Options) -> Result<RedbMachine, Fatal> {
         RedbMachine::open_on(self.medium(), OWNER, options)
     }
