@@ -17,7 +17,7 @@ use raftkv::{
 use raftkv_storage_file::fuzzing::{edit, sample_edits};
 use raftkv_storage_file::sim::{Moment, SimDisk};
 
-use crate::record::{ENTRY_HEADER, Salt, State, decode_entry, encode_entry};
+use crate::record::{Checked, ENTRY_HEADER, Salt, State, encode_entry};
 use crate::store::Store;
 use crate::{Commit, Identity, Options, backend, snapshots};
 
@@ -40,7 +40,7 @@ fn records(bytes: &[u8]) {
     crate::record::seal_entry(&mut entry, 7, Salt::new(NONCE));
     for bytes in [bytes, &sealed, &entry] {
         within(bytes.len(), || {
-            let _ = decode_entry(7, bytes, Salt::new(NONCE));
+            let _ = Checked::new(7, bytes, Salt::new(NONCE)).map(|checked| checked.entry(7));
             if let Ok(state) = State::decode(bytes, NONCE) {
                 assert_eq!(State::decode(&state.encode(NONCE), NONCE), Ok(state));
             }
@@ -59,12 +59,12 @@ fn sample_records(random: &mut Random) -> Vec<u8> {
             let data = vec![b'x'; usize::try_from(random.below(200)).unwrap_or(0)];
             let entry = Entry { id: LogId::new(3, 7), kind: EntryKind::Command, data: data.into() };
             let mut value = vec![0; ENTRY_HEADER + entry.data.len()];
-            encode_entry(&mut value, &entry, Salt::new(NONCE));
+            encode_entry(&mut value, &entry, 1 + random.below(99), Salt::new(NONCE));
             value
         }
         1 => {
             let hard_state = HardState { term: Term(20), voted_for: random.percent(50).then_some(NodeId(3)) };
-            State { sequence: 1 + random.below(99), hard_state, base, last }.encode(NONCE).to_vec()
+            State { sequence: 1 + random.below(99), hard_state, base }.encode(NONCE).to_vec()
         }
         _ => {
             let membership = Membership::new((1..=random.below(4)).map(|id| Peer::new(id, format!("node-{id}"))));

@@ -21,10 +21,9 @@ impl Contents {
         Self { sequence: state.sequence, log }
     }
 
-    /// What is kept in the database of it.
+    /// What is kept in the database of it, besides the entries.
     pub(crate) fn state(&self) -> State {
-        let LogState { hard_state, base, last, .. } = self.log;
-        State { sequence: self.sequence, hard_state, base, last }
+        State { sequence: self.sequence, hard_state: self.log.hard_state, base: self.log.base }
     }
 
     /// An entry follows.

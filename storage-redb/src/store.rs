@@ -3,6 +3,7 @@
 use std::ops::{Bound, Range};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, Instant};
 
 use raftkv::{Entry, Index, LogId, LogState, LogWrite, StorageError};
 use raftkv_storage_file::{Identity, Vfs};
@@ -10,9 +11,12 @@ use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
 use crate::error::{Trouble, corrupt};
 use crate::index::Contents;
-use crate::record::{ENTRIES, ENTRY_HEADER, STATE, Salt, State, check_entry, decode_entry, encode_entry};
+use crate::record::{Checked, ENTRIES, ENTRY_HEADER, STATE, Salt, State, encode_entry};
 use crate::volume::{Found, Plan, Volume};
 use crate::{Options, Stats};
+
+/// After this long a reader that finds the database at another commit than the writer told takes it for damaged.
+const LONGEST_WRITE: Duration = Duration::from_secs(10);
 
 /// A log, for one writer and many readers.
 #[derive(Debug)]
@@ -49,6 +53,7 @@ impl Store {
 
     /// Reads entries; see [`raftkv::LogStore::read`].
     pub(crate) fn read(&self, range: &Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
+        let began = Instant::now();
         loop {
             let contents = self.contents();
             let held = contents.held(range)?;
@@ -56,8 +61,12 @@ impl Store {
             if let Some(entries) = self.volume.read("read", read)? {
                 return Ok(entries);
             }
-            // A write came in between, which is a matter of microseconds; unless it failed half-way.
+            // A write came in between, which is a matter of microseconds; unless it failed half-way, or the disk gives us old pages.
             self.check_running()?;
+            if began.elapsed() > LONGEST_WRITE {
+                let reason = format!("the database is not as it was after commit {}", contents.sequence);
+                return Err(corrupt(self.volume.path(), None, reason));
+            }
             std::thread::yield_now();
         }
     }
@@ -71,10 +80,11 @@ impl Store {
         max_bytes: u64,
     ) -> Result<Option<Vec<Entry>>, Trouble> {
         let path = self.volume.path();
-        if read_state(transaction, self.volume.nonce(), path)? != contents.state() {
+        let table = transaction.open_table(ENTRIES)?;
+        let state = read_state(transaction, self.volume.nonce(), path)?;
+        if last_commit(&table, &state, self.salt, path)? != contents.sequence {
             return Ok(None);
         }
-        let table = transaction.open_table(ENTRIES)?;
         let (mut entries, mut bytes) = (Vec::new(), 0_u64);
         let mut rows = table.range(held.start.0..held.end.0)?;
         let mut next = held.start;
@@ -82,7 +92,7 @@ impl Store {
             let damaged = |reason: &str| corrupt(path, Some(next), reason);
             let row = rows.next().transpose()?.filter(|(key, _)| key.value() == next.0);
             let (_, value) = row.ok_or_else(|| damaged("the entry is missing"))?;
-            let entry = decode_entry(next.0, value.value(), self.salt).map_err(damaged)?;
+            let entry = Checked::new(next.0, value.value(), self.salt).map_err(damaged)?.entry(next.0);
             if contents.term_of(next) != Some(entry.id.term) {
                 return Err(damaged("it is an earlier entry, which was replaced").into());
             }
@@ -139,7 +149,7 @@ impl Store {
         self.check_running()?;
         let done = next(&self.contents()).and_then(|step| {
             let Some((next, gone)) = step else { return Ok(()) };
-            self.volume.write(op, |transaction| self.change(transaction, gone, entries, &next.state()))?;
+            self.volume.write(op, |transaction| self.change(transaction, gone, entries, &next))?;
             *self.contents.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
             Ok(())
         });
@@ -155,7 +165,7 @@ impl Store {
         transaction: &WriteTransaction,
         gone: Option<Indexes>,
         entries: &[Entry],
-        state: &State,
+        next: &Contents,
     ) -> Result<(), Trouble> {
         if gone.is_some() || !entries.is_empty() {
             let mut table = transaction.open_table(ENTRIES)?;
@@ -164,11 +174,14 @@ impl Store {
             }
             for entry in entries {
                 let mut value = table.insert_reserve(entry.id.index.0, ENTRY_HEADER + entry.data.len())?;
-                encode_entry(value.as_mut(), entry, self.salt);
+                encode_entry(value.as_mut(), entry, next.sequence, self.salt);
             }
         }
-        let mut table = transaction.open_table(STATE)?;
-        table.insert(0, state.encode(self.volume.nonce()).as_slice())?;
+        let now = self.contents();
+        if entries.is_empty() || (now.log.hard_state, now.log.base) != (next.log.hard_state, next.log.base) {
+            let mut table = transaction.open_table(STATE)?;
+            table.insert(0, next.state().encode(self.volume.nonce()).as_slice())?;
+        }
         Ok(())
     }
 
@@ -203,7 +216,7 @@ type Indexes = (Bound<u64>, Bound<u64>);
 /// Fills a new database: its first commit.
 fn make(transaction: &WriteTransaction, nonce: u64) -> Result<(), Trouble> {
     drop(transaction.open_table(ENTRIES)?);
-    let state = State { sequence: 1, hard_state: Default::default(), base: LogId::ZERO, last: LogId::ZERO };
+    let state = State { sequence: 1, hard_state: Default::default(), base: LogId::ZERO };
     transaction.open_table(STATE)?.insert(0, state.encode(nonce).as_slice())?;
     Ok(())
 }
@@ -214,6 +227,7 @@ fn check(found: &Found<'_>) -> Result<(Contents, u64), Trouble> {
     let state = read_state(&found.contents, found.nonce, found.path)?;
     let mut contents = Contents::new(&state);
     let table = found.contents.open_table(ENTRIES)?;
+    let mut written = 0;
     for row in table.iter()? {
         let (key, value) = row?;
         let next = contents.log.last.index.next();
@@ -222,14 +236,30 @@ fn check(found: &Found<'_>) -> Result<(Contents, u64), Trouble> {
         if index != next.0 {
             return Err(damaged(&format!("entry {index} is in its place")).into());
         }
-        let (_, term, _) = check_entry(index, value.value(), salt).map_err(damaged)?;
-        contents.add(LogId { term, index: next });
+        let entry = Checked::new(index, value.value(), salt).map_err(damaged)?;
+        if entry.sequence < written {
+            return Err(damaged("it was written before the entry in front of it").into());
+        }
+        written = entry.sequence;
+        contents.add(LogId { term: entry.term, index: next });
     }
-    if contents.log.last != state.last {
-        let reason = format!("the log ends at {}, and not at {}", contents.log.last, state.last);
-        return Err(corrupt(found.path, Some(contents.log.last.index), reason).into());
-    }
-    Ok((contents, state.sequence))
+    contents.sequence = contents.sequence.max(written);
+    let sequence = contents.sequence;
+    Ok((contents, sequence))
+}
+
+/// The number of the last commit.
+fn last_commit(
+    entries: &impl ReadableTable<u64, &'static [u8]>,
+    state: &State,
+    salt: Salt,
+    path: &Path,
+) -> Result<u64, Trouble> {
+    let Some((key, value)) = entries.last()? else { return Ok(state.sequence) };
+    let index = key.value();
+    let damaged = |reason| corrupt(path, Some(Index(index)), reason);
+    let last = Checked::new(index, value.value(), salt).map_err(damaged)?;
+    Ok(state.sequence.max(last.sequence))
 }
 
 fn read_state(transaction: &ReadTransaction, nonce: u64, path: &Path) -> Result<State, Trouble> {

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use raftkv::StorageError;
 use raftkv_storage_file::parts::{Claim, SyncedNote, failed, read_full, write_all};
 use raftkv_storage_file::{Access, Identity, Vfs, VfsFile};
-use redb::{Database, ReadTransaction, ReadableDatabase, WriteTransaction};
+use redb::{Database, DatabaseStats, ReadTransaction, ReadableDatabase, WriteTransaction};
 
 use crate::Commit;
 use crate::backend::{Backend, Ledger};
@@ -16,6 +16,9 @@ use crate::error::{Trouble, corrupt, guarded};
 const PIECE: usize = 1 << 20;
 /// What redb reads and writes at once; a piece of the file without a byte in it is not copied.
 const PAGE: usize = 4096;
+
+/// A file of fewer bytes is not worth shrinking.
+const SMALL: u64 = 1 << 20;
 
 /// What a database is, and how it is kept.
 #[derive(Clone, Copy, Debug)]
@@ -98,6 +101,7 @@ impl Volume {
             volume.write("write", |transaction| make(transaction, nonce))?;
         }
         let (contents, last) = volume.check(sequence, check).inspect_err(|_| volume.backend.seal())?;
+        volume.shrink()?;
         if !in_place {
             vfs.rename(&place.new, &place.path).map_err(failed("rename", &place.new))?;
             vfs.sync_dir(dir).map_err(failed("fsync", dir))?;
@@ -120,6 +124,23 @@ impl Volume {
             return Err(corrupt(path, None, reason));
         }
         Ok(checked)
+    }
+
+    /// Gives back the room of a file of which less than a quarter is in use: redb by itself only cuts what is free at the end. Takes time for what is
+    /// in use.
+    fn shrink(&self) -> Result<(), StorageError> {
+        let before = self.backend.file_len()?;
+        let pages = |stats: DatabaseStats| stats.allocated_pages() * stats.page_size() as u64;
+        if before < SMALL || self.look("read", |transaction| Ok(pages(transaction.stats()?)))? > before / 4 {
+            return Ok(());
+        }
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Open { database, .. }) = &mut *open {
+            guarded(&self.backend, "compact", || Ok(database.compact()?))?;
+        }
+        let after = self.backend.file_len()?;
+        tracing::info!(path = %self.path().display(), before, after, "gave back room that the database does not need");
+        Ok(())
     }
 
     pub(crate) fn nonce(&self) -> u64 {

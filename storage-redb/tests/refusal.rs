@@ -212,6 +212,28 @@ fn the_file_does_not_grow_with_what_was_compacted() {
     assert!(matches!(now(log.read(Index(1)..Index(2), 100)), Err(StorageError::Misuse(_))));
 }
 
+/// What is left of a large log may lie at the end of its file, where redb can't cut it: the next open moves it.
+#[test]
+fn a_file_that_is_mostly_free_shrinks_when_it_is_opened() {
+    let disk = SimDisk::new();
+    let log = open(&disk).unwrap();
+    for first in (1..2001).step_by(100) {
+        now(log.write(write(1, first..first + 100, 2000))).unwrap();
+    }
+    now(log.compact(LogId::new(1, 1990))).unwrap();
+    let expected = Model::of(&log).unwrap();
+    drop(log);
+    let before = disk.contents(&file()).unwrap().len();
+    assert!(before > 2 << 20, "{before} bytes");
+    let killed = disk.now();
+    for disk in [disk, killed.kill()] {
+        let log = open(&disk).unwrap();
+        assert_eq!(Model::of(&log).unwrap(), expected);
+        let after = disk.contents(&file()).unwrap().len();
+        assert!(after < 300_000, "{after} bytes of {before} for ten entries of 2000 bytes");
+    }
+}
+
 /// What is refused when it is read must not be acknowledged when it is written.
 #[test]
 fn a_term_that_no_log_counts_to_is_refused_when_it_is_written() {
