@@ -33,7 +33,7 @@ macro_rules! from_redb {
     };
 }
 
-from_redb!(StorageError TableError DatabaseError TransactionError CommitError CompactionError);
+from_redb!(StorageError TableError DatabaseError TransactionError CommitError CompactionError CursorError);
 
 /// Damage, in a file of which redb has its own idea of offsets: it is told without one.
 pub(crate) fn corrupt(path: &Path, index: Option<Index>, reason: impl Into<String>) -> StorageError {

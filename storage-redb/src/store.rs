@@ -172,10 +172,15 @@ impl Store {
             if let Some(gone) = gone {
                 table.retain_in(gone, |_, _| false)?;
             }
+            // Entries are added at the end, in order, which redb does in one sweep.
+            let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded)?;
+            let mut value = Vec::new();
             for entry in entries {
-                let mut value = table.insert_reserve(entry.id.index.0, ENTRY_HEADER + entry.data.len())?;
-                encode_entry(value.as_mut(), entry, next.sequence, self.salt);
+                value.resize(ENTRY_HEADER + entry.data.len(), 0);
+                encode_entry(&mut value, entry, next.sequence, self.salt);
+                end.insert_before(entry.id.index.0, value.as_slice())?;
             }
+            end.close()?;
         }
         let now = self.contents();
         if entries.is_empty() || (now.log.hard_state, now.log.base) != (next.log.hard_state, next.log.base) {
