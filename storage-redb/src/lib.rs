@@ -37,14 +37,15 @@
 //!
 //! # What it costs
 //!
-//! * Speed: `raftkv-storage-file` does more batches a second with one `fdatasync` of less data; redb writes some pages of 4 KiB
-//!   for each batch.
-//! * Disk: 21 bytes an entry with index, term and checksum, and redb's pages around them. See "How large the file becomes".
+//! * Speed: as many batches as redb commits, see below. For each, redb writes some pages of 4 KiB, where `raftkv-storage-file` writes the
+//!   entries and little else.
+//! * Disk: 29 bytes an entry for index, term, checksum and the like, and redb's pages around them. See "How large the file becomes".
 //! * Memory: what [`Options::cache_bytes`] allows, 16 bytes for each term in the log, and images below the line while they are written.
 //! * Threads: one that writes. Reads run on tokio's blocking threads, each in a transaction that ends with the read, so that none holds on to pages
 //!   that were compacted.
 //! * Opening reads the whole log, redb's check and ours, and after an unclean stop copies it first. Room for a second
-//!   copy must be there then.
+//!   copy must be there then. A log of 544 MiB, 1 600 000 entries, took 1.9 s, and 4.2 s after a kill, on two cores that were busy with much else;
+//!   compacting nearly all of it 0.6 s, and 90 000 entries 0.02 s (`cargo bench -p raftkv-storage-redb --bench recovery`).
 //!
 //! ## How a commit gets to the disk
 //!
@@ -56,13 +57,35 @@
 //! redb can also answer before anything is on the disk (`Durability::None`). That is not offered: a node would acknowledge what it can forget,
 //! and a cluster of such nodes loses data and votes twice in a term.
 //!
+//! ## Beside bare redb
+//!
+//! Commits a second of entries with 256 bytes, beside commits of redb that put the same payloads into one table and do nothing else, in turns, in one
+//! run. The bar is a ratio of 0.85. The machine was busy with much else, and its disk took 4 ms for a sync; in a file system in memory, where a
+//! sync takes no time, what is left is the processor's work:
+//!
+//! ```sh
+//! cargo bench -p raftkv-storage-redb --bench append -- DIR
+//! ```
+//!
+//! | [`Commit`] | batch of | on the disk: log | bare | ratio | in memory: log | bare | ratio |
+//! |---|--:|--:|--:|--:|--:|--:|--:|
+//! | one phase | 1 | 205 | 200 | 1.00 | 25 516 | 25 032 | 0.92 |
+//! | | 16 | 250 | 250 | 1.00 | 23 160 | 26 543 | 0.83 |
+//! | | 256 | 251 | 237 | 1.00 | 8 072 | 5 170 | 1.48 |
+//! | two phases | 1 | 125 | 125 | 1.00 | 24 504 | 30 869 | 0.78 |
+//! | | 16 | 125 | 125 | 1.00 | 20 528 | 24 223 | 0.83 |
+//! | | 256 | 125 | 126 | 1.00 | 7 854 | 5 304 | 1.46 |
+//!
+//! So checksums, terms and the thread cost some 10 µs a batch, which is little beside a sync; large batches gain more than that from being added in
+//! one sweep.
+//!
 //! ## How large the file becomes
 //!
 //! redb never overwrites what a commit refers to, and uses pages again that were freed before. So the file has room for what the log holds, for what
-//! the last transaction replaced, and for growth: it doubles when it is full. A node keeps what its snapshots leave in the log
-//! (`Config::snapshot_entries`, `trailing_entries`), and the file stays within some four times that. It shrinks by itself in a commit that finds more than half
-//! of the file free at its end, and to what is in use when it is closed. [`RedbLog::stats`] tells where it stands. The room is reserved when the file
-//! grows (`fallocate`), so a disk that is full says so then.
+//! the last transaction replaced, and for growth: it doubles when it is full, and grows by 4 GiB from there on. A node keeps what its snapshots leave in
+//! the log (`Config::snapshot_entries`, `trailing_entries`), and the file stays within some four times that. It shrinks in a commit that finds more than half
+//! of the file free at its end, and to its last page in use when it is closed. What lies in between is given back when a log is opened of whose file less than
+//! a quarter is in use. [`RedbLog::stats`] tells where it stands. Room is reserved when the file grows (`fallocate`), so a disk that is full says so then.
 //!
 //! ## Small images and large ones
 //!
