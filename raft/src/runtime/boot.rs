@@ -269,6 +269,7 @@ fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> 
         clock,
         writer: LogWriter::new(log.clone(), config.slow_disk),
         fetcher: Fetcher::new(log),
+        fetched_in_vain: 0,
         arrivals,
         outbox,
         jobs,

@@ -41,6 +41,9 @@ use crate::metrics::{Metrics, SessionsStatus, Status};
 use crate::mutant;
 use crate::types::{Index, Peer};
 
+/// So many reads one after the other may ask for entries that the log store does not have any more. What it has lost is not asked for for ever.
+const MOST_IN_VAIN: u32 = 1000;
+
 #[derive(Debug)]
 pub(crate) struct Driver {
     pub(crate) shared: Arc<Shared>,
@@ -49,6 +52,8 @@ pub(crate) struct Driver {
     pub(crate) clock: Clock,
     pub(crate) writer: LogWriter,
     pub(crate) fetcher: Fetcher,
+    /// How many reads one after the other the log store did not have the entries for.
+    pub(crate) fetched_in_vain: u32,
     pub(crate) arrivals: Arrivals,
     pub(crate) outbox: Outbox,
     pub(crate) jobs: Arc<Mailbox<Job>>,
@@ -179,9 +184,18 @@ impl Driver {
         }
         for (purpose, entries) in received.fetched.drain(..) {
             let entries = match (purpose, entries) {
-                // Another leader's entries have replaced them meanwhile, or an image has. The core asks again if it still wants any.
-                (FetchPurpose::Follower(_) | FetchPurpose::Apply, Err(StorageError::Misuse(_))) => Vec::new(),
-                (FetchPurpose::Follower(_) | FetchPurpose::Apply, entries) => entries?,
+                // Another leader's entries have replaced them meanwhile, or an image has. The core asks again if it still wants any. That ends soon, unless
+                // the store has lost what it acknowledged.
+                (FetchPurpose::Follower(_) | FetchPurpose::Apply, Err(StorageError::Misuse(_)))
+                    if self.fetched_in_vain < MOST_IN_VAIN =>
+                {
+                    self.fetched_in_vain += 1;
+                    Vec::new()
+                }
+                (FetchPurpose::Follower(_) | FetchPurpose::Apply, entries) => {
+                    self.fetched_in_vain = 0;
+                    entries?
+                }
             };
             self.core.step(now, Input::Fetched { purpose, entries });
         }
