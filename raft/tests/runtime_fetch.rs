@@ -50,11 +50,13 @@ fn peer(id: u64) -> Peer {
     Peer::new(id, format!("node-{id}"))
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_read_for_a_follower_that_comes_too_late_does_not_stop_the_leader() {
+type Nodes = BTreeMap<u64, (Raft, Replaced, Recorder)>;
+
+/// Three nodes, of which the third lacks 200 entries that the others have let go from memory.
+async fn one_behind() -> (MemNetwork, Nodes) {
     let (network, members) = (MemNetwork::new(1), Membership::new((1..=3).map(peer)));
     let config = Config { max_tail_bytes: 1000, ..Config::default() };
-    let mut nodes: BTreeMap<u64, (Raft, Replaced, Recorder)> = BTreeMap::new();
+    let mut nodes = Nodes::new();
     for id in 1..=3 {
         let (log, machine) = (Replaced::default(), Recorder::default());
         let builder = Raft::builder(NodeId(id), ClusterId(1)).config(config.clone()).seed(id).log(log.clone());
@@ -72,6 +74,12 @@ async fn a_read_for_a_follower_that_comes_too_late_does_not_stop_the_leader() {
     for n in 0..200 {
         leader.write(format!("{n}").into()).await.unwrap();
     }
+    (network, nodes)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_read_for_a_follower_that_comes_too_late_does_not_stop_the_leader() {
+    let (network, nodes) = one_behind().await;
     // Whichever node leads by now: none keeps the first of these in memory.
     for (_, log, _) in nodes.values() {
         log.reads.store(5, Ordering::Relaxed);
@@ -87,6 +95,22 @@ async fn a_read_for_a_follower_that_comes_too_late_does_not_stop_the_leader() {
     assert!(left.contains(&0), "no log was asked five times: {left:?}");
     for (raft, ..) in nodes.values() {
         assert!(raft.status().await.is_ok(), "a node has stopped");
+        raft.shutdown().await;
+    }
+}
+
+/// It was asked for them without a pause, for ever, and the node did nothing else.
+#[tokio::test(start_paused = true)]
+async fn a_leader_whose_log_has_lost_entries_stops_and_says_so() {
+    let (network, nodes) = one_behind().await;
+    for (_, log, _) in nodes.values() {
+        log.reads.store(u64::MAX, Ordering::Relaxed);
+    }
+    network.heal();
+    let stopped = futures_util::future::select_all(nodes.values().map(|(raft, ..)| Box::pin(raft.stopped())));
+    let (fatal, ..) = timeout(Duration::from_secs(30), stopped).await.expect("the leader stops");
+    assert!(fatal.to_string().contains("is not held any more"), "{fatal}");
+    for (raft, ..) in nodes.values() {
         raft.shutdown().await;
     }
 }
