@@ -295,12 +295,12 @@ pub enum TransportError {
         /// Why.
         reason: String,
     },
-    /// The peer answered that it is not who was meant.
+    /// The peer answered that it is not who was meant, or one of the two did not prove who it is.
     #[error("{peer} refused: {reason}")]
     Refused {
         /// The peer.
         peer: Peer,
-        /// Its words.
+        /// The words of whoever refused.
         reason: String,
     },
     /// A message exceeds the transport's limit, and was dropped.

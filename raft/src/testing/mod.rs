@@ -4,6 +4,8 @@
 //! Nothing here looks at a clock but tokio's or at a random number without a seed: under a paused clock on one thread,
 //! the same test runs the same way each time.
 
+#[cfg(feature = "dev-certs")]
+pub mod certs;
 mod cluster;
 pub mod conformance;
 pub mod exploration;

@@ -70,6 +70,8 @@ enum State {
 #[derive(Clone, Debug)]
 pub struct Failure {
     refused: bool,
+    /// Whether it is this node that does not want the peer.
+    by_us: bool,
     /// Whether the peer said nothing, or may have: one that is slow looks like that as well.
     silent: bool,
     reason: Arc<str>,
@@ -78,7 +80,7 @@ pub struct Failure {
 impl Failure {
     /// The peer can't be reached, or not any more. It is tried again soon.
     pub fn unreachable(reason: impl Into<Arc<str>>) -> Self {
-        Self { refused: false, silent: false, reason: reason.into() }
+        Self { refused: false, by_us: false, silent: false, reason: reason.into() }
     }
 
     /// The same, and the reason is that nothing was heard for too long: the next attempt has more patience.
@@ -88,7 +90,12 @@ impl Failure {
 
     /// The peer does not want this node, and says why. An operator may have to change something, so it is tried again now and then.
     pub fn refused(reason: impl Into<Arc<str>>) -> Self {
-        Self { refused: true, silent: false, reason: reason.into() }
+        Self { refused: true, ..Self::unreachable(reason) }
+    }
+
+    /// This node does not want the peer, which did not prove who it is. An operator may have to change something, as above.
+    pub fn refusing(reason: impl Into<Arc<str>>) -> Self {
+        Self { by_us: true, ..Self::refused(reason) }
     }
 
     /// Why, in words.
@@ -295,6 +302,8 @@ impl<D: Dial> Keeper<D> {
         let before = self.said.replace(now);
         if before == Some(now) {
             debug!(%peer, %lane, %reason, "still no connection");
+        } else if failure.by_us {
+            warn!(%peer, %lane, %reason, "refused the peer; trying again now and then");
         } else if failure.refused {
             warn!(%peer, %lane, %reason, "refused by the peer; trying again now and then");
         } else if before == Some(Said::Connected) {

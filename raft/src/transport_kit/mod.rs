@@ -9,6 +9,7 @@
 //! | the sending half: lanes, queues, backoff, splitting, idle connections, who is told of what | [`Lanes`]; you bring a [`Dial`], which opens one connection and says how it ended |
 //! | the handshake's questions | [`greet`] |
 //! | which numbers may reach the core | [`numbers`] |
+//! | TLS, where it is wanted: certificates from files, and peers that prove who they are (feature `tls`) | [`Gate`] for connections that come, [`connect_link`] for those that are opened; `tls` |
 //! | an accept loop that survives what single connections do, and ends when the listener is broken | [`listener`] |
 //! | what the log and the node learn of the peers that are connected, and of those that are refused | [`Presence`], [`RefusalLog`] |
 //!
@@ -17,15 +18,23 @@
 mod handshake;
 mod lane;
 mod lanes;
+mod link;
 pub mod listener;
 pub mod numbers;
 mod options;
 mod queue;
 mod receiving;
+#[cfg(not(feature = "tls"))]
+#[path = "no_tls.rs"]
+mod tls;
+#[cfg(feature = "tls")]
+pub mod tls;
 
 pub use handshake::{MAX_ADDRESS_BYTES, greet};
 pub use lane::{Connection, Dial, Failure};
 pub use lanes::{Lanes, Local};
+pub use link::{Arrival, Gate, Identity, Link, Trouble, connect, connect_link, node_name};
 pub use options::Options;
 pub use queue::{Outgoing, Parcel};
 pub use receiving::{Presence, RefusalLog};
+pub use tls::{Denied, Tls};

@@ -20,21 +20,28 @@ const REPEAT_REFUSAL_AFTER: Duration = Duration::from_secs(60);
 pub struct RefusalLog(Mutex<BTreeMap<(Option<IpAddr>, String), Instant>>);
 
 impl RefusalLog {
-    /// Somebody was refused, for this reason.
+    /// A peer was refused, for this reason.
     pub fn refused(&self, remote: Option<SocketAddr>, reason: &str) {
+        if self.is_news(remote, reason) {
+            warn!(remote = remote.map(tracing::field::display), reason, "refused a peer");
+        } else {
+            debug!(remote = remote.map(tracing::field::display), reason, "refused a peer again");
+        }
+    }
+
+    /// Whether the log is to be told that somebody was refused for this reason: for those who serve others than peers.
+    pub fn is_news(&self, remote: Option<SocketAddr>, reason: &str) -> bool {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN_REFUSALS {
             known.retain(|_, at| at.elapsed() < REPEAT_REFUSAL_AFTER);
         }
         let key = (remote.map(|addr| addr.ip()), reason.to_owned());
         let fresh = known.get(&key).is_none_or(|at| at.elapsed() >= REPEAT_REFUSAL_AFTER);
-        if fresh && known.len() < MAX_KNOWN_REFUSALS {
+        let room = known.len() < MAX_KNOWN_REFUSALS;
+        if fresh && room {
             known.insert(key, Instant::now());
-            drop(known);
-            warn!(remote = remote.map(tracing::field::display), reason, "refused a peer");
-        } else {
-            debug!(remote = remote.map(tracing::field::display), reason, "refused a peer again");
         }
+        fresh && room
     }
 }
 

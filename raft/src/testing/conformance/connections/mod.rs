@@ -19,12 +19,16 @@ mod log;
 mod proxy;
 mod refusals;
 mod silence;
+#[cfg(feature = "dev-certs")]
+mod tls;
 
 pub use life::*;
 pub use log::Log;
 pub use proxy::{Flow, Proxy};
 pub use refusals::*;
 pub use silence::*;
+#[cfg(feature = "dev-certs")]
+pub use tls::*;
 
 use std::future::Future;
 use std::io;
@@ -90,6 +94,14 @@ impl<H: Halves> Network for OverTcp<H> {
 #[macro_export]
 macro_rules! connection_conformance {
     ($halves:expr) => {
+        $crate::connection_conformance! { @protected $halves }
+        $crate::connection_conformance! { @cases $halves;
+            a_refusal_is_logged_once_on_each_side_and_retried
+            a_server_that_is_no_raftkv_node_is_told_from_one
+        }
+    };
+    // What is the same over TLS, which has refusals of its own.
+    (@protected $halves:expr) => {
         $crate::connection_conformance! { @cases $halves;
             a_peer_that_accepts_and_never_answers_is_unreachable_after_the_connect_timeout
             a_peer_that_answers_late_is_reached_all_the_same
@@ -104,10 +116,8 @@ macro_rules! connection_conformance {
             a_dropped_transport_closes_its_connections_though_the_peer_takes_nothing
             a_server_that_shuts_down_says_so_and_ends_in_time_though_a_peer_is_silent
             a_stopped_node_is_unreachable_and_says_why
-            a_refusal_is_logged_once_on_each_side_and_retried
             an_outage_is_logged_once_however_long_it_lasts
             an_address_that_is_none_is_unreachable_and_named
-            a_server_that_is_no_raftkv_node_is_told_from_one
             a_batch_that_claims_to_be_from_elsewhere_is_not_sent
             a_batch_beyond_the_wire_limit_is_split_and_stays_in_order
             a_message_beyond_the_receivers_limit_is_refused_with_a_reason

@@ -1,0 +1,218 @@
+//! Certificates in files: what is read, and what is checked before it is used.
+
+use std::fmt;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use thiserror::Error;
+
+use super::explain::of_own;
+use super::identity_in;
+use crate::transport_kit::link::{Identity, node_name};
+use crate::types::NodeId;
+
+/// Where certificates are, as PEM.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TlsFiles {
+    /// This side's certificate, with those of CAs between it and one of `ca` behind it, and its private key. Only a client may be without.
+    pub own: Option<OwnFiles>,
+    /// The CAs that certificates of others must be signed by.
+    pub ca: PathBuf,
+}
+
+/// A certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnFiles {
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// All three.
+    pub fn new(cert: impl Into<PathBuf>, key: impl Into<PathBuf>, ca: impl Into<PathBuf>) -> Self {
+        Self { own: Some(OwnFiles { cert: cert.into(), key: key.into() }), ca: ca.into() }
+    }
+
+    pub(super) fn shown(&self) -> impl fmt::Display {
+        self.own.as_ref().map_or(&self.ca, |own| &own.cert).display()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Path> {
+        let own = self.own.iter().flat_map(|own| [&*own.cert, &*own.key]);
+        own.chain([&*self.ca])
+    }
+}
+
+/// What is wrong with certificates: which file, what, and what to do.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{0}")]
+pub struct TlsError(String);
+
+/// Who this side is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Node(NodeId),
+    Server,
+    Client,
+}
+
+/// How files looked: when they differ from this, they are read again.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Stamps(Vec<Option<[i64; 6]>>);
+
+impl Stamps {
+    pub(super) fn of(files: &TlsFiles) -> Self {
+        let stamp = |path| {
+            let found = fs::metadata(path).ok()?;
+            let [device, file, length] = [found.dev(), found.ino(), found.len()].map(u64::cast_signed);
+            Some([device, file, length, found.mtime(), found.mtime_nsec(), found.ctime_nsec()])
+        };
+        Self(files.all().map(stamp).collect())
+    }
+}
+
+/// What is in the files, ready for use.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// None for whoever only connects.
+    pub(super) server: Option<Arc<ServerConfig>>,
+    pub(super) client: Arc<ClientConfig>,
+    /// The nodes that this side's certificate names.
+    pub(super) own: Identity,
+}
+
+/// Reads the files and checks what is in them. Blocks.
+pub(super) fn load(files: &TlsFiles, role: Role) -> Result<Loaded, TlsError> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let roots = Arc::new(read_roots(&files.ca)?);
+    let servers = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone()).build();
+    let servers = servers.map_err(|error| TlsError(format!("{}: {error}", files.ca.display())))?;
+    let clients = WebPkiClientVerifier::builder_with_provider(roots, provider.clone()).build();
+    let clients = clients.map_err(|error| TlsError(format!("{}: {error}", files.ca.display())))?;
+    let own = files.own.as_ref().map(|own| read_own(own, &provider)).transpose()?;
+
+    let unfit = |error: rustls::Error| TlsError(format!("this build can't speak TLS 1.3: {error}"));
+    let versions = &[&rustls::version::TLS13];
+    let client =
+        ClientConfig::builder_with_provider(provider.clone()).with_protocol_versions(versions).map_err(unfit)?;
+    let client = client.with_webpki_verifier(servers.clone());
+    let mut client = match &own {
+        Some(own) => client.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(own.clone()))),
+        None => client.with_no_client_auth(),
+    };
+    // What was proved once is not taken for granted later: certificates expire, and CAs are withdrawn.
+    client.resumption = rustls::client::Resumption::disabled();
+    let client = Arc::new(client);
+
+    if role == Role::Client {
+        return Ok(Loaded { server: None, client, own: Identity::of([]) });
+    }
+    let (Some(own), Some(paths)) = (own, &files.own) else {
+        return Err(TlsError("a server needs a certificate and its key".into()));
+    };
+    let identity = check_own(&own.cert, paths, files, role, &*servers, &*clients)?;
+    let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(unfit)?;
+    let server = server.with_client_cert_verifier(clients);
+    let mut server = server.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
+    server.session_storage = Arc::new(NoServerSessionStorage {});
+    server.send_tls13_tickets = 0;
+    Ok(Loaded { server: Some(Arc::new(server)), client, own: identity })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|error| {
+        TlsError(format!(
+            "{}: can't read the file: {error}; name one that is there, and that this user may read",
+            path.display()
+        ))
+    })
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let bytes = read(path)?;
+    let found = CertificateDer::pem_slice_iter(&bytes).collect::<Result<Vec<_>, pem::Error>>();
+    let found =
+        found.map_err(|error| TlsError(format!("{}: what is in the file is no PEM: {error}", path.display())))?;
+    if found.is_empty() {
+        return Err(TlsError(format!(
+            "{}: there is no certificate in the file; it has to begin with -----BEGIN CERTIFICATE-----",
+            path.display()
+        )));
+    }
+    Ok(found)
+}
+
+fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path)? {
+        roots.add(certificate).map_err(|error| {
+            TlsError(format!("{}: a certificate in the file can't be used as that of a CA: {error}", path.display()))
+        })?;
+    }
+    Ok(roots)
+}
+
+fn read_own(OwnFiles { cert, key }: &OwnFiles, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
+    let chain = read_certificates(cert)?;
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| {
+        let what = if matches!(error, pem::Error::NoItemsFound) {
+            "there is no private key in the file".to_owned()
+        } else {
+            format!("the private key in the file can't be read: {error}")
+        };
+        TlsError(format!("{}: {what}; it has to begin with -----BEGIN PRIVATE KEY-----", key.display()))
+    })?;
+    match CertifiedKey::from_der(chain, private, provider) {
+        Ok(own) => Ok(Arc::new(own)),
+        Err(rustls::Error::InconsistentKeys(_)) => Err(TlsError(format!(
+            "{}: this is not the key of the certificate in {}; name the two that were made together",
+            key.display(),
+            cert.display()
+        ))),
+        Err(error) => Err(TlsError(format!("{} and {} can't be used: {error}", cert.display(), key.display()))),
+    }
+}
+
+/// Puts this side's certificate to the test that others will put it to.
+fn check_own(
+    chain: &[CertificateDer<'static>],
+    paths: &OwnFiles,
+    files: &TlsFiles,
+    role: Role,
+    servers: &dyn ServerCertVerifier,
+    clients: &dyn ClientCertVerifier,
+) -> Result<Identity, TlsError> {
+    let wrong = |reason: String| TlsError(format!("{}: {reason}", paths.cert.display()));
+    let Some((own, between)) = chain.split_first() else { return Err(wrong("there is no certificate".into())) };
+    let now = UnixTime::now();
+    clients.verify_client_cert(own, between, now).map_err(|error| wrong(of_own(&error, files)))?;
+    let identity = identity_in(Some(chain));
+    // A server's host names are whatever its clients call it; the rest of the test is the same.
+    let name = match role {
+        Role::Node(node) => {
+            identity.check(node).map_err(&wrong)?;
+            Some(node_name(node))
+        }
+        Role::Server | Role::Client => None,
+    };
+    let any = || webpki::EndEntityCert::try_from(own).ok()?.valid_dns_names().next().map(str::to_owned);
+    if let Some(name) = name.or_else(any)
+        && let Ok(name) = ServerName::try_from(name)
+    {
+        servers.verify_server_cert(own, between, &name, &[], now).map_err(|error| wrong(of_own(&error, files)))?;
+    }
+    Ok(identity)
+}

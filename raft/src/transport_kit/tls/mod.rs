@@ -1,0 +1,235 @@
+//! TLS for transports, and for what is served beside them (feature `tls`): both sides prove with certificates who they are.
+//!
+//! | question | answer |
+//! |---|---|
+//! | Which node is it? | A certificate for node 7 has `node-7.raftkv` among its DNS names, however the node is reached. |
+//! | Whom to trust? | Those whose certificates are signed by a CA in the file that this node was given. Give each cluster a CA of its own. |
+//! | What is spoken? | TLS 1.3 alone, without resumption: every connection proves everything anew. |
+//! | How are certificates replaced? | Put the new files in the place of the old ones. The next connection, in either direction, uses them; those that are open go on. |
+//! | What if the new files are no good? | The log says what is wrong, once, and those in use stay in use. |
+//! | What about one that expires? | Nobody lets its node in any more, nor is let in by it. Connections that are open go on. |
+//! | And one that was stolen? | There are no lists of revoked certificates: let certificates live for days or weeks, or give the cluster a new CA, by way of a file that holds both. |
+//!
+//! A transport has its connections pass a [`Gate`](super::Gate) as they come in, and opens them with [`connect_link`](super::connect_link); then it has
+//! [`Gate::vouches`](super::Gate::vouches) compare the sender that a hello names with the certificate.
+
+#[cfg(feature = "dev-certs")]
+pub mod dev;
+mod explain;
+mod files;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tracing::{error, info};
+
+use super::lane::Failure;
+use super::link::{Identity, Link, named_node, node_name, see_off};
+use crate::types::NodeId;
+pub(super) use explain::in_words;
+use explain::{Said, explain};
+use files::{Loaded, Role, Stamps};
+pub use files::{TlsError, TlsFiles};
+
+/// Certificates, and whom to trust: read from files, and read again when these change. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Tls(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    files: TlsFiles,
+    role: Role,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// What the files looked like when they were last read, be it in vain.
+    stamps: Stamps,
+    loaded: Arc<Loaded>,
+}
+
+/// Why a connection was not let in.
+#[derive(Clone, Debug)]
+pub struct Denied {
+    reason: String,
+    news: bool,
+}
+
+impl Denied {
+    /// Why, in words.
+    #[must_use]
+    pub fn reason(&self) -> &str {
+        &self.reason
+    }
+
+    /// Whether it is worth telling: that somebody opens a connection and closes it again (a load balancer's probe, say) is not.
+    #[must_use]
+    pub fn is_news(&self) -> bool {
+        self.news
+    }
+}
+
+impl Tls {
+    /// For the links between a node and its peers.
+    ///
+    /// # Errors
+    /// The files can't be read, don't belong together, or hold no certificate that is valid now, for this node, in both directions.
+    pub fn for_node(files: TlsFiles, node: NodeId) -> Result<Self, TlsError> {
+        Self::open(files, Role::Node(node))
+    }
+
+    /// For a server whose clients prove who they are, and which may be a client of others like it. These are known by the host at which they are reached.
+    ///
+    /// # Errors
+    /// The files can't be read, don't belong together, or hold no certificate that is valid now, in both directions.
+    pub fn for_server(files: TlsFiles) -> Result<Self, TlsError> {
+        Self::open(files, Role::Server)
+    }
+
+    /// For somebody who only connects, to servers that are known by their hosts; the certificate and its key may be left out.
+    ///
+    /// # Errors
+    /// The files can't be read, or don't belong together.
+    pub fn for_client(files: TlsFiles) -> Result<Self, TlsError> {
+        Self::open(files, Role::Client)
+    }
+
+    fn open(files: TlsFiles, role: Role) -> Result<Self, TlsError> {
+        let stamps = Stamps::of(&files);
+        let loaded = Arc::new(files::load(&files, role)?);
+        Ok(Self(Arc::new(Shared { files, role, state: Mutex::new(State { stamps, loaded }) })))
+    }
+
+    /// Reads the files again if they have changed. Every connection does so by itself; whoever calls this now and then makes the log tell of a change, or
+    /// of what is wrong with it, while there are none.
+    pub async fn refresh(&self) {
+        let _ = self.loaded().await;
+    }
+
+    /// What is in the files, as far as it is good.
+    async fn loaded(&self) -> Arc<Loaded> {
+        let shared = self.0.clone();
+        #[allow(clippy::disallowed_methods, reason = "files beside the core; there are none in simulations")]
+        let looked = tokio::task::spawn_blocking(move || shared.look()).await;
+        match looked {
+            Ok((loaded, None)) => loaded,
+            Ok((loaded, Some(Ok(())))) => {
+                let certificate = self.0.files.shown();
+                info!(%certificate, "certificates have changed; new connections use the new ones");
+                loaded
+            }
+            Ok((loaded, Some(Err(reason)))) => {
+                error!(%reason, "certificates have changed, but can't be used; the earlier ones stay in use");
+                loaded
+            }
+            // The runtime ends, and the connection with it.
+            Err(_) => self.0.state().loaded.clone(),
+        }
+    }
+
+    /// The nodes that this side's certificate names.
+    #[must_use]
+    pub fn own_nodes(&self) -> Vec<NodeId> {
+        self.0.state().loaded.own.nodes().to_vec()
+    }
+
+    /// Makes the handshake on a connection that came in, and tells which nodes the other side's certificate names.
+    ///
+    /// # Errors
+    /// It does not speak TLS, or not in time, or has no certificate that is valid here. It was told, and the connection is closed.
+    pub async fn accept(
+        &self,
+        stream: TcpStream,
+        protocol: &[u8],
+        limit: Duration,
+    ) -> Result<(Link, Identity), Denied> {
+        let denied = |reason: String| Denied { reason, news: true };
+        let loaded = self.loaded().await;
+        let Some(server) = &loaded.server else { return Err(denied("this side only connects to others".into())) };
+        let mut server = rustls::ServerConfig::clone(server);
+        server.alpn_protocols = vec![protocol.to_vec()];
+        let handshake = TlsAcceptor::from(Arc::new(server)).accept(stream).into_fallible();
+        match timeout(limit, handshake).await {
+            Ok(Ok(stream)) => {
+                let identity = identity_in(stream.get_ref().1.peer_certificates());
+                Ok((Link::protected(stream), identity))
+            }
+            Ok(Err((error, stream))) => {
+                let why = denied(explain(&error, &self.0.files, Said::ByWhoeverConnects));
+                let news =
+                    error.kind() != io::ErrorKind::UnexpectedEof && error.kind() != io::ErrorKind::ConnectionReset;
+                see_off(stream).await;
+                Err(Denied { news, ..why })
+            }
+            Err(_) => Err(denied(format!("it did not make the handshake of TLS within {limit:?}"))),
+        }
+    }
+
+    /// Makes the handshake on a connection that was opened to a node. The caller limits the time.
+    ///
+    /// With TLS 1.3 this side may be done before the other one has looked at its certificate: what comes of that is in [`Link::trouble`] then.
+    ///
+    /// # Errors
+    /// Whoever answers does not speak TLS, or has no certificate that is valid here, and for this node.
+    pub async fn connect_to_node(&self, stream: TcpStream, node: NodeId, protocol: &[u8]) -> Result<Link, Failure> {
+        self.connect(stream, &node_name(node), protocol).await
+    }
+
+    /// The same to a server that is known by its host: a name, or an IP address without brackets.
+    ///
+    /// # Errors
+    /// Whoever answers does not speak TLS, or has no certificate that is valid here, and for this host.
+    pub async fn connect_to_host(&self, stream: TcpStream, host: &str, protocol: &[u8]) -> Result<Link, Failure> {
+        self.connect(stream, host, protocol).await
+    }
+
+    async fn connect(&self, stream: TcpStream, name: &str, protocol: &[u8]) -> Result<Link, Failure> {
+        let to = ServerName::try_from(name.to_owned())
+            .map_err(|_| Failure::unreachable(format!("{name:?} is no name that a certificate could have")))?;
+        let client = self.loaded().await.client.clone();
+        let connector = TlsConnector::from(client);
+        match connector.with_alpn(vec![protocol.to_vec()]).connect(to, stream).await {
+            Ok(stream) => Ok(Link::protected(stream)),
+            Err(error) => {
+                let reason = explain(&error, &self.0.files, Said::ByWhoeverAnswers);
+                Err(match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+                    Some(rustls::Error::InvalidCertificate(_)) => Failure::refusing(reason),
+                    Some(_) => Failure::refused(reason),
+                    None => Failure::unreachable(reason),
+                })
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads the files if they have changed since they were last read, and tells what came of that. Blocks.
+    fn look(&self) -> (Arc<Loaded>, Option<Result<(), TlsError>>) {
+        let stamps = Stamps::of(&self.files);
+        let mut state = self.state();
+        if state.stamps == stamps {
+            return (state.loaded.clone(), None);
+        }
+        state.stamps = stamps;
+        let outcome = files::load(&self.files, self.role).map(|loaded| state.loaded = Arc::new(loaded));
+        (state.loaded.clone(), Some(outcome))
+    }
+}
+
+/// The nodes that the first of these certificates names.
+fn identity_in(certificates: Option<&[CertificateDer<'static>]>) -> Identity {
+    let names = certificates.and_then(<[_]>::first).and_then(|own| webpki::EndEntityCert::try_from(own).ok());
+    Identity::of(names.iter().flat_map(|own| own.valid_dns_names()).filter_map(named_node))
+}
