@@ -1,15 +1,20 @@
 //! One connection with its stream: from the address to the peer's welcome, and on to its end.
 
-use std::future::Future;
+use std::future::{Future, Ready, ready};
+use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use futures_util::Stream;
-use raftkv::transport_kit::{self, Dial, Failure, Local, Outgoing};
+use hyper_util::rt::TokioIo;
+use raftkv::transport_kit::{self, Dial, Failure, Link, Local, Outgoing, Tls, connect, connect_link};
 use raftkv::{Envelope, Lane as Kind, Peer};
+use tokio::net::TcpStream;
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
+use tonic::codegen::Service;
+use tonic::codegen::http::Uri;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
@@ -22,7 +27,11 @@ use crate::wire::{self, pb};
 pub(crate) struct Dialer {
     pub(crate) local: Local,
     pub(crate) options: Options,
+    pub(crate) tls: Option<Tls>,
 }
+
+/// What is spoken on TLS.
+pub(crate) const ALPN: &[u8] = b"h2";
 
 /// What a connection sends, hello first.
 struct Frames {
@@ -55,12 +64,12 @@ impl Dial for Dialer {
         let tasks = Tasks::new();
         let endpoint = self.endpoint(peer, lane, patience)?.executor(tasks.executor());
         let limit = self.options.connect_timeout;
-        let channel = match timeout(limit, endpoint.connect()).await {
-            Ok(connected) => connected.map_err(|e| Failure::unreachable(explain(&e)))?,
+        let stream = match timeout(limit, connect(&peer.address)).await {
+            Ok(connected) => connected?,
             Err(_) => return Err(Failure::unreachable(format!("no answer within {limit:?}"))),
         };
         let limit = limit * patience;
-        match timeout(limit, welcome(channel, frames)).await {
+        match timeout(limit, self.open(stream, &endpoint, peer, frames)).await {
             Ok(welcomed) => welcomed.map(|replies| Connection { replies, _tasks: tasks }),
             Err(_) => Err(Failure::silent(format!("no answer within {limit:?}"))),
         }
@@ -72,6 +81,23 @@ impl Dial for Dialer {
 }
 
 impl Dialer {
+    /// TLS where it is wanted, HTTP/2, and our own handshake.
+    async fn open(
+        &self,
+        stream: TcpStream,
+        endpoint: &Endpoint,
+        peer: &Peer,
+        frames: Frames,
+    ) -> Result<Streaming<pb::Welcome>, Failure> {
+        let link = connect_link(self.tls.as_ref(), stream, peer.id, ALPN).await?;
+        let trouble = link.trouble();
+        let welcomed = match endpoint.connect_with_connector(Opened(Some(link))).await {
+            Ok(channel) => welcome(channel, frames).await,
+            Err(error) => Err(Failure::unreachable(explain(&error))),
+        };
+        welcomed.map_err(|failure| trouble.behind(failure))
+    }
+
     fn hello(&self, peer: &Peer, lane: Kind) -> pb::Hello {
         let lane = match lane {
             Kind::Control => pb::Lane::Control,
@@ -93,13 +119,36 @@ impl Dialer {
             Kind::Control => options.control_keep_alive_timeout,
             Kind::Bulk => options.bulk_keep_alive_timeout,
         };
-        let endpoint = Endpoint::from_shared(format!("http://{}", peer.address))
-            .map_err(|e| Failure::unreachable(format!("{:?} is no host:port: {}", peer.address, explain(&e))))?;
+        let no_address = |e: &tonic::transport::Error| {
+            Failure::unreachable(format!("{:?} is no host:port: {}", peer.address, explain(e)))
+        };
+        let endpoint = Endpoint::from_shared(format!("http://{}", peer.address)).map_err(|e| no_address(&e))?;
+        let endpoint = match (&self.tls, format!("https://{}", peer.address).parse()) {
+            (Some(_), Ok(origin)) => endpoint.origin(origin),
+            (Some(_), Err(_)) | (None, _) => endpoint,
+        };
         Ok(endpoint
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(options.keep_alive_interval)
             .keep_alive_timeout(keep_alive_timeout * patience)
             .keep_alive_while_idle(true))
+    }
+}
+
+/// Hands over the connection that is open already. There is no second one.
+struct Opened(Option<Link>);
+
+impl Service<Uri> for Opened {
+    type Response = TokioIo<Link>;
+    type Error = io::Error;
+    type Future = Ready<io::Result<TokioIo<Link>>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let link = self.0.take().ok_or_else(|| io::Error::new(io::ErrorKind::NotConnected, "the connection was lost"));
+        ready(link.map(TokioIo::new))
     }
 }
 

@@ -15,7 +15,8 @@
 //!   control stops the stream, the lane's queue fills, and `send` waits. Every stage is bounded in bytes.
 //! * A lost connection is restored by itself. Meanwhile messages to the peer are dropped, and `send` says why. Probes on
 //!   every connection find a peer that vanished without a word.
-//! * There is no encryption and no authentication: keep the peers' ports in a network that you trust.
+//! * With TLS ([`GrpcTransport::with_tls`], [`GrpcServer::with_tls`]) both ends prove with certificates which nodes they are, and who does not is refused
+//!   ([how](raftkv::transport_kit::Tls)). Without it there is no encryption and no authentication: keep the peers' ports in a network that you trust.
 //!
 //! # One node's two halves
 //!
@@ -65,7 +66,7 @@ mod server;
 mod transport;
 mod wire;
 
-pub use raftkv::transport_kit::listener;
+pub use raftkv::transport_kit::{Tls, listener};
 
 pub use options::{Options, PROTOCOL_VERSION, ServerOptions};
 pub use server::{GrpcServer, PeerService, serve};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
 use raftkv::transport_kit::listener::connections;
-use raftkv::transport_kit::{Presence, RefusalLog, greet};
+use raftkv::transport_kit::{Gate, Identity, Presence, RefusalLog, Tls, greet};
 use raftkv::{ClusterId, Hello, Inbox, Lane, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -14,6 +14,7 @@ use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use crate::accept::{Guarded, Origin};
+use crate::connection::ALPN;
 use crate::explain::explain_status;
 use crate::options::{PROTOCOL_VERSION, ServerOptions};
 use crate::wire::pb::peers_server::{Peers, PeersServer};
@@ -33,7 +34,8 @@ struct Shared {
     options: ServerOptions,
     streams: Arc<Semaphore>,
     closed: watch::Sender<bool>,
-    refusals: RefusalLog,
+    gate: Gate,
+    refusals: Arc<RefusalLog>,
 }
 
 /// Serves `inbox` on a listener until `shutdown` completes; then refuses new streams, ends the open ones, and returns.
@@ -53,15 +55,29 @@ impl GrpcServer {
     /// A server for this letter box.
     #[must_use]
     pub fn new(inbox: Inbox, options: ServerOptions) -> Self {
+        Self::behind(None, inbox, options)
+    }
+
+    /// A server for this letter box that demands TLS, and that each peer prove which node it is. (Feature `tls` of `raftkv` has what it takes to make a
+    /// [`Tls`].)
+    #[must_use]
+    pub fn with_tls(inbox: Inbox, options: ServerOptions, tls: Tls) -> Self {
+        Self::behind(Some(tls), inbox, options)
+    }
+
+    fn behind(tls: Option<Tls>, inbox: Inbox, options: ServerOptions) -> Self {
         let streams = Arc::new(Semaphore::new(options.max_streams.min(Semaphore::MAX_PERMITS)));
         let (closed, _) = watch::channel(false);
-        Self { shared: Arc::new(Shared { inbox, options, streams, closed, refusals: RefusalLog::default() }) }
+        let gate = Gate { tls, protocol: ALPN, limit: options.handshake_timeout };
+        let refusals = Arc::default();
+        Self { shared: Arc::new(Shared { inbox, options, streams, closed, gate, refusals }) }
     }
 
     /// The tonic service, with its limit on the size of frames.
     ///
     /// Whoever assembles a server of their own sets keep-alive, windows and `TCP_NODELAY` on it, and calls
-    /// [`GrpcServer::close`] before it waits for open streams: peers never end theirs by themselves.
+    /// [`GrpcServer::close`] before it waits for open streams: peers never end theirs by themselves. A server with TLS is not for that: it refuses streams
+    /// whose connections [`GrpcServer::serve`] has not accepted.
     #[must_use]
     pub fn service(&self) -> PeerService {
         PeersServer::new(self.clone()).max_decoding_message_size(self.shared.options.max_message_bytes)
@@ -88,7 +104,15 @@ impl GrpcServer {
         let (connections, hearing) = connections(listener);
         // Who is a peer has to say so within this.
         let limit = options.handshake_timeout * 2;
-        let connections = connections.map(move |(stream, remote)| io::Result::Ok(Guarded::new(stream, remote, limit)));
+        let (told, refusals) = (self.shared.refusals.clone(), self.shared.refusals.clone());
+        let connections = connections.map(|(stream, remote)| (stream, remote, ()));
+        let arrivals = self.shared.gate.clone().all(connections, MAX_TLS_HANDSHAKES, move |remote, why| {
+            if why.is_news() {
+                told.refused(Some(remote), why.reason());
+            }
+        });
+        let connections =
+            arrivals.map(move |(arrival, ())| io::Result::Ok(Guarded::new(arrival, limit, refusals.clone())));
         let shutdown = async {
             shutdown.await;
             self.close();
@@ -124,6 +148,9 @@ impl GrpcServer {
 const MAX_HTTP2_FRAME: u32 = 256 << 10;
 /// A transport opens one.
 const MAX_STREAMS_OF_A_CONNECTION: u32 = 8;
+/// More connections wait until one of these is done, or out of time.
+const MAX_TLS_HANDSHAKES: usize = 256;
+
 #[tonic::async_trait]
 impl Peers for GrpcServer {
     type OpenLaneStream = Pin<Box<dyn Stream<Item = Result<pb::Welcome, Status>> + Send>>;
@@ -135,7 +162,8 @@ impl Peers for GrpcServer {
         // A router of one's own accepts its connections in its own way.
         let origin = request.extensions().get::<Origin>().cloned();
         let remote = origin.as_ref().map_or_else(|| request.remote_addr(), |origin| Some(origin.remote));
-        let session = self.shared.admit(request.into_inner(), remote).await;
+        let identity = origin.as_ref().and_then(|origin| origin.identity.clone());
+        let session = self.shared.admit(request.into_inner(), remote, identity.as_ref()).await;
         let session = session.inspect_err(|status| self.shared.refusals.refused(remote, status.message()))?;
         if let Some(origin) = origin {
             origin.admit();
@@ -153,6 +181,7 @@ impl Shared {
         self: &Arc<Self>,
         mut frames: Streaming<pb::Frame>,
         remote: Option<SocketAddr>,
+        identity: Option<&Identity>,
     ) -> Result<Session, Status> {
         let limit = self.options.max_streams;
         let permit = self.streams.clone().try_acquire_owned();
@@ -161,6 +190,7 @@ impl Shared {
         let first = timeout(self.options.handshake_timeout, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello in time"))??;
         let (sender, lane) = self.greet(first)?;
+        self.gate.vouches(identity, sender.id).map_err(Status::unauthenticated)?;
         let closed = self.closed.subscribe();
         if *closed.borrow() {
             return Err(self.closing());
