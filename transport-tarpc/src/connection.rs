@@ -10,7 +10,7 @@ use std::time::Instant;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use raftkv::transport_kit::{self, Dial, Failure, Local, Outgoing, Parcel};
+use raftkv::transport_kit::{self, Dial, Failure, Local, Outgoing, Parcel, Tls, connect, connect_link};
 use raftkv::{Envelope, Lane, Peer};
 use tarpc::ChannelError;
 use tarpc::client::{Channel, Config, NewClient, RpcError};
@@ -35,7 +35,11 @@ const MERGED: usize = 128 << 10;
 pub(crate) struct Dialer {
     pub(crate) local: Local,
     pub(crate) options: Options,
+    pub(crate) tls: Option<Tls>,
 }
+
+/// What is spoken on TLS.
+pub(crate) const ALPN: &[u8] = b"raftkv-tarpc";
 
 impl Dial for Dialer {
     type Connection = Connection;
@@ -47,7 +51,7 @@ impl Dial for Dialer {
             Err(_) => return Err(Failure::unreachable(format!("no answer within {limit:?}"))),
         };
         let limit = limit * patience;
-        match timeout(limit, self.open(stream, peer, lane, outgoing, patience)).await {
+        match timeout(limit, self.begin(stream, peer, lane, outgoing, patience)).await {
             Ok(opened) => opened,
             Err(_) => Err(Failure::silent(format!("no answer within {limit:?}"))),
         }
@@ -58,19 +62,6 @@ impl Dial for Dialer {
     }
 }
 
-async fn connect(address: &str) -> Result<TcpStream, Failure> {
-    let stream = TcpStream::connect(address).await.map_err(|error| {
-        if error.kind() == io::ErrorKind::InvalidInput {
-            Failure::unreachable(format!("{address:?} is no host:port: {error}"))
-        } else {
-            Failure::unreachable(error.to_string())
-        }
-    })?;
-    // Without it answers are slower, and right all the same.
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
-}
-
 /// Where requests go in. The stub that tarpc generates would panic over an answer of another kind than was asked for, and a peer can send one.
 type Client = Channel<PeersRequest, PeersResponse>;
 
@@ -78,6 +69,21 @@ type Client = Channel<PeersRequest, PeersResponse>;
 type Dispatch = Pin<Box<dyn Future<Output = Result<(), ChannelError<io::Error>>> + Send>>;
 
 impl Dialer {
+    /// TLS where it is wanted, and our own handshake.
+    async fn begin(
+        &self,
+        stream: TcpStream,
+        peer: &Peer,
+        lane: Lane,
+        outgoing: Outgoing,
+        patience: u32,
+    ) -> Result<Connection, Failure> {
+        let link = connect_link(self.tls.as_ref(), stream, peer.id, ALPN).await?;
+        let trouble = link.trouble();
+        let opened = self.open(link, peer, lane, outgoing, patience).await;
+        opened.map_err(|failure| trouble.behind(failure))
+    }
+
     /// Says hello on any byte stream that leads to the peer, and waits for the welcome.
     async fn open<S>(
         &self,

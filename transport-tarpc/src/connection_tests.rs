@@ -29,7 +29,7 @@ async fn connected(messages: &[usize]) -> (Connection, Inbox, Arrivals, JoinHand
     let (near, far) = duplex(1 << 16);
     let attending = tokio::spawn(async move { server.attend(far, None).await });
     let local = Local { cluster: CLUSTER, node: Peer::new(1, "a") };
-    let dialer = Dialer { local, options: Options::default() };
+    let dialer = Dialer { local, options: Options::default(), tls: None };
     let parcel = |bytes: &usize| {
         let batch = vec![load(*bytes)];
         let bytes = batch.iter().map(wire::max_encoded_len).sum::<u64>() as usize;

@@ -17,7 +17,8 @@
 //! * A lost connection is restored by itself. Meanwhile messages to the peer are dropped, and `send` says why. Probes on
 //!   every connection find a peer that vanished without a word.
 //! * When a receiver ends a connection, it says why: it answers a request that has waited for that since the beginning.
-//! * There is no encryption and no authentication: keep the peers' ports in a network that you trust.
+//! * With TLS ([`TarpcTransport::with_tls`], [`TarpcServer::with_tls`]) both ends prove with certificates which nodes they are, and who does not is refused
+//!   ([how](raftkv::transport_kit::Tls)). Without it there is no encryption and no authentication: keep the peers' ports in a network that you trust.
 //!
 //! tarpc opens spans for each request at level INFO, and has ten more things to say of it to `tracing`. They are dropped; what an operator needs to know is
 //! logged by the lanes and the server.
@@ -74,5 +75,6 @@ mod transport;
 mod wire;
 
 pub use options::{Options, PROTOCOL_VERSION, ServerOptions};
+pub use raftkv::transport_kit::Tls;
 pub use server::{TarpcServer, serve};
 pub use transport::{Local, TarpcTransport};

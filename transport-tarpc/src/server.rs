@@ -7,15 +7,16 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use raftkv::Inbox;
-use raftkv::transport_kit::RefusalLog;
 use raftkv::transport_kit::listener::connections;
+use raftkv::transport_kit::{Gate, RefusalLog, Tls};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::warn;
+use tracing::{debug, warn};
 
+use crate::connection::ALPN;
 use crate::options::ServerOptions;
 use crate::session::attend;
 
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) inbox: Inbox,
     pub(crate) options: ServerOptions,
     pub(crate) closed: watch::Sender<bool>,
+    pub(crate) gate: Gate,
     pub(crate) refusals: RefusalLog,
     /// For peers that have said who they are.
     seats: Arc<Semaphore>,
@@ -53,10 +55,23 @@ impl TarpcServer {
     /// A server for this letter box.
     #[must_use]
     pub fn new(inbox: Inbox, options: ServerOptions) -> Self {
+        Self::behind(None, inbox, options)
+    }
+
+    /// A server for this letter box that demands TLS, and that each peer prove which node it is. (Feature `tls` of `raftkv` has what it takes to make a
+    /// [`Tls`].)
+    #[must_use]
+    pub fn with_tls(inbox: Inbox, options: ServerOptions, tls: Tls) -> Self {
+        Self::behind(Some(tls), inbox, options)
+    }
+
+    fn behind(tls: Option<Tls>, inbox: Inbox, options: ServerOptions) -> Self {
         let places = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
         let (seats, doors) = (places(options.max_connections), places(options.max_connections.saturating_mul(2)));
         let (closed, _) = watch::channel(false);
-        Self { shared: Arc::new(Shared { inbox, options, closed, refusals: RefusalLog::default(), seats, doors }) }
+        let gate = Gate { tls, protocol: ALPN, limit: options.handshake_timeout };
+        let refusals = RefusalLog::default();
+        Self { shared: Arc::new(Shared { inbox, options, closed, gate, refusals, seats, doors }) }
     }
 
     /// The peer that a hello names, for fuzzing.
@@ -72,17 +87,35 @@ impl TarpcServer {
 
     /// Serves one connection until it ends: for those who accept connections in their own way, or wrap something around their bytes.
     ///
-    /// Whoever does so sets `TCP_NODELAY`, and calls [`TarpcServer::close`] in the end: peers never end their connections by themselves.
+    /// Whoever does so sets `TCP_NODELAY`, and calls [`TarpcServer::close`] in the end: peers never end their connections by themselves. A server with TLS is not
+    /// for that: it refuses peers whose connections [`TarpcServer::serve`] has not accepted.
     pub async fn attend<S>(&self, stream: S, remote: Option<SocketAddr>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let Ok(_door) = self.shared.doors.clone().try_acquire_owned() else {
+        if let Some(_door) = self.door(remote) {
+            attend(&self.shared, stream, remote, None).await;
+        }
+    }
+
+    /// The same for a connection of a listener, which has to pass the gate first.
+    async fn accept(&self, stream: TcpStream, remote: SocketAddr) {
+        let Some(_door) = self.door(Some(remote)) else { return };
+        match self.shared.gate.pass(stream, remote).await {
+            Ok(arrival) => attend(&self.shared, arrival.link, Some(remote), arrival.identity).await,
+            Err(why) if why.is_news() => self.shared.refusals.refused(Some(remote), why.reason()),
+            Err(why) => debug!(%remote, reason = why.reason(), "a connection ended before anybody said who it is"),
+        }
+    }
+
+    /// A place for a connection, as long as it is open.
+    fn door(&self, remote: Option<SocketAddr>) -> Option<OwnedSemaphorePermit> {
+        let door = self.shared.doors.clone().try_acquire_owned().ok();
+        if door.is_none() {
             let reason = "too many connections are open here already, and this one was closed unheard";
             self.shared.refusals.refused(remote, reason);
-            return;
-        };
-        attend(&self.shared, stream, remote).await;
+        }
+        door
     }
 
     /// Serves on a listener until `shutdown` completes; see [`serve`].
@@ -105,7 +138,7 @@ impl TarpcServer {
                     connection = connections.next() => {
                         let Some((stream, remote)) = connection else { return pending::<io::Result<()>>().await };
                         let server = self.clone();
-                        sessions.spawn(async move { server.attend(stream, Some(remote)).await });
+                        sessions.spawn(async move { server.accept(stream, remote).await });
                     }
                 }
             }

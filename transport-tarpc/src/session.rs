@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
-use raftkv::transport_kit::{Presence, greet};
+use raftkv::transport_kit::{Identity, Presence, greet};
 use raftkv::{Hello, Inbox, Lane, Peer};
 use tarpc::ChannelError;
 use tarpc::context::Context;
@@ -52,7 +52,7 @@ enum End {
 }
 
 /// Serves one connection until it ends.
-pub(crate) async fn attend<S>(shared: &Arc<Shared>, stream: S, remote: Option<SocketAddr>)
+pub(crate) async fn attend<S>(shared: &Arc<Shared>, stream: S, remote: Option<SocketAddr>, identity: Option<Identity>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -62,7 +62,8 @@ where
     let answers = Answers::new(framed, meter.clone(), shared.options.window_bytes);
     let channel = BaseChannel::new(Config { pending_response_buffer: MAX_REQUESTS }, answers);
     let mut requests: Requests = Box::pin(channel.requests());
-    let admitted = match timeout(shared.options.handshake_timeout, shared.admit(&mut requests)).await {
+    let admitted = match timeout(shared.options.handshake_timeout, shared.admit(&mut requests, identity.as_ref())).await
+    {
         Ok(admitted) => admitted,
         Err(_) => Err(End::Lost("nobody said who it is in time".into())),
     };
@@ -91,7 +92,7 @@ struct Admitted {
 
 impl Shared {
     /// Waits for the hello, checks it, and answers it.
-    async fn admit(&self, requests: &mut Requests) -> Result<Admitted, End> {
+    async fn admit(&self, requests: &mut Requests, identity: Option<&Identity>) -> Result<Admitted, End> {
         let request = match next(requests).await {
             None => return Err(End::Closed),
             Some(Err(error)) => return Err(End::Lost(broken(&error))),
@@ -100,7 +101,7 @@ impl Shared {
         let PeersRequest::Hello { greeting } = &request.get().message else {
             return Err(End::Lost("the connection does not begin with a hello".into()));
         };
-        let outcome = self.greet(greeting);
+        let outcome = self.greet(greeting, identity);
         let verdict = match &outcome {
             Ok(_) => Ok(Welcome {
                 version: PROTOCOL_VERSION,
@@ -114,8 +115,9 @@ impl Shared {
         outcome.map_err(End::Refused)
     }
 
-    fn greet(&self, greeting: &Greeting) -> Result<Admitted, Refusal> {
+    fn greet(&self, greeting: &Greeting, identity: Option<&Identity>) -> Result<Admitted, Refusal> {
         let (sender, lane, interval) = self.check(greeting).map_err(Refusal::lasting)?;
+        self.gate.vouches(identity, sender.id).map_err(Refusal::lasting)?;
         if *self.closed.borrow() {
             return Err(self.closing());
         }

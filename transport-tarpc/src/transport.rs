@@ -1,5 +1,5 @@
 use async_trait::async_trait;
-use raftkv::transport_kit::Lanes;
+use raftkv::transport_kit::{Lanes, Tls};
 use raftkv::{Envelope, Inbox, Peer, Transport, TransportError};
 
 pub use raftkv::transport_kit::Local;
@@ -22,7 +22,18 @@ impl TarpcTransport {
     /// A transport for this node. Opens nothing yet.
     #[must_use]
     pub fn new(local: Local, options: Options) -> Self {
-        let dialer = Dialer { local: local.clone(), options: options.clone() };
+        Self::over(None, local, options)
+    }
+
+    /// A transport for this node that speaks TLS alone, and to peers alone that prove which nodes they are. Opens nothing yet. (Feature `tls` of `raftkv` has
+    /// what it takes to make a [`Tls`].)
+    #[must_use]
+    pub fn with_tls(local: Local, options: Options, tls: Tls) -> Self {
+        Self::over(Some(tls), local, options)
+    }
+
+    fn over(tls: Option<Tls>, local: Local, options: Options) -> Self {
+        let dialer = Dialer { local: local.clone(), options: options.clone(), tls };
         Self { lanes: Lanes::new(local, options, dialer) }
     }
 
