@@ -87,6 +87,9 @@ pub struct Config {
     pub snapshot_bytes: u64,
     /// How many entries in front of an image stay in the log, so that a follower that is a little behind needs no image.
     pub trailing_entries: u64,
+    /// How much of the time a node that writes an image of its state machine is busy with that, in percent, 1 to 100. In the rest of it the
+    /// disk and the processor are left to what clients wait for: the less, the less they notice, and the longer an image takes.
+    pub snapshot_busy_percent: u32,
     /// In what pieces an image is written, read and sent, in bytes.
     pub snapshot_chunk_bytes: u64,
     /// How much of an image a node that receives one asks for ahead of what its disk has, in bytes. Also what it may hold in memory of it.
@@ -106,7 +109,8 @@ pub struct Config {
     /// forgotten: a repetition is still not applied again, but gets `AnswerForgotten`. At most 1 GiB.
     pub max_session_bytes: u64,
 
-    /// How long a write may take. Past it the answer is `OutcomeUnknown`, or `Unavailable` if it was never proposed.
+    /// How long a write may take. Past it the answer is `OutcomeUnknown`, or `Unavailable` if it was never proposed. While the leader's oldest entry
+    /// has waited for half of this to be applied, further commands get `Overloaded`, for they would not be done in time.
     pub write_timeout: Duration,
     /// How long a read may take. Past it the answer is `Unavailable`.
     pub read_timeout: Duration,
@@ -143,6 +147,7 @@ impl Default for Config {
             snapshot_entries: 100_000,
             snapshot_bytes: 256 << 20,
             trailing_entries: 10_000,
+            snapshot_busy_percent: 20,
             snapshot_chunk_bytes: 256 << 10,
             snapshot_window_bytes: 4 << 20,
             snapshot_bytes_per_second: u64::MAX,
@@ -189,6 +194,12 @@ impl Config {
                 self.snapshot_chunk_bytes
             ));
         }
+        if self.snapshot_busy_percent > 100 {
+            return Err(format!(
+                "snapshot_busy_percent ({}) must be at most 100: it is a part of the time",
+                self.snapshot_busy_percent
+            ));
+        }
         if self.session_idle < CLOCK_INTERVAL {
             return Err(format!(
                 "session_idle ({:?}) must be at least {CLOCK_INTERVAL:?}, the precision with which it is measured",
@@ -217,6 +228,7 @@ impl Config {
             ("max_session_bytes", self.max_session_bytes),
             ("snapshot_entries", self.snapshot_entries),
             ("snapshot_bytes", self.snapshot_bytes),
+            ("snapshot_busy_percent", u64::from(self.snapshot_busy_percent)),
             ("snapshot_chunk_bytes", self.snapshot_chunk_bytes),
             ("snapshot_window_bytes", self.snapshot_window_bytes),
             ("snapshot_bytes_per_second", self.snapshot_bytes_per_second),
@@ -273,6 +285,8 @@ mod tests {
 
     #[test]
     fn pieces_of_images_that_are_too_large_for_a_message_are_refused() {
+        let config = Config { snapshot_busy_percent: 101, ..Config::default() };
+        assert!(config.validate().unwrap_err().contains("snapshot_busy_percent"));
         let config = Config { snapshot_chunk_bytes: 64 << 20, ..Config::default() };
         assert!(config.validate().unwrap_err().contains("snapshot_chunk_bytes"));
     }

@@ -353,6 +353,12 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
+        name: "backlog-outlives-its-clients",
+        wrong: "A leader takes commands however long those before them have been waiting.",
+        file: "raft/src/consensus/forward.rs",
+        depth: "consensus",
+    },
+    Mutant {
         name: "memory-drops-what-is-not-durable",
         wrong: "Entries are dropped from memory before they are on disk.",
         file: "raft/src/consensus/log.rs",

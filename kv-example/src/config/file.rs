@@ -32,6 +32,7 @@ pub(super) struct FileConfig {
     pub(super) snapshot_mib: Option<u64>,
     pub(super) trailing_entries: Option<u64>,
     pub(super) snapshot_kib_per_second: Option<u64>,
+    pub(super) snapshot_busy_percent: Option<u64>,
     pub(super) transport: Option<String>,
     pub(super) store: Option<String>,
     pub(super) engine: Option<String>,

@@ -80,7 +80,7 @@ fn preference(args: &ServerArgs, layers: &Layers<'_>) -> Result<(u32, bool), Con
     Ok((priority.map_or(0, |given| given.value), may_lead))
 }
 
-/// When images are taken, what of the log stays, and how many bytes of an image are received in a second.
+/// When images are taken, what of the log stays, how busy a node is with writing one, and how many bytes of one it receives in a second.
 fn snapshots(args: &ServerArgs, layers: &Layers<'_>, defaults: Config) -> Result<Config, ConfigError> {
     let entries = layers.number(
         "snapshot-entries",
@@ -102,7 +102,18 @@ fn snapshots(args: &ServerArgs, layers: &Layers<'_>, defaults: Config) -> Result
         |f| f.snapshot_kib_per_second,
         u64::MAX,
     )?;
+    let busy = layers.number(
+        "snapshot-busy-percent",
+        args.snapshot_busy_percent.as_ref(),
+        |f| f.snapshot_busy_percent,
+        defaults.snapshot_busy_percent.into(),
+    )?;
+    let busy_percent = u32::try_from(busy.value).ok().filter(|percent| *percent <= 100);
+    let Some(snapshot_busy_percent) = busy_percent else {
+        return Err(ConfigError(format!("{}: it is a part of the time, 1 to 100 percent", busy.origin)));
+    };
     Ok(Config {
+        snapshot_busy_percent,
         snapshot_entries: entries.value,
         snapshot_bytes: mib.value.saturating_mul(1 << 20),
         trailing_entries: trailing.value,

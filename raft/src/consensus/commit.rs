@@ -201,6 +201,11 @@ impl Consensus {
         }
     }
 
+    /// Whether the entries that are read for the state machine are still to be applied; not if an image has taken their place.
+    pub(crate) fn awaits_fetched_to_apply(&self) -> bool {
+        self.applying.fetching == Some(self.applying.handed.next())
+    }
+
     /// Entries came back from the log store for the state machine.
     pub(crate) fn on_fetched_to_apply(&mut self, now: Time, entries: Vec<Entry>) {
         let from = self.applying.handed.next();

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::Consensus;
+use super::backlog::Backlog;
 use super::forward::SeenForwards;
 use super::io::{Note, Time};
 use super::lease::Lease;
@@ -252,6 +253,7 @@ impl Consensus {
             since: now,
             clocked: None,
             uncommitted: 0,
+            backlog: Backlog::default(),
             round: 0,
             heartbeat_due: now.plus(self.config.heartbeat_interval),
             lease: Lease::default(),

@@ -31,10 +31,17 @@ pub(crate) const LONG_AGO: Duration = Duration::from_secs(100_000);
 
 impl Config {
     /// Times that suit a search: many heartbeats fit into a timeout, and a leap exceeds them all. A disk never counts as stalled: that
-    /// only keeps nodes from campaigning, and makes leaders step down, both of which happen anyway.
+    /// only keeps nodes from campaigning, and makes leaders step down, both of which happen anyway. No backlog is too old for a further command.
     pub(crate) fn for_exploration() -> Self {
         let heartbeat_interval = Duration::from_nanos(1);
-        Self { election_timeout: TIMEOUT, heartbeat_interval, stall_timeout: Duration::MAX, ..Self::default() }
+        let never = Duration::MAX;
+        Self {
+            election_timeout: TIMEOUT,
+            heartbeat_interval,
+            stall_timeout: never,
+            write_timeout: never,
+            ..Self::default()
+        }
     }
 }
 
@@ -166,6 +173,8 @@ impl Role {
                     // No search has sessions.
                     clocked: _,
                     uncommitted,
+                    // No write of a search has waited for too long.
+                    backlog: _,
                     round,
                     heartbeat_due: _,
                     lease: _,

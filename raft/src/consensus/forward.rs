@@ -234,7 +234,13 @@ impl Consensus {
 
     /// Appends a batch to the leader's log, all or nothing, and tells the id of its first entry.
     fn append_commands(&mut self, now: Time, kind: EntryKind, commands: Vec<Bytes>) -> Option<LogId> {
-        let Role::Leader(leader) = &self.role else { return None };
+        let Role::Leader(leader) = &mut self.role else { return None };
+        let patience = self.config.write_timeout / 2;
+        if leader.backlog.is_older_than(patience, now, self.applying.applied())
+            && !mutant!("backlog-outlives-its-clients")
+        {
+            return None;
+        }
         let cost: u64 = commands.iter().map(|command| Entry::OVERHEAD + command.len() as u64).sum();
         // What the followers commit without this node's disk stays in memory as well. One batch may always be under
         // way, however large.
@@ -254,6 +260,9 @@ impl Consensus {
         let first = LogId { term: self.hard_state.term, index: self.log.last().index.next() };
         for command in commands {
             self.append_own(kind, command);
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.backlog.appended(now, self.log.last().index, self.config.write_timeout / 2);
         }
         first
     }

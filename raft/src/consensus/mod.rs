@@ -13,7 +13,7 @@
 //! | an entry is committed, and handed to the state machine | `commit.rs` |
 //! | a linearizable read is confirmed | `read.rs`, by the clock: `lease.rs` |
 //! | a disk or a state machine stalls | `stall.rs` |
-//! | a command enters the log, here or at the leader | `forward.rs` |
+//! | a command enters the log, here or at the leader | `forward.rs`, while those before it do not wait for too long: `backlog.rs` |
 //! | leadership is handed over | `transfer.rs` |
 //! | … to whoever should lead rather than this node | `preference.rs` |
 //! | a promise waits for the disk | `durability.rs` |
@@ -22,6 +22,7 @@
 //! | a cluster begins, a configuration comes into force | `bootstrap.rs`, `membership.rs` |
 //! | the leader changes the configuration | `change.rs` |
 
+mod backlog;
 mod bootstrap;
 mod change;
 mod commit;

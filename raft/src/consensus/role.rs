@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::backlog::Backlog;
 use super::change::Changing;
 use super::forward::SeenForwards;
 use super::io::Time;
@@ -68,6 +69,8 @@ pub(crate) struct Leader {
     pub(crate) clocked: Option<Time>,
     /// What this leader's entries beyond the commit index cost.
     pub(crate) uncommitted: u64,
+    /// For how long they wait.
+    pub(crate) backlog: Backlog,
     /// The number of the last round of heartbeats.
     pub(crate) round: u64,
     /// When the next round is due.

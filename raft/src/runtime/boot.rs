@@ -1,5 +1,6 @@
 //! How a node comes up: what is durable is read, the state machine is brought to the newest image, and the tasks start.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tracing::Instrument;
@@ -253,7 +254,7 @@ fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> 
     let (jobs, outcomes) = (Arc::new(Mailbox::new()), Arc::new(Mailbox::new()));
     let images = span.in_scope(|| Images::start(snapshots.clone(), &tasks));
     let store = snapshots.clone();
-    let snapshotter = Snapshotter::new(snapshots, tasks.clone(), config.snapshot_chunk_bytes);
+    let snapshotter = Snapshotter::new(snapshots, tasks.clone(), &config);
     let signs = Arc::default();
     let stall_timeout = config.stall_timeout;
     let desk =
@@ -269,7 +270,7 @@ fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> 
         clock,
         writer: LogWriter::new(log.clone(), config.slow_disk),
         fetcher: Fetcher::new(log),
-        fetched_in_vain: 0,
+        fetched_in_vain: BTreeMap::new(),
         arrivals,
         outbox,
         jobs,

@@ -4,15 +4,19 @@ use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use futures_util::FutureExt;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use super::host::Tasks;
 use super::mailbox::Mailbox;
 use super::panic_text;
+use crate::config::Config;
 use crate::error::{Fatal, StorageError};
 use crate::traits::{Chunks, Published, Snapshot, SnapshotId, SnapshotMeta};
 
@@ -39,27 +43,63 @@ pub(crate) struct Written {
 pub(crate) struct Snapshotter {
     store: Arc<dyn Snapshot>,
     tasks: Tasks,
-    /// In what pieces images are written.
-    chunk_bytes: usize,
+    pace: Pace,
     pub(crate) written: Arc<Mailbox<Written>>,
     /// Set when the node stops: what is being written is left unfinished.
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
     task: Option<JoinHandle<()>>,
 }
 
+/// How an image is written.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    /// In what pieces.
+    chunk_bytes: usize,
+    /// How much of the time, in percent. In the rest the disk and the processor are left to what clients wait for.
+    busy_percent: u32,
+}
+
+impl Pace {
+    /// How long to pause after that much work.
+    fn pause(self, worked: Duration) -> Duration {
+        worked * (100 - self.busy_percent.min(100)) / self.busy_percent.max(1)
+    }
+}
+
+/// Tells the writer of an image to leave it off.
+#[derive(Debug, Default)]
+struct Stop {
+    stopped: AtomicBool,
+    told: Notify,
+}
+
+impl Stop {
+    fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.told.notify_one();
+    }
+
+    /// Ends early when it is time to stop.
+    async fn pause(&self, time: Duration) {
+        if !time.is_zero() {
+            let _ = tokio::time::timeout(time, self.told.notified()).await;
+        }
+    }
+}
+
 impl Snapshotter {
-    pub(crate) fn new(store: Arc<dyn Snapshot>, tasks: Tasks, chunk_bytes: u64) -> Self {
-        let chunk_bytes = usize::try_from(chunk_bytes).unwrap_or(usize::MAX);
-        Self { store, tasks, chunk_bytes, written: Arc::new(Mailbox::new()), stop: Arc::default(), task: None }
+    pub(crate) fn new(store: Arc<dyn Snapshot>, tasks: Tasks, config: &Config) -> Self {
+        let chunk_bytes = usize::try_from(config.snapshot_chunk_bytes).unwrap_or(usize::MAX);
+        let pace = Pace { chunk_bytes, busy_percent: config.snapshot_busy_percent };
+        Self { store, tasks, pace, written: Arc::new(Mailbox::new()), stop: Arc::default(), task: None }
     }
 
     /// Begins to write an image. The one before is done: the core asks for one at a time.
     pub(crate) fn start(&mut self, frozen: Frozen) {
-        let (store, written, stop, size) =
-            (self.store.clone(), self.written.clone(), self.stop.clone(), self.chunk_bytes);
+        let (store, written, stop, pace) = (self.store.clone(), self.written.clone(), self.stop.clone(), self.pace);
         let task = async move {
             let id = frozen.meta.id;
-            let outcome = AssertUnwindSafe(write(&*store, frozen, size, &stop)).catch_unwind().await;
+            let outcome = AssertUnwindSafe(write(&*store, frozen, pace, &stop)).catch_unwind().await;
             let image = outcome.unwrap_or_else(|panic| {
                 Err(Fatal::state_machine(format!("it panicked while its image was read: {}", panic_text(&*panic))))
             });
@@ -70,7 +110,7 @@ impl Snapshotter {
 
     /// Waits for what is being written to be left off.
     pub(crate) async fn finish(mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.stop();
         if let Some(task) = self.task.take() {
             let _ = task.await;
         }
@@ -83,12 +123,7 @@ impl fmt::Debug for Snapshotter {
     }
 }
 
-async fn write(
-    store: &dyn Snapshot,
-    frozen: Frozen,
-    size: usize,
-    stop: &AtomicBool,
-) -> Result<Option<Published>, Fatal> {
+async fn write(store: &dyn Snapshot, frozen: Frozen, pace: Pace, stop: &Stop) -> Result<Option<Published>, Fatal> {
     let Frozen { meta, mut image } = frozen;
     tracing::info!(image = %meta.id, last = %meta.last, "writing a snapshot");
     let mut writer = match store.begin(meta.clone()).await {
@@ -96,13 +131,16 @@ async fn write(
         Err(error) => return refused(error),
     };
     let mut waiting = BytesMut::new();
+    let mut began = Instant::now();
     loop {
-        if stop.load(Ordering::Relaxed) {
+        if stop.stopped.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let chunk = image.next().await?;
         let ended = chunk.is_none();
         waiting.extend_from_slice(&chunk.unwrap_or_default());
+        let size = pace.chunk_bytes;
+        let enough = waiting.len() >= size;
         while waiting.len() >= size || (ended && !waiting.is_empty()) {
             let piece = waiting.split_to(size.min(waiting.len())).freeze();
             if let Err(error) = writer.append(piece).await {
@@ -111,6 +149,10 @@ async fn write(
         }
         if ended {
             break;
+        }
+        if enough {
+            stop.pause(pace.pause(began.elapsed())).await;
+            began = Instant::now();
         }
         // The machine's tasks come first where they share a thread.
         tokio::task::yield_now().await;
@@ -142,16 +184,67 @@ mod tests {
     use crate::testing::MemSnapshots;
     use crate::types::{LogId, Membership};
 
+    const PACE: Pace = Pace { chunk_bytes: 2, busy_percent: 100 };
+
+    fn meta(id: u64, index: u64) -> SnapshotMeta {
+        let last = LogId::new(1, index);
+        SnapshotMeta { id: SnapshotId(id), last, membership: Membership::default(), membership_at: last }
+    }
+
+    /// An image of so many pieces, each of which takes so long to be read.
+    struct Slow(u32, Duration);
+
+    #[async_trait::async_trait]
+    impl Chunks for Slow {
+        async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
+            tokio::time::sleep(self.1).await;
+            let left = self.0.checked_sub(1);
+            self.0 = left.unwrap_or_default();
+            Ok(left.map(|_| Bytes::from_static(b"12")))
+        }
+    }
+
+    /// Clients wait for the same disk and processor.
+    #[tokio::test(start_paused = true)]
+    async fn an_image_takes_its_part_of_the_time_and_no_more() {
+        for (busy_percent, least, most) in [(100, 500, 510), (50, 900, 1000), (10, 4100, 4600)] {
+            let frozen = Frozen { meta: meta(1, 20), image: Box::new(Slow(4, Duration::from_millis(100))) };
+            let pace = Pace { busy_percent, ..PACE };
+            let began = Instant::now();
+            let image = write(&MemSnapshots::new(), frozen, pace, &Stop::default()).await;
+            assert_eq!(image.expect("a store that works").expect("no other image").len, 8);
+            let took = began.elapsed().as_millis();
+            assert!((least..=most).contains(&took), "at {busy_percent} percent it took {took} ms");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_that_stops_waits_for_no_pause() {
+        let mut snapshotter = Snapshotter::new(
+            Arc::new(MemSnapshots::new()),
+            Tasks::default(),
+            &Config { snapshot_chunk_bytes: 2, snapshot_busy_percent: 1, ..Config::default() },
+        );
+        snapshotter.start(Frozen { meta: meta(1, 20), image: Box::new(Slow(4, Duration::from_secs(10))) });
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        let began = Instant::now();
+        let written = snapshotter.written.clone();
+        snapshotter.finish().await;
+        assert!(began.elapsed() < Duration::from_secs(1), "it took {:?}", began.elapsed());
+        let mut outcome = Vec::new();
+        written.take(&mut outcome).await;
+        assert!(matches!(outcome[..], [Written { image: Ok(None), .. }]), "it was left unfinished: {outcome:?}");
+    }
+
     /// Nobody may be offered an image that the store has dropped, and no event may tell of it.
     #[tokio::test]
     async fn an_image_that_a_newer_one_overtook_was_not_taken() {
         let store = MemSnapshots::new();
         for (id, index, taken) in [(1, 20, true), (2, 10, false), (3, 20, true), (4, 30, true)] {
-            let last = LogId::new(1, index);
-            let meta =
-                SnapshotMeta { id: SnapshotId(id), last, membership: Membership::default(), membership_at: last };
+            let meta = meta(id, index);
+            let last = meta.last;
             let image = Box::new(vec![Bytes::from_static(b"state")].into_iter());
-            let written = write(&store, Frozen { meta, image }, 2, &AtomicBool::new(false)).await;
+            let written = write(&store, Frozen { meta, image }, PACE, &Stop::default()).await;
             let image = written.expect("a store that works");
             assert_eq!(image.is_some(), taken, "image {id} of {last}");
             assert!(image.is_none() || image == store.latest().await.expect("a store that works"));

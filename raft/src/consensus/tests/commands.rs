@@ -27,6 +27,7 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
             "election_timeout" => config.election_timeout = duration(value)?,
             "lease_drift" => config.lease_drift = Some(duration(value)?),
             "heartbeat_interval" => config.heartbeat_interval = duration(value)?,
+            "write_timeout" => config.write_timeout = duration(value)?,
             "stall_timeout" => config.stall_timeout = duration(value)?,
             "priority_settle" => config.priority_settle = duration(value)?,
             "max_append_bytes" => config.max_append_bytes = parse(name, value)?,

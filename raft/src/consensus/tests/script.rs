@@ -185,6 +185,7 @@ scripts! {
         a_batch_whose_leader_is_lost_has_an_unknown_outcome,
         a_command_at_a_follower_is_answered_from_its_own_state,
         a_leader_at_its_limit_refuses,
+        a_leader_whose_backlog_is_old_refuses,
         a_poll_in_the_same_term_gives_nothing_up,
         a_repeated_batch_is_not_refused_by_its_former_leader,
         a_repeated_batch_is_proposed_once,
