@@ -114,3 +114,28 @@ async fn a_leader_whose_log_has_lost_entries_stops_and_says_so() {
         raft.shutdown().await;
     }
 }
+
+/// Its words were those of a bug in the framework.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_log_has_lost_what_it_is_to_apply_stops_and_says_so() {
+    let (network, log) = (MemNetwork::new(1), Replaced::default());
+    let start = || {
+        let config = Config { max_tail_bytes: 1000, ..Config::default() };
+        let builder = Raft::builder(NodeId(1), ClusterId(1)).config(config).log(log.clone());
+        let builder = builder.transport(network.transport(peer(1))).snapshots(MemSnapshots::new());
+        builder.state_machine(Recorder::default()).start()
+    };
+    let raft = start().await.unwrap();
+    raft.initialize(Membership::new([peer(1)])).await.unwrap();
+    raft.campaign().await.unwrap();
+    for n in 0..100 {
+        raft.write(format!("{n}").into()).await.unwrap();
+    }
+    raft.shutdown().await;
+    log.reads.store(u64::MAX, Ordering::Relaxed);
+    let stopped = match start().await {
+        Ok(raft) => timeout(Duration::from_secs(30), raft.stopped()).await.expect("it stops").to_string(),
+        Err(error) => error.to_string(),
+    };
+    assert!(stopped.contains("is not held any more"), "{stopped}");
+}

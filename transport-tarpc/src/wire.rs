@@ -90,7 +90,8 @@ pub(crate) fn decode(way: Way, bytes: &Bytes) -> Result<Vec<Envelope>, String> {
     // More can't be there, whatever was said.
     let most = rest.len() / MIN_ENVELOPE;
     let count = usize::try_from(count).ok().filter(|count| *count <= most).ok_or(whole)?;
-    let mut batch = Vec::with_capacity(count);
+    // An envelope in memory is many times what the shortest takes here: room comes with what is there.
+    let mut batch = Vec::with_capacity(count.min(1024));
     for _ in 0..count {
         let (envelope, behind) = postcard::take_from_bytes::<v1::Envelope<'_>>(rest)
             .map_err(|_| "a message that is damaged, or of a kind that this version does not know")?;

@@ -3,6 +3,7 @@
 //! Whatever has come since the last round goes through the core together, and its effects are collected once: that is
 //! where batches come from. Nothing here waits for anything but the next thing to happen.
 
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -39,9 +40,9 @@ use crate::error::{Fatal, FatalKind, StorageError};
 use crate::message::Body;
 use crate::metrics::{Metrics, SessionsStatus, Status};
 use crate::mutant;
-use crate::types::{Index, Peer};
+use crate::types::{Entry, Index, NodeId, Peer};
 
-/// So many reads one after the other may ask for entries that the log store does not have any more. What it has lost is not asked for for ever.
+/// So many reads one after the other for one follower may ask for entries that the log store does not have any more. What it has lost is not asked for for ever.
 const MOST_IN_VAIN: u32 = 1000;
 
 #[derive(Debug)]
@@ -52,8 +53,8 @@ pub(crate) struct Driver {
     pub(crate) clock: Clock,
     pub(crate) writer: LogWriter,
     pub(crate) fetcher: Fetcher,
-    /// How many reads one after the other the log store did not have the entries for.
-    pub(crate) fetched_in_vain: u32,
+    /// For how many reads one after the other the log store did not have the entries, for each follower.
+    pub(crate) fetched_in_vain: BTreeMap<NodeId, u32>,
     pub(crate) arrivals: Arrivals,
     pub(crate) outbox: Outbox,
     pub(crate) jobs: Arc<Mailbox<Job>>,
@@ -175,6 +176,32 @@ impl Driver {
             || !requests.is_empty())
     }
 
+    /// What a read of the log found; nothing, if what was asked for is not there any more and need not be. That the store has lost what it
+    /// acknowledged is an error.
+    fn fetched(
+        &mut self,
+        purpose: FetchPurpose,
+        entries: Result<Vec<Entry>, StorageError>,
+    ) -> Result<Vec<Entry>, StorageError> {
+        let gone = matches!(entries, Err(StorageError::Misuse(_)));
+        match purpose {
+            // An image has taken their place.
+            FetchPurpose::Apply if gone && !self.core.awaits_fetched_to_apply() => Ok(Vec::new()),
+            // Another leader's entries have replaced them meanwhile, or an image has. The core asks again if it still wants any. That ends soon,
+            // unless they are lost.
+            FetchPurpose::Follower(id) if gone => {
+                let in_vain = self.fetched_in_vain.entry(id).or_default();
+                *in_vain += 1;
+                if *in_vain > MOST_IN_VAIN { entries } else { Ok(Vec::new()) }
+            }
+            FetchPurpose::Follower(id) => {
+                self.fetched_in_vain.remove(&id);
+                entries
+            }
+            FetchPurpose::Apply => entries,
+        }
+    }
+
     /// Takes everything through the core. What ended comes before what begins.
     fn step(&mut self, now: Time, received: &mut Received) -> Result<(), Fatal> {
         if let Some(seq) = received.stored.take() {
@@ -183,20 +210,7 @@ impl Driver {
             self.core.step(now, Input::Stored { seq });
         }
         for (purpose, entries) in received.fetched.drain(..) {
-            let entries = match (purpose, entries) {
-                // Another leader's entries have replaced them meanwhile, or an image has. The core asks again if it still wants any. That ends soon, unless
-                // the store has lost what it acknowledged.
-                (FetchPurpose::Follower(_) | FetchPurpose::Apply, Err(StorageError::Misuse(_)))
-                    if self.fetched_in_vain < MOST_IN_VAIN =>
-                {
-                    self.fetched_in_vain += 1;
-                    Vec::new()
-                }
-                (FetchPurpose::Follower(_) | FetchPurpose::Apply, entries) => {
-                    self.fetched_in_vain = 0;
-                    entries?
-                }
-            };
+            let entries = self.fetched(purpose, entries)?;
             self.core.step(now, Input::Fetched { purpose, entries });
         }
         for outcome in received.applied.drain(..) {

@@ -1,10 +1,13 @@
 //! One way to one peer: a task that keeps a stream open, and the door through which batches come in.
 
+use std::any::Any;
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -15,7 +18,7 @@ use super::options::Options;
 use super::queue::{self, Dropped, Feed, Outgoing, Parcel};
 use crate::error::TransportError;
 use crate::message::{Envelope, Lane as Kind};
-use crate::runtime::random;
+use crate::runtime::{panic_text, random};
 use crate::types::Peer;
 
 /// Opens connections to peers: what a transport brings.
@@ -271,13 +274,14 @@ impl<D: Dial> Keeper<D> {
     }
 
     async fn connect(&self, outgoing: Outgoing) -> Result<D::Connection, Failure> {
-        self.sending.dialer.dial(&self.shared.peer, self.kind, outgoing, self.patience.0).await
+        let dialing = self.sending.dialer.dial(&self.shared.peer, self.kind, outgoing, self.patience.0);
+        AssertUnwindSafe(dialing).catch_unwind().await.unwrap_or_else(|panic| Err(panicked(&*panic)))
     }
 
     async fn stay(&mut self, mut connection: D::Connection) -> End {
         loop {
-            match timeout_at(self.idle_at, connection.lost()).await {
-                Ok(failure) => return End::Lost(failure),
+            match timeout_at(self.idle_at, AssertUnwindSafe(connection.lost()).catch_unwind()).await {
+                Ok(ended) => return End::Lost(ended.unwrap_or_else(|panic| panicked(&*panic))),
                 Err(_) if self.is_idle() => return End::Idle,
                 Err(_) => {}
             }
@@ -312,6 +316,11 @@ impl<D: Dial> Keeper<D> {
             warn!(%peer, %lane, %reason, "unreachable; trying until it is");
         }
     }
+}
+
+/// The code of the connection failed. A peer is not given up for that: the next attempt has a new one.
+fn panicked(panic: &(dyn Any + Send)) -> Failure {
+    Failure::unreachable(format!("the connection's task panicked: {}", panic_text(panic)))
 }
 
 /// How many times longer than the options say a silent peer is waited for.

@@ -15,6 +15,8 @@ use crate::message::{Body, Message, RequestId};
 use crate::types::{EntryKind, GroupId, Index, Term};
 
 const CLUSTER: ClusterId = ClusterId(3);
+/// A failure for which the code of the connection panics.
+const BUG: &str = "a bug";
 
 /// Dials as it is told, and then always succeeds.
 #[derive(Clone)]
@@ -43,6 +45,7 @@ impl Dial for Script {
         let told = self.0.clone();
         told.attempts.lock().unwrap().push(Instant::now());
         let failure = told.failures.lock().unwrap().pop_front();
+        assert!(failure.as_ref().is_none_or(|failure| failure.reason() != BUG), "{BUG} while it is dialled");
         failure.map_or(Ok(Made { told, outgoing }), Err)
     }
 
@@ -57,7 +60,10 @@ impl Connection for Made {
         loop {
             let next = async { if told.takes { outgoing.next().await } else { std::future::pending().await } };
             match select(std::pin::pin!(told.end.notified()), std::pin::pin!(next)).await {
-                Either::Left(_) => return Failure::unreachable("as it was told"),
+                Either::Left(_) if told.failures.lock().unwrap().is_empty() => {
+                    return Failure::unreachable("as it was told");
+                }
+                Either::Left(_) => panic!("{BUG} while it is open"),
                 Either::Right((Some(parcel), _)) => told.sent.send(parcel.batch.len()).unwrap(),
                 Either::Right((None, _)) => std::future::pending().await,
             }
@@ -120,6 +126,25 @@ async fn the_node_learns_of_connections_that_are_lost_or_refused() {
     assert_eq!(poll_immediate(arrivals.lost()).await, None, "all is well");
     world.told.end.notify_waiters();
     assert_eq!(arrivals.lost().await, Some(NodeId(2)), "lost");
+}
+
+/// The lane was dead from then on, for as long as the process lived, and said that the connection was lost.
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_panics_is_made_anew() {
+    let mut world = World::new([Failure::unreachable(BUG)], true, Options::default());
+    let _ = world.lanes.send(&world.peer, vec![world.tick()]).await;
+    sleep(Duration::from_millis(1)).await;
+    let error = world.lanes.send(&world.peer, vec![world.tick()]).await.unwrap_err();
+    assert!(error.to_string().contains("panicked: a bug while it is dialled"), "{error}");
+    sleep(Options::default().max_backoff).await;
+    world.lanes.send(&world.peer, vec![world.tick()]).await.unwrap();
+    assert_eq!(world.sent.recv().await, Some(1));
+    world.told.failures.lock().unwrap().push_back(Failure::unreachable("not the last one"));
+    world.told.end.notify_waiters();
+    sleep(Options::default().max_backoff).await;
+    world.lanes.send(&world.peer, vec![world.tick()]).await.unwrap();
+    assert_eq!(world.sent.recv().await, Some(1));
+    assert!(world.attempts().len() > 2, "{:?}", world.attempts());
 }
 
 #[tokio::test(start_paused = true)]
