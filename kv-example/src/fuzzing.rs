@@ -10,15 +10,20 @@ use raftkv::LogId;
 use raftkv::testing::Random;
 use raftkv::testing::fuzzing::{Target, within};
 
+use crate::api::authpb::Permission;
+use crate::api::command::auth_change::Change;
 use crate::api::command::image_record::Body;
 use crate::api::command::member_note::Note;
-use crate::api::command::{ImageRecord, MemberExpected, MemberGone, MemberNote, MemberStarted, Outcome, command};
+use crate::api::command::{
+    AuthChange, AuthDisable, AuthEnable, Author, ImageRecord, MemberExpected, MemberGone, MemberNote, MemberStarted,
+    Outcome, RoleAdd, RoleGrant, RoleRevoke, UserAdd, UserGrant, UserPassword, UserRevoke, command,
+};
 use crate::api::etcdserverpb::request_op::Request;
 use crate::api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use crate::config::{ServerArgs, ServerConfig};
-use crate::machine::{apply_one, encode_command};
+use crate::machine::{apply_one, encode_command_of};
 use crate::server::authority;
 use crate::store::{Image, ImageError, Loader, Store, seal_record};
 
@@ -111,21 +116,72 @@ fn sample_commands(random: &mut Random) -> Vec<u8> {
         }),
     };
     let count = random.between(1, 8);
-    join((0..count).map(|_| {
-        encode_command(match (random.below(10), request(random)) {
-            (0, _) => {
-                let revision = i64::try_from(random.below(9)).unwrap_or(0);
-                command::Body::Compact(CompactionRequest { revision, physical: false })
-            }
-            (1, _) => command::Body::Member(MemberNote { note: Some(note(random)) }),
-            (2..7, Request::RequestPut(put)) => command::Body::Put(put),
-            (_, Request::RequestDeleteRange(delete)) => command::Body::DeleteRange(delete),
-            (_, first) => {
-                let ops = [first, request(random)].map(|request| RequestOp { request: Some(request) }).to_vec();
-                command::Body::Txn(TxnRequest { success: ops, ..Default::default() })
-            }
-        })
-    }))
+    let mut first = Vec::new();
+    if random.percent(40) {
+        first.extend(
+            users().map(|change| encode_command_of(None, command::Body::Auth(AuthChange { change: Some(change) }))),
+        );
+    }
+    let rest = (0..count).map(|_| {
+        let author = author(random);
+        encode_command_of(
+            author,
+            match (random.below(12), request(random)) {
+                (10.., _) => command::Body::Auth(AuthChange { change: Some(auth_change(random)) }),
+                (0, _) => {
+                    let revision = i64::try_from(random.below(9)).unwrap_or(0);
+                    command::Body::Compact(CompactionRequest { revision, physical: false })
+                }
+                (1, _) => command::Body::Member(MemberNote { note: Some(note(random)) }),
+                (2..7, Request::RequestPut(put)) => command::Body::Put(put),
+                (_, Request::RequestDeleteRange(delete)) => command::Body::DeleteRange(delete),
+                (_, first) => {
+                    let ops = [first, request(random)].map(|request| RequestOp { request: Some(request) }).to_vec();
+                    command::Body::Txn(TxnRequest { success: ops, ..Default::default() })
+                }
+            },
+        )
+    });
+    join(first.into_iter().chain(rest))
+}
+
+/// What it takes until somebody must be somebody.
+fn users() -> impl Iterator<Item = Change> {
+    let add = |name: &str| Change::UserAdd(UserAdd { name: name.into(), password_hash: "p".into() });
+    let grant = |user: &str, role: &str| Change::UserGrant(UserGrant { user: user.into(), role: role.into() });
+    let enable = Change::Enable(AuthEnable { signing_key: vec![7; 32].into() });
+    [
+        add("root"),
+        grant("root", "root"),
+        add("a"),
+        Change::RoleAdd(RoleAdd { name: "r".into() }),
+        grant("a", "r"),
+        enable,
+    ]
+    .into_iter()
+}
+
+/// Whom a command is of, if anybody's.
+fn author(random: &mut Random) -> Option<Author> {
+    let user = random.pick(&["", "root", "root", "a", "b"]).unwrap_or("root").into();
+    random.percent(70).then(|| Author { user, revision: random.pick(&[0, 5, 9, u64::MAX]).unwrap_or(9) })
+}
+
+fn auth_change(random: &mut Random) -> Change {
+    let name = |random: &mut Random| random.pick(&["", "root", "a", "r"]).unwrap_or("a").to_owned();
+    match random.below(8) {
+        0 => Change::Enable(AuthEnable { signing_key: vec![8; random.pick(&[0, 31, 32]).unwrap_or(32)].into() }),
+        1 => Change::Disable(AuthDisable {}),
+        2 => Change::UserPassword(UserPassword { name: name(random), password_hash: "q".into() }),
+        3 => Change::UserGrant(UserGrant { user: name(random), role: name(random) }),
+        4 => Change::UserRevoke(UserRevoke { user: name(random), role: name(random) }),
+        5 => Change::RoleRevoke(RoleRevoke { role: name(random), key: key(random), range_end: key(random) }),
+        _ => {
+            let perm_type = random.pick(&[0, 1, 2, 3, -1]).unwrap_or(0);
+            let permission = Some(Permission { perm_type, key: key(random), range_end: key(random) });
+            Change::RoleGrant(RoleGrant { role: name(random), permission })
+        }
+    }
 }
 
 /// What happens to a member, also to one that there is not.
@@ -211,6 +267,14 @@ fn strange_numbers(random: &mut Random, record: &mut ImageRecord) {
                 }
             }
         }
+        Some(Body::Auth(auth)) => match random.below(6) {
+            0 => auth.revision = strange as u64,
+            1 => auth.since = strange as u64,
+            2 => auth.enabled ^= true,
+            3 => auth.signing_key = vec![1; random.pick(&[0, 31, 32]).unwrap_or(32)].into(),
+            4 => auth.users.iter_mut().for_each(|user| user.since = strange as u64),
+            _ => auth.users.truncate(1),
+        },
         Some(Body::End(_)) | None => {}
     }
 }

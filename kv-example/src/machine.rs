@@ -15,9 +15,9 @@ use thiserror::Error;
 use tokio::sync::watch;
 use tonic::Status;
 
-use crate::api::command::{Command, Outcome, command, outcome};
+use crate::api::command::{AuthChange, Author, Command, Outcome, command, outcome};
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
-use crate::store::{Checksum, Head, KeysMut, Members, Refusal, Stats, Store, Writer};
+use crate::store::{Auth, Checksum, Head, KeysMut, Members, Refusal, Stats, Store, Writer};
 
 pub use memory::KvMachine;
 
@@ -53,17 +53,20 @@ impl From<ReadError> for Status {
 
 /// What readers need of a state machine, whatever keeps its keys. None of it waits for anybody but the disk.
 pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
-    /// Reads keys.
-    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError>;
+    /// Reads keys, if the author may.
+    fn range(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, ReadError>;
 
-    /// Runs a transaction that only reads.
-    fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ReadError>;
+    /// Runs a transaction that only reads, if the author may.
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest) -> Result<TxnResponse, ReadError>;
 
     /// A checksum over what was applied up to a revision.
     fn checksum(&self, revision: i64) -> Result<Checksum, ReadError>;
 
     /// What the store is beside its keys.
     fn head(&self) -> Head;
+
+    /// The users and roles. Quicker than all of the head.
+    fn auth(&self) -> Arc<Auth>;
 
     /// Whether a read of everything is quick enough for a thread that serves others as well.
     fn is_small(&self) -> bool;
@@ -75,10 +78,16 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     fn swept(&self) -> watch::Receiver<i64>;
 }
 
-/// The bytes that the log holds for a command.
+/// The bytes that the log holds for a command of nobody in particular.
 #[must_use]
 pub fn encode_command(body: command::Body) -> Bytes {
-    Command { body: Some(body) }.encode_to_vec().into()
+    encode_command_of(None, body)
+}
+
+/// The bytes that the log holds for a command of this author.
+#[must_use]
+pub fn encode_command_of(author: Option<Author>, body: command::Body) -> Bytes {
+    Command { author, body: Some(body) }.encode_to_vec().into()
 }
 
 /// A pure function of the store and the command: every node must come to the same.
@@ -89,22 +98,27 @@ pub(crate) fn apply_one<K: KeysMut>(store: &mut Store<K>, at: LogId, command: By
     let empty = command.is_empty();
     let answer = match Command::decode(command) {
         Err(_) => Answer::Refusal(Refusal::Malformed.into()),
-        Ok(Command { body: None }) if empty => Answer::Refusal(Refusal::Malformed.into()),
-        Ok(Command { body: None }) => {
+        Ok(Command { body: None, .. }) if empty => Answer::Refusal(Refusal::Malformed.into()),
+        Ok(Command { body: None | Some(Request::Auth(AuthChange { change: None })), .. }) => {
             // Another version knows what this is. To skip it would make this node differ from the others.
             return Err(Fatal::state_machine(format!(
                 "the command at {at} is of a kind that this version does not know: upgrade this node, then restart it"
             )));
         }
-        Ok(Command { body: Some(body) }) => {
+        Ok(Command { body: Some(body), author }) => {
+            let permitted = store.head().auth.check(author.as_ref(), &body);
             let mut writer = Writer::new(store);
-            let result = match &body {
+            let result = permitted.and_then(|()| match &body {
                 Request::Put(put) => writer.put(put).map(Answer::Put),
                 Request::DeleteRange(delete) => Ok(Answer::DeleteRange(writer.delete_range(delete))),
                 Request::Txn(txn) => writer.txn(txn).map(Answer::Txn),
                 Request::Compact(compact) => writer.compact(compact).map(Answer::Compact),
                 Request::Member(note) => writer.note_member(note).map(Answer::Member),
-            };
+                Request::Auth(AuthChange { change }) => change
+                    .as_ref()
+                    .map_or(Err(Refusal::Malformed), |change| writer.change_auth(change))
+                    .map(Answer::Auth),
+            });
             result.unwrap_or_else(|refusal| Answer::Refusal(refusal.into()))
         }
     };
@@ -116,23 +130,38 @@ impl KvView {
         Self { engine }
     }
 
-    /// Reads keys, from what this node has applied.
+    /// Reads keys as nobody in particular, from what this node has applied.
     ///
     /// # Errors
-    /// The revision is compacted, or in the future; or the sort option is unknown.
+    /// As [`KvView::range_as`].
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, ReadError> {
-        if request.range_end.is_empty() {
-            return self.engine.range(&request);
-        }
-        self.read(move |engine| engine.range(&request)).await
+        self.range_as(None, request).await
     }
 
-    /// Runs a transaction that only reads, on what this node has applied.
+    /// Reads keys as this user, from what this node has applied.
     ///
     /// # Errors
-    /// A read wants a revision that is compacted, or in the future.
-    pub async fn read_txn(&self, request: TxnRequest) -> Result<TxnResponse, ReadError> {
-        self.read(move |engine| engine.read_txn(&request)).await
+    /// The author may not read them, by the users and roles of the very state that is read; the revision is compacted, or in the future; or the sort
+    /// option is unknown.
+    pub async fn range_as(&self, author: Option<Author>, request: RangeRequest) -> Result<RangeResponse, ReadError> {
+        if request.range_end.is_empty() {
+            return self.engine.range(author.as_ref(), &request);
+        }
+        self.read(move |engine| engine.range(author.as_ref(), &request)).await
+    }
+
+    /// Runs a transaction that only reads as this user, on what this node has applied.
+    ///
+    /// # Errors
+    /// The author may not read that, or a read wants a revision that is compacted, or in the future.
+    pub async fn read_txn_as(&self, author: Option<Author>, request: TxnRequest) -> Result<TxnResponse, ReadError> {
+        self.read(move |engine| engine.read_txn(author.as_ref(), &request)).await
+    }
+
+    /// The users and roles.
+    #[must_use]
+    pub fn auth(&self) -> Arc<Auth> {
+        self.engine.auth()
     }
 
     /// A checksum over what this node has applied up to `revision`; 0 means all.

@@ -5,8 +5,22 @@
 use std::fs;
 use std::path::Path;
 
-const ETCD: (&[&str], &[(&str, &str)]) =
-    (&["etcd/kv.proto", "etcd/rpc.proto"], &[("mvccpb.rs", "mvccpb.rs"), ("etcdserverpb.rs", "etcdserverpb.rs")]);
+const ETCD: (&[&str], &[(&str, &str)]) = (
+    &["etcd/auth.proto", "etcd/kv.proto", "etcd/rpc.proto"],
+    &[("authpb.rs", "authpb.rs"), ("mvccpb.rs", "mvccpb.rs"), ("etcdserverpb.rs", "etcdserverpb.rs")],
+);
+/// What holds passwords, what they hash to, tokens, or the key that signs these: `src/api/secrets.rs` has their `Debug`.
+const SECRETS: [&str; 9] = [
+    ".etcdserverpb.AuthenticateRequest",
+    ".etcdserverpb.AuthenticateResponse",
+    ".etcdserverpb.AuthUserAddRequest",
+    ".etcdserverpb.AuthUserChangePasswordRequest",
+    ".raftkv.kv.internal.v1.AuthEnable",
+    ".raftkv.kv.internal.v1.UserAdd",
+    ".raftkv.kv.internal.v1.UserPassword",
+    ".raftkv.kv.internal.v1.ImageAuth",
+    ".raftkv.kv.internal.v1.ImageUser",
+];
 const OURS: (&[&str], &[(&str, &str)]) = (
     &["raftkv/node.proto", "raftkv/command.proto"],
     &[("raftkv.kv.v1.rs", "node.rs"), ("raftkv.kv.internal.v1.rs", "command.rs")],
@@ -41,11 +55,13 @@ fn the_generated_code_is_up_to_date() {
 
 fn generate(proto: &Path, protos: &[&str], out: &Path, own: bool) {
     let files = protox::compile(protos, [proto]).expect("the protos compile");
-    let mut builder = tonic_prost_build::configure().out_dir(out).bytes(".").emit_rerun_if_changed(false);
+    let mut builder =
+        tonic_prost_build::configure().out_dir(out).bytes(".").skip_debug(SECRETS).emit_rerun_if_changed(false);
     if own {
         builder = builder
             .extern_path(".etcdserverpb", "crate::api::etcdserverpb")
-            .extern_path(".mvccpb", "crate::api::mvccpb");
+            .extern_path(".mvccpb", "crate::api::mvccpb")
+            .extern_path(".authpb", "crate::api::authpb");
     }
     builder.compile_fds(files).expect("the code is generated");
 }

@@ -5,10 +5,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use kv_example::api::command::{Outcome, command, outcome};
+use kv_example::api::authpb::Permission;
+use kv_example::api::command::auth_change::Change;
+use kv_example::api::command::{
+    AuthChange, AuthDisable, AuthEnable, Author, Outcome, RoleAdd, RoleGrant, UserAdd, UserGrant, UserPassword,
+    command, outcome,
+};
 use kv_example::api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
 use kv_example::backends::redb::{Options, Owner, RedbMachine};
-use kv_example::machine::{KvMachine, KvView, encode_command};
+use kv_example::machine::{KvMachine, KvView, encode_command, encode_command_of};
 use proptest::prelude::*;
 use prost::Message;
 use raftkv::{ClusterId, LogId, NodeId, StateMachine};
@@ -95,12 +100,45 @@ async fn image(machine: &impl StateMachine) -> Vec<Bytes> {
 
 async fn everything(view: &KvView) -> kv_example::api::etcdserverpb::RangeResponse {
     let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
-    view.range(all).await.unwrap()
+    // Where there is no root, there is no need for one.
+    view.range_as(author("root"), all).await.unwrap()
+}
+
+fn author(user: &str) -> Option<Author> {
+    Some(Author { user: user.into(), revision: u64::MAX })
+}
+
+fn auth(author: Option<Author>, change: Change) -> Bytes {
+    encode_command_of(author, command::Body::Auth(AuthChange { change: Some(change) }))
+}
+
+/// Changes of users and roles, most of them root's.
+fn auth_command() -> impl Strategy<Value = Bytes> {
+    let name = || prop_oneof!["root", "ann", "r"];
+    let permission = (0i32..3, "[a-e]", "[a-e]{0,2}").prop_map(|(perm_type, key, range_end)| {
+        Some(Permission { perm_type, key: key.into(), range_end: range_end.into() })
+    });
+    let change = prop_oneof![
+        3 => Just(Change::Enable(AuthEnable { signing_key: vec![7; 32].into() })),
+        1 => Just(Change::Disable(AuthDisable {})),
+        4 => (name(), name()).prop_map(|(name, password_hash)| Change::UserAdd(UserAdd { name, password_hash })),
+        1 => (name(), name()).prop_map(|(name, password_hash)| Change::UserPassword(UserPassword { name, password_hash })),
+        6 => (name(), name()).prop_map(|(user, role)| Change::UserGrant(UserGrant { user, role })),
+        3 => name().prop_map(|name| Change::RoleAdd(RoleAdd { name })),
+        3 => (name(), permission).prop_map(|(role, permission)| Change::RoleGrant(RoleGrant { role, permission })),
+    ];
+    (prop_oneof![5 => Just(author("root")), 1 => Just(author("ann")), 1 => Just(None)], change)
+        .prop_map(|(author, change)| auth(author, change))
 }
 
 fn any_command() -> impl Strategy<Value = Bytes> {
     let key = || "[a-e]{1,2}";
     prop_oneof![
+        6 => auth_command(),
+        4 => ("root|ann", key(), "[x-z]{0,9}").prop_map(|(user, key, value)| {
+            let put = PutRequest { key: key.into(), value: value.into(), prev_kv: true, ..Default::default() };
+            encode_command_of(author(&user), command::Body::Put(put))
+        }),
         10 => (key(), "[x-z]{0,9}").prop_map(|(key, value)| put(&key, &value)),
         2 => (key(), key()).prop_map(|(key, end)| {
             let delete = DeleteRangeRequest { key: key.into(), range_end: end.into(), prev_kv: true };
@@ -185,6 +223,10 @@ async fn a_command_of_a_later_version_stops_the_node_instead_of_being_skipped<M:
     let error = machine.apply(LogId::new(4, 7), Bytes::from_static(&[0x7a, 0x00])).await.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("7@4") && text.contains("upgrade this node"), "{text}");
+    // A change of users and roles (field 17) of an unknown kind.
+    let error =
+        M::new().apply(LogId::new(4, 8), Bytes::from_static(&[0x8a, 0x01, 0x02, 0x7a, 0x00])).await.unwrap_err();
+    assert!(error.to_string().contains("upgrade this node"), "{error}");
 }
 
 async fn a_damaged_image_is_refused_and_leaves_the_state_alone<M: Kv>() {

@@ -2,7 +2,10 @@
 /// One entry of the log.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {
-    #[prost(oneof = "command::Body", tags = "1, 2, 3, 4, 16")]
+    /// Who asked for it. It is looked at where authentication is enabled.
+    #[prost(message, optional, tag = "32")]
+    pub author: ::core::option::Option<Author>,
+    #[prost(oneof = "command::Body", tags = "1, 2, 3, 4, 16, 17")]
     pub body: ::core::option::Option<command::Body>,
 }
 /// Nested message and enum types in `Command`.
@@ -19,8 +22,126 @@ pub mod command {
         Compact(crate::api::etcdserverpb::CompactionRequest),
         #[prost(message, tag = "16")]
         Member(super::MemberNote),
+        #[prost(message, tag = "17")]
+        Auth(super::AuthChange),
     }
 }
+/// A user, as the node that took the request knew from the request's token. Absent where the request had none, or where the node speaks for itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Author {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    /// The revision of the users and roles at which the token was found good.
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+}
+/// A change of users and roles. Passwords are not in it: only what they hash to.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthChange {
+    #[prost(oneof = "auth_change::Change", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    pub change: ::core::option::Option<auth_change::Change>,
+}
+/// Nested message and enum types in `AuthChange`.
+pub mod auth_change {
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
+    pub enum Change {
+        #[prost(message, tag = "1")]
+        Enable(super::AuthEnable),
+        #[prost(message, tag = "2")]
+        Disable(super::AuthDisable),
+        #[prost(message, tag = "3")]
+        UserAdd(super::UserAdd),
+        #[prost(message, tag = "4")]
+        UserDelete(super::UserDelete),
+        #[prost(message, tag = "5")]
+        UserPassword(super::UserPassword),
+        #[prost(message, tag = "6")]
+        UserGrant(super::UserGrant),
+        #[prost(message, tag = "7")]
+        UserRevoke(super::UserRevoke),
+        #[prost(message, tag = "8")]
+        RoleAdd(super::RoleAdd),
+        #[prost(message, tag = "9")]
+        RoleDelete(super::RoleDelete),
+        #[prost(message, tag = "10")]
+        RoleGrant(super::RoleGrant),
+        #[prost(message, tag = "11")]
+        RoleRevoke(super::RoleRevoke),
+    }
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct AuthEnable {
+    /// 32 random bytes, with which nodes sign tokens.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub signing_key: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthDisable {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct UserAdd {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// In PHC's string format; empty: nobody can log in as this user.
+    #[prost(string, tag = "2")]
+    pub password_hash: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserDelete {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct UserPassword {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub password_hash: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserGrant {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UserRevoke {
+    #[prost(string, tag = "1")]
+    pub user: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub role: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleAdd {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleDelete {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleGrant {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(message, optional, tag = "2")]
+    pub permission: ::core::option::Option<crate::api::authpb::Permission>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RoleRevoke {
+    #[prost(string, tag = "1")]
+    pub role: ::prost::alloc::string::String,
+    #[prost(bytes = "bytes", tag = "2")]
+    pub key: ::prost::bytes::Bytes,
+    #[prost(bytes = "bytes", tag = "3")]
+    pub range_end: ::prost::bytes::Bytes,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct AuthDone {}
 /// What members know of each other beyond Raft's configuration.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemberNote {
@@ -78,7 +199,7 @@ pub struct MemberNoted {
 /// What applying a command gave.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Outcome {
-    #[prost(oneof = "outcome::Body", tags = "1, 2, 3, 4, 5, 16")]
+    #[prost(oneof = "outcome::Body", tags = "1, 2, 3, 4, 5, 16, 17")]
     pub body: ::core::option::Option<outcome::Body>,
 }
 /// Nested message and enum types in `Outcome`.
@@ -97,6 +218,8 @@ pub mod outcome {
         Refusal(super::Refusal),
         #[prost(message, tag = "16")]
         Member(super::MemberNoted),
+        #[prost(message, tag = "17")]
+        Auth(super::AuthDone),
     }
 }
 /// The store refused the command: it changed nothing.
@@ -108,10 +231,10 @@ pub struct Refusal {
     #[prost(string, tag = "2")]
     pub message: ::prost::alloc::string::String,
 }
-/// One record of an image: a head, then keys in order, then an end.
+/// One record of an image: a head, in format 2 the users and roles, then keys in order, then an end.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageRecord {
-    #[prost(oneof = "image_record::Body", tags = "1, 2, 3")]
+    #[prost(oneof = "image_record::Body", tags = "1, 2, 3, 4")]
     pub body: ::core::option::Option<image_record::Body>,
 }
 /// Nested message and enum types in `ImageRecord`.
@@ -124,11 +247,13 @@ pub mod image_record {
         Keys(super::ImageKeys),
         #[prost(message, tag = "3")]
         End(super::ImageEnd),
+        #[prost(message, tag = "4")]
+        Auth(super::ImageAuth),
     }
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageHead {
-    /// The version of this format: 1.
+    /// The version of this format: 2 where there is something to say of users and roles, else 1.
     #[prost(uint32, tag = "1")]
     pub format: u32,
     #[prost(int64, tag = "2")]
@@ -153,6 +278,45 @@ pub struct ImageMember {
     pub started: bool,
     #[prost(bool, tag = "5")]
     pub votes: bool,
+}
+/// Users and roles.
+#[derive(Clone, PartialEq, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct ImageAuth {
+    #[prost(bool, tag = "1")]
+    pub enabled: bool,
+    #[prost(uint64, tag = "2")]
+    pub revision: u64,
+    /// What was found out about tokens before this revision does not count any more.
+    #[prost(uint64, tag = "3")]
+    pub since: u64,
+    /// With which nodes sign tokens; empty before it was first enabled.
+    #[prost(bytes = "bytes", tag = "4")]
+    pub signing_key: ::prost::bytes::Bytes,
+    #[prost(message, repeated, tag = "5")]
+    pub users: ::prost::alloc::vec::Vec<ImageUser>,
+    #[prost(message, repeated, tag = "6")]
+    pub roles: ::prost::alloc::vec::Vec<ImageRole>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[prost(skip_debug)]
+pub struct ImageUser {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(string, tag = "2")]
+    pub password_hash: ::prost::alloc::string::String,
+    /// The revision at which the user got this password.
+    #[prost(uint64, tag = "3")]
+    pub since: u64,
+    #[prost(string, repeated, tag = "4")]
+    pub roles: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct ImageRole {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(message, repeated, tag = "2")]
+    pub permissions: ::prost::alloc::vec::Vec<crate::api::authpb::Permission>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ImageKeys {

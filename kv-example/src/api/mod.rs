@@ -9,6 +9,12 @@ pub mod etcdserverpb;
 
 #[rustfmt::skip]
 #[allow(missing_docs, unreachable_pub, clippy::all)]
+pub mod authpb;
+
+mod secrets;
+
+#[rustfmt::skip]
+#[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod mvccpb;
 
 /// The service for this server's own operators: what etcd's protocol has no room for.

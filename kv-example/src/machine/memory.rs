@@ -9,8 +9,9 @@ use raftkv::{Chunks, Fatal, Index, LogId, StateMachine, Term};
 use tokio::sync::watch;
 
 use super::{Engine, KvView, ReadError, SMALL_STORE, apply_one};
+use crate::api::command::Author;
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
-use crate::store::{Checksum, Head, Image, Loader, Store, Sweep};
+use crate::store::{Auth, Checksum, Head, Image, Loader, Store, Sweep};
 
 /// Commands applied under one lock. Readers get a turn between two such runs.
 const RUN: usize = 256;
@@ -28,6 +29,8 @@ pub struct KvMachine {
 #[derive(Debug)]
 struct Shared {
     store: RwLock<Store>,
+    /// The store's users and roles once more, so that whoever asks for them alone does not wait for a run of commands.
+    auth: RwLock<Arc<Auth>>,
     /// The last command applied.
     index: AtomicU64,
     term: AtomicU64,
@@ -42,6 +45,7 @@ impl Default for Shared {
         let store = Store::new();
         let (swept, _) = watch::channel(store.head().swept);
         Self {
+            auth: RwLock::new(store.head().auth.clone()),
             store: RwLock::new(store),
             index: AtomicU64::new(0),
             term: AtomicU64::new(0),
@@ -83,6 +87,7 @@ impl StateMachine for KvMachine {
                 last = at;
             }
             let sweep = store.needs_sweep();
+            self.shared.publish_auth(&store);
             drop(store);
             self.shared.applied(last);
             if sweep {
@@ -103,7 +108,11 @@ impl StateMachine for KvMachine {
         }
         let store = loader.finish().map_err(|error| Fatal::state_machine(error.to_string()))?;
         self.shared.swept.send_replace(store.head().swept);
-        let old = std::mem::replace(&mut *self.shared.write(), store);
+        let old = {
+            let mut current = self.shared.write();
+            self.shared.publish_auth(&store);
+            std::mem::replace(&mut *current, store)
+        };
         // Dropped here, when readers have long gone on.
         drop(old);
         Ok(())
@@ -111,15 +120,15 @@ impl StateMachine for KvMachine {
 }
 
 impl Engine for Shared {
-    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
+    fn range(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
         if request.range_end.is_empty() {
-            return Ok(self.read().range(request)?);
+            return Ok(self.read().range_as(author, request)?);
         }
-        Ok(self.freeze().range(request)?)
+        Ok(self.freeze().range_as(author, request)?)
     }
 
-    fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
-        Ok(self.freeze().read_txn(request)?)
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
+        Ok(self.freeze().read_txn_as(author, request)?)
     }
 
     fn checksum(&self, revision: i64) -> Result<Checksum, ReadError> {
@@ -128,6 +137,10 @@ impl Engine for Shared {
 
     fn head(&self) -> Head {
         self.read().head().clone()
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        self.auth.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn is_small(&self) -> bool {
@@ -158,6 +171,14 @@ impl Shared {
     /// A copy for a read that takes long, so that it holds up no writer.
     fn freeze(&self) -> Store {
         self.read().freeze()
+    }
+
+    /// Lets everybody see the users and roles of this store, which nobody else may change meanwhile.
+    fn publish_auth(&self, store: &Store) {
+        let auth = &store.head().auth;
+        if !Arc::ptr_eq(&*self.auth.read().unwrap_or_else(PoisonError::into_inner), auth) {
+            *self.auth.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(auth);
+        }
     }
 
     fn sweeping(&self) -> MutexGuard<'_, bool> {

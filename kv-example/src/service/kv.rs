@@ -44,7 +44,7 @@ impl<R: Replica> Context<R> {
 
     async fn read_txn(&self, request: TxnRequest, metadata: &MetadataMap) -> Result<TxnResponse, Status> {
         self.prepare_read(is_serializable(&request), metadata).await?;
-        Ok(self.view.read_txn(request).await?)
+        Ok(self.view.read_txn_as(None, request).await?)
     }
 }
 

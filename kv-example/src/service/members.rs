@@ -144,6 +144,7 @@ impl<R: Replica> Context<R> {
             | outcome::Body::DeleteRange(_)
             | outcome::Body::Txn(_)
             | outcome::Body::Compact(_)
+            | outcome::Body::Auth(_)
             | outcome::Body::Refusal(_) => Err(super::kv::unexpected()),
         }
     }

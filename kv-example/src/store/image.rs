@@ -1,11 +1,13 @@
 //! The store as a stream of bytes, and back.
 //!
-//! An image is a run of records: a head, the keys in order with their versions, and an end that counts them. A record is
+//! An image is a run of records: a head, the users and roles where there is something to say of them, the keys in order with their versions, and an end
+//! that counts them. A record is
 //! its length and its CRC-32C (four bytes each, little-endian), then a protobuf message (`ImageRecord` in
 //! `proto/raftkv/command.proto`). Two stores with the same contents have the same image, and what a compaction has made
 //! unreachable is not in it, even if it is still kept. So nodes with different engines take each other's images.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
@@ -13,11 +15,14 @@ use prost::Message;
 use super::key::Key;
 use super::keys::{Found, Keys, Sink};
 use super::version::{Meta, Version};
-use super::{Head, Members, Store, Tree};
+use super::{Auth, Head, Members, Store, Tree};
 use crate::api::command::image_record::Body;
 use crate::api::command::{ImageEnd, ImageHead, ImageKey, ImageKeys, ImageRecord, ImageVersion};
 
+/// Without users and roles, as all images were before there were any.
 const FORMAT: u32 = 1;
+/// With them: a server that knows nothing of them must not take it, for it would let everybody do everything.
+const FORMAT_WITH_AUTH: u32 = 2;
 /// Where a record is closed.
 const RECORD_BYTES: usize = 128 << 10;
 /// What a reader takes for one record at most. The longest value and the longest key fit several times.
@@ -45,6 +50,7 @@ pub(crate) struct Image<K: Keys = Tree> {
 #[derive(Debug)]
 enum State<C> {
     Head,
+    Auth,
     /// The place behind the last version that is in a record.
     Keys(C),
     Done,
@@ -62,16 +68,21 @@ impl<K: Keys> Image<K> {
         let body = match std::mem::replace(&mut self.state, State::Done) {
             State::Done => return None,
             State::Head => {
-                self.state = State::Keys(K::Cursor::default());
                 let head = &self.store.head;
+                let with_auth = *head.auth != Auth::default();
+                self.state = if with_auth { State::Auth } else { State::Keys(K::Cursor::default()) };
                 let (highest_member, members) = head.members.to_image();
                 Body::Head(ImageHead {
-                    format: FORMAT,
+                    format: if with_auth { FORMAT_WITH_AUTH } else { FORMAT },
                     revision: head.revision,
                     compact_revision: head.compacted,
                     highest_member,
                     members,
                 })
+            }
+            State::Auth => {
+                self.state = State::Keys(K::Cursor::default());
+                Body::Auth(self.store.head.auth.to_image())
             }
             State::Keys(place) => self.next_keys(place),
         };
@@ -134,6 +145,7 @@ pub(crate) struct Loader<K = Tree> {
 enum Stage {
     #[default]
     Head,
+    Auth,
     Keys,
     Done,
 }
@@ -209,9 +221,14 @@ impl<K: Sink> Loader<K> {
     fn load(&mut self, record: ImageRecord) -> Result<(), ImageError> {
         match (self.stage, record.body) {
             (Stage::Head, Some(Body::Head(head))) => {
-                if head.format != FORMAT {
-                    return Err(self.error(format!("its format is {}, and this server reads {FORMAT}", head.format)));
-                }
+                let after = match head.format {
+                    FORMAT => Stage::Keys,
+                    FORMAT_WITH_AUTH => Stage::Auth,
+                    other => {
+                        let known = format!("this server reads {FORMAT} and {FORMAT_WITH_AUTH}");
+                        return Err(self.error(format!("its format is {other}, and {known}")));
+                    }
+                };
                 let compacted = super::NEVER_COMPACTED..=head.revision;
                 if !(1..MAX_REVISION).contains(&head.revision) || !compacted.contains(&head.compact_revision) {
                     let (revision, compacted) = (head.revision, head.compact_revision);
@@ -222,6 +239,12 @@ impl<K: Sink> Loader<K> {
                 self.store.head.revision = head.revision;
                 self.store.head.compacted = head.compact_revision;
                 self.store.head.swept = head.compact_revision;
+                self.stage = after;
+                Ok(())
+            }
+            (Stage::Auth, Some(Body::Auth(image))) => {
+                let auth = Auth::from_image(image).map_err(|reason| self.error(reason))?;
+                self.store.head.auth = Arc::new(auth);
                 self.stage = Stage::Keys;
                 Ok(())
             }
@@ -233,7 +256,7 @@ impl<K: Sink> Loader<K> {
             (Stage::Keys, Some(Body::End(end))) => {
                 Err(self.error(format!("it holds {} versions instead of {}", self.versions, end.versions)))
             }
-            (Stage::Head | Stage::Keys | Stage::Done, _) => Err(self.error("a record is out of place")),
+            (Stage::Head | Stage::Auth | Stage::Keys | Stage::Done, _) => Err(self.error("a record is out of place")),
         }
     }
 

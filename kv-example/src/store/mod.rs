@@ -16,8 +16,10 @@
 //! | `write.rs`, `txn.rs` | changes |
 //! | `compact.rs` | forgetting, and the checksum over what is left |
 //! | `members.rs` | what members know of each other |
+//! | `auth/` | users, roles, and who may do what |
 //! | `image.rs` | the store as a stream of bytes, and back |
 
+pub(crate) mod auth;
 mod check;
 mod compact;
 mod history;
@@ -34,9 +36,13 @@ mod write;
 
 #[cfg(test)]
 pub(crate) mod model;
+#[cfg(test)]
+mod model_auth;
 
 use std::ops::Bound;
+use std::sync::Arc;
 
+pub use auth::Auth;
 pub use check::{Limits, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
 pub use compact::Checksum;
 pub(crate) use compact::Sweep;
@@ -72,6 +78,8 @@ pub(crate) struct Head {
     pub(crate) swept: i64,
     pub(crate) stats: Stats,
     pub(crate) members: Members,
+    /// Shared, since each read looks at it.
+    pub(crate) auth: Arc<Auth>,
 }
 
 /// Sizes of a store.
@@ -94,6 +102,7 @@ impl Default for Head {
             swept: NEVER_COMPACTED,
             stats: Stats::default(),
             members: Members::default(),
+            auth: Arc::default(),
         }
     }
 }

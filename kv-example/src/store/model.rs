@@ -8,8 +8,10 @@ use proptest::prelude::*;
 
 use super::key::Key;
 use super::keys::{Found, Keys};
+use super::model_auth::{self, Users};
 use super::version::Meta;
 use super::*;
+use crate::api::command::{Author, auth_change};
 use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse, ResponseHeader,
@@ -27,6 +29,11 @@ pub(crate) trait Subject {
     fn compare(&self, model: &Model);
 
     fn read(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal>;
+
+    /// Reads as somebody.
+    fn read_as(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, Refusal>;
+
+    fn change_auth(&mut self, change: &auth_change::Change) -> Result<(), Refusal>;
 
     /// Makes changes of one revision.
     fn change(&mut self, changes: &[Change]);
@@ -48,6 +55,7 @@ pub(crate) trait Subject {
 pub(crate) struct Model {
     states: Vec<Map>,
     compacted: i64,
+    users: Users,
 }
 
 #[derive(Clone, Debug)]
@@ -58,6 +66,10 @@ pub(crate) enum Step {
     /// Sweeps this many slices of this many keys.
     Sweep(usize, usize),
     Read(RangeRequest),
+    /// Reads as a user, by a token that was looked at so many revisions of the users ago.
+    ReadAs((String, u64), RangeRequest),
+    /// Changes users and roles.
+    Auth(Vec<auth_change::Change>),
     /// Freezes the store, to be looked at in the end.
     Freeze,
     /// Writes an image and goes on with what it loads.
@@ -72,7 +84,7 @@ pub(crate) enum Change {
 
 impl Model {
     fn new() -> Self {
-        Self { states: vec![Map::new(); 2], compacted: -1 }
+        Self { states: vec![Map::new(); 2], compacted: -1, users: Users::new() }
     }
 
     fn revision(&self) -> i64 {
@@ -179,7 +191,8 @@ fn everything(revision: i64) -> RangeRequest {
 
 /// All that can be read from the store is what the model says; `cost` tells what a key's versions count, given whether it is the key's first.
 pub(crate) fn compare<K: Keys>(store: &Store<K>, model: &Model, cost: impl Fn(&[u8], &Version, bool) -> u64) {
-    let Head { revision, compacted, stats, .. } = store.head();
+    let Head { revision, compacted, stats, auth, .. } = store.head();
+    model.users.compare(auth);
     assert_eq!((*revision, *compacted), (model.revision(), model.compacted));
     for revision in 1..=model.revision() + 1 {
         let request = everything(revision);
@@ -231,6 +244,10 @@ pub(crate) fn change<K: KeysMut>(store: &mut Store<K>, changes: &[Change]) {
     }
 }
 
+pub(crate) fn change_auth<K: KeysMut>(store: &mut Store<K>, change: &auth_change::Change) -> Result<(), Refusal> {
+    Writer::new(store).change_auth(change).map(|_| ())
+}
+
 pub(crate) fn compact<K: KeysMut>(store: &mut Store<K>, revision: i64) -> Result<(), Refusal> {
     Writer::new(store).compact(&CompactionRequest { revision, physical: false }).map(|_| ())
 }
@@ -270,6 +287,14 @@ impl Subject for Store {
 
     fn read(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
         self.range(request)
+    }
+
+    fn read_as(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
+        self.range_as(author, request)
+    }
+
+    fn change_auth(&mut self, change: &auth_change::Change) -> Result<(), Refusal> {
+        change_auth(self, change)
     }
 
     fn change(&mut self, changes: &[Change]) {
@@ -325,6 +350,17 @@ pub(crate) fn run<S: Subject>(steps: Vec<Step>) {
             }
             Step::Sweep(slices, keys) => store.sweep(slices, keys),
             Step::Read(request) => assert_eq!(store.read(&request), model.range(&request), "{request:?}"),
+            Step::ReadAs(who, request) => {
+                let author = model.users.author(&who);
+                let permitted = model.users.may_read(author.as_ref(), &request);
+                let wanted = permitted.and_then(|()| model.range(&request));
+                assert_eq!(store.read_as(author.as_ref(), &request), wanted, "{author:?} {request:?}");
+            }
+            Step::Auth(changes) => {
+                for change in changes {
+                    assert_eq!(store.change_auth(&change), model.users.change(&change), "{change:?}");
+                }
+            }
             Step::Freeze => frozen.push((store.freeze(), model.clone())),
             Step::Reload(chunk) => store.reload(chunk),
         }
@@ -335,7 +371,7 @@ pub(crate) fn run<S: Subject>(steps: Vec<Step>) {
     }
 }
 
-fn key() -> impl Strategy<Value = Bytes> {
+pub(super) fn key() -> impl Strategy<Value = Bytes> {
     prop_oneof![
         (b'a'..=b'f').prop_map(|c| vec![c].into()),
         (b'a'..=b'c', b'a'..=b'c').prop_map(|(a, b)| vec![a, b].into()),
@@ -343,7 +379,7 @@ fn key() -> impl Strategy<Value = Bytes> {
     ]
 }
 
-fn range_end() -> impl Strategy<Value = Bytes> {
+pub(super) fn range_end() -> impl Strategy<Value = Bytes> {
     prop_oneof![3 => Just(Bytes::new()), 1 => Just(Bytes::from_static(&[0])), 3 => key()]
 }
 
@@ -382,7 +418,8 @@ fn read() -> impl Strategy<Value = RangeRequest> {
 
 /// What is done to a store, one after the other.
 pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
-    prop::collection::vec(step(), 1..60)
+    let steps = prop::collection::vec(step(), 1..60);
+    (model_auth::beginning(), steps).prop_map(|(first, steps)| [vec![Step::Auth(first)], steps].concat())
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -391,6 +428,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (-1i64..8).prop_map(Step::Compact),
         2 => (1usize..5, 1usize..5).prop_map(|(slices, keys)| Step::Sweep(slices, keys)),
         6 => read().prop_map(Step::Read),
+        5 => (model_auth::author(), read()).prop_map(|(who, request)| Step::ReadAs(who, request)),
+        4 => prop::collection::vec(model_auth::a_change(), 1..4).prop_map(Step::Auth),
         1 => Just(Step::Freeze),
         1 => (1usize..300).prop_map(Step::Reload),
     ]

@@ -49,6 +49,60 @@ pub enum Refusal {
     /// More members than a cluster may have.
     #[error("etcdserver: too many members in cluster")]
     TooManyMembers,
+    /// A request without a user, where authentication is enabled; or a user without a name.
+    #[error("etcdserver: user name is empty")]
+    UserEmpty,
+    /// Authentication is to be enabled, and there is no root.
+    #[error("etcdserver: root user does not exist")]
+    RootUserNotExist,
+    /// Authentication is to be enabled, and root may not do everything.
+    #[error("etcdserver: root user does not have root role")]
+    RootRoleNotExist,
+    /// A user that there is already.
+    #[error("etcdserver: user name already exists")]
+    UserAlreadyExist,
+    /// A user that there is not.
+    #[error("etcdserver: user name not found")]
+    UserNotFound,
+    /// A role that there is already.
+    #[error("etcdserver: role name already exists")]
+    RoleAlreadyExist,
+    /// A role that there is not.
+    #[error("etcdserver: role name not found")]
+    RoleNotFound,
+    /// A role without a name.
+    #[error("etcdserver: role name is empty")]
+    RoleEmpty,
+    /// A role that the user does not have.
+    #[error("etcdserver: role is not granted to the user")]
+    RoleNotGranted,
+    /// A grant of nothing.
+    #[error("etcdserver: permission not given")]
+    PermissionNotGiven,
+    /// A permission that the role does not have.
+    #[error("etcdserver: permission is not granted to the role")]
+    PermissionNotGranted,
+    /// The user may not do that.
+    #[error("etcdserver: permission denied")]
+    PermissionDenied,
+    /// Not this user, or not this password.
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    AuthFailed,
+    /// A token is to be had only where authentication is enabled.
+    #[error("etcdserver: authentication is not enabled")]
+    AuthNotEnabled,
+    /// A token that is none of this cluster's, has expired, or whose user is gone or has another password.
+    #[error("etcdserver: invalid auth token")]
+    InvalidAuthToken,
+    /// A change that would leave nobody who may do everything, or a permission that can't be.
+    #[error("etcdserver: invalid auth management")]
+    InvalidAuthMgmt,
+    /// The author of the request was known by users that are not these any more.
+    #[error("etcdserver: revision of auth store is old")]
+    AuthOldRevision,
+    /// More users, roles and permissions than there may be.
+    #[error("etcdserver: users, roles and permissions take too much room: delete some first")]
+    AuthTooLarge,
     /// A log entry that can't be read. No version of this server writes such an entry.
     #[error("etcdserver: the log holds a command that can't be decoded")]
     Malformed,
@@ -67,8 +121,27 @@ impl Refusal {
             | Self::DuplicateKey
             | Self::InvalidSort
             | Self::TooLarge
+            | Self::UserEmpty
+            | Self::RoleEmpty
+            | Self::PermissionNotGiven
+            | Self::AuthFailed
+            | Self::InvalidAuthMgmt
+            | Self::AuthOldRevision
             | Self::MemberAddress => Code::InvalidArgument,
-            Self::MemberIdUsed | Self::TooManyMembers => Code::FailedPrecondition,
+            Self::MemberIdUsed
+            | Self::TooManyMembers
+            | Self::RootUserNotExist
+            | Self::RootRoleNotExist
+            | Self::UserAlreadyExist
+            | Self::UserNotFound
+            | Self::RoleAlreadyExist
+            | Self::RoleNotFound
+            | Self::RoleNotGranted
+            | Self::PermissionNotGranted
+            | Self::AuthNotEnabled => Code::FailedPrecondition,
+            Self::PermissionDenied => Code::PermissionDenied,
+            Self::InvalidAuthToken => Code::Unauthenticated,
+            Self::AuthTooLarge => Code::ResourceExhausted,
             Self::Compacted | Self::FutureRevision => Code::OutOfRange,
             Self::LeasesUnsupported => Code::Unimplemented,
             Self::Malformed => Code::Internal,

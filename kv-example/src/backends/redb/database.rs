@@ -17,9 +17,10 @@ use super::meta::{self, State};
 use super::tables::{Failure, NewestKey, OlderKey, Pair, Tables, Value, Writing};
 use super::trouble::{caught, damaged, fatal};
 use super::{Options, Owner};
+use crate::api::command::Author;
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use crate::machine::{Engine, ReadError, apply_one};
-use crate::store::{Checksum, Head, Image, Refusal, Store};
+use crate::store::{Auth, Checksum, Head, Image, Refusal, Store};
 
 const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
 
@@ -109,7 +110,7 @@ pub(super) struct Core {
     path: String,
     /// A file that is made when the disk fails, so that the database is not trusted any more.
     distrust: Option<PathBuf>,
-    db: Database,
+    pub(super) db: Database,
     options: Options,
     writer: Mutex<Writer>,
     view: RwLock<Arc<View>>,
@@ -417,12 +418,12 @@ impl Core {
 }
 
 impl Engine for Core {
-    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
-        self.read(self.view(), |store| store.range(request))
+    fn range(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
+        self.read(self.view(), |store| store.range_as(author, request))
     }
 
-    fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
-        self.read(self.view(), |store| store.read_txn(request))
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
+        self.read(self.view(), |store| store.read_txn_as(author, request))
     }
 
     fn checksum(&self, revision: i64) -> Result<Checksum, ReadError> {
@@ -431,6 +432,10 @@ impl Engine for Core {
 
     fn head(&self) -> Head {
         self.view().head.clone()
+    }
+
+    fn auth(&self) -> Arc<Auth> {
+        self.view().head.auth.clone()
     }
 
     fn is_small(&self) -> bool {

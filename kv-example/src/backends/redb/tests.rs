@@ -2,9 +2,11 @@
 
 use proptest::prelude::*;
 use raftkv::{ClusterId, NodeId};
+use redb::ReadableDatabase;
 use redb::backends::InMemoryBackend;
 
 use super::*;
+use crate::api::command::{Author, auth_change};
 use crate::api::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use crate::machine::ReadError;
 use crate::store::model::{self, Change, Model, Subject, steps};
@@ -55,6 +57,17 @@ impl Subject for InTables {
             ReadError::Refused(refusal) => refusal,
             ReadError::Failed(reason) => panic!("{reason}"),
         })
+    }
+
+    fn read_as(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
+        crate::machine::Engine::range(&*self.0, author, request).map_err(|error| match error {
+            ReadError::Refused(refusal) => refusal,
+            ReadError::Failed(reason) => panic!("{reason}"),
+        })
+    }
+
+    fn change_auth(&mut self, change: &auth_change::Change) -> Result<(), Refusal> {
+        self.0.change(|store| model::change_auth(store, change)).expect("a change, or its refusal")
     }
 
     fn change(&mut self, changes: &[Change]) {
@@ -194,4 +207,40 @@ fn a_database_whose_disk_failed_is_made_anew() {
     let machine = RedbMachine::open(&path, OWNER, Options::default()).expect("a new database");
     assert_eq!(machine.view().revision(), 1);
     assert!(!mark.exists());
+}
+
+/// What `meta` says of the format, and whether it says something of users.
+fn noted(core: &Core) -> (Vec<u8>, bool) {
+    let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
+    let meta = core.db.begin_read().expect("a view").open_table(meta).expect("the table");
+    let format = meta.get("format").expect("readable").expect("there").value().to_vec();
+    (format, meta.get("auth").expect("readable").is_some())
+}
+
+/// A version that knows nothing of users knows format 1, and refuses the others.
+#[test]
+fn users_are_there_again_and_keep_older_versions_out() {
+    use crate::api::command::{RoleAdd, UserAdd};
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("kv.redb");
+    let open = || RedbMachine::open(&path, OWNER, Options::default()).expect("a database");
+    let machine = open();
+    assert_eq!(noted(&machine.core), (vec![1], false));
+    let changes = [
+        auth_change::Change::UserAdd(UserAdd { name: "ann".into(), password_hash: "p".into() }),
+        auth_change::Change::RoleAdd(RoleAdd { name: "r".into() }),
+    ];
+    for change in &changes {
+        machine.core.change(|store| model::change_auth(store, change)).expect("a change").expect("done");
+    }
+    let before = machine.view().auth();
+    drop(machine);
+    let machine = open();
+    assert_eq!((machine.view().auth(), noted(&machine.core)), (before.clone(), (vec![2], true)));
+    assert_eq!(before.revision(), 3);
+    // An image without users takes them away.
+    load(&machine.core, &model::image(Store::new()), 100);
+    assert_eq!(noted(&machine.core), (vec![1], false));
+    drop(machine);
+    assert_eq!(*open().view().auth(), crate::store::Auth::default());
 }
