@@ -14,7 +14,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 /// The methods that are told apart. Others, such as those that are not served, are one.
-pub(super) const METHODS: [(&str, &str); 29] = [
+pub(super) const METHODS: [(&str, &str); 46] = [
     ("/etcdserverpb.KV/Range", "KV.Range"),
     ("/etcdserverpb.KV/Put", "KV.Put"),
     ("/etcdserverpb.KV/DeleteRange", "KV.DeleteRange"),
@@ -32,6 +32,23 @@ pub(super) const METHODS: [(&str, &str); 29] = [
     ("/etcdserverpb.Maintenance/HashKV", "Maintenance.HashKV"),
     ("/etcdserverpb.Maintenance/Snapshot", "Maintenance.Snapshot"),
     ("/etcdserverpb.Maintenance/MoveLeader", "Maintenance.MoveLeader"),
+    ("/etcdserverpb.Auth/AuthEnable", "Auth.AuthEnable"),
+    ("/etcdserverpb.Auth/AuthDisable", "Auth.AuthDisable"),
+    ("/etcdserverpb.Auth/AuthStatus", "Auth.AuthStatus"),
+    ("/etcdserverpb.Auth/Authenticate", "Auth.Authenticate"),
+    ("/etcdserverpb.Auth/UserAdd", "Auth.UserAdd"),
+    ("/etcdserverpb.Auth/UserGet", "Auth.UserGet"),
+    ("/etcdserverpb.Auth/UserList", "Auth.UserList"),
+    ("/etcdserverpb.Auth/UserDelete", "Auth.UserDelete"),
+    ("/etcdserverpb.Auth/UserChangePassword", "Auth.UserChangePassword"),
+    ("/etcdserverpb.Auth/UserGrantRole", "Auth.UserGrantRole"),
+    ("/etcdserverpb.Auth/UserRevokeRole", "Auth.UserRevokeRole"),
+    ("/etcdserverpb.Auth/RoleAdd", "Auth.RoleAdd"),
+    ("/etcdserverpb.Auth/RoleGet", "Auth.RoleGet"),
+    ("/etcdserverpb.Auth/RoleList", "Auth.RoleList"),
+    ("/etcdserverpb.Auth/RoleDelete", "Auth.RoleDelete"),
+    ("/etcdserverpb.Auth/RoleGrantPermission", "Auth.RoleGrantPermission"),
+    ("/etcdserverpb.Auth/RoleRevokePermission", "Auth.RoleRevokePermission"),
     ("/raftkv.kv.v1.Node/Status", "Node.Status"),
     ("/raftkv.kv.v1.Node/Campaign", "Node.Campaign"),
     ("/raftkv.kv.v1.Node/AddMember", "Node.AddMember"),
@@ -69,11 +86,17 @@ pub(super) const OUTCOMES: [&str; 18] = [
 ];
 
 /// What is counted of the requests.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct RequestMeter {
     methods: [Method; METHODS.len()],
     /// Begun and not answered.
     running: AtomicU64,
+}
+
+impl Default for RequestMeter {
+    fn default() -> Self {
+        Self { methods: std::array::from_fn(|_| Method::default()), running: AtomicU64::new(0) }
+    }
 }
 
 #[derive(Debug, Default)]
