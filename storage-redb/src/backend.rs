@@ -53,9 +53,10 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger that a note is kept for, with what was read from it.
+    /// The ledger that a note is kept for, with what was read from it: 0 where there was nothing to be read, which says nothing about how the
+    /// database was left.
     pub(crate) fn new(note: SyncedNote, noted: u64) -> Self {
-        Self { note, sequence: noted / 2, closed: noted.is_multiple_of(2) }
+        Self { note, sequence: noted / 2, closed: noted > 0 && noted.is_multiple_of(2) }
     }
 
     /// The last commit that was synced, as far as is known.

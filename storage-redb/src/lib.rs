@@ -26,7 +26,7 @@
 //! Three things that redb leaves to whoever uses it are done here:
 //!
 //! * **An unclean stop.** A sync that fails may leave in the page cache what never reaches the disk, and the next process would build on it. So after
-//!   any stop that was not an orderly one the file is copied to a new one, which is synced and checked before it takes the other's name. (redb
+//!   any stop that is not known to have been an orderly one the file is copied to a new one, which is synced and checked before it takes the other's name. (redb
 //!   then goes through all of it as well, to repair what it needs.) If the check fails, the original is as it was.
 //! * **The last commit.** redb takes back a commit that is not whole, as one that was interrupted. A note of the last commit that was synced, in a
 //!   file of its own (`SYNCED`), tells that from damage. The note itself is not synced with each commit: after a loss of power, with
@@ -44,7 +44,7 @@
 //! * Threads: one that writes. Reads run on tokio's blocking threads, each in a transaction that ends with the read, so that none holds on to pages
 //!   that were compacted.
 //! * Opening reads the whole log, redb's check and ours, and after an unclean stop copies it first. Room for a second
-//!   copy must be there then. A log of 544 MiB, 1 600 000 entries, took 1.9 s, and 4.2 s after a kill, on two cores that were busy with much else;
+//!   copy must be there then. A log of 544 MiB, 1 600 000 entries, took 1.9 s, and 4.2 s after a kill, on two cores;
 //!   compacting nearly all of it 0.6 s, and 90 000 entries 0.02 s (`cargo bench -p raftkv-storage-redb --bench recovery`).
 //!
 //! ## How a commit gets to the disk
@@ -60,7 +60,7 @@
 //! ## Beside bare redb
 //!
 //! Commits a second of entries with 256 bytes, beside commits of redb that put the same payloads into one table and do nothing else, in turns, in one
-//! run. The bar is a ratio of 0.85. The machine was busy with much else, and its disk took 4 ms for a sync; in a file system in memory, where a
+//! run. The bar is a ratio of 0.85. The disk took 4 ms for a sync; in a file system in memory, where a
 //! sync takes no time, what is left is the processor's work:
 //!
 //! ```sh
@@ -111,7 +111,7 @@
 //!
 //! The files of a directory are `LOCK`, `IDENTITY` and `SYNCED` as FORMAT.md of `raftkv-storage-file` draws them, and `log.redb` or `images.redb`,
 //! which redb's own tools can read. `SYNCED` holds twice the number of the last commit that is known to be synced, and one more as long as
-//! the database is not closed.
+//! the database is not closed; where it is missing or can't be read, the database counts as not closed.
 //!
 //! [redb]: https://docs.rs/redb
 

@@ -2,8 +2,7 @@
 
 use std::ops::{Bound, Range};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
 use raftkv::{Entry, Index, LogId, LogState, LogWrite, StorageError};
 use raftkv_storage_file::{Identity, Vfs};
@@ -15,16 +14,16 @@ use crate::record::{Checked, ENTRIES, ENTRY_HEADER, STATE, Salt, State, encode_e
 use crate::volume::{Found, Plan, Volume};
 use crate::{Options, Stats};
 
-/// After this long a reader that finds the database at another commit than the writer told takes it for damaged.
-const LONGEST_WRITE: Duration = Duration::from_secs(10);
-
 /// A log, for one writer and many readers.
 #[derive(Debug)]
 pub(crate) struct Store {
     volume: Volume,
     salt: Salt,
     contents: RwLock<Arc<Contents>>,
-    failed: Mutex<Option<String>>,
+    /// Held from before a commit until the contents tell of it.
+    committing: Mutex<()>,
+    /// What failed first.
+    failed: OnceLock<String>,
 }
 
 impl Store {
@@ -40,7 +39,8 @@ impl Store {
         let LogState { base, last, .. } = contents.log;
         tracing::info!(dir = %dir.display(), %base, %last, commits = contents.sequence, "opened the log");
         let salt = Salt::new(volume.nonce());
-        Ok(Self { volume, salt, contents: RwLock::new(Arc::new(contents)), failed: Mutex::default() })
+        let contents = RwLock::new(Arc::new(contents));
+        Ok(Self { volume, salt, contents, committing: Mutex::default(), failed: OnceLock::new() })
     }
 
     fn contents(&self) -> Arc<Contents> {
@@ -53,22 +53,25 @@ impl Store {
 
     /// Reads entries; see [`raftkv::LogStore::read`].
     pub(crate) fn read(&self, range: &Range<Index>, max_bytes: u64) -> Result<Vec<Entry>, StorageError> {
-        let began = Instant::now();
-        loop {
-            let contents = self.contents();
-            let held = contents.held(range)?;
-            let read = |transaction: ReadTransaction| self.read_as_of(&transaction, &contents, &held, max_bytes);
-            if let Some(entries) = self.volume.read("read", read)? {
-                return Ok(entries);
-            }
-            // A write came in between, which is a matter of microseconds; unless it failed half-way, or the disk gives us old pages.
-            self.check_running()?;
-            if began.elapsed() > LONGEST_WRITE {
-                let reason = format!("the database is not as it was after commit {}", contents.sequence);
-                return Err(corrupt(self.volume.path(), None, reason));
-            }
-            std::thread::yield_now();
+        if let Some(entries) = self.read_now(range, max_bytes)? {
+            return Ok(entries);
         }
+        // A commit came in between, of which the contents did not tell yet, or that failed half-way. While this lock is held there is none: whatever
+        // does not fit then never will. It may have to wait for the disk, which is rare.
+        let _none = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.check_running()?;
+        let entries = self.read_now(range, max_bytes)?;
+        entries.ok_or_else(|| {
+            let sequence = self.contents().sequence;
+            corrupt(self.volume.path(), None, format!("the database is not as it was after commit {sequence}"))
+        })
+    }
+
+    /// None if the database is not as the contents say.
+    fn read_now(&self, range: &Range<Index>, max_bytes: u64) -> Result<Option<Vec<Entry>>, StorageError> {
+        let contents = self.contents();
+        let held = contents.held(range)?;
+        self.volume.read("read", |transaction| self.read_as_of(&transaction, &contents, &held, max_bytes))
     }
 
     /// None if the database is not, or no longer, as these contents say.
@@ -146,6 +149,7 @@ impl Store {
         next: impl FnOnce(&Contents) -> Result<Option<(Contents, Option<Indexes>)>, StorageError>,
         entries: &[Entry],
     ) -> Result<(), StorageError> {
+        let _one = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_running()?;
         let done = next(&self.contents()).and_then(|step| {
             let Some((next, gone)) = step else { return Ok(()) };
@@ -155,7 +159,7 @@ impl Store {
         });
         if let Err(error) = &done {
             tracing::error!(%error, "the log failed, and takes no more writes");
-            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+            let _ = self.failed.set(error.to_string());
         }
         done
     }
@@ -209,7 +213,7 @@ impl Store {
     }
 
     fn check_running(&self) -> Result<(), StorageError> {
-        match &*self.failed.lock().unwrap_or_else(PoisonError::into_inner) {
+        match self.failed.get() {
             Some(reason) => Err(StorageError::Sticky(reason.clone())),
             None => Ok(()),
         }
@@ -271,4 +275,73 @@ fn read_state(transaction: &ReadTransaction, nonce: u64, path: &Path) -> Result<
     let table = transaction.open_table(STATE)?;
     let value = table.get(0)?.ok_or_else(|| corrupt(path, None, "the state of the log is missing"))?;
     State::decode(value.value(), nonce).map_err(|reason| corrupt(path, None, reason).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::{Duration, Instant};
+
+    use raftkv::{ClusterId, EntryKind, GroupId, NodeId};
+    use raftkv_storage_file::sim::SimDisk;
+
+    use super::*;
+
+    const ALL: Range<Index> = Index(1)..Index(9);
+
+    fn entry(index: u64) -> Entry {
+        Entry { id: LogId::new(1, index), kind: EntryKind::Command, data: vec![7; 100].into() }
+    }
+
+    fn store() -> Store {
+        let vfs: Arc<dyn Vfs> = Arc::new(SimDisk::new());
+        let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(0) };
+        let options = Options { background: false, ..Options::default() };
+        let store = Store::open(&vfs, Path::new("/log"), identity, options).unwrap();
+        store.write(&LogWrite { hard_state: None, entries: vec![entry(1), entry(2)] }).unwrap();
+        store
+    }
+
+    /// Commits an entry as a writer does that is held up before the contents tell of it.
+    fn commit_silently(store: &Store) -> Contents {
+        let write = LogWrite { hard_state: None, entries: vec![entry(3)] };
+        let next = store.contents().after_write(&write);
+        store.volume.write("write", |transaction| store.change(transaction, None, &write.entries, &next)).unwrap();
+        next
+    }
+
+    /// It used to be told after ten seconds of looking, on the clock.
+    #[test]
+    fn a_database_at_another_commit_is_told_at_once_when_nobody_writes() {
+        let store = store();
+        commit_silently(&store);
+        let began = Instant::now();
+        let error = store.read(&ALL, u64::MAX).unwrap_err();
+        assert!(matches!(&error, StorageError::Corrupt { reason, .. } if reason.contains("after commit 2")), "{error}");
+        assert!(began.elapsed() < Duration::from_secs(5), "told after {:?}", began.elapsed());
+    }
+
+    #[test]
+    fn a_reader_waits_for_the_commit_that_is_under_way_however_long_that_takes() {
+        let store = store();
+        thread::scope(|scope| {
+            let writing = store.committing.lock().unwrap();
+            let next = commit_silently(&store);
+            let reader = scope.spawn(|| store.read(&ALL, u64::MAX));
+            thread::sleep(Duration::from_millis(50));
+            assert!(!reader.is_finished(), "it did not wait for the writer");
+            *store.contents.write().unwrap() = Arc::new(next);
+            drop(writing);
+            assert_eq!(reader.join().unwrap().unwrap(), [entry(1), entry(2), entry(3)]);
+        });
+    }
+
+    #[test]
+    fn a_reader_that_meets_with_a_commit_that_failed_says_so() {
+        let store = store();
+        commit_silently(&store);
+        store.failed.set("the disk is gone".into()).unwrap();
+        let error = store.read(&ALL, u64::MAX).unwrap_err();
+        assert!(matches!(&error, StorageError::Sticky(reason) if reason.contains("the disk is gone")), "{error}");
+    }
 }

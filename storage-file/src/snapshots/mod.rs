@@ -136,7 +136,8 @@ impl FileSnapshots {
     }
 
     /// For a store that keeps some of its images elsewhere, and has published one there that reflects everything up to `last`: removes images
-    /// that reflect no more than that, unfinished ones that nobody writes among them. Blocks.
+    /// that reflect no more than that, unfinished ones that nobody writes among them. One that reflects less and is published later comes too late, and
+    /// is dropped. Blocks.
     ///
     /// # Errors
     /// The store can't be written to.
@@ -351,8 +352,8 @@ impl Store {
             progress.file.sync_data().map_err(failed("fsync", &from))?;
             writing.writers.remove(&meta.id);
             writing.durable.remove(&meta.id);
-            let newer = locked(&self.latest).as_ref().is_some_and(|latest| latest.meta.last > meta.last);
-            if newer {
+            let here = locked(&self.latest).as_ref().map(|latest| latest.meta.last);
+            if here.max(*locked(&self.elsewhere)).is_some_and(|newest| newest > meta.last) {
                 // It came too late: a newer one has been published meanwhile.
                 return self.tidy(writing, None);
             }

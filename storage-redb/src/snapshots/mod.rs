@@ -5,11 +5,11 @@ mod writer;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raftkv::{LogId, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
+use raftkv::{Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
 use raftkv_storage_file::{FileSnapshots, Identity, OsVfs, Vfs};
 use redb::{ReadTransaction, WriteTransaction};
 
@@ -52,11 +52,22 @@ struct Store {
     files: FileSnapshots,
     options: SnapshotOptions,
     /// The image in the database.
-    small: Mutex<Option<Arc<Published>>>,
+    small: Mutex<Small>,
     /// Images that are being written, or are left off in memory.
     unfinished: Mutex<BTreeMap<SnapshotId, Unfinished>>,
-    /// Held while something is written to the database.
-    writing: Mutex<Writing>,
+    /// The number of the last commit. Held while something is written to the database, and while anything is decided or done that
+    /// makes a published image go on account of another: two images may be published at the same time. `files` has a lock of its own, which
+    /// is taken after this one.
+    writing: Mutex<u64>,
+    /// What failed first.
+    failed: OnceLock<String>,
+}
+
+/// The image in the database, as of a commit.
+#[derive(Clone, Debug)]
+struct Small {
+    commit: u64,
+    image: Option<Arc<Published>>,
 }
 
 #[derive(Debug)]
@@ -66,12 +77,6 @@ struct Unfinished {
     turn: Weak<()>,
     /// None once it has moved to a file.
     bytes: Option<Vec<u8>>,
-}
-
-#[derive(Debug)]
-struct Writing {
-    sequence: u64,
-    failed: Option<String>,
 }
 
 /// Nothing that holds these locks can leave its data half-changed.
@@ -124,9 +129,10 @@ impl RedbSnapshots {
             volume,
             files,
             options,
-            small: Mutex::new(state.image.map(Arc::new)),
+            small: Mutex::new(Small { commit: state.sequence, image: state.image.map(Arc::new) }),
             unfinished: Mutex::default(),
-            writing: Mutex::new(Writing { sequence: state.sequence, failed: None }),
+            writing: Mutex::new(state.sequence),
+            failed: OnceLock::new(),
         };
         store.choose()?;
         Ok(Self(Arc::new(store)))
@@ -171,33 +177,54 @@ fn read_image(transaction: &ReadTransaction, image: &Published, path: &Path) -> 
 impl Store {
     /// Of two images, which a crash can leave, only the newer one stays.
     fn choose(&self) -> Result<(), StorageError> {
-        let (small, large) = (self.small(), self.files.published());
-        match (small, large) {
-            (Some(small), Some(large)) if small.meta.last < large.meta.last => self.put(None),
-            (Some(small), _) => self.files.retire(small.meta.last),
-            (None, _) => Ok(()),
+        self.drop_superseded()?;
+        match self.small() {
+            Some(small) => self.files.retire(small.meta.last),
+            None => Ok(()),
         }
     }
 
     fn small(&self) -> Option<Arc<Published>> {
-        locked(&self.small).clone()
+        locked(&self.small).image.clone()
     }
 
     fn check_running(&self) -> Result<(), StorageError> {
-        match &locked(&self.writing).failed {
+        match self.failed.get() {
             Some(reason) => Err(StorageError::Sticky(reason.clone())),
             None => Ok(()),
         }
     }
 
-    /// Puts an image into the database, in place of the one that is there, or takes that one out.
-    fn put(&self, image: Option<(Published, Vec<u8>)>) -> Result<(), StorageError> {
+    /// Publishes an image in the database, unless a newer one is published, and removes files that it supersedes.
+    fn publish(&self, image: Published, bytes: Vec<u8>) -> Result<(), StorageError> {
         let mut writing = locked(&self.writing);
-        if let Some(reason) = &writing.failed {
-            return Err(StorageError::Sticky(reason.clone()));
+        let (id, last) = (image.meta.id, image.meta.last);
+        if self.latest().is_some_and(|latest| latest.meta.last > last) {
+            // It came too late.
+            return Ok(());
         }
+        self.put(&mut writing, Some((image, bytes)))?;
+        tracing::info!(image = %id, %last, "published a small snapshot");
+        self.files.retire(last)
+    }
+
+    /// Takes the image out of the database if one in a file supersedes it.
+    fn drop_superseded(&self) -> Result<(), StorageError> {
+        let mut writing = locked(&self.writing);
+        // No file that is published now goes on account of an image in the database before this is done.
+        if let (Some(small), Some(large)) = (self.small(), self.files.published())
+            && small.meta.last <= large.meta.last
+        {
+            self.put(&mut writing, None)?;
+        }
+        Ok(())
+    }
+
+    /// Puts an image into the database, in place of the one that is there, or takes that one out.
+    fn put(&self, sequence: &mut u64, image: Option<(Published, Vec<u8>)>) -> Result<(), StorageError> {
+        self.check_running()?;
         let (published, bytes) = image.unzip();
-        let state = State { sequence: writing.sequence + 1, image: published };
+        let state = State { sequence: *sequence + 1, image: published };
         let done = self.volume.write("write", |transaction| {
             let mut table = transaction.open_table(IMAGE)?;
             match &bytes {
@@ -210,12 +237,12 @@ impl Store {
         });
         if let Err(error) = done {
             tracing::error!(%error, "the snapshot store failed, and takes no more writes");
-            writing.failed = Some(error.to_string());
+            let _ = self.failed.set(error.to_string());
             return Err(error);
         }
-        writing.sequence = state.sequence;
-        *locked(&self.small) = state.image.map(Arc::new);
-        self.volume.settle(writing.sequence);
+        *sequence = state.sequence;
+        *locked(&self.small) = Small { commit: state.sequence, image: state.image.map(Arc::new) };
+        self.volume.settle(state.sequence);
         Ok(())
     }
 
@@ -249,21 +276,25 @@ impl Store {
 
     /// The newest image, wherever it is.
     fn latest(&self) -> Option<Published> {
-        let small = self.small().map(|image| (*image).clone());
-        let newer = |large: &Published| small.as_ref().is_none_or(|small| small.meta.last < large.meta.last);
-        self.files.published().filter(newer).or(small)
-    }
-
-    /// Whether an image that reflects more than this is published.
-    fn has_newer(&self, last: LogId) -> bool {
-        self.latest().is_some_and(|latest| latest.meta.last > last)
+        let mut small = locked(&self.small).clone();
+        loop {
+            let large = self.files.published();
+            let now = locked(&self.small).clone();
+            if now.commit == small.commit {
+                let small = small.image.map(|image| (*image).clone());
+                let newer = |large: &Published| small.as_ref().is_none_or(|small| small.meta.last < large.meta.last);
+                return large.filter(newer).or(small);
+            }
+            // An image came or went between the looks at the two places: one that moves from one to the other could be missed in both.
+            small = now;
+        }
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
-        let writing = self.writing.get_mut().unwrap_or_else(PoisonError::into_inner);
-        self.volume.close(writing.failed.is_none().then_some(writing.sequence));
+        let sequence = *self.writing.get_mut().unwrap_or_else(PoisonError::into_inner);
+        self.volume.close(self.failed.get().is_none().then_some(sequence));
     }
 }
 

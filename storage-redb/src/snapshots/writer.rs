@@ -1,10 +1,11 @@
 //! An image that is being written: in memory, until it crosses the line.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raftkv::{LogId, Published, Snapshot, SnapshotMeta, SnapshotWriter, StorageError};
+use raftkv::{Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
 
 use super::{Store, Unfinished, blocking, locked};
 
@@ -46,19 +47,22 @@ impl Writer {
     }
 
     /// What the store has of this image, as long as nobody began it again.
-    fn with<T>(&self, work: impl FnOnce(&mut Unfinished) -> T) -> Result<T, StorageError> {
-        let mut all = locked(&self.store.unfinished);
+    fn of<'a>(&self, all: &'a mut BTreeMap<SnapshotId, Unfinished>) -> Result<&'a mut Unfinished, StorageError> {
         let id = self.meta.id;
         let ours =
             all.get_mut(&id).filter(|unfinished| std::ptr::eq(unfinished.turn.as_ptr(), Arc::as_ptr(&self.turn)));
-        ours.map(work)
-            .ok_or_else(|| StorageError::Misuse(format!("image {id} was begun again meanwhile, or is published")))
+        ours.ok_or_else(|| StorageError::Misuse(format!("image {id} was begun again meanwhile, or is published")))
+    }
+
+    fn with<T>(&self, work: impl FnOnce(&mut Unfinished) -> T) -> Result<T, StorageError> {
+        self.of(&mut locked(&self.store.unfinished)).map(work)
     }
 
     /// Ends this writer's turn.
     fn finish(&self) -> Result<Option<Vec<u8>>, StorageError> {
-        let bytes = self.with(|unfinished| unfinished.bytes.take())?;
-        locked(&self.store.unfinished).remove(&self.meta.id);
+        let mut all = locked(&self.store.unfinished);
+        let bytes = self.of(&mut all)?.bytes.take();
+        all.remove(&self.meta.id);
         Ok(bytes)
     }
 
@@ -89,28 +93,10 @@ async fn move_to_file(
     Ok(file)
 }
 
-async fn publish_small(store: Arc<Store>, image: Published, bytes: Vec<u8>) -> Result<(), StorageError> {
-    let (id, last) = (image.meta.id, image.meta.last);
-    if store.has_newer(last) {
-        return Ok(());
-    }
-    blocking(store.options.background, move || {
-        store.put(Some((image, bytes)))?;
-        tracing::info!(image = %id, %last, "published a small snapshot");
-        store.files.retire(last)
-    })
-    .await
-}
-
-async fn publish_large(store: Arc<Store>, last: LogId, file: Box<dyn SnapshotWriter>) -> Result<(), StorageError> {
-    if store.has_newer(last) {
-        return file.discard().await;
-    }
+async fn publish_large(store: Arc<Store>, file: Box<dyn SnapshotWriter>) -> Result<(), StorageError> {
+    // If a newer one is published meanwhile, `retire` told of it, or will remove this one.
     file.publish().await?;
-    if store.small().is_none() {
-        return Ok(());
-    }
-    blocking(store.options.background, move || store.put(None)).await
+    blocking(store.options.background, move || store.drop_superseded()).await
 }
 
 #[async_trait]
@@ -148,8 +134,11 @@ impl SnapshotWriter for Writer {
         let bytes = self.finish()?.unwrap_or_default();
         let Self { store, meta, offset: len, checksum, .. } = *self;
         match stage {
-            Stage::Memory => publish_small(store, Published { meta, len, checksum }, bytes).await,
-            Stage::File(file) => publish_large(store, meta.last, file).await,
+            Stage::Memory => {
+                let image = Published { meta, len, checksum };
+                blocking(store.options.background, move || store.publish(image, bytes)).await
+            }
+            Stage::File(file) => publish_large(store, file).await,
         }
     }
 

@@ -174,6 +174,38 @@ pub async fn an_older_image_does_not_replace_a_newer_one<B: Backend>(backend: &B
     assert_latest(&store, 6, &image(6, 10)).await;
 }
 
+/// A node publishes an image of its own while it publishes one that it received, and the store works on both at once: the newer one stays,
+/// whichever began first, and is the latest from the moment on when it is published.
+pub async fn of_two_images_published_at_once_the_newer_one_stays<B: Backend>(backend: &B) {
+    let store = open(backend).await;
+    let mut n = 1;
+    for (of_older, of_newer) in [(200, 200), (200, 300_000), (300_000, 200), (300_000, 300_000)] {
+        for newer_first in [true, false, true, false, true, false] {
+            let (older, newer) = (image(n, of_older), image(n + 1, of_newer));
+            let mut first = store.begin(meta(n)).await.expect("a writer");
+            write(&mut first, &older, 100_000).await.expect("the image");
+            let mut second = store.begin(meta(n + 1)).await.expect("a writer");
+            write(&mut second, &newer, 100_000).await.expect("the image");
+            let (first, second) = (first.publish(), second.publish());
+            // Whether the older one is refused, or taken and dropped, is up to the store.
+            let (_, published) = if newer_first {
+                let (published, late) = tokio::join!(second, first);
+                (late, published)
+            } else {
+                tokio::join!(first, second)
+            };
+            published.expect("the newer image");
+            assert_latest(&store, n + 1, &newer).await;
+            n += 2;
+        }
+    }
+    drop(store);
+    let store = open(backend).await;
+    assert_latest(&store, n - 1, &image(n - 1, 300_000)).await;
+    publish(&store, n, &image(n, 10)).await.expect("nothing is stopped by it");
+    assert_latest(&store, n, &image(n, 10)).await;
+}
+
 /// A newer image is begun while another is unfinished, and is published first.
 pub async fn two_images_may_be_written_in_quick_succession<B: Backend>(backend: &B) {
     let store = open(backend).await;
