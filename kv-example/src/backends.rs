@@ -29,7 +29,7 @@ use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use raftkv::transport_kit::Local;
+use raftkv::transport_kit::{Local, Tls};
 use raftkv::{ClusterId, Fatal, Inbox, LogStore, NodeId, Snapshot, StateMachine, StorageError, Transport};
 use raftkv_storage_file::parts::kind_of;
 use raftkv_storage_file::{Identity, Vfs};
@@ -95,19 +95,27 @@ pub(crate) struct Sender {
 pub(crate) type Serving = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 
 /// Opens the sending half.
-pub(crate) fn open_transport(kind: TransportKind, local: Local, max_message_bytes: usize) -> Sender {
+pub(crate) fn open_transport(kind: TransportKind, local: Local, max_message_bytes: usize, tls: Option<Tls>) -> Sender {
     match kind {
         #[cfg(feature = "grpc")]
         TransportKind::Grpc => {
             use raftkv_transport_grpc::{GrpcTransport, Options};
-            let transport = Arc::new(GrpcTransport::new(local, Options { max_message_bytes, ..Options::default() }));
+            let options = Options { max_message_bytes, ..Options::default() };
+            let transport = Arc::new(match tls {
+                Some(tls) => GrpcTransport::with_tls(local, options, tls),
+                None => GrpcTransport::new(local, options),
+            });
             let reporting = transport.clone();
             Sender { transport, report_losses_to: Box::new(move |inbox| reporting.report_losses_to(inbox)) }
         }
         #[cfg(feature = "tarpc")]
         TransportKind::Tarpc => {
             use raftkv_transport_tarpc::{Options, TarpcTransport};
-            let transport = Arc::new(TarpcTransport::new(local, Options { max_message_bytes, ..Options::default() }));
+            let options = Options { max_message_bytes, ..Options::default() };
+            let transport = Arc::new(match tls {
+                Some(tls) => TarpcTransport::with_tls(local, options, tls),
+                None => TarpcTransport::new(local, options),
+            });
             let reporting = transport.clone();
             Sender { transport, report_losses_to: Box::new(move |inbox| reporting.report_losses_to(inbox)) }
         }
@@ -122,19 +130,28 @@ pub(crate) fn serve_members(
     listener: TcpListener,
     inbox: Inbox,
     max_message_bytes: usize,
+    tls: Option<Tls>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Serving {
     match kind {
         #[cfg(feature = "grpc")]
         TransportKind::Grpc => {
             use raftkv_transport_grpc::{GrpcServer, ServerOptions};
-            let server = GrpcServer::new(inbox, ServerOptions { max_message_bytes, ..ServerOptions::default() });
+            let options = ServerOptions { max_message_bytes, ..ServerOptions::default() };
+            let server = match tls {
+                Some(tls) => GrpcServer::with_tls(inbox, options, tls),
+                None => GrpcServer::new(inbox, options),
+            };
             Box::pin(server.serve(listener, shutdown))
         }
         #[cfg(feature = "tarpc")]
         TransportKind::Tarpc => {
             use raftkv_transport_tarpc::{ServerOptions, TarpcServer};
-            let server = TarpcServer::new(inbox, ServerOptions { max_message_bytes, ..ServerOptions::default() });
+            let options = ServerOptions { max_message_bytes, ..ServerOptions::default() };
+            let server = match tls {
+                Some(tls) => TarpcServer::with_tls(inbox, options, tls),
+                None => TarpcServer::new(inbox, options),
+            };
             Box::pin(server.serve(listener, shutdown))
         }
         #[cfg(not(all(feature = "grpc", feature = "tarpc")))]

@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use raftkv::ClusterId;
+use raftkv::transport_kit::Tls;
 use raftkv_storage_file::Identity;
 use tokio::sync::mpsc;
 
+use crate::cli::certs::Directory;
 use crate::cli::{Failure, parse_seconds};
 use crate::client::{Client, ClientOptions};
 use crate::config::{ServerArgs, ServerConfig};
@@ -51,6 +53,9 @@ pub(crate) struct ClusterArgs {
     /// Serve metrics (see `server --listen-metrics`): those of node 1 on this port, those of node 2 on the next, and so on
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     metrics_port: Option<u16>,
+    /// Protect the cluster with certificates, in the directory `certs` of --data: they are made anew at each start, for a CA that stays
+    #[arg(long)]
+    tls: bool,
     /// Bring a node that died back
     #[arg(long)]
     restart: bool,
@@ -64,16 +69,24 @@ pub(crate) struct ClusterArgs {
 
 /// Runs the cluster until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, Failure> {
-    let specs = NodeSpec::all(args.nodes, args.base_port, args.metrics_port, &args.data).map_err(Failure::usage)?;
+    let certs = args.tls.then(|| Directory { path: args.data.join("certs") });
+    let mut specs = NodeSpec::all(args.nodes, args.base_port, args.metrics_port, &args.data).map_err(Failure::usage)?;
+    for spec in &mut specs {
+        spec.tls = certs.as_ref().map(|certs| certs.node(spec.id));
+    }
     check_ports(&specs)?;
     check_data(args, &specs)?;
     crate::config::prepare_data_dir(&args.data)?;
+    if let Some(certs) = &certs {
+        certs.for_this_machine(&specs.iter().map(|spec| spec.id).collect::<Vec<_>>())?;
+    }
     let exe =
         std::env::current_exe().map_err(|e| Failure::runtime(format!("can't find this program's own file: {e}")))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (events, inbox) = mpsc::channel(1024);
-        let supervisor = Supervisor { args, exe, specs, children: Vec::new(), events, terminal: Terminal::stdout() };
+        let supervisor =
+            Supervisor { args, exe, certs, specs, children: Vec::new(), events, terminal: Terminal::stdout() };
         supervisor.run(inbox).await
     })?;
     Ok(ExitCode::SUCCESS)
@@ -134,6 +147,7 @@ fn cluster_of(spec: &NodeSpec, specs: &[NodeSpec], more: &[String]) -> Option<Cl
 struct Supervisor<'a> {
     args: &'a ClusterArgs,
     exe: PathBuf,
+    certs: Option<Directory>,
     specs: Vec<NodeSpec>,
     children: Vec<Option<Child>>,
     events: mpsc::Sender<Event>,
@@ -165,7 +179,9 @@ impl Supervisor<'_> {
                 }
             }
         }
-        let watch = tokio::spawn(watch_leader(self.endpoints(), self.events.clone()));
+        let tls = self.certs.as_ref().map(|certs| Tls::for_client(certs.client())).transpose();
+        let tls = tls.map_err(|error| Failure::runtime(error.to_string()))?;
+        let watch = tokio::spawn(watch_leader(self.endpoints(), tls, self.events.clone()));
         let end = loop {
             tokio::select! {
                 biased;
@@ -207,6 +223,18 @@ impl Supervisor<'_> {
             format!(" --endpoints {endpoints}")
         };
         self.terminal.say("Try, in another terminal:");
+        let endpoints = match &self.certs {
+            Some(certs) => {
+                for (name, file) in [("CACERT", "ca.crt"), ("CERT", "client.crt"), ("KEY", "client.key")] {
+                    let path = certs.path.join(file);
+                    let path = std::path::absolute(&path).unwrap_or(path);
+                    let path = terminal::shell_line([path.display().to_string()]);
+                    self.terminal.say(&format!("  export RAFTKV_{name}={path} ETCDCTL_{name}={path}"));
+                }
+                self.endpoints().iter().map(|address| format!("https://{address}")).collect::<Vec<_>>().join(",")
+            }
+            None => endpoints,
+        };
         self.terminal.say(&format!("  {program} put greeting hello{option}"));
         self.terminal.say(&format!("  {program} status{option}"));
         self.terminal.say(&format!("  etcdctl --endpoints {endpoints} get greeting"));
@@ -323,13 +351,10 @@ impl Signals {
 }
 
 /// Tells of every change of leader, as long as somebody listens.
-async fn watch_leader(endpoints: Vec<String>, events: mpsc::Sender<Event>) {
+async fn watch_leader(endpoints: Vec<String>, tls: Option<Tls>, events: mpsc::Sender<Event>) {
     let timeout = Duration::from_secs(1);
-    let Ok(client) =
-        Client::new(&endpoints, ClientOptions { timeout, connect_timeout: timeout, ..ClientOptions::default() })
-    else {
-        return;
-    };
+    let options = ClientOptions { timeout, connect_timeout: timeout, tls, ..ClientOptions::default() };
+    let Ok(client) = Client::new(&endpoints, options) else { return };
     let mut known: Option<(u64, u64)> = None;
     let mut rounds_without = 0;
     loop {

@@ -7,6 +7,7 @@ mod engine;
 mod file;
 mod join;
 mod raft;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,6 +25,7 @@ pub use address::HostPort;
 use file::FileConfig;
 pub use join::Join;
 use join::Place;
+pub use tls::{TlsArgs, TlsConfig};
 
 /// A mistake in the configuration: what, where, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -197,6 +199,10 @@ pub struct ServerArgs {
     /// Shut down when stdin ends: a watchdog for the process that started this one
     #[arg(long, hide = true)]
     pub exit_on_stdin_close: bool,
+
+    /// Where certificates are.
+    #[command(flatten)]
+    pub tls: TlsArgs,
 }
 
 /// A complete, checked configuration of a server.
@@ -244,6 +250,8 @@ pub struct ServerConfig {
     pub log_level: Option<String>,
     /// Whether to shut down when stdin ends.
     pub exit_on_stdin_close: bool,
+    /// Where certificates are.
+    pub tls: TlsConfig,
 }
 
 /// Where a value was said, for messages about it.
@@ -348,7 +356,8 @@ impl ServerConfig {
     }
 
     fn assemble(args: &ServerArgs, layers: &Layers<'_>) -> Result<Self, ConfigError> {
-        let place = Place::of(args, layers)?;
+        let tls = TlsConfig::of(&args.tls, layers)?;
+        let place = Place::of(args, layers, &tls)?;
         let data = required(layers.text("data", args.data.as_ref(), |f| f.data.clone()), "data", "/var/lib/raftkv")?;
         if data.value.is_empty() {
             return Err(ConfigError(format!(
@@ -420,6 +429,7 @@ impl ServerConfig {
             shutdown_timeout: Duration::from_millis(shutdown.value),
             log_level: log_level.map(|given| given.value),
             exit_on_stdin_close: args.exit_on_stdin_close,
+            tls,
         })
     }
 

@@ -11,6 +11,7 @@ pub(crate) mod authority;
 mod connection;
 mod join;
 mod listen;
+mod protection;
 mod removal;
 mod signals;
 #[cfg(test)]
@@ -35,6 +36,7 @@ use crate::config::{ServerConfig, prepare_data_dir};
 use crate::metrics::{self, MeterLayer, RequestMeter};
 use crate::service::{self, Services};
 use crate::store::Limits;
+use protection::Protection;
 use signals::{Ending, Signals};
 
 /// What a command's envelope adds to the request in it.
@@ -115,10 +117,11 @@ impl Node {
             Some(join) => info!("data in {}; joins the cluster of {}", config.data.display(), join.endpoints.join(",")),
             None => info!("data in {}; begins with the members {}", config.data.display(), config.membership),
         }
+        let protection = Protection::open(config)?;
         prepare_data_dir(&config.data)?;
         let stores = open_stores(config, files).await?;
         let (machine, view) = open_machine(config).await?;
-        let raft = start_raft(config, stores, machine).await?;
+        let raft = start_raft(config, stores, machine, &protection).await?;
         let (end_clients, clients_end) = watch::channel(false);
         let (end_members, members_end) = watch::channel(false);
         let requests = Arc::new(RequestMeter::default());
@@ -126,17 +129,24 @@ impl Node {
             let sources = metrics::Sources { raft: raft.clone(), view: view.clone(), requests: requests.clone() };
             serve_metrics(listener, sources, members_end.clone());
         }
-        let members = tokio::spawn(serve_members(listeners.members, &raft, config, members_end));
-        let services = Services::start(raft.clone(), view, service_options(config));
+        let members = tokio::spawn(serve_members(listeners.members, &raft, config, &protection, members_end));
+        let services = Services::start(raft.clone(), view, service_options(config, &protection));
         removal::watch(&raft, &config.data);
         let limit = config.max_client_connections;
         let meter = MeterLayer(requests);
-        let clients = listen::serve_clients(listeners.clients, services.routes(), meter, limit, clients_end);
+        let tls = protection.clients.clone();
+        let clients = listen::serve_clients(listeners.clients, tls, services.routes(), meter, limit, clients_end);
         let clients = tokio::spawn(clients);
+        let with_tls = |tls: &Option<_>| if tls.is_some() { " with TLS" } else { "" };
         info!(
-            "serving clients on {}, members on {} over {}",
-            config.listen_client, config.listen_peer, config.transport
+            "serving clients on {}{}, members on {} over {}{}",
+            config.listen_client,
+            with_tls(&protection.clients),
+            config.listen_peer,
+            config.transport,
+            with_tls(&protection.peers)
         );
+        protection.watch();
         if let Some(address) = &config.listen_metrics {
             info!("serving metrics on http://{address}/metrics");
         }
@@ -266,10 +276,11 @@ async fn start_raft(
     config: &ServerConfig,
     (log, snapshots): Stores,
     machine: Box<dyn raftkv::StateMachine>,
+    protection: &Protection,
 ) -> Result<Raft, Failure> {
     let local = Local { cluster: config.cluster_id(), node: own_peer(config) };
     let Sender { transport, report_losses_to } =
-        backends::open_transport(config.transport, local, message_limit(config));
+        backends::open_transport(config.transport, local, message_limit(config), protection.peers.clone());
     let raft = Raft::builder(config.id, config.cluster_id())
         .config(Config { max_command_bytes: config.max_request_bytes + COMMAND_OVERHEAD, ..config.raft.clone() })
         .transport(transport)
@@ -311,16 +322,18 @@ fn serve_members(
     listener: TcpListener,
     raft: &Raft,
     config: &ServerConfig,
+    protection: &Protection,
     mut end: watch::Receiver<bool>,
 ) -> backends::Serving {
     let ended = async move {
         // Fails when the node is gone: an end as well.
         let _ = end.wait_for(|end| *end).await;
     };
-    backends::serve_members(config.transport, listener, raft.inbox(), message_limit(config), ended)
+    let tls = protection.peers.clone();
+    backends::serve_members(config.transport, listener, raft.inbox(), message_limit(config), tls, ended)
 }
 
-fn service_options(config: &ServerConfig) -> service::Options {
+fn service_options(config: &ServerConfig, protection: &Protection) -> service::Options {
     service::Options {
         cluster: config.cluster_id(),
         node: config.id,
@@ -335,6 +348,8 @@ fn service_options(config: &ServerConfig) -> service::Options {
         write_timeout: config.raft.write_timeout,
         lease_reads: config.raft.lease_drift.is_some(),
         was_removed: removal::is_noted(&config.data),
+        peers_have_tls: protection.peers.is_some(),
+        clients_tls: protection.clients.clone(),
     }
 }
 

@@ -134,7 +134,7 @@ fn a_node_joins_by_itself_and_is_told_when_it_can_not() {
     assert_eq!(elsewhere.code(), Some(2));
     let log = elsewhere.log();
     assert!(
-        log.contains("member 8 was added with the address http://127.0.0.1:1") && log.contains("member update 8"),
+        log.contains("member 8 was added with the address 127.0.0.1:1,") && log.contains("member update 8"),
         "{log}"
     );
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use indicatif::{ProgressBar, ProgressStyle};
 use prost::Message;
+use raftkv::transport_kit::Tls;
 use tokio::task::LocalSet;
 
 use super::pacer::Schedule;
@@ -33,6 +34,7 @@ const FILLERS: u64 = 64;
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
     connections: Vec<HostPort>,
+    tls: Option<Tls>,
     clients: usize,
     threads: usize,
     read_share: f64,
@@ -49,10 +51,11 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    pub(super) fn new(args: &BenchArgs, connections: Vec<HostPort>) -> Self {
+    pub(super) fn new(args: &BenchArgs, connections: Vec<HostPort>, tls: Option<Tls>) -> Self {
         let value_size = args.value_size as usize;
         Self {
             connections,
+            tls,
             clients: args.clients as usize,
             threads: args.threads as usize,
             read_share: match args.workload {
@@ -93,8 +96,8 @@ impl Client {
         Ok(Self {
             connection: Rc::clone(connection),
             sender: None,
-            put_route: Route::new(connection.address(), PUT)?,
-            get_route: Route::new(connection.address(), RANGE)?.fresh(plan.freshness),
+            put_route: Route::new(connection.address(), plan.tls.is_some(), PUT)?,
+            get_route: Route::new(connection.address(), plan.tls.is_some(), RANGE)?.fresh(plan.freshness),
             put: plan.put.clone(),
             get: plan.get.clone(),
             answer_size: plan.value_size + FRAME_HEAD,
@@ -208,8 +211,9 @@ fn seconds(plan: &Plan) -> usize {
 fn thread(plan: Plan, thread: usize, start: Instant, done: Arc<AtomicU64>) -> Result<Stats, String> {
     on_this_thread(async move {
         let own = |n: &usize| n % plan.threads == thread;
+        let mine = (0..plan.connections.len()).filter(own);
         let connections: Vec<_> =
-            (0..plan.connections.len()).filter(own).map(|n| Connection::new(plan.connections[n].clone())).collect();
+            mine.map(|n| Connection::new(plan.connections[n].clone(), plan.tls.clone())).collect();
         let numbers: Vec<_> = (0..plan.clients).filter(own).collect();
         let measure_from = start + plan.warmup;
         let end = measure_from + plan.duration;
@@ -288,7 +292,8 @@ pub(super) fn fill(plan: &Plan) -> Result<(), String> {
     }
     let plan = Rc::new(plan.clone());
     let filled = on_this_thread(async {
-        let connections: Vec<_> = plan.connections.iter().cloned().map(Connection::new).collect();
+        let connect = |address: &HostPort| Connection::new(address.clone(), plan.tls.clone());
+        let connections: Vec<_> = plan.connections.iter().map(connect).collect();
         let next = Rc::new(Cell::new(0));
         let mut tasks = Vec::new();
         for n in 0..FILLERS.min(plan.keys) as usize {
@@ -326,11 +331,11 @@ async fn fill_some(mut client: Client, next: Rc<Cell<u64>>, keys: u64, bar: Prog
 }
 
 /// The endpoint that leads.
-pub(super) fn find_leader(endpoints: &[HostPort], timeout: Duration) -> Result<HostPort, String> {
+pub(super) fn find_leader(endpoints: &[HostPort], tls: Option<&Tls>, timeout: Duration) -> Result<HostPort, String> {
     on_this_thread(async {
         let mut reasons = Vec::new();
         for address in endpoints {
-            match tokio::time::timeout(timeout, member_and_leader(address)).await {
+            match tokio::time::timeout(timeout, member_and_leader(address, tls)).await {
                 Ok(Ok((member, leader))) if member == leader => return Ok(address.clone()),
                 Ok(Ok(_)) => reasons.push(format!("{address} follows")),
                 Ok(Err(error)) => reasons.push(format!("{address}: {error}")),
@@ -341,9 +346,9 @@ pub(super) fn find_leader(endpoints: &[HostPort], timeout: Duration) -> Result<H
     })
 }
 
-async fn member_and_leader(address: &HostPort) -> Result<(u64, u64), CallError> {
-    let (_, mut sender) = Connection::new(address.clone()).sender(None).await?;
-    let route = Route::new(address, STATUS).map_err(CallError::Connect)?;
+async fn member_and_leader(address: &HostPort, tls: Option<&Tls>) -> Result<(u64, u64), CallError> {
+    let (_, mut sender) = Connection::new(address.clone(), tls.cloned()).sender(None).await?;
+    let route = Route::new(address, tls.is_some(), STATUS).map_err(CallError::Connect)?;
     let mut bytes = Vec::new();
     call(&mut sender, &route, frame(&StatusRequest {}.encode_to_vec()).into(), Some(&mut bytes)).await?;
     let status = StatusResponse::decode(bytes.get(FRAME_HEAD..).unwrap_or_default())

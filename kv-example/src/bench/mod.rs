@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::cli::certificates::Certificates;
 use crate::cli::{DEFAULT_ENDPOINTS, Failure, parse_seconds};
-use crate::config::HostPort;
+use crate::client::endpoint::parse;
 use crate::service::Freshness;
 
 const HELP: &str = "\
@@ -104,6 +105,8 @@ pub(crate) struct BenchArgs {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 impl BenchArgs {
@@ -169,13 +172,14 @@ fn parse_share(text: &str) -> Result<f64, String> {
 
 /// Runs the benchmark and prints the report.
 pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
+    let tls = args.certificates.tls()?;
     let endpoints = args
         .endpoints
         .iter()
-        .map(|text| text.trim().parse::<HostPort>())
+        .map(|text| parse(text, tls.is_some()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|e| Failure::usage(format!("--endpoints: {e}")))?;
-    let leader = || load::find_leader(&endpoints, args.timeout).map_err(Failure::runtime);
+    let leader = || load::find_leader(&endpoints, tls.as_ref(), args.timeout).map_err(Failure::runtime);
     let targets = match args.target {
         Target::All => endpoints,
         Target::Leader => vec![leader()?],
@@ -194,7 +198,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             args.threads, args.threads
         )));
     }
-    let plan = load::Plan::new(args, targets.iter().cycle().take(connections).cloned().collect());
+    let plan = load::Plan::new(args, targets.iter().cycle().take(connections).cloned().collect(), tls.clone());
     if args.workload != Workload::Put && !args.no_fill {
         load::fill(&plan).map_err(Failure::runtime)?;
     }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
-use tokio::net::TcpStream;
+use raftkv::transport_kit::Tls;
 
+use crate::client::connector;
 use crate::config::HostPort;
 use crate::service::{CONSISTENCY, Freshness};
 
@@ -21,8 +22,9 @@ pub(super) struct Route {
 }
 
 impl Route {
-    pub(super) fn new(address: &HostPort, path: &str) -> Result<Self, String> {
-        let uri = format!("http://{address}{path}").parse().map_err(|e| format!("{address}: {e}"))?;
+    pub(super) fn new(address: &HostPort, with_tls: bool, path: &str) -> Result<Self, String> {
+        let scheme = if with_tls { "https" } else { "http" };
+        let uri = format!("{scheme}://{address}{path}").parse().map_err(|e| format!("{address}: {e}"))?;
         let mut headers = HeaderMap::with_capacity(4);
         headers.insert("te", HeaderValue::from_static("trailers"));
         headers.insert("content-type", HeaderValue::from_static("application/grpc"));
@@ -78,13 +80,14 @@ impl fmt::Display for CallError {
 #[derive(Debug)]
 pub(super) struct Connection {
     address: HostPort,
+    tls: Option<Tls>,
     current: RefCell<(u64, Option<SendRequest<Bytes>>)>,
     opening: tokio::sync::Mutex<()>,
 }
 
 impl Connection {
-    pub(super) fn new(address: HostPort) -> Rc<Self> {
-        Rc::new(Self { address, current: RefCell::new((0, None)), opening: tokio::sync::Mutex::new(()) })
+    pub(super) fn new(address: HostPort, tls: Option<Tls>) -> Rc<Self> {
+        Rc::new(Self { address, tls, current: RefCell::new((0, None)), opening: tokio::sync::Mutex::new(()) })
     }
 
     pub(super) fn address(&self) -> &HostPort {
@@ -100,7 +103,7 @@ impl Connection {
         if let Some(sender) = self.ready(lost) {
             return Ok(sender);
         }
-        let sender = open(&self.address).await?;
+        let sender = open(&self.address, self.tls.as_ref()).await?;
         let mut current = self.current.borrow_mut();
         *current = (current.0 + 1, Some(sender.clone()));
         Ok((current.0, sender))
@@ -113,14 +116,12 @@ impl Connection {
     }
 }
 
-async fn open(address: &HostPort) -> Result<SendRequest<Bytes>, CallError> {
+async fn open(address: &HostPort, tls: Option<&Tls>) -> Result<SendRequest<Bytes>, CallError> {
     let refused = |e: &dyn fmt::Display| CallError::Connect(e.to_string());
-    let connect = TcpStream::connect((address.host(), address.port()));
-    let stream = match tokio::time::timeout(Duration::from_secs(2), connect).await {
-        Ok(connected) => connected.map_err(|e| refused(&e.kind()))?,
+    let stream = match tokio::time::timeout(Duration::from_secs(2), connector::open(address, tls)).await {
+        Ok(connected) => connected.map_err(|e| if tls.is_some() { refused(&e) } else { refused(&e.kind()) })?,
         Err(_) => return Err(refused(&"no answer within 2 s")),
     };
-    stream.set_nodelay(true).map_err(|e| refused(&e))?;
     let (sender, connection) = h2::client::Builder::new()
         .initial_window_size(1 << 20)
         .initial_connection_window_size(16 << 20)

@@ -253,7 +253,7 @@ async fn leader_of(client: &Client, list: &MemberListResponse) -> Option<NodeSta
         return Some(leader);
     }
     let urls: Vec<_> = list.members.iter().flat_map(|member| &member.client_urls).collect();
-    let options = ClientOptions { timeout: Duration::from_secs(2), ..ClientOptions::default() };
+    let options = ClientOptions { timeout: Duration::from_secs(2), tls: client.tls(), ..ClientOptions::default() };
     let others = Client::new(&urls, options).ok()?;
     best(others.status().await)
 }
@@ -294,7 +294,9 @@ fn lag(member: &Entry, leader: Option<&NodeStatusResponse>) -> Option<u64> {
 }
 
 fn row(member: &Entry, leader: Option<&NodeStatusResponse>) -> Vec<String> {
-    let bare = |urls: &[String]| urls.iter().map(|url| url.trim_start_matches("http://")).collect::<Vec<_>>().join(" ");
+    let bare = |urls: &[String]| {
+        urls.iter().map(|url| url.split_once("://").map_or(&**url, |(_, bare)| bare)).collect::<Vec<_>>().join(" ")
+    };
     vec![
         format!("n{}", member.id),
         role(member, leader).into(),

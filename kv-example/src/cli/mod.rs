@@ -1,5 +1,7 @@
 //! The command line: what can be said, and who does it.
 
+pub(crate) mod certificates;
+pub(crate) mod certs;
 mod failure;
 mod kv;
 mod log;
@@ -22,6 +24,7 @@ use raftkv_storage_file::{OsVfs, Vfs};
 use crate::client::{Client, ClientError, ClientOptions};
 use crate::config::{ServerArgs, ServerConfig};
 
+use certificates::Certificates;
 pub(crate) use failure::Failure;
 
 const AFTER_HELP: &str = "\
@@ -74,6 +77,8 @@ enum Command {
     Recover(recover::Recover),
     /// Measure throughput and latency, of this or of any other etcd v3 server
     Bench(crate::bench::BenchArgs),
+    /// Make a CA and certificates, for development and small clusters
+    Certs(certs::Certs),
     /// Look at a node's files
     #[command(subcommand)]
     Log(log::Log),
@@ -100,6 +105,9 @@ pub(crate) struct Connection {
     /// Print JSON, for programs
     #[arg(long)]
     pub(crate) json: bool,
+
+    #[command(flatten)]
+    pub(crate) certificates: Certificates,
 }
 
 /// Those of `kv-example cluster`.
@@ -107,7 +115,8 @@ pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:2379,127.0.0.1:22379,127.0
 
 impl Connection {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let options = ClientOptions { timeout: self.timeout, ..ClientOptions::default() };
+        let tls = self.certificates.tls()?;
+        let options = ClientOptions { timeout: self.timeout, tls, ..ClientOptions::default() };
         Client::new(&self.endpoints, options).map_err(|e| Failure::usage(format!("--endpoints: {e}")))
     }
 }
@@ -166,6 +175,7 @@ fn run(command: Command, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
         Command::Recover(args) => block_on(recover::run(args)),
         Command::MemberList(args) => block_on(status::member_list(args)),
         Command::Bench(args) => crate::bench::run(&args),
+        Command::Certs(args) => certs::run(&args),
         Command::Log(args) => log::run(args),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
+use super::certificates::Certificates;
 use super::{Failure, output, parse_seconds, status};
 use crate::client::{Client, ClientOptions};
 use crate::config::HostPort;
@@ -26,11 +27,13 @@ struct One {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    certificates: Certificates,
 }
 
 impl One {
     fn client(&self, timeout: Duration) -> Result<Client, Failure> {
-        let options = ClientOptions { timeout, ..ClientOptions::default() };
+        let options = ClientOptions { timeout, tls: self.certificates.tls()?, ..ClientOptions::default() };
         Client::new(&[self.node.to_string()], options).map_err(Failure::usage)
     }
 }

@@ -3,13 +3,14 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
+use raftkv::transport_kit::{Link, Tls, Trouble};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::codegen::Service;
@@ -22,6 +23,8 @@ pub(super) struct Connections {
     open: AtomicU64,
     /// How many there have been so far.
     made: AtomicU64,
+    /// What TLS has against the newest one, or will have.
+    trouble: Mutex<Trouble>,
 }
 
 impl Connections {
@@ -31,6 +34,11 @@ impl Connections {
         let made = self.made.load(Ordering::SeqCst);
         let open = self.open.load(Ordering::SeqCst) > 0;
         Watch { connections: self, made, open }
+    }
+
+    /// Why the server did not let the newest one in, if it did not. With TLS 1.3 that is known only after the handshake.
+    pub(super) fn refused(&self) -> Option<String> {
+        self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get().map(str::to_owned)
     }
 }
 
@@ -47,24 +55,41 @@ impl Watch<'_> {
     }
 }
 
+/// What is spoken on TLS.
+pub(crate) const ALPN: &[u8] = b"h2";
+
+/// Opens a connection, over TLS where there are certificates. The caller limits the time.
+pub(crate) async fn open(address: &HostPort, tls: Option<&Tls>) -> io::Result<Link> {
+    let stream = TcpStream::connect((address.host(), address.port())).await?;
+    stream.set_nodelay(true)?;
+    match tls {
+        Some(tls) => {
+            let connected = tls.connect_to_host(stream, address.host(), ALPN).await;
+            connected.map_err(|failure| io::Error::other(failure.reason().to_owned()))
+        }
+        None => Ok(Link::plain(stream)),
+    }
+}
+
 /// Opens connections to one address.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
     address: HostPort,
     timeout: Duration,
+    tls: Option<Tls>,
     connections: Arc<Connections>,
 }
 
 impl Connector {
-    pub(super) fn new(address: HostPort, timeout: Duration, connections: Arc<Connections>) -> Self {
-        Self { address, timeout, connections }
+    pub(super) fn new(address: HostPort, timeout: Duration, tls: Option<Tls>, connections: Arc<Connections>) -> Self {
+        Self { address, timeout, tls, connections }
     }
 
     async fn connect(self) -> io::Result<TokioIo<Connection>> {
-        let connecting = TcpStream::connect((self.address.host(), self.address.port()));
+        let connecting = open(&self.address, self.tls.as_ref());
         let late = |_| io::Error::new(io::ErrorKind::TimedOut, format!("no connection within {:?}", self.timeout));
         let stream = tokio::time::timeout(self.timeout, connecting).await.map_err(late)??;
-        stream.set_nodelay(true)?;
+        *self.connections.trouble.lock().unwrap_or_else(PoisonError::into_inner) = stream.trouble();
         self.connections.open.fetch_add(1, Ordering::SeqCst);
         self.connections.made.fetch_add(1, Ordering::SeqCst);
         Ok(TokioIo::new(Connection { stream, connections: self.connections }))
@@ -88,7 +113,7 @@ impl Service<Uri> for Connector {
 /// A connection that is counted as long as it is there.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: TcpStream,
+    stream: Link,
     connections: Arc<Connections>,
 }
 
@@ -139,7 +164,7 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string().parse().unwrap();
         let connections = Arc::new(Connections::default());
-        let connector = Connector::new(address, Duration::from_secs(10), Arc::clone(&connections));
+        let connector = Connector::new(address, Duration::from_secs(10), None, Arc::clone(&connections));
         let before = connections.watch();
         assert!(before.saw_none());
         let connection = connector.connect().await.unwrap();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use raftkv::transport_kit::Tls;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
@@ -16,6 +17,40 @@ use crate::config::HostPort;
 /// How long an endpoint that did not say who it is comes last, and is not asked again: what that costs is paid once in this time at
 /// most.
 const SILENCE: Duration = Duration::from_secs(5);
+
+/// Reads an address as it may stand in `--endpoints`. Its scheme, if it has one, has to be that of what is spoken.
+pub(crate) fn parse(text: &str, with_tls: bool) -> Result<HostPort, String> {
+    let text = text.trim();
+    let bare = match (text.split_once("://"), with_tls) {
+        (Some(("http", bare)), false) | (Some(("https", bare)), true) => bare,
+        (Some(("https", _)), false) => {
+            return Err(format!("{text}: TLS takes the CA that signs the servers' certificates: say --cacert FILE"));
+        }
+        (Some(("http", bare)), true) => {
+            return Err(format!(
+                "{text}: there are certificates, and this says to speak without TLS: say https://{bare}"
+            ));
+        }
+        (Some(_) | None, _) => text,
+    };
+    bare.trim_end_matches('/').parse()
+}
+
+fn builder(address: &HostPort, with_tls: bool) -> Result<tonic::transport::Endpoint, String> {
+    let builder = Channel::from_shared(format!("http://{address}")).map_err(|e| format!("{address}: {e}"))?;
+    if !with_tls {
+        return Ok(builder);
+    }
+    // What HTTP/2 says of the way; the connector makes it.
+    Ok(builder.origin(format!("https://{address}").parse().map_err(|e| format!("{address}: {e}"))?))
+}
+
+/// One connection to a server that is asked once.
+pub(crate) async fn connect(address: &HostPort, limit: Duration, tls: Option<&Tls>) -> Result<Channel, String> {
+    let connector = Connector::new(address.clone(), limit, tls.cloned(), Arc::default());
+    let connected = builder(address, tls.is_some())?.connect_with_connector(connector).await;
+    connected.map_err(|error| error.to_string())
+}
 
 #[derive(Debug)]
 pub(super) struct Endpoint {
@@ -31,17 +66,17 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(text: &str, options: &ClientOptions) -> Result<Self, String> {
-        let address: HostPort = text.strip_prefix("http://").unwrap_or(text).trim_end_matches('/').parse()?;
+        let address = parse(text, options.tls.is_some())?;
         let connections = Arc::new(Connections::default());
-        let connector = Connector::new(address.clone(), options.connect_timeout, Arc::clone(&connections));
-        let address = address.to_string();
-        let channel = Channel::from_shared(format!("http://{address}"))
-            .map_err(|e| format!("{address}: {e}"))?
+        let tls = options.tls.clone();
+        let connector = Connector::new(address.clone(), options.connect_timeout, tls, Arc::clone(&connections));
+        let channel = builder(&address, options.tls.is_some())?
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5))
             .initial_stream_window_size(4 << 20)
             .initial_connection_window_size(16 << 20)
             .connect_with_connector_lazy(connector);
+        let address = address.to_string();
         let (node, silent_until) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Self { address, channel, connections, node, silent_until, born: Instant::now() })
     }
@@ -87,7 +122,11 @@ impl Endpoint {
         let watch = self.connections.watch();
         match tokio::time::timeout(limit, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(ClientError::from_status(kind, &self.address, &status)),
+            Ok(Err(status)) => Err(match self.connections.refused() {
+                // Nobody looked at the request.
+                Some(reason) => ClientError::Safe(Cause::new(&self.address, status.code(), reason)),
+                None => ClientError::from_status(kind, &self.address, &status),
+            }),
             Err(_) => {
                 let never_sent = watch.saw_none();
                 let lacking = if never_sent { "connection" } else { "answer" };

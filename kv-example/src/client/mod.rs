@@ -6,8 +6,8 @@
 //! [`ClientError::Unknown`] and decides.
 
 mod backoff;
-mod connector;
-mod endpoint;
+pub(crate) mod connector;
+pub(crate) mod endpoint;
 mod error;
 mod leader;
 mod members;
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use raftkv::transport_kit::Tls;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Channel;
@@ -58,11 +59,13 @@ pub struct ClientOptions {
     /// Whether writes are made in a session, so that they can be sent again until their outcome is known, and take effect once. Default: yes.
     /// That costs one more call before the first write.
     pub exactly_once: bool,
+    /// Certificates, to speak TLS: [`Tls::for_client`]. Default: none, and no TLS.
+    pub tls: Option<Tls>,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), connect_timeout: Duration::from_secs(1), exactly_once: true }
+        Self { timeout: Duration::from_secs(5), connect_timeout: Duration::from_secs(1), exactly_once: true, tls: None }
     }
 }
 
@@ -91,10 +94,10 @@ pub(crate) enum Kind {
 }
 
 impl Client {
-    /// A client for these endpoints (`HOST:PORT`, with or without `http://`). Connects when it is first used; needs a tokio runtime.
+    /// A client for these endpoints (`HOST:PORT`, with or without `http://`, or `https://` where there are certificates). Connects when it is first used; needs a tokio runtime.
     ///
     /// # Errors
-    /// There is no endpoint, or one is no address.
+    /// There is no endpoint, or one is no address, or has the scheme of what is not spoken.
     pub fn new<S: AsRef<str>>(endpoints: &[S], options: ClientOptions) -> Result<Self, String> {
         let endpoints = endpoints
             .iter()
@@ -107,6 +110,11 @@ impl Client {
         }
         let session = Session::new(options.exactly_once);
         Ok(Self { inner: Arc::new(Inner { endpoints, preferred: AtomicUsize::new(0), options, session }) })
+    }
+
+    /// What it speaks TLS with, if it does.
+    pub(crate) fn tls(&self) -> Option<Tls> {
+        self.inner.options.tls.clone()
     }
 
     /// Writes a key.
@@ -338,6 +346,12 @@ mod tests {
     async fn endpoints_that_are_none_are_refused() {
         assert!(Client::new::<&str>(&[], ClientOptions::default()).unwrap_err().contains("no endpoint"));
         assert!(Client::new(&["nowhere"], ClientOptions::default()).unwrap_err().contains("no port"));
+        let text = Client::new(&["https://a:1"], ClientOptions::default()).unwrap_err();
+        assert!(text.contains("say --cacert FILE"), "{text}");
+        assert!(endpoint::parse("http://a:1", true).unwrap_err().contains("say https://a:1"));
+        for (text, with_tls) in [("a:1", false), ("http://a:1/", false), ("a:1", true), ("https://a:1/", true)] {
+            assert_eq!(endpoint::parse(text, with_tls).unwrap().to_string(), "a:1");
+        }
     }
 
     #[tokio::test]

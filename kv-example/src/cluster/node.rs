@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 
+use raftkv::transport_kit::tls::TlsFiles;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::process::{ChildStdin, Command};
@@ -31,6 +32,8 @@ pub(super) struct NodeSpec {
     pub(super) peer: String,
     /// Where it serves metrics, if it does.
     pub(super) metrics: Option<String>,
+    /// Its certificates, if it has any.
+    pub(super) tls: Option<TlsFiles>,
     data: PathBuf,
 }
 
@@ -64,6 +67,7 @@ impl NodeSpec {
                     client: format!("127.0.0.1:{port}"),
                     peer: format!("127.0.0.1:{}", port + 1),
                     metrics: metrics.map(|port| format!("127.0.0.1:{port}")),
+                    tls: None,
                     data: data.join(format!("n{id}")),
                 })
             })
@@ -91,6 +95,14 @@ impl NodeSpec {
         .map(str::to_owned)
         .into();
         line.extend(self.metrics.iter().flat_map(|address| ["--listen-metrics".to_owned(), address.clone()]));
+        if let Some(TlsFiles { own: Some(own), ca }) = &self.tls {
+            for whose in ["peer", "client"] {
+                let files = [("cert", &own.cert), ("key", &own.key), ("ca", ca)];
+                line.extend(
+                    files.iter().flat_map(|(what, path)| [format!("--{whose}-{what}"), path.display().to_string()]),
+                );
+            }
+        }
         line.extend_from_slice(more);
         line
     }

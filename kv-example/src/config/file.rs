@@ -42,6 +42,12 @@ pub(super) struct FileConfig {
     pub(super) max_client_connections: Option<u64>,
     pub(super) shutdown_timeout_ms: Option<u64>,
     pub(super) log_level: Option<String>,
+    pub(super) peer_cert: Option<String>,
+    pub(super) peer_key: Option<String>,
+    pub(super) peer_ca: Option<String>,
+    pub(super) client_cert: Option<String>,
+    pub(super) client_key: Option<String>,
+    pub(super) client_ca: Option<String>,
 }
 
 /// Members: as on the command line, or a table of id and address.

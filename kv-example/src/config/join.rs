@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use raftkv::{Membership, NodeId};
 
-use super::{ConfigError, FileConfig, Given, HostPort, Layers, ServerArgs, address, own_address, required};
+use super::{ConfigError, FileConfig, Given, HostPort, Layers, ServerArgs, TlsConfig, address, own_address, required};
 
 /// How a node becomes a member of a cluster that there is already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    pub(super) fn of(args: &ServerArgs, layers: &Layers<'_>) -> Result<Self, ConfigError> {
+    pub(super) fn of(args: &ServerArgs, layers: &Layers<'_>, tls: &TlsConfig) -> Result<Self, ConfigError> {
         let id = layers.text("id", args.id.as_ref(), |f| f.id.map(|n| n.to_string()));
         let peers = layers.text("peers", args.peers.as_ref(), |f| f.peers.as_ref().map(super::file::FilePeers::joined));
         let listen_peer = layers.text("listen-peer", args.listen_peer.as_ref(), |f| f.listen_peer.clone());
@@ -42,7 +42,10 @@ impl Place {
                 "{} and {} are both given; a node joins a cluster that there is, or begins one with its peers: leave one out",
                 join.origin, peers.origin
             ))),
-            (Some(join), None) => Self::joining(args, layers, id, &join, listen_peer, advertised),
+            (Some(join), None) => {
+                let endpoints = endpoints(&join, tls)?;
+                Self::joining(args, layers, id, (&join, endpoints), listen_peer, advertised)
+            }
             (None, peers) => Self::beginning(id, peers, listen_peer),
         }
     }
@@ -68,7 +71,7 @@ impl Place {
         args: &ServerArgs,
         layers: &Layers<'_>,
         id: Option<Given<String>>,
-        join: &Given<String>,
+        (join, endpoints): (&Given<String>, Vec<String>),
         listen_peer: Option<Given<HostPort>>,
         advertised: Option<Given<String>>,
     ) -> Result<Self, ConfigError> {
@@ -94,7 +97,6 @@ impl Place {
                 own.origin, own.value
             )));
         }
-        let endpoints = endpoints(join)?;
         let learner = args.learner || learner(layers)?;
         let join = Join { endpoints, address: own.value.clone(), learner };
         Ok(Self { id: NodeId(id), membership: Membership::default(), own: own.value, listen_peer, join: Some(join) })
@@ -109,10 +111,25 @@ impl Place {
     }
 }
 
-fn endpoints(join: &Given<String>) -> Result<Vec<String>, ConfigError> {
+fn endpoints(join: &Given<String>, tls: &TlsConfig) -> Result<Vec<String>, ConfigError> {
+    // Members serve clients in the same way as this node does.
+    let (scheme, advice) = match tls.clients {
+        Some(_) => ("https", "this node has --client-cert, and with that members serve clients over TLS alone"),
+        None => ("http", "for TLS say --client-cert, --client-key and --client-ca as well"),
+    };
     let parts = join.value.split(',').map(str::trim).filter(|part| !part.is_empty());
     let parsed = parts.map(|part| {
-        let bare = part.strip_prefix("http://").unwrap_or(part).trim_end_matches('/');
+        let bare = match part.split_once("://") {
+            Some((found, bare)) if found == scheme => bare,
+            Some(("http" | "https", bare)) => {
+                return Err(ConfigError(format!(
+                    "{}: say {scheme}://{bare}, or leave the scheme out: {advice}",
+                    join.origin
+                )));
+            }
+            Some(_) | None => part,
+        };
+        let bare = bare.trim_end_matches('/');
         bare.parse()
             .map(|address: HostPort| address.to_string())
             .map_err(|e| ConfigError(format!("{}: {e}", join.origin)))

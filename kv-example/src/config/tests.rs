@@ -349,7 +349,7 @@ fn what_a_node_that_joins_can_get_wrong() {
     assert!(text.contains("--listen-peer is missing: with --join"), "{text}");
     let text = mistake(&ServerArgs { listen_peer: Some("0.0.0.0:2380".into()), ..joining() });
     assert!(text.contains("--advertise-peer"), "{text}");
-    for join in ["", " , ", "nowhere", "https://a:1"] {
+    for join in ["", " , ", "nowhere", "ftp://a:1"] {
         let text = mistake(&ServerArgs { join: Some(join.into()), ..joining() });
         assert!(text.starts_with("--join: "), "{text}");
     }
@@ -374,4 +374,64 @@ fn when_images_are_taken() {
     assert_eq!(raft(&ServerArgs { config: Some(path), ..args() }), Ok((100_000, 3 << 20)));
     let text = mistake(&ServerArgs { snapshot_mib: Some("0".into()), ..args() });
     assert!(text.starts_with("--snapshot-mib: must be at least 1"), "{text}");
+}
+
+fn with_certificates(args: ServerArgs) -> ServerArgs {
+    let file = |name: &str| Some(name.to_owned());
+    let tls = TlsArgs {
+        peer_cert: file("p.crt"),
+        peer_key: file("p.key"),
+        peer_ca: file("p.ca"),
+        client_cert: file("c.crt"),
+        client_key: file("c.key"),
+        client_ca: file("c.ca"),
+    };
+    ServerArgs { tls, ..args }
+}
+
+#[test]
+fn certificates_are_named_by_flags_the_environment_or_the_file() {
+    use raftkv::transport_kit::tls::TlsFiles;
+    assert_eq!(load(&args()).unwrap().tls, TlsConfig::default());
+    let all = TlsConfig {
+        peers: Some(TlsFiles::new("p.crt", "p.key", "p.ca")),
+        clients: Some(TlsFiles::new("c.crt", "c.key", "c.ca")),
+    };
+    assert_eq!(load(&with_certificates(args())).unwrap().tls, all);
+    let names = ["peer-cert", "peer-key", "peer-ca", "client-cert", "client-key", "client-ca"];
+    let values = ["p.crt", "p.key", "p.ca", "c.crt", "c.key", "c.ca"];
+    let env = |name: &str| {
+        let at = names.iter().position(|option| env_name(option) == name)?;
+        Some(values[at].to_owned())
+    };
+    assert_eq!(ServerConfig::load(&args(), &env).unwrap().tls, all);
+    let lines: Vec<_> = names.iter().zip(values).map(|(name, value)| format!("{name} = \"{value}\"\n")).collect();
+    let (_dir, path) = file(&lines.concat());
+    assert_eq!(load(&ServerArgs { config: Some(path), ..args() }).unwrap().tls, all);
+}
+
+#[test]
+fn certificates_come_with_their_keys_and_a_ca() {
+    let mut peers = with_certificates(args());
+    peers.tls.peer_key = None;
+    let text = mistake(&peers);
+    assert!(text.starts_with("--peer-cert is given without --peer-key; "), "{text}");
+    let mut clients = with_certificates(args());
+    (clients.tls.client_cert, clients.tls.client_key) = (None, None);
+    let text = mistake(&clients);
+    assert!(text.starts_with("--client-ca is given without --client-cert and --client-key; "), "{text}");
+    clients.tls.client_ca = Some(String::new());
+    let text = mistake(&clients);
+    assert!(text.starts_with("--client-ca: there is no name of a file"), "{text}");
+}
+
+#[test]
+fn a_node_joins_over_tls_if_it_has_certificates_for_clients() {
+    let join = |args: &ServerArgs| load(args).map(|config| config.join.unwrap().endpoints);
+    let over = |text: &str| ServerArgs { join: Some(text.into()), ..joining() };
+    assert_eq!(join(&with_certificates(over("https://a:1/,b:2"))).unwrap(), ["a:1", "b:2"]);
+    let text = mistake(&with_certificates(over("http://a:1")));
+    assert!(text.starts_with("--join: say https://a:1, or leave the scheme out"), "{text}");
+    let text = mistake(&over("https://a:1"));
+    assert!(text.contains("--client-cert"), "{text}");
 }

@@ -2,32 +2,38 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use raftkv::transport_kit::{Arrival, Link};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::authority::Authorities;
+use super::listen::TurnedAway;
 
 /// How much is read at a time.
 const READ_BYTES: usize = 16 << 10;
 /// How long a client may take to end its side after this server has ended its own.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A TCP connection. HTTP/2 ends one in good order when its client takes part; one that has sent nothing yet (a port
+/// A TCP connection, with or without TLS. HTTP/2 ends one in good order when its client takes part; one that has sent nothing yet (a port
 /// scanner, a load balancer's probe) reads as ended instead, as soon as the server ends.
 ///
 /// A socket that is closed while bytes of the client are unread, or on their way, resets the connection. The client's next request may meet that
 /// before the client has read what the server sent last: the answers to writes, and which requests were not looked at. They would be lost, and
 /// the outcome of those writes unknown. So this side is ended first, and what still comes is read until the client ends its side.
 pub(super) struct ClientConnection {
-    stream: TcpStream,
+    stream: Link,
+    remote: SocketAddr,
+    /// Is told when the client speaks TLS where this server does not.
+    turned_away: Arc<TurnedAway>,
     authorities: Authorities,
     /// What was read and is not asked for yet.
     incoming: BytesMut,
@@ -43,12 +49,15 @@ pub(super) struct ClientConnection {
 
 impl ClientConnection {
     pub(super) fn new(
-        stream: TcpStream,
+        arrival: Arrival,
         end: impl Future<Output = ()> + Send + 'static,
         permit: OwnedSemaphorePermit,
+        turned_away: Arc<TurnedAway>,
     ) -> Self {
         Self {
-            stream,
+            stream: arrival.link,
+            remote: arrival.remote,
+            turned_away,
             authorities: Authorities::default(),
             incoming: BytesMut::new(),
             silent_until: Some(Box::pin(end)),
@@ -80,7 +89,7 @@ impl Connected for ClientConnection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
+        self.stream.tcp().connect_info()
     }
 }
 
@@ -103,6 +112,9 @@ impl AsyncRead for ClientConnection {
             {
                 this.silent_until = None;
                 return Poll::Ready(Ok(()));
+            }
+            if let (Poll::Ready(Err(_)), Some(reason)) = (&outcome, this.stream.trouble().get()) {
+                this.turned_away.tell(this.remote, reason);
             }
             return outcome;
         }
@@ -148,9 +160,8 @@ impl AsyncWrite for ClientConnection {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
     use tokio::sync::Semaphore;
     use tokio::time::Instant;
 
@@ -160,9 +171,10 @@ mod tests {
     async fn connected() -> (TcpStream, ClientConnection) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (stream, _) = listener.accept().await.unwrap();
+        let (stream, remote) = listener.accept().await.unwrap();
+        let arrival = Arrival { link: Link::plain(stream), identity: None, remote };
         let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        (client, ClientConnection::new(stream, std::future::pending(), permit))
+        (client, ClientConnection::new(arrival, std::future::pending(), permit, Arc::default()))
     }
 
     /// What a client does that has not read the end of the connection yet: it sends requests. That must not fail.

@@ -8,7 +8,7 @@ use raftkv_storage_file::Identity;
 use tokio::time::Instant;
 use tracing::{info, warn};
 
-use super::{Listeners, from_storage};
+use super::{Listeners, from_storage, protection};
 use crate::api::etcdserverpb::Member;
 use crate::cli::Failure;
 use crate::client::{Client, ClientError, ClientOptions};
@@ -36,6 +36,9 @@ pub(super) async fn settle(mut config: ServerConfig) -> Result<ServerConfig, Fai
         None => {
             // Nobody is to be added whose ports are taken. They are let go again: a client must not wait here before there is an answer.
             drop(Listeners::bind(&config).await?);
+            if let (NodeId(0), Some(files)) = (config.id, &config.tls.peers) {
+                config.id = protection::node_of(files)?;
+            }
             become_member(&config, &join).await?
         }
     };
@@ -63,7 +66,8 @@ impl From<ClientError> for Obstacle {
 }
 
 async fn become_member(config: &ServerConfig, join: &Join) -> Result<(ClusterId, NodeId), Failure> {
-    let client = Client::new(&join.endpoints, ClientOptions::default());
+    let tls = protection::clients(config)?;
+    let client = Client::new(&join.endpoints, ClientOptions { tls, ..ClientOptions::default() });
     let client = client.map_err(|reason| Failure::usage(format!("--join: {reason}")))?;
     info!("joining the cluster of {}; this node will be at {}", join.endpoints.join(","), join.address);
     let mut warned: Option<Instant> = None;
@@ -83,7 +87,7 @@ async fn become_member(config: &ServerConfig, join: &Join) -> Result<(ClusterId,
 }
 
 async fn try_once(config: &ServerConfig, join: &Join, client: &Client) -> Result<(ClusterId, NodeId), Obstacle> {
-    let own = format!("http://{}", join.address);
+    let own = join.address.to_string();
     let list = match client.newest_members().await {
         Ok(list) => list,
         Err(error) => {
@@ -114,26 +118,30 @@ fn own_entry<'a>(members: &'a [Member], id: NodeId, own: &str) -> Option<&'a Mem
     if id != NodeId(0) {
         return members.iter().find(|member| member.id == id.0);
     }
-    let there = || members.iter().filter(|member| member.peer_urls.iter().any(|url| url == own));
+    let there = || members.iter().filter(|member| member.peer_urls.iter().any(|url| bare(url) == own));
     there().find(|member| member.name.is_empty()).or_else(|| there().next())
+}
+
+/// An address without the scheme that etcd's API has in front of it.
+fn bare(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(_, bare)| bare)
 }
 
 fn check(config: &ServerConfig, member: &Member, own: &str) -> Result<(), Obstacle> {
     let id = member.id;
-    let bare = own.trim_start_matches("http://");
     if !member.name.is_empty() {
         return Err(Obstacle::Lasting(Failure::usage(format!(
             "member {id} has run before, but {} holds none of its data. A member that lost its data would break promises that it made, and \
-             must not come back under its id: have it replaced with `kv-example member replace {id} {bare}`, and start this node meanwhile \
+             must not come back under its id: have it replaced with `kv-example member replace {id} {own}`, and start this node meanwhile \
              without --id (when no majority is left, `kv-example recover` comes first). If the data is elsewhere, name its directory with --data",
             config.data.display()
         ))));
     }
-    if !member.peer_urls.iter().any(|url| url == own) {
-        let listed = member.peer_urls.join(", ");
+    if !member.peer_urls.iter().any(|url| bare(url) == own) {
+        let listed = member.peer_urls.iter().map(|url| bare(url)).collect::<Vec<_>>().join(", ");
         return Err(Obstacle::Lasting(Failure::usage(format!(
             "member {id} was added with the address {listed}, but this node will be at {own}: say --advertise-peer with the former, or run \
-             `kv-example member update {id} {bare}`"
+             `kv-example member update {id} {own}`"
         ))));
     }
     Ok(())
@@ -162,11 +170,11 @@ mod tests {
 
     #[test]
     fn a_new_node_finds_itself_by_its_id_or_by_its_address() {
-        let members = [member(1, "n1", "http://a:1"), member(3, "n3", "http://c:1"), member(4, "", "http://c:1")];
+        let members = [member(1, "n1", "http://a:1"), member(3, "n3", "https://c:1"), member(4, "", "http://c:1")];
         let found = |id, own: &str| own_entry(&members, NodeId(id), own).map(|member| member.id);
-        assert_eq!(found(3, "http://x:1"), Some(3));
-        assert_eq!(found(0, "http://c:1"), Some(4), "the one that comes in place of the other");
-        assert_eq!(found(0, "http://a:1"), Some(1));
-        assert_eq!((found(7, "http://a:1"), found(0, "http://x:1")), (None, None));
+        assert_eq!(found(3, "x:1"), Some(3));
+        assert_eq!(found(0, "c:1"), Some(4), "the one that comes in place of the other");
+        assert_eq!(found(0, "a:1"), Some(1));
+        assert_eq!((found(7, "a:1"), found(0, "x:1")), (None, None));
     }
 }

@@ -1,11 +1,13 @@
 //! Listening: for clients and for members.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use raftkv::transport_kit::listener::connections;
+use raftkv::transport_kit::{Gate, RefusalLog, Tls};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tonic::service::Routes;
@@ -14,6 +16,7 @@ use tracing::warn;
 
 use super::connection::ClientConnection;
 use crate::cli::Failure;
+use crate::client::connector::ALPN;
 use crate::config::HostPort;
 use crate::metrics::MeterLayer;
 
@@ -26,6 +29,21 @@ const OTHER_FILES: usize = 256;
 const MAX_STREAMS: u32 = 1024;
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+
+/// How long a client may take to make the handshake of TLS.
+const TLS_HANDSHAKE: Duration = Duration::from_secs(5);
+
+/// Tells the log of clients that are turned away for what they are. Some come back at once, and for ever.
+#[derive(Debug, Default)]
+pub(super) struct TurnedAway(RefusalLog);
+
+impl TurnedAway {
+    pub(super) fn tell(&self, remote: SocketAddr, reason: &str) {
+        if self.0.is_news(Some(remote), reason) {
+            warn!(%remote, reason, "refused a client");
+        }
+    }
+}
 
 /// Opens a listening socket, or says what to do.
 pub(super) async fn bind(option: &str, address: &HostPort) -> Result<TcpListener, Failure> {
@@ -61,6 +79,7 @@ fn connection_limit(configured: usize) -> usize {
 /// The listener can accept no connection any more, or the HTTP server failed.
 pub(super) async fn serve_clients(
     listener: TcpListener,
+    tls: Option<Tls>,
     routes: Routes,
     meter: MeterLayer,
     max_connections: usize,
@@ -77,15 +96,27 @@ pub(super) async fn serve_clients(
     let limit = connection_limit(max_connections);
     let room = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
     let (connections, hearing) = connections(listener);
-    let connections = connections.filter_map(move |(stream, _)| {
+    let connections = connections.filter_map(move |(stream, remote)| {
         let admitted = match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => Some(Ok::<_, io::Error>(ClientConnection::new(stream, end_of_connection(), permit))),
+            Ok(permit) => Some((stream, remote, permit)),
             Err(_) => {
                 warn!(limit, "a client was turned away: too many connections");
                 None
             }
         };
         std::future::ready(admitted)
+    });
+    let turned_away = Arc::new(TurnedAway::default());
+    let told = Arc::clone(&turned_away);
+    // As many handshakes at a time as there may be connections: those are counted already.
+    let arrivals =
+        Gate { tls, protocol: ALPN, limit: TLS_HANDSHAKE }.all(connections, usize::MAX, move |remote, why| {
+            if why.is_news() {
+                told.tell(remote, why.reason());
+            }
+        });
+    let connections = arrivals.map(move |(arrival, permit)| {
+        Ok::<_, io::Error>(ClientConnection::new(arrival, end_of_connection(), permit, Arc::clone(&turned_away)))
     });
     // Pinned, since the stream is a state machine of its own.
     let connections = Box::pin(connections);

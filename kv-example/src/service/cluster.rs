@@ -20,8 +20,8 @@ impl<R: Replica> Context<R> {
         Member {
             id: peer.id.0,
             name: if runs { format!("n{}", peer.id.0) } else { String::new() },
-            peer_urls: vec![url(&peer.address)],
-            client_urls: client.iter().map(|address| url(address)).collect(),
+            peer_urls: vec![url(&peer.address, self.options.peers_have_tls)],
+            client_urls: client.iter().map(|address| url(address, self.options.clients_tls.is_some())).collect(),
             is_learner: membership.is_learner(peer.id),
         }
     }
@@ -32,15 +32,17 @@ impl<R: Replica> Context<R> {
     }
 }
 
-fn url(address: &str) -> String {
-    format!("http://{address}")
+/// Members are all alike in whether they speak TLS.
+fn url(address: &str, with_tls: bool) -> String {
+    format!("{}://{address}", if with_tls { "https" } else { "http" })
 }
 
 #[tonic::async_trait]
 impl<R: Replica> Cluster for Context<R> {
     async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
         let MemberAddRequest { peer_urls, is_learner } = request.into_inner();
-        let new = NewMember { id: 0, address: one_address(&peer_urls)?, votes: !is_learner };
+        let new =
+            NewMember { id: 0, address: one_address(&peer_urls, self.options.peers_have_tls)?, votes: !is_learner };
         let id = self.add_member(new).await?;
         let members = self.members().await?;
         let member = members.iter().find(|member| member.id == id).cloned();
@@ -70,7 +72,7 @@ impl<R: Replica> Cluster for Context<R> {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         let MemberUpdateRequest { id, peer_urls } = request.into_inner();
-        self.move_member(NodeId(id), one_address(&peer_urls)?).await?;
+        self.move_member(NodeId(id), one_address(&peer_urls, self.options.peers_have_tls)?).await?;
         let members = self.members().await?;
         Ok(Response::new(MemberUpdateResponse { header: self.header(self.view.revision()), members }))
     }

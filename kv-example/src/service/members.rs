@@ -10,11 +10,12 @@ use raftkv::{Change, ChangeError, ChangeRefused, Membership, NodeId, Peer, Repli
 use tokio::time::Instant;
 use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::refused::{self, not_changed};
 use super::{Context, Replica};
 use crate::api::command::{MemberExpected, MemberGone, MemberNote, command, member_note::Note, outcome};
+use crate::client::endpoint::connect;
 use crate::config::HostPort;
 
 /// How long a change waits for another one to end. Below etcdctl's 5 s.
@@ -82,27 +83,30 @@ pub(super) fn passed_on<T>(message: T) -> tonic::Request<T> {
     request
 }
 
-/// Reads an address as etcd's clients write it (`http://host:port`), or without the scheme.
-pub(super) fn address(url: &str) -> Result<String, Status> {
+/// Reads an address as etcd's clients write it (`http://host:port`), or without the scheme. Members are all alike in whether they speak TLS.
+pub(super) fn address(url: &str, with_tls: bool) -> Result<String, Status> {
     let bare = url.trim().trim_end_matches('/');
-    let bare = bare.strip_prefix("http://").unwrap_or(bare);
+    let bare = match bare.strip_prefix("https://") {
+        Some(_) if !with_tls => {
+            return Err(refused::bad_address("members speak without encryption: http://HOST:PORT"));
+        }
+        Some(bare) => bare,
+        None => bare.strip_prefix("http://").unwrap_or(bare),
+    };
     let parsed: Result<HostPort, _> = bare.parse();
     match parsed {
         Ok(address) if !address.is_unspecified() => Ok(address.to_string()),
         Ok(address) => Err(refused::bad_address(&format!(
             "nobody can go to {address}, which stands for all addresses of a machine"
         ))),
-        Err(_) if bare.starts_with("https://") => {
-            Err(refused::bad_address("members speak without encryption: http://HOST:PORT"))
-        }
         Err(reason) => Err(refused::bad_address(&reason)),
     }
 }
 
 /// A member has one address here.
-pub(super) fn one_address(urls: &[String]) -> Result<String, Status> {
+pub(super) fn one_address(urls: &[String], with_tls: bool) -> Result<String, Status> {
     match urls {
-        [url] => address(url),
+        [url] => address(url, with_tls),
         [] => Err(refused::bad_address("there is none; name the address at which the other members will reach it")),
         _ => Err(refused::bad_address("there are several; a member has one here")),
     }
@@ -275,10 +279,9 @@ impl<R: Replica> Context<R> {
         let status = self.status().await?;
         let Some(leader) = status.leader.filter(|leader| *leader != status.id) else { return Ok(None) };
         let Some(address) = self.client_address(leader) else { return Ok(None) };
-        let Ok(endpoint) = Endpoint::from_shared(format!("http://{address}")) else { return Ok(None) };
-        // To look up a name takes time as well.
-        let connected = tokio::time::timeout(LEADER_LIMIT, endpoint.connect()).await;
-        Ok(connected.ok().and_then(Result::ok))
+        let Ok(address) = address.parse() else { return Ok(None) };
+        let connected = connect(&address, LEADER_LIMIT, self.options.clients_tls.as_ref()).await;
+        Ok(connected.inspect_err(|reason| tracing::warn!(%address, reason, "the leader can't be asked")).ok())
     }
 
     /// Where a member serves clients, as far as anybody said.

@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
+use raftkv::transport_kit::Tls;
 use raftkv::{ClusterId, Consistency, NodeId};
 use tokio::task::AbortHandle;
 use tonic::Status;
@@ -68,6 +69,10 @@ pub struct Options {
     pub lease_reads: bool,
     /// Whether the node has learned in an earlier run that it was removed. Nobody tells it again.
     pub was_removed: bool,
+    /// Whether the links between members are TLS, for the scheme of their addresses.
+    pub peers_have_tls: bool,
+    /// What clients' connections are protected with, and those on which this node passes requests on to others. None: no TLS.
+    pub clients_tls: Option<Tls>,
 }
 
 impl Default for Options {
@@ -83,6 +88,8 @@ impl Default for Options {
             write_timeout: Duration::ZERO,
             lease_reads: false,
             was_removed: false,
+            peers_have_tls: false,
+            clients_tls: None,
         }
     }
 }

@@ -102,7 +102,11 @@ impl<R: Replica> Node for Context<R> {
 
     async fn add_member(&self, request: Request<AddMemberRequest>) -> Result<Response<MemberChangeResponse>, Status> {
         let AddMemberRequest { id, address: url, learner } = request.into_inner();
-        let id = Context::add_member(self, NewMember { id, address: address(&url)?, votes: !learner }).await?;
+        let id = Context::add_member(
+            self,
+            NewMember { id, address: address(&url, self.options.peers_have_tls)?, votes: !learner },
+        )
+        .await?;
         Ok(Response::new(MemberChangeResponse { id, cluster_id: self.options.cluster.0 }))
     }
 
@@ -120,7 +124,11 @@ impl<R: Replica> Node for Context<R> {
         {
             return NodeClient::new(leader).replace_member(passed_on(request)).await;
         }
-        let new = NewMember { id: request.id, address: address(&request.address)?, votes: false };
+        let new = NewMember {
+            id: request.id,
+            address: address(&request.address, self.options.peers_have_tls)?,
+            votes: false,
+        };
         let id = Context::replace_member(self, old, new).await?;
         Ok(Response::new(MemberChangeResponse { id, cluster_id: self.options.cluster.0 }))
     }

@@ -36,7 +36,7 @@ use crate::types::NodeId;
 pub(super) use explain::in_words;
 use explain::{Said, explain};
 use files::{Loaded, Role, Stamps};
-pub use files::{TlsError, TlsFiles};
+pub use files::{OwnFiles, TlsError, TlsFiles};
 
 /// Certificates, and whom to trust: read from files, and read again when these change. Cheap to clone.
 #[derive(Clone, Debug)]
