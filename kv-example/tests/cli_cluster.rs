@@ -419,8 +419,9 @@ fn the_load_generator_measures_and_counts() {
         let common = ["--warmup", "0.2", "--keys", "100", "--json"];
         cluster.json(&[&["bench"], args, &common].concat())
     };
-    let put = bench(&["put", "--clients", "8", "--duration", "1"]);
-    assert!(put["operations"].as_u64().unwrap() > 0, "{put}");
+    // On a machine that leaves processes without their turn for an election timeout, a second may pass with an election and no put.
+    let mut seconds = (1..=5).map(|_| bench(&["put", "--clients", "8", "--duration", "1"]));
+    let put = seconds.find(|put| put["operations"].as_u64().unwrap() > 0).expect("a put within five seconds");
     assert_eq!(put["latency_ms"]["reads"]["count"], 0, "{put}");
     for field in ["mean", "p50", "p90", "p99", "p999", "max"] {
         assert!(put["latency_ms"]["writes"][field].as_f64().unwrap() > 0.0, "{field}: {put}");

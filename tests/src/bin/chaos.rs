@@ -31,6 +31,9 @@ struct Args {
     /// No other kinds of faults than these, such as `link,pause`
     #[arg(long, value_name = "KIND,…", value_delimiter = ',', conflicts_with = "kills")]
     only: Vec<Kind>,
+    /// Each cluster has another transport, store or engine, as its seed says: eight in a row have each combination once
+    #[arg(long)]
+    every_stack: bool,
     /// Where to keep data and logs [default: where the system wants temporary files]
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
@@ -54,6 +57,7 @@ async fn campaign(args: &Args) -> Result<ExitCode> {
     let options = ChaosOptions {
         program: std::env::current_exe()?,
         args: args.server.clone(),
+        every_stack: args.every_stack,
         seed,
         nodes: args.nodes,
         length: args.kills.map_or(Length::Time(Duration::from_secs_f64(args.minutes * 60.0)), Length::Kills),
@@ -98,6 +102,9 @@ fn told(args: &Args, failed: &Failed) -> String {
     }
     if !args.only.is_empty() {
         command += &format!(" --only {}", args.only.iter().map(|kind| kind.word()).collect::<Vec<_>>().join(","));
+    }
+    if args.every_stack {
+        command += " --every-stack";
     }
     if !args.server.is_empty() {
         command += &format!(" -- {}", args.server.join(" "));

@@ -53,8 +53,19 @@ impl Canary {
     /// How late it was in the last minute.
     #[must_use]
     pub fn lateness(&self) -> Lateness {
+        self.lateness_of(|_| true)
+    }
+
+    /// How late it was since then, which is less than a minute ago.
+    #[must_use]
+    pub fn lateness_since(&self, then: Instant) -> Lateness {
+        self.lateness_of(|at| at >= then)
+    }
+
+    fn lateness_of(&self, counts: impl Fn(Instant) -> bool) -> Lateness {
         let late = self.shared.late();
-        Lateness { times: late.len(), most: late.iter().map(|(_, late)| *late).max().unwrap_or_default() }
+        let of = || late.iter().filter(|(at, _)| counts(*at)).map(|(_, late)| *late);
+        Lateness { times: of().count(), most: of().max().unwrap_or_default() }
     }
 }
 
@@ -113,6 +124,8 @@ mod tests {
         let late = canary.lateness();
         assert_eq!(late, Lateness { times: 2, most: Duration::from_millis(400) });
         assert!(late.to_string().contains("late 2 times, at most 0.40 s"), "{late}");
+        assert_eq!(canary.lateness_since(at(500)), Lateness { times: 1, most: Duration::from_millis(400) });
+        assert_eq!(canary.lateness_since(at(901)), Lateness::default());
         shared.note(at(60_800), at(60_790));
         assert_eq!(canary.lateness().times, 1);
     }

@@ -44,6 +44,8 @@ pub struct ChaosOptions {
     pub program: PathBuf,
     /// More arguments for every node.
     pub args: Vec<String>,
+    /// Whether each act has servers of another of the [`STACKS`], as its seed says.
+    pub every_stack: bool,
     /// The seed of the first act.
     pub seed: u64,
     /// How many nodes; none: 3 or 5, as each act's seed says.
@@ -55,6 +57,18 @@ pub struct ChaosOptions {
     /// Where directories are made; none: where the system wants temporary files.
     pub dir: Option<PathBuf>,
 }
+
+/// What servers can be made of: each transport with each store and each engine.
+pub const STACKS: [[&str; 6]; 8] = [
+    ["--transport", "grpc", "--store", "file", "--engine", "memory"],
+    ["--transport", "tarpc", "--store", "file", "--engine", "memory"],
+    ["--transport", "grpc", "--store", "redb", "--engine", "memory"],
+    ["--transport", "tarpc", "--store", "redb", "--engine", "memory"],
+    ["--transport", "grpc", "--store", "file", "--engine", "redb"],
+    ["--transport", "tarpc", "--store", "file", "--engine", "redb"],
+    ["--transport", "grpc", "--store", "redb", "--engine", "redb"],
+    ["--transport", "tarpc", "--store", "redb", "--engine", "redb"],
+];
 
 /// How long a campaign is, and of what.
 #[derive(Clone, Copy, Debug)]
@@ -144,13 +158,14 @@ impl Player<'_> {
         let options = StageOptions {
             program: self.options.program.clone(),
             nodes: self.options.nodes.unwrap_or(if few { 3 } else { 5 }),
-            args: self.options.args.clone(),
+            args: self.args(),
             dir: self.options.dir.clone(),
             only_kills: self.only_kills(),
             only: self.options.only.clone(),
         };
         let mut stage = Stage::set(&options, means, &mut random).map_err(|error| (error, None))?;
-        (self.say)(&format!("seed {}: {} nodes, {}", self.seed, options.nodes, stage.disks_in_words()));
+        let args = options.args.join(" ");
+        (self.say)(&format!("seed {}: {} nodes, {} {args}", self.seed, options.nodes, stage.disks_in_words()));
         match self.play(&mut stage, &mut random, stop, report).await {
             Ok(()) => stage.cluster.finish().map_err(|error| (error, None)),
             Err(error) => {
@@ -159,6 +174,13 @@ impl Player<'_> {
                 Err((error, kept))
             }
         }
+    }
+
+    /// What servers are told in addition.
+    fn args(&self) -> Vec<String> {
+        let stack = &STACKS[(self.seed % STACKS.len() as u64) as usize];
+        let stack = if self.options.every_stack { &stack[..] } else { &[] };
+        stack.iter().copied().map(str::to_owned).chain(self.options.args.iter().cloned()).collect()
     }
 
     fn only_kills(&self) -> bool {

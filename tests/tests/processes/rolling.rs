@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use kv_example::client::{Client, ClientOptions};
 use raftkv_tests::chaos::Canary;
-use raftkv_tests::process::exclusive;
+use raftkv_tests::process::{exclusive, notice};
 use raftkv_tests::{Cluster, PATIENCE};
 use tokio::task::JoinSet;
 
@@ -22,6 +22,10 @@ const CLIENTS: usize = 9;
 const PAUSE: Duration = Duration::from_millis(5);
 /// What a write may take for the restarts, beyond what it takes on this machine without them.
 const LIMIT: Duration = Duration::from_millis(100);
+/// So many rounds are judged, and so many are run for that at most. Where a process is not given its turn for a third of an election timeout, a leader
+/// may be missed that lives, and a write waits for an election that no restart has caused: such a round shows nothing, whether it is good or bad.
+const ROUNDS: u32 = 2;
+const MOST_ROUNDS: u32 = 10;
 
 #[derive(Default)]
 struct Ledger {
@@ -83,12 +87,15 @@ async fn a_rolling_restart_is_not_noticed_by_clients() -> Result<()> {
     ledger.take_longest();
     tokio::time::sleep(Duration::from_secs(4)).await;
     let calm = ledger.take_longest();
-    let (mut led, mut longest) = (0, Duration::ZERO);
-    for round in 1..=2 {
+    let (mut led, mut longest, mut judged, mut round) = (0, Duration::ZERO, 0, 0);
+    while judged < ROUNDS {
+        round += 1;
+        ensure!(round <= MOST_ROUNDS, "no {ROUNDS} of {MOST_ROUNDS} rounds can be judged: {}", canary.lateness());
+        let (began, mut led_now, mut longest_now) = (Instant::now(), 0, Duration::ZERO);
         for id in cluster.ids() {
             ledger.wait_for(100).await?;
             let leader = cluster.leader().await?.id;
-            led += u64::from(leader == id);
+            led_now += u64::from(leader == id);
             let began = Instant::now();
             cluster.terminate(id).await?;
             let ended = began.elapsed();
@@ -96,10 +103,16 @@ async fn a_rolling_restart_is_not_noticed_by_clients() -> Result<()> {
             cluster.caught_up(id).await?;
             ledger.wait_for(50).await?;
             let took = ledger.take_longest();
-            longest = longest.max(took);
+            longest_now = longest_now.max(took);
             let role = if leader == id { "leader" } else { "follower" };
             println!("round {round}: n{id}, a {role}, ended within {ended:.1?}; the longest write took {took:.1?}");
         }
+        let lateness = canary.lateness_since(began);
+        if lateness.times > 0 {
+            notice(&format!("round {round} is not judged: {lateness}"));
+            continue;
+        }
+        (judged, led, longest) = (judged + 1, led + led_now, longest.max(longest_now));
     }
     ledger.stop.store(true, Ordering::Relaxed);
     let mut count = 0;
@@ -110,8 +123,7 @@ async fn a_rolling_restart_is_not_noticed_by_clients() -> Result<()> {
         "{count} writes and as many reads, no error; the longest write took {longest:.1?}, and {calm:.1?} in calm"
     );
     ensure!(led > 0, "no leader was restarted");
-    let lateness = canary.lateness();
-    ensure!(longest <= LIMIT + calm, "a write took {longest:?}, and {calm:?} without restarts; {lateness}");
+    ensure!(longest <= LIMIT + calm, "a write took {longest:?}, and {calm:?} without restarts");
     cluster.converged().await?;
     cluster.same_contents().await?;
     cluster.finish()

@@ -1,10 +1,14 @@
 //! What must be true of a whole cluster after every step: the properties of the paper's figure 3, and the promises of
 //! `message.rs` that one node alone can't check.
 
+mod images;
+mod leadership;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
+use self::leadership::STUCK;
 use super::attention::Attention;
 use super::cluster::Node;
 use super::configurations;
@@ -14,11 +18,8 @@ use crate::consensus::{Note, RoleKind, Time, TransferStep};
 use crate::message::{AppendReply, Body, Message};
 use crate::metrics::Status;
 use crate::testing::simulation::Coverage;
-use crate::traits::{LogWrite, Published};
+use crate::traits::LogWrite;
 use crate::types::{Entry, Index, LogId, Membership, NodeId, Term};
-
-/// Why a leader with a stuck state machine hands over.
-const STUCK: &str = "the state machine here gets nothing done";
 
 pub(super) type Nodes = BTreeMap<NodeId, Node>;
 
@@ -137,76 +138,6 @@ impl Checker {
         self.failed_at.remove(&id);
     }
 
-    /// How often leaders handed over by their own wish.
-    pub(crate) fn yields(&self) -> u64 {
-        self.yields
-    }
-
-    /// A leader gives leadership up for its state machine, which must have got nothing done for long.
-    fn gives_up_stuck(&mut self, node: &Node) {
-        let idle_for = node.idle_for();
-        if self.limits.as_ref().is_some_and(|config| idle_for < config.stall_timeout) {
-            let id = node.id;
-            self.dropped =
-                Some(format!("live leaders: {id} gives up for its state machine, which got on {idle_for:?} ago"));
-        }
-    }
-
-    /// A leader hands over by its own wish: not before it has seen for a while who is fit, and not again soon after one failed.
-    fn yielded(&mut self, node: &Node, to: NodeId, for_priority: bool) {
-        self.yields += 1;
-        let Some(config) = &self.limits else { return };
-        let led_for = self.leading_since.get(&node.id).map(|(_, since)| node.now.since(*since));
-        let failed_for = self.failed_at.get(&node.id).map(|failed| node.now.since(*failed));
-        let too_soon = |time: Option<std::time::Duration>| time.is_some_and(|time| time < config.priority_settle);
-        if (for_priority && too_soon(led_for)) || too_soon(failed_for) {
-            self.dropped = Some(format!(
-                "preferences: {} hands over to {to} {led_for:?} after its election, {failed_for:?} after one that failed",
-                node.id
-            ));
-        }
-    }
-
-    /// A node took a leader's message of this term in, or one that is of no use.
-    pub(crate) fn heard(&mut self, id: NodeId, heard: Option<(Term, Time)>) {
-        if let Some(heard) = heard {
-            self.heard.insert(id, heard);
-        }
-    }
-
-    /// A message reached a node that is in its term.
-    pub(crate) fn reached(&mut self, id: NodeId, from: NodeId, term: Term, now: Time) {
-        self.attention.hears(id, from, term, now);
-    }
-
-    /// A node is about to hear that its connection with another was lost: from now on it may doubt that its leader lives.
-    pub(crate) fn lost(&mut self, id: NodeId, peer: NodeId) {
-        self.heard.retain(|node, (term, _)| *node != id || self.terms.leader(*term) != Some(peer));
-    }
-
-    /// Whether a node hears a live leader of this term.
-    fn hears(&self, id: NodeId, term: Term, now: Time) -> bool {
-        let Some(config) = &self.limits else { return false };
-        let recent = |(of, at): &(Term, Time)| *of == term && now.since(*at) < config.election_timeout;
-        self.heard.get(&id).is_some_and(recent)
-    }
-
-    /// A poll is about to reach a node.
-    pub(crate) fn polled(&mut self, id: NodeId, from: NodeId, proposed: Term, term: Term, now: Time) {
-        if self.limits.is_some() && !self.hears(id, term, now) {
-            self.polls.insert((id, from, proposed));
-        }
-    }
-
-    /// A campaign came to a node, which was in a term before and is in one now: a live leader is not disturbed (thesis §4.2.3, §9.6).
-    pub(crate) fn campaigned(&self, id: NodeId, before: Term, after: Term, now: Time) -> Result<(), String> {
-        let ignores = self.limits.as_ref().is_some_and(|config| config.check_quorum);
-        if after > before && ignores && self.hears(id, before, now) {
-            return Err(format!("disturbance: {id} hears the leader of {before}, and a campaign takes it to {after}"));
-        }
-        Ok(())
-    }
-
     /// Log Matching: an id names one entry, and everything before it (paper §5.3).
     pub(crate) fn entries(&mut self, nodes: &Nodes, mut prev: LogId, entries: &[Entry]) -> Result<(), String> {
         for entry in entries {
@@ -302,68 +233,12 @@ impl Checker {
         }
     }
 
-    /// A successor has all of the leader's log.
-    fn hands_over(&mut self, nodes: &Nodes, from: NodeId, to: NodeId, term: Term) -> Result<(), String> {
-        self.successors.insert((to, term));
-        let Some(core) = &nodes[&from].core else { return Ok(()) };
-        let last = core.status(nodes[&from].now).last;
-        match nodes.get(&to).is_some_and(|node| node.held(last)) || self.limits.is_none() {
-            true => Ok(()),
-            false => Err(format!("transfer: {from} hands over to {to}, which does not hold {last}")),
-        }
-    }
-
     fn acknowledged(&self, node: &Node, to: NodeId, term: Term, stored: Index) -> Result<(), String> {
         // A script's nodes may begin with logs that nobody ever sent; and what an image covers is committed, whatever the log holds there.
         if self.limits.is_none() || stored <= node.images.last().index {
             return Ok(());
         }
         self.terms.acknowledged(&node.disk, to, term, stored)
-    }
-
-    /// An image that is offered is on the disk, and what it reflects is committed.
-    fn offered(&self, node: &Node, image: &Published) -> Result<(), String> {
-        if self.limits.is_some() && node.images.published().as_ref() != Some(image) {
-            return Err(format!("images: {} offers {image:?}, which it does not have", node.id));
-        }
-        self.image_is_right(node.id, image)
-    }
-
-    /// An image reflects what was committed, and brings the configuration in force there.
-    fn image_is_right(&self, id: NodeId, image: &Published) -> Result<(), String> {
-        let meta = &image.meta;
-        if self.limits.is_some() && self.settled(meta.last.index) != Some(meta.last) {
-            return Err(format!("images: {id} has an image of {}, which is not what is committed there", meta.last));
-        }
-        match self.configurations.known_at(meta.last) {
-            Some((at, membership)) if at != meta.membership_at || *membership != meta.membership => Err(format!(
-                "images: {id} has an image of {} with {} of {}, where {membership} of {at} was in force",
-                meta.last, meta.membership, meta.membership_at
-            )),
-            Some(_) | None => Ok(()),
-        }
-    }
-
-    /// An image takes the place of the log, up to its last entry: what follows that very entry may have been acknowledged.
-    fn installs(&mut self, nodes: &Nodes, coverage: &mut Coverage, id: NodeId, last: LogId) {
-        let node = &nodes[&id];
-        let (Some(core), Some(seen)) = (&node.core, self.seen.get(&id)) else { return };
-        let goes_on = seen.last > last && seen.stored > last.index && node.disk.holds(last);
-        if goes_on {
-            coverage.hit("images installed in front of a log that goes on");
-        }
-        if goes_on && core.status(node.now).last == last {
-            self.dropped =
-                Some(format!("images: {id} installs {last}, and drops the log after it, up to {}", seen.last));
-        }
-    }
-
-    /// A received image is about to take the place of a state.
-    pub(crate) fn restores(&self, node: &Node, image: &Published) -> Result<(), String> {
-        if node.images.published().as_ref() != Some(image) {
-            return Err(format!("images: {} is to restore {image:?}, which it does not have", node.id));
-        }
-        self.image_is_right(node.id, image)
     }
 
     /// What is committed at an index, whether it was applied anywhere or not.
