@@ -3,6 +3,7 @@
 //! Every mistake becomes one [`ConfigError`] that says what is wrong, where it was said, and what to do.
 
 mod address;
+mod auth;
 mod engine;
 mod file;
 mod join;
@@ -72,6 +73,11 @@ pub struct ServerArgs {
     /// With --join: never vote, unless promoted by `kv-example member promote` [env: RAFTKV_LEARNER]
     #[arg(long)]
     pub learner: bool,
+
+    /// With --join, where authentication is enabled: as whom the node asks; root, unless the node was added by `member add` before. Better in the
+    /// environment or in a file than here, where it can be seen in the list of processes [env: RAFTKV_JOIN_USER]
+    #[arg(long, value_name = "NAME:PASSWORD")]
+    pub join_user: Option<String>,
 
     /// With --join: where the other members will reach this node [default: --listen-peer] [env: RAFTKV_ADVERTISE_PEER]
     #[arg(long, value_name = "HOST:PORT")]
@@ -186,6 +192,12 @@ pub struct ServerArgs {
     #[arg(long, value_name = "COUNT")]
     pub max_client_connections: Option<String>,
 
+    /// How long a login holds, in seconds, where authentication is enabled: then a client logs in again. By the clock of the node that is asked, so
+    /// machines whose clocks go wrong by more than this refuse each other's logins. The same on every node [default: 300]
+    /// [env: RAFTKV_AUTH_TOKEN_TTL]
+    #[arg(long, value_name = "SECONDS")]
+    pub auth_token_ttl: Option<String>,
+
     /// How long a shutdown waits for requests in progress, in milliseconds [default: 5000]
     /// [env: RAFTKV_SHUTDOWN_TIMEOUT_MS]
     #[arg(long, value_name = "MS")]
@@ -244,6 +256,8 @@ pub struct ServerConfig {
     pub engine_cache_bytes: u64,
     /// Raft's times and limits.
     pub raft: Config,
+    /// How long a login holds.
+    pub auth_token_ttl: Duration,
     /// How long a shutdown waits for requests in progress.
     pub shutdown_timeout: Duration,
     /// Log directives, when they were given.
@@ -426,6 +440,7 @@ impl ServerConfig {
             engine,
             engine_cache_bytes,
             raft: raft::config(args, layers)?,
+            auth_token_ttl: auth::token_ttl(args, layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),
             log_level: log_level.map(|given| given.value),
             exit_on_stdin_close: args.exit_on_stdin_close,

@@ -31,6 +31,7 @@ use crate::store::{Image, ImageError, Loader, Store, seal_record};
 pub const TARGETS: &[Target] = &[
     Target { name: "commands", run: commands, sample: sample_commands },
     Target { name: "image", run: image, sample: sample_image },
+    Target { name: "tokens", run: tokens, sample: sample_tokens },
     Target { name: "txn_syntax", run: txn_syntax, sample: sample_txn_syntax },
     Target { name: "authorities", run: authorities, sample: sample_authorities },
     Target { name: "config_file", run: config_file, sample: sample_config_file },
@@ -277,6 +278,17 @@ fn strange_numbers(random: &mut Random, record: &mut ImageRecord) {
         },
         Some(Body::End(_)) | None => {}
     }
+}
+
+/// What a client shows to say who it is, and what shows that a session is its own.
+fn tokens(bytes: &[u8]) {
+    let text = String::from_utf8_lossy(bytes);
+    within(text.len(), || crate::service::auth::token::read_again(&text, &[7; 32]));
+}
+
+fn sample_tokens(random: &mut Random) -> Vec<u8> {
+    let user = random.pick(&["", "root", "ann/\u{e4}", "a-name-that-is-longer-than-most-others-are"]).unwrap_or("");
+    crate::service::auth::token::sample(user, [random.any(), random.any(), random.any()], &[7; 32]).into_bytes()
 }
 
 /// What a person writes for `txn`.

@@ -2,4 +2,4 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
-raftkv::fuzz_tests!(kv_example::fuzzing::TARGETS; commands image txn_syntax authorities config_file);
+raftkv::fuzz_tests!(kv_example::fuzzing::TARGETS; commands image tokens txn_syntax authorities config_file);

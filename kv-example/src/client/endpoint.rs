@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use raftkv::transport_kit::Tls;
 use tokio::time::Instant;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Response, Status};
 
 use super::connector::{Connections, Connector};
 use super::error::{Cause, ClientError};
+use super::login::{Bearer, Line};
 use super::{ClientOptions, Kind};
 use crate::config::HostPort;
 
@@ -55,7 +57,7 @@ pub(crate) async fn connect(address: &HostPort, limit: Duration, tls: Option<&Tl
 #[derive(Debug)]
 pub(super) struct Endpoint {
     address: String,
-    channel: Channel,
+    channel: Line,
     connections: Arc<Connections>,
     /// The node id that it was seen to have; 0 while that is unknown.
     node: AtomicU64,
@@ -65,7 +67,7 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    pub(super) fn new(text: &str, options: &ClientOptions) -> Result<Self, String> {
+    pub(super) fn new(text: &str, options: &ClientOptions, bearer: &Bearer) -> Result<Self, String> {
         let address = parse(text, options.tls.is_some())?;
         let connections = Arc::new(Connections::default());
         let tls = options.tls.clone();
@@ -77,6 +79,7 @@ impl Endpoint {
             .initial_connection_window_size(16 << 20)
             .connect_with_connector_lazy(connector);
         let address = address.to_string();
+        let channel = InterceptedService::new(channel, bearer.clone());
         let (node, silent_until) = (AtomicU64::new(0), AtomicU64::new(0));
         Ok(Self { address, channel, connections, node, silent_until, born: Instant::now() })
     }
@@ -85,7 +88,7 @@ impl Endpoint {
         &self.address
     }
 
-    pub(super) fn channel(&self) -> Channel {
+    pub(super) fn channel(&self) -> Line {
         self.channel.clone()
     }
 

@@ -77,6 +77,10 @@ impl ClientError {
         }
     }
 
+    pub(super) fn other(endpoint: &str, message: &str) -> Self {
+        Self::Other(Cause::new(endpoint, Code::Internal, message.to_owned()))
+    }
+
     pub(super) fn from_status(kind: Kind, endpoint: &str, status: &Status) -> Self {
         let leader = text(status, LEADER).and_then(|id| id.parse().ok());
         let cause = |words| Cause { leader, ..Cause::new(endpoint, status.code(), words) };

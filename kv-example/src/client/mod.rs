@@ -10,8 +10,10 @@ pub(crate) mod connector;
 pub(crate) mod endpoint;
 mod error;
 mod leader;
+mod login;
 mod members;
 mod session;
+mod users;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +24,6 @@ use futures_util::future::join_all;
 use raftkv::transport_kit::Tls;
 use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
-use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 
 use crate::api::etcdserverpb::cluster_client::ClusterClient;
@@ -41,6 +42,8 @@ use backoff::Backoff;
 use endpoint::Endpoint;
 pub use error::{Cause, ClientError};
 use leader::{LeaderSearch, Turns};
+pub use login::Credentials;
+use login::{Bearer, Line, Login};
 use session::Session;
 
 /// The largest answer that is accepted, in bytes.
@@ -61,11 +64,19 @@ pub struct ClientOptions {
     pub exactly_once: bool,
     /// Certificates, to speak TLS: [`Tls::for_client`]. Default: none, and no TLS.
     pub tls: Option<Tls>,
+    /// Who the client is, where the servers want to know. Default: nobody.
+    pub credentials: Option<Credentials>,
 }
 
 impl Default for ClientOptions {
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(5), connect_timeout: Duration::from_secs(1), exactly_once: true, tls: None }
+        Self {
+            timeout: Duration::from_secs(5),
+            connect_timeout: Duration::from_secs(1),
+            exactly_once: true,
+            tls: None,
+            credentials: None,
+        }
     }
 }
 
@@ -82,6 +93,7 @@ struct Inner {
     preferred: AtomicUsize,
     options: ClientOptions,
     session: Session,
+    login: Login,
 }
 
 /// Whether a call may take effect twice if it is sent twice.
@@ -99,17 +111,19 @@ impl Client {
     /// # Errors
     /// There is no endpoint, or one is no address, or has the scheme of what is not spoken.
     pub fn new<S: AsRef<str>>(endpoints: &[S], options: ClientOptions) -> Result<Self, String> {
+        let bearer = Bearer::default();
         let endpoints = endpoints
             .iter()
             .map(|text| text.as_ref().trim())
             .filter(|text| !text.is_empty())
-            .map(|text| Endpoint::new(text, &options))
+            .map(|text| Endpoint::new(text, &options, &bearer))
             .collect::<Result<Vec<_>, _>>()?;
         if endpoints.is_empty() {
             return Err("there is no endpoint; name at least one HOST:PORT".into());
         }
         let session = Session::new(options.exactly_once);
-        Ok(Self { inner: Arc::new(Inner { endpoints, preferred: AtomicUsize::new(0), options, session }) })
+        let login = Login::new(options.credentials.clone(), bearer);
+        Ok(Self { inner: Arc::new(Inner { endpoints, preferred: AtomicUsize::new(0), options, session, login }) })
     }
 
     /// What it speaks TLS with, if it does.
@@ -220,8 +234,8 @@ impl Client {
     pub async fn status(&self) -> Vec<(String, Result<NodeStatusResponse, ClientError>)> {
         let limit = self.inner.options.timeout;
         join_all(self.inner.endpoints.iter().map(|endpoint| async move {
-            let call = async { NodeClient::new(endpoint.channel()).status(NodeStatusRequest {}).await };
-            (endpoint.address().to_owned(), endpoint.attempt(Kind::Read, limit, call).await)
+            let call = |line: Line| async move { NodeClient::new(line).status(NodeStatusRequest {}).await };
+            (endpoint.address().to_owned(), self.attempt_as(endpoint, Kind::Read, limit, &call).await)
         }))
         .await
     }
@@ -229,7 +243,7 @@ impl Client {
     /// Tries the endpoints in turn, or as a refusal points to the leader's, as long as that is safe and there is time.
     async fn call<R, F, W>(&self, kind: Kind, work: F) -> Result<R, ClientError>
     where
-        F: Fn(Channel) -> W,
+        F: Fn(Line) -> W,
         W: Future<Output = Result<Response<R>, Status>>,
     {
         self.call_until(Instant::now() + self.inner.options.timeout, kind, &mut false, work).await
@@ -244,7 +258,7 @@ impl Client {
         work: F,
     ) -> Result<R, ClientError>
     where
-        F: Fn(Channel) -> W,
+        F: Fn(Line) -> W,
         W: Future<Output = Result<Response<R>, Status>>,
     {
         let inner = &*self.inner;
@@ -269,7 +283,7 @@ impl Client {
                     Kind::Read | Kind::Once => left.min((inner.options.timeout / 3).max(Duration::from_millis(500))),
                     Kind::Write => left,
                 };
-                match endpoint.attempt(kind, limit, work(endpoint.channel())).await {
+                match self.attempt_as(endpoint, kind, limit, &work).await {
                     Ok(answer) => {
                         inner.preferred.store(n, Ordering::Relaxed);
                         endpoint.set_silent(false);
@@ -312,7 +326,7 @@ fn given_up(uncertain: bool, failures: Vec<Option<Cause>>) -> ClientError {
     if uncertain { ClientError::Unknown(cause) } else { ClientError::Safe(cause) }
 }
 
-fn kv(channel: Channel) -> KvClient<Channel> {
+fn kv(channel: Line) -> KvClient<Line> {
     KvClient::new(channel).max_decoding_message_size(MAX_ANSWER_BYTES)
 }
 

@@ -9,11 +9,10 @@ use std::time::Duration;
 use raftkv::{Once, Sequencer, SessionId};
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tonic::transport::Channel;
 use tonic::{Code, Request, Response, Status};
 
 use super::backoff::Backoff;
-use super::{Cause, Client, ClientError, Kind};
+use super::{Cause, Client, ClientError, Kind, Line};
 use crate::api::node::node_client::NodeClient;
 use crate::api::node::{CloseSessionRequest, OpenSessionRequest};
 use crate::service::ONCE;
@@ -36,7 +35,8 @@ pub(super) struct Session {
 enum State {
     #[default]
     Closed,
-    Open(Sequencer),
+    /// With what shows that it is this client's.
+    Open(Sequencer, String),
     /// There are none: the servers do not know of them, or the client wants none.
     Unknown,
 }
@@ -45,8 +45,8 @@ impl State {
     /// The session, if this is the one.
     fn of(&mut self, session: SessionId) -> Option<&mut Sequencer> {
         match self {
-            Self::Open(sequencer) if sequencer.session() == session => Some(sequencer),
-            Self::Open(_) | Self::Closed | Self::Unknown => None,
+            Self::Open(sequencer, _) if sequencer.session() == session => Some(sequencer),
+            Self::Open(..) | Self::Closed | Self::Unknown => None,
         }
     }
 }
@@ -75,11 +75,12 @@ struct Turn<'a> {
     session: &'a Session,
     id: SessionId,
     sequence: u64,
+    proof: String,
 }
 
 impl Turn<'_> {
     fn once(&self) -> Once {
-        let Self { session, id, sequence } = *self;
+        let Self { session, id, sequence, .. } = *self;
         match session.lock().of(id) {
             Some(sequencer) => sequencer.once(sequence),
             // It has expired or is being closed.
@@ -102,7 +103,7 @@ impl Client {
     pub(super) async fn write<T, R, F, W>(&self, message: T, send: F) -> Result<R, ClientError>
     where
         T: Clone,
-        F: Fn(Channel, Request<T>) -> W,
+        F: Fn(Line, Request<T>) -> W,
         W: Future<Output = Result<Response<R>, Status>>,
     {
         let deadline = Instant::now() + self.inner.options.timeout;
@@ -114,7 +115,7 @@ impl Client {
             let mut uncertain = false;
             let attempt = |channel| {
                 let mut request = Request::new(message.clone());
-                request.metadata_mut().insert(ONCE, encode(turn.once()));
+                request.metadata_mut().insert(ONCE, encode(turn.once(), &turn.proof));
                 send(channel, request)
             };
             match self.call_until(deadline, Kind::Once, &mut uncertain, attempt).await {
@@ -148,11 +149,11 @@ impl Client {
             let number = match &mut *session.lock() {
                 State::Unknown => return Ok(None),
                 State::Closed => None,
-                State::Open(sequencer) => Some((sequencer.session(), sequencer.begin())),
+                State::Open(sequencer, proof) => Some((sequencer.session(), sequencer.begin(), proof.clone())),
             };
             match number {
-                Some((id, Some(sequence))) => return Ok(Some(Turn { session, id, sequence })),
-                Some((_, None)) => {
+                Some((id, Some(sequence), proof)) => return Ok(Some(Turn { session, id, sequence, proof })),
+                Some((_, None, _)) => {
                     let waited = tokio::time::timeout_at(deadline, ended).await;
                     let full = "too many writes of this client wait for an answer".into();
                     waited.map_err(|_| ClientError::Safe(Cause::new("no endpoint", Code::ResourceExhausted, full)))?;
@@ -171,7 +172,7 @@ impl Client {
         let open = |channel| async move { NodeClient::new(channel).open_session(OpenSessionRequest {}).await };
         // One that is opened twice expires.
         let opened = match self.call_until(deadline, Kind::Read, &mut false, open).await {
-            Ok(opened) => State::Open(Sequencer::new(SessionId(opened.session))),
+            Ok(opened) => State::Open(Sequencer::new(SessionId(opened.session)), opened.proof),
             Err(ClientError::Other(cause)) if cause.code == Code::Unimplemented => State::Unknown,
             Err(error) => return Err(error),
         };
@@ -182,14 +183,16 @@ impl Client {
     /// Ends the client's session, so that the servers need not keep anything for it until it expires. Not to be called while writes are
     /// under way: their outcome would be unknown.
     pub async fn close(&self) {
-        let session = match &mut *self.inner.session.lock() {
-            State::Open(sequencer) => sequencer.session(),
+        let (session, proof) = match &mut *self.inner.session.lock() {
+            State::Open(sequencer, proof) => (sequencer.session(), proof.clone()),
             State::Closed | State::Unknown => return,
         };
         self.inner.session.forget(session);
-        let session = session.0;
-        let close =
-            |channel| async move { NodeClient::new(channel).close_session(CloseSessionRequest { session }).await };
+        let request = CloseSessionRequest { session: session.0, proof };
+        let close = |line: Line| {
+            let request = request.clone();
+            async move { NodeClient::new(line).close_session(request).await }
+        };
         let deadline = Instant::now() + CLOSE_LIMIT.min(self.inner.options.timeout);
         // In vain, it expires.
         let _ = self.call_until(deadline, Kind::Read, &mut false, close).await;

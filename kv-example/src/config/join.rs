@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use raftkv::{Membership, NodeId};
 
-use super::{ConfigError, FileConfig, Given, HostPort, Layers, ServerArgs, TlsConfig, address, own_address, required};
+use super::{
+    ConfigError, FileConfig, Given, HostPort, Layers, ServerArgs, TlsConfig, address, auth, own_address, required,
+};
+use crate::client::Credentials;
 
 /// How a node becomes a member of a cluster that there is already.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,6 +18,8 @@ pub struct Join {
     pub address: HostPort,
     /// Whether it shall never vote, unless it is promoted by hand.
     pub learner: bool,
+    /// As whom it asks, where authentication is enabled.
+    pub user: Option<Credentials>,
 }
 
 /// Who a node is, and how it comes to be in a cluster.
@@ -98,7 +103,7 @@ impl Place {
             )));
         }
         let learner = args.learner || learner(layers)?;
-        let join = Join { endpoints, address: own.value.clone(), learner };
+        let join = Join { endpoints, address: own.value.clone(), learner, user: auth::join_user(args, layers)? };
         Ok(Self { id: NodeId(id), membership: Membership::default(), own: own.value, listen_peer, join: Some(join) })
     }
 

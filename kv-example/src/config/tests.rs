@@ -435,3 +435,18 @@ fn a_node_joins_over_tls_if_it_has_certificates_for_clients() {
     let text = mistake(&over("https://a:1"));
     assert!(text.contains("--client-cert"), "{text}");
 }
+
+#[test]
+fn a_login_holds_as_long_as_is_said_and_who_joins_says_as_whom() {
+    assert_eq!(load(&args()).unwrap().auth_token_ttl, Duration::from_secs(300));
+    let (_dir, path) = file("auth-token-ttl = 60\njoin = \"a:1\"\njoin-user = \"root:a:b\"\nlisten-peer = \"c:3\"\n");
+    let joining = ServerArgs { config: Some(path), peers: None, ..args() };
+    let config = load(&joining).unwrap();
+    assert_eq!(config.auth_token_ttl, Duration::from_secs(60));
+    let user = config.join.unwrap().user.unwrap();
+    assert_eq!((&user.name[..], &user.password[..]), ("root", "a:b"));
+    let wrong = mistake(&ServerArgs { join_user: Some("secret".into()), ..joining.clone() });
+    assert_eq!(wrong, "--join-user: this must be NAME:PASSWORD", "without the secret");
+    let never = mistake(&ServerArgs { auth_token_ttl: Some("0".into()), ..args() });
+    assert_eq!(never, "--auth-token-ttl: must be at least 1");
+}

@@ -60,14 +60,19 @@ impl From<ClientError> for Obstacle {
         match error {
             // To be added twice is as good as once.
             ClientError::Safe(cause) | ClientError::Unknown(cause) => Self::Passing(cause.to_string()),
+            ClientError::Other(cause) if cause.message.contains("user name is empty") => {
+                Self::Lasting(Failure::usage(format!(
+                    "can't join the cluster: {cause}: authentication is enabled there; say with --join-user, or RAFTKV_JOIN_USER, as whom to ask"
+                )))
+            }
             ClientError::Other(cause) => Self::Lasting(Failure::usage(format!("can't join the cluster: {cause}"))),
         }
     }
 }
 
 async fn become_member(config: &ServerConfig, join: &Join) -> Result<(ClusterId, NodeId), Failure> {
-    let tls = protection::clients(config)?;
-    let client = Client::new(&join.endpoints, ClientOptions { tls, ..ClientOptions::default() });
+    let (tls, credentials) = (protection::clients(config)?, join.user.clone());
+    let client = Client::new(&join.endpoints, ClientOptions { tls, credentials, ..ClientOptions::default() });
     let client = client.map_err(|reason| Failure::usage(format!("--join: {reason}")))?;
     info!("joining the cluster of {}; this node will be at {}", join.endpoints.join(","), join.address);
     let mut warned: Option<Instant> = None;

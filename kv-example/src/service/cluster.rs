@@ -40,6 +40,7 @@ fn url(address: &str, with_tls: bool) -> String {
 #[tonic::async_trait]
 impl<R: Replica> Cluster for Context<R> {
     async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        self.ensure_root_now(request.metadata()).await?;
         let MemberAddRequest { peer_urls, is_learner } = request.into_inner();
         let new =
             NewMember { id: 0, address: one_address(&peer_urls, self.options.peers_have_tls)?, votes: !is_learner };
@@ -53,14 +54,15 @@ impl<R: Replica> Cluster for Context<R> {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        let passed = was_passed_on(request.metadata());
-        let id = NodeId(request.into_inner().id);
+        self.ensure_root_now(request.metadata()).await?;
+        let (metadata, _, request) = request.into_parts();
+        let (passed, id) = (was_passed_on(&metadata), NodeId(request.id));
         // A leader that is to go hands over first, and does that itself.
         if !passed
             && self.status().await?.leader == Some(id)
             && let Some(leader) = self.leader().await?
         {
-            return ClusterClient::new(leader).member_remove(passed_on(MemberRemoveRequest { id: id.0 })).await;
+            return ClusterClient::new(leader).member_remove(passed_on(&metadata, request)).await;
         }
         self.remove_member(id).await?;
         let members = self.members().await?;
@@ -71,6 +73,7 @@ impl<R: Replica> Cluster for Context<R> {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
+        self.ensure_root_now(request.metadata()).await?;
         let MemberUpdateRequest { id, peer_urls } = request.into_inner();
         self.move_member(NodeId(id), one_address(&peer_urls, self.options.peers_have_tls)?).await?;
         let members = self.members().await?;
@@ -81,6 +84,7 @@ impl<R: Replica> Cluster for Context<R> {
         if request.get_ref().linearizable {
             self.prepare_read(false, request.metadata()).await?;
         }
+        self.ensure_user(request.metadata()).await?;
         let members = self.members().await?;
         Ok(Response::new(MemberListResponse { header: self.header(self.view.revision()), members }))
     }
@@ -89,10 +93,13 @@ impl<R: Replica> Cluster for Context<R> {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        let passed = was_passed_on(request.metadata());
-        let id = request.into_inner().id;
-        if !passed && let Some(leader) = self.leader().await? {
-            return ClusterClient::new(leader).member_promote(passed_on(MemberPromoteRequest { id })).await;
+        self.ensure_root_now(request.metadata()).await?;
+        let (metadata, _, request) = request.into_parts();
+        let id = request.id;
+        if !was_passed_on(&metadata)
+            && let Some(leader) = self.leader().await?
+        {
+            return ClusterClient::new(leader).member_promote(passed_on(&metadata, request)).await;
         }
         self.promote_member(NodeId(id)).await?;
         let members = self.members().await?;

@@ -17,7 +17,8 @@ use super::{Context, Replica};
 
 /// How often the node is looked at.
 const PERIOD: Duration = Duration::from_millis(100);
-const NAMES: [&str; 4] = ["", "etcdserverpb.KV", "etcdserverpb.Maintenance", "etcdserverpb.Cluster"];
+const NAMES: [&str; 5] =
+    ["", "etcdserverpb.KV", "etcdserverpb.Maintenance", "etcdserverpb.Cluster", "etcdserverpb.Auth"];
 
 #[derive(Clone, Debug)]
 pub(super) struct Health(HealthReporter);

@@ -1,32 +1,56 @@
 //! etcd's `KV` service.
 
 use prost::Message;
-use raftkv::Once;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
+use super::once::Named;
 use super::refused::{Intent, decided, to_status};
 use super::{Context, Replica, once};
-use crate::api::command::{Outcome, command, outcome};
+use crate::api::command::{Author, Outcome, command, outcome};
 use crate::api::etcdserverpb::kv_server::Kv;
 use crate::api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, TxnRequest, TxnResponse,
 };
-use crate::machine::encode_command;
+use crate::machine::encode_command_of;
 use crate::store::{Refusal, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
 
 impl<R: Replica> Context<R> {
-    /// Proposes a checked request, once if it has a name, and gives the machine's answer to it.
-    pub(super) async fn propose(&self, body: command::Body, once: Option<Once>) -> Result<outcome::Body, Status> {
+    /// Proposes a checked request, if that is permitted to its author, and once if it has a name; gives the machine's answer to it.
+    pub(super) async fn propose_as(
+        &self,
+        metadata: &MetadataMap,
+        body: command::Body,
+        named: Option<Named>,
+    ) -> Result<outcome::Body, Status> {
         self.ensure_member().await?;
         self.catch_up().await?;
-        let command = encode_command(body);
+        let author = self.author_of(metadata, &body).await?;
+        let once = self.own_once(author.as_ref(), named)?;
+        self.propose(author, body, once).await
+    }
+
+    /// Proposes what the node itself wants to be noted.
+    pub(super) async fn propose_own(&self, body: command::Body) -> Result<outcome::Body, Status> {
+        self.ensure_member().await?;
+        self.catch_up().await?;
+        self.propose(None, body, None).await
+    }
+
+    async fn propose(
+        &self,
+        author: Option<Author>,
+        body: command::Body,
+        once: Option<raftkv::Once>,
+    ) -> Result<outcome::Body, Status> {
+        let unsigned = author.is_none();
+        let command = encode_command_of(author, body);
         if command.len() > self.options.limits.request_bytes {
             return Err(Refusal::TooLarge.into());
         }
-        let asked = Instant::now();
+        let (asked, unsigned) = (Instant::now(), once.is_some() && unsigned);
         let answer = match once {
             Some(once) => self.replica.write_once(once, command).await,
             None => self.replica.write(command).await,
@@ -35,6 +59,10 @@ impl<R: Replica> Context<R> {
             let in_time = asked.elapsed() < self.options.write_timeout;
             to_status(&error, Intent::Write { in_time })
         })?;
+        // What a session's write came to is not judged anew, and this node has just learned whether that takes a user.
+        if unsigned && self.view.auth().is_enabled() {
+            return Err(Refusal::UserEmpty.into());
+        }
         match Outcome::decode(answer) {
             Ok(Outcome { body: Some(outcome::Body::Refusal(refusal)) }) => Err(decided(refusal)),
             Ok(Outcome { body: Some(body) }) => Ok(body),
@@ -44,7 +72,8 @@ impl<R: Replica> Context<R> {
 
     async fn read_txn(&self, request: TxnRequest, metadata: &MetadataMap) -> Result<TxnResponse, Status> {
         self.prepare_read(is_serializable(&request), metadata).await?;
-        Ok(self.view.read_txn_as(None, request).await?)
+        let author = self.author(metadata).await?;
+        Ok(self.view.read_txn_as(author, request).await?)
     }
 }
 
@@ -59,16 +88,18 @@ impl<R: Replica> Kv for Context<R> {
         let (metadata, _, request) = request.into_parts();
         check_range(&request)?;
         self.prepare_read(request.serializable, &metadata).await?;
-        let mut response = self.view.range(request).await?;
+        let author = self.author(&metadata).await?;
+        let mut response = self.view.range_as(author, request).await?;
         response.header = self.complete(response.header);
         Ok(Response::new(response))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let once = once::of(request.metadata())?;
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         check_put(&request)?;
-        let outcome::Body::Put(mut response) = self.propose(command::Body::Put(request), once).await? else {
+        let outcome::Body::Put(mut response) = self.propose_as(&metadata, command::Body::Put(request), once).await?
+        else {
             return Err(unexpected());
         };
         response.header = self.complete(response.header);
@@ -80,9 +111,10 @@ impl<R: Replica> Kv for Context<R> {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         let once = once::of(request.metadata())?;
-        let request = request.into_inner();
+        let (metadata, _, request) = request.into_parts();
         check_delete(&request)?;
-        let outcome::Body::DeleteRange(mut response) = self.propose(command::Body::DeleteRange(request), once).await?
+        let outcome::Body::DeleteRange(mut response) =
+            self.propose_as(&metadata, command::Body::DeleteRange(request), once).await?
         else {
             return Err(unexpected());
         };
@@ -96,7 +128,9 @@ impl<R: Replica> Kv for Context<R> {
         check_txn(&request, self.options.limits)?;
         let mut response = if is_read_only(&request) {
             self.read_txn(request, &metadata).await?
-        } else if let outcome::Body::Txn(response) = self.propose(command::Body::Txn(request), once).await? {
+        } else if let outcome::Body::Txn(response) =
+            self.propose_as(&metadata, command::Body::Txn(request), once).await?
+        {
             response
         } else {
             return Err(unexpected());
@@ -107,8 +141,10 @@ impl<R: Replica> Kv for Context<R> {
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
         let once = once::of(request.metadata())?;
-        let request = request.into_inner();
-        let outcome::Body::Compact(mut response) = self.propose(command::Body::Compact(request), once).await? else {
+        let (metadata, _, request) = request.into_parts();
+        let outcome::Body::Compact(mut response) =
+            self.propose_as(&metadata, command::Body::Compact(request), once).await?
+        else {
             return Err(unexpected());
         };
         if request.physical {

@@ -21,6 +21,10 @@ impl<R: Replica> Maintenance for Context<R> {
 
     /// This server raises no alarms, so the list is empty. `etcdctl endpoint health` asks for it.
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
+        match request.get_ref().action() {
+            AlarmAction::Get => self.ensure_user(request.metadata()).await.map(drop)?,
+            AlarmAction::Activate | AlarmAction::Deactivate => self.ensure_root(request.metadata()).await?,
+        }
         match request.into_inner().action() {
             AlarmAction::Get => {
                 let header = self.header(self.view.revision());
@@ -52,15 +56,18 @@ impl<R: Replica> Maintenance for Context<R> {
         }))
     }
 
-    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+    async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        self.ensure_root(request.metadata()).await?;
         Err(unsupported("defragmentation (what a compaction frees is used again without it)"))
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        self.ensure_root(request.metadata()).await?;
         Err(unsupported("Hash (use HashKV)"))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        self.ensure_root(request.metadata()).await?;
         let newest = self.view.revision();
         let checksum = self.view.checksum(request.into_inner().revision).await?;
         Ok(Response::new(HashKvResponse {
@@ -71,11 +78,13 @@ impl<R: Replica> Maintenance for Context<R> {
         }))
     }
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.ensure_root(request.metadata()).await?;
         Err(unsupported("Snapshot"))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        self.ensure_root(request.metadata()).await?;
         let target = NodeId(request.into_inner().target_id);
         let status = Context::status(self).await?;
         if status.leader != Some(target) || status.leader != Some(status.id) {

@@ -12,6 +12,7 @@ use tonic::Status;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 
+use super::auth::token;
 use super::refused::{self, not_changed};
 use super::{Context, Replica};
 use crate::api::command::{MemberExpected, MemberGone, MemberNote, command, member_note::Note, outcome};
@@ -76,9 +77,9 @@ pub(super) fn was_passed_on(metadata: &MetadataMap) -> bool {
     metadata.contains_key(PASSED_ON)
 }
 
-/// The request for the leader, marked so that it goes no further.
-pub(super) fn passed_on<T>(message: T) -> tonic::Request<T> {
-    let mut request = tonic::Request::new(message);
+/// The request for the leader, with the token that it came with, and marked so that it goes no further.
+pub(super) fn passed_on<T>(metadata: &MetadataMap, message: T) -> tonic::Request<T> {
+    let mut request = token::pass_on(metadata, tonic::Request::new(message));
     request.metadata_mut().insert(PASSED_ON, MetadataValue::from_static("1"));
     request
 }
@@ -142,7 +143,7 @@ impl<R: Replica> Context<R> {
     }
 
     pub(super) async fn note_member(&self, note: Note) -> Result<u64, Status> {
-        match self.propose(command::Body::Member(MemberNote { note: Some(note) }), None).await? {
+        match self.propose_own(command::Body::Member(MemberNote { note: Some(note) })).await? {
             outcome::Body::Member(noted) => Ok(noted.id),
             outcome::Body::Put(_)
             | outcome::Body::DeleteRange(_)

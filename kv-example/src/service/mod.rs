@@ -1,9 +1,10 @@
-//! The gRPC services: etcd's `KV`, `Maintenance` and `Cluster`, our own `Node`, and the standard health service.
+//! The gRPC services: etcd's `KV`, `Maintenance`, `Cluster` and `Auth`, our own `Node`, and the standard health service.
 //!
 //! A request is checked before it is proposed, so that nothing malformed enters the log. Reads wait for a read barrier and
 //! then look at the local store; serializable reads skip the barrier, but not before the node has caught up with the
 //! cluster once: a node that has just started would otherwise answer from a state that lacks most of its past.
 
+pub(crate) mod auth;
 mod cluster;
 mod freshness;
 mod health;
@@ -31,6 +32,7 @@ use tonic::metadata::MetadataMap;
 use tonic::service::Routes;
 
 use crate::api::etcdserverpb::ResponseHeader;
+use crate::api::etcdserverpb::auth_server::AuthServer;
 use crate::api::etcdserverpb::cluster_server::ClusterServer;
 use crate::api::etcdserverpb::kv_server::KvServer;
 use crate::api::etcdserverpb::maintenance_server::MaintenanceServer;
@@ -43,6 +45,8 @@ pub use once::ONCE;
 pub use refused::{DECIDED, DETAIL, LEADER, RETRY, RETRY_SAFE, RETRY_UNKNOWN, SESSION_EXPIRED};
 pub use replica::Replica;
 
+/// How long a token holds, unless it is said: as in etcd.
+pub const DEFAULT_TOKEN_TTL: Duration = Duration::from_secs(300);
 /// How long a write waits for a node that has just started to catch up, before it is sent elsewhere.
 const CATCH_UP_LIMIT: Duration = Duration::from_millis(500);
 
@@ -67,6 +71,8 @@ pub struct Options {
     pub write_timeout: Duration,
     /// Whether reads are answered by the leader's lease where a request does not say otherwise ([`CONSISTENCY`]).
     pub lease_reads: bool,
+    /// How long a token holds, by the clocks of the nodes that are shown it.
+    pub token_ttl: Duration,
     /// Whether the node has learned in an earlier run that it was removed. Nobody tells it again.
     pub was_removed: bool,
     /// Whether the links between members are TLS, for the scheme of their addresses.
@@ -87,6 +93,7 @@ impl Default for Options {
             keeps_members: false,
             write_timeout: Duration::ZERO,
             lease_reads: false,
+            token_ttl: DEFAULT_TOKEN_TTL,
             was_removed: false,
             peers_have_tls: false,
             clients_tls: None,
@@ -116,6 +123,7 @@ impl Services {
             replica,
             view,
             options,
+            passwords: auth::Passwords::default(),
             term: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             standing: AtomicU8::new(Standing::Member as u8),
@@ -128,6 +136,7 @@ impl Services {
             .add_service(KvServer::from_arc(Arc::clone(&context)).max_decoding_message_size(decode))
             .add_service(MaintenanceServer::from_arc(Arc::clone(&context)))
             .add_service(ClusterServer::from_arc(Arc::clone(&context)))
+            .add_service(AuthServer::from_arc(Arc::clone(&context)))
             .add_service(NodeServer::from_arc(context));
         // For all services that are not here, of etcd's or anybody's.
         let routes = Routes::from(routes.into_axum_router().fallback(not_served)).prepare();
@@ -161,6 +170,7 @@ struct Context<R> {
     replica: R,
     view: KvView,
     options: Options,
+    passwords: auth::Passwords,
     /// The newest term that the node was seen in.
     term: AtomicU64,
     /// Whether the node has caught up with the cluster since its start.

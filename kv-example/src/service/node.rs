@@ -30,14 +30,14 @@ fn receiving(status: &RaftStatus) -> Option<Receiving> {
     })
 }
 
-/// The other members, with their progress where this node leads.
-fn peers(status: &RaftStatus) -> Vec<PeerStatus> {
+/// The other members, with their progress where this node leads, and with their addresses if these may be seen.
+fn peers(status: &RaftStatus, known: bool) -> Vec<PeerStatus> {
     let membership = configuration(status);
     let others = status.members.iter().filter(|peer| peer.id != status.id);
     others
         .map(|member| {
-            let mut peer =
-                PeerStatus { id: member.id.0, address: member.address.as_ref().to_owned(), ..Default::default() };
+            let address = if known { member.address.as_ref().to_owned() } else { String::new() };
+            let mut peer = PeerStatus { id: member.id.0, address, ..Default::default() };
             peer.learner = membership.is_learner(member.id);
             if let Some(progress) = status.peers.iter().find(|progress| progress.id == member.id) {
                 peer.matched = progress.matched.0;
@@ -60,7 +60,9 @@ fn peers(status: &RaftStatus) -> Vec<PeerStatus> {
 
 #[tonic::async_trait]
 impl<R: Replica> Node for Context<R> {
-    async fn status(&self, _: Request<NodeStatusRequest>) -> Result<Response<NodeStatusResponse>, Status> {
+    async fn status(&self, request: Request<NodeStatusRequest>) -> Result<Response<NodeStatusResponse>, Status> {
+        // Everybody may ask for the leader, or whether a node is well; where the others are is for users.
+        let known = self.is_known(request.metadata());
         let status = Context::status(self).await?;
         let stats = self.view.stats();
         let Index(applied) = status.applied;
@@ -75,13 +77,13 @@ impl<R: Replica> Node for Context<R> {
             commit: status.commit.0,
             applied,
             lag: status.commit.since(status.applied),
-            peers: peers(&status),
+            peers: peers(&status, known),
             db_size: stats.bytes,
             revision: self.view.revision(),
             // 0 is easier to understand than etcd's -1.
             compact_revision: self.view.compacted().max(0),
             keys: stats.live,
-            client_address: self.options.client_address.clone(),
+            client_address: if known { self.options.client_address.clone() } else { String::new() },
             version: env!("CARGO_PKG_VERSION").to_owned(),
             stored: status.stored.0,
             removed: self.standing() == Standing::Removed,
@@ -94,13 +96,15 @@ impl<R: Replica> Node for Context<R> {
         }))
     }
 
-    async fn campaign(&self, _: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
+    async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
+        self.ensure_root(request.metadata()).await?;
         self.replica.campaign().await.map_err(|error| to_status(&error, Intent::Read))?;
         let term = Context::status(self).await?.term.0;
         Ok(Response::new(CampaignResponse { term }))
     }
 
     async fn add_member(&self, request: Request<AddMemberRequest>) -> Result<Response<MemberChangeResponse>, Status> {
+        self.ensure_root_now(request.metadata()).await?;
         let AddMemberRequest { id, address: url, learner } = request.into_inner();
         let id = Context::add_member(
             self,
@@ -114,15 +118,15 @@ impl<R: Replica> Node for Context<R> {
         &self,
         request: Request<ReplaceMemberRequest>,
     ) -> Result<Response<MemberChangeResponse>, Status> {
-        let passed = was_passed_on(request.metadata());
-        let request = request.into_inner();
-        let old = NodeId(request.old);
+        self.ensure_root_now(request.metadata()).await?;
+        let (metadata, _, request) = request.into_parts();
+        let (passed, old) = (was_passed_on(&metadata), NodeId(request.old));
         // A leader that is to go hands over first, and does that itself.
         if !passed
             && Context::status(self).await?.leader == Some(old)
             && let Some(leader) = self.leader().await?
         {
-            return NodeClient::new(leader).replace_member(passed_on(request)).await;
+            return NodeClient::new(leader).replace_member(passed_on(&metadata, request)).await;
         }
         let new = NewMember {
             id: request.id,
@@ -133,12 +137,16 @@ impl<R: Replica> Node for Context<R> {
         Ok(Response::new(MemberChangeResponse { id, cluster_id: self.options.cluster.0 }))
     }
 
-    async fn open_session(&self, _: Request<OpenSessionRequest>) -> Result<Response<OpenSessionResponse>, Status> {
+    async fn open_session(
+        &self,
+        request: Request<OpenSessionRequest>,
+    ) -> Result<Response<OpenSessionResponse>, Status> {
         self.ensure_member().await?;
         self.catch_up().await?;
+        let author = self.ensure_user(request.metadata()).await?;
         // A session that was opened unknown to anybody expires.
         let session = self.replica.open_session().await.map_err(|error| to_status(&error, Intent::Read))?;
-        Ok(Response::new(OpenSessionResponse { session: session.0 }))
+        Ok(Response::new(OpenSessionResponse { session: session.0, proof: self.proof(author.as_ref(), session.0) }))
     }
 
     async fn close_session(
@@ -146,7 +154,11 @@ impl<R: Replica> Node for Context<R> {
         request: Request<CloseSessionRequest>,
     ) -> Result<Response<CloseSessionResponse>, Status> {
         self.ensure_member().await?;
-        let session = SessionId(request.into_inner().session);
+        self.newest_auth().await?;
+        let author = self.ensure_user(request.metadata()).await?;
+        let CloseSessionRequest { session, proof } = request.into_inner();
+        self.ensure_own_session(author.as_ref(), session, &proof)?;
+        let session = SessionId(session);
         self.replica.close_session(session).await.map_err(|error| to_status(&error, Intent::Read))?;
         Ok(Response::new(CloseSessionResponse {}))
     }
@@ -155,21 +167,27 @@ impl<R: Replica> Node for Context<R> {
         &self,
         request: Request<TransferLeadershipRequest>,
     ) -> Result<Response<TransferLeadershipResponse>, Status> {
-        let passed = was_passed_on(request.metadata());
-        let request = request.into_inner();
+        self.ensure_root(request.metadata()).await?;
+        let (metadata, _, request) = request.into_parts();
         let target = Some(NodeId(request.target)).filter(|target| target.0 != 0);
         let status = Context::status(self).await?;
         if target.is_some() && status.leader == target {
             return Ok(Response::new(TransferLeadershipResponse { leader: request.target }));
         }
-        if !passed && let Some(leader) = self.leader().await? {
-            return NodeClient::new(leader).transfer_leadership(passed_on(request)).await;
+        if !was_passed_on(&metadata)
+            && let Some(leader) = self.leader().await?
+        {
+            return NodeClient::new(leader).transfer_leadership(passed_on(&metadata, request)).await;
         }
         let leader = self.replica.transfer_leadership(target).await.map_err(|error| not_transferred(&error))?;
         Ok(Response::new(TransferLeadershipResponse { leader: leader.0 }))
     }
 
-    async fn take_snapshot(&self, _: Request<TakeSnapshotRequest>) -> Result<Response<TakeSnapshotResponse>, Status> {
+    async fn take_snapshot(
+        &self,
+        request: Request<TakeSnapshotRequest>,
+    ) -> Result<Response<TakeSnapshotResponse>, Status> {
+        self.ensure_root(request.metadata()).await?;
         let last = self.replica.snapshot().await.map_err(|error| to_status(&error, Intent::Read))?;
         // Another one may be complete already: then that is the one to speak of.
         let newest = Context::status(self).await?.snapshot.filter(|newest| newest.last >= last);
@@ -180,6 +198,7 @@ impl<R: Replica> Node for Context<R> {
         &self,
         request: Request<SetPreferenceRequest>,
     ) -> Result<Response<SetPreferenceResponse>, Status> {
+        self.ensure_root(request.metadata()).await?;
         let SetPreferenceRequest { priority, may_lead } = request.into_inner();
         self.replica.prefer(priority, may_lead).await.map_err(|error| to_status(&error, Intent::Read))?;
         let status = Context::status(self).await?;

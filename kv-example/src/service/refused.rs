@@ -108,6 +108,12 @@ pub(super) fn not_joined() -> Status {
     marked(Code::Unavailable, "etcdserver: no leader", Some(RETRY_SAFE), detail)
 }
 
+/// A write in a session that its author has not opened, or not since there are users.
+pub(super) fn foreign_session() -> Status {
+    let words = "raftkv: the session was not opened by this user";
+    marked(Code::PermissionDenied, words, Some(SESSION_EXPIRED), "open one with the token that the write has")
+}
+
 pub(super) fn bad_address(reason: &str) -> Status {
     marked(Code::InvalidArgument, "etcdserver: given member URLs are invalid", None, reason)
 }

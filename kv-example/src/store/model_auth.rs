@@ -64,7 +64,7 @@ impl Users {
             Change::Enable(_) if !self.is_root(ROOT) => return Err(Refusal::RootRoleNotExist),
             Change::Enable(_) => {
                 self.enabled = true;
-                false
+                true
             }
             Change::Disable(_) => {
                 let was = std::mem::replace(&mut self.enabled, false);

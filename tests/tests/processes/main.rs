@@ -19,6 +19,7 @@ mod power;
 mod rolling;
 mod shutdown;
 mod stranger;
+mod users;
 
 use raftkv_tests::ClusterOptions;
 

@@ -15,8 +15,6 @@ use crate::api::command::{AuthDone, RoleGrant, RoleRevoke, UserAdd};
 enum Effect {
     /// It was so already.
     None,
-    /// Something changed that tokens and permissions don't depend on.
-    Same,
     /// A new revision.
     Revision,
 }
@@ -37,7 +35,6 @@ impl<K> Store<K> {
         }
         match effect {
             Effect::None => return Ok(AuthDone {}),
-            Effect::Same => {}
             Effect::Revision => auth.revision += 1,
         }
         self.head.auth = Arc::new(auth);
@@ -87,7 +84,8 @@ impl Auth {
         }
         self.signing_key = signing_key.clone();
         self.enabled = true;
-        Ok(Effect::Same)
+        // Unlike in etcd: a node that does not know of it yet shall see that a token is newer than what it knows.
+        Ok(Effect::Revision)
     }
 
     /// What was found out until now about who makes a request does not count any more when it is enabled again.

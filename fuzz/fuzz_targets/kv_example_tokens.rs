@@ -1,0 +1,3 @@
+#![no_main]
+
+raftkv_fuzz::fuzz!("kv_example_tokens");

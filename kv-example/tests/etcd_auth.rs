@@ -1,0 +1,412 @@
+//! Users and roles at the services: who is let in, by what, and for how long.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod etcd_support;
+
+use std::path::Path;
+use std::time::Duration;
+
+use etcd_support::{Local, Ours};
+use kv_example::api::authpb::{Permission, permission::Type};
+use kv_example::api::etcdserverpb::auth_client::AuthClient;
+use kv_example::api::etcdserverpb::cluster_client::ClusterClient;
+use kv_example::api::etcdserverpb::kv_client::KvClient;
+use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
+use kv_example::api::etcdserverpb::request_op::Request as Op;
+use kv_example::api::etcdserverpb::*;
+use kv_example::api::node::node_client::NodeClient;
+use kv_example::api::node::{CloseSessionRequest, NodeStatusRequest, OpenSessionRequest, TakeSnapshotRequest};
+use kv_example::client::{Client, ClientError, ClientOptions, Credentials};
+use kv_example::service::{ONCE, Options, RETRY, SESSION_EXPIRED};
+use tonic::codegen::http::uri::PathAndQuery;
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+const NOBODY: &str = "etcdserver: user name is empty";
+const DENIED: &str = "etcdserver: permission denied";
+const STALE: &str = "etcdserver: invalid auth token";
+
+/// A request with a token.
+fn by<T>(token: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("token", token.parse().unwrap());
+    request
+}
+
+fn put(key: &str) -> PutRequest {
+    PutRequest { key: key.to_owned().into(), value: "v".into(), ..Default::default() }
+}
+
+fn get(key: &str) -> RangeRequest {
+    RangeRequest { key: key.to_owned().into(), ..Default::default() }
+}
+
+fn refusal<T: std::fmt::Debug>(outcome: Result<T, Status>) -> (Code, String) {
+    let status = outcome.unwrap_err();
+    (status.code(), status.message().to_owned())
+}
+
+/// A server with authentication enabled: root, and ann, who may read and write keys from `a` to `c`.
+struct Place {
+    ours: Ours,
+    channel: Channel,
+    root: String,
+    ann: String,
+}
+
+impl Place {
+    async fn new() -> Self {
+        Self::with(Local::default(), Options::default()).await
+    }
+
+    async fn with(replica: Local, options: Options) -> Self {
+        let ours = Ours::start_as(replica, options).await;
+        let channel = ours.channel().await;
+        let mut auth = AuthClient::new(channel.clone());
+        for name in ["root", "ann"] {
+            let password = format!("{name}'s secret");
+            auth.user_add(AuthUserAddRequest { name: name.into(), password, options: None }).await.unwrap();
+        }
+        auth.role_add(AuthRoleAddRequest { name: "r".into() }).await.unwrap();
+        let perm = Permission { perm_type: Type::Readwrite.into(), key: "a".into(), range_end: "c".into() };
+        let grant = AuthRoleGrantPermissionRequest { name: "r".into(), perm: Some(perm) };
+        auth.role_grant_permission(grant).await.unwrap();
+        for (user, role) in [("root", "root"), ("ann", "r")] {
+            auth.user_grant_role(AuthUserGrantRoleRequest { user: user.into(), role: role.into() }).await.unwrap();
+        }
+        auth.auth_enable(AuthEnableRequest {}).await.unwrap();
+        let mut place = Self { ours, channel, root: String::new(), ann: String::new() };
+        (place.root, place.ann) = (place.login("root").await, place.login("ann").await);
+        place
+    }
+
+    async fn login(&self, name: &str) -> String {
+        self.try_login(name, &format!("{name}'s secret")).await.unwrap()
+    }
+
+    async fn try_login(&self, name: &str, password: &str) -> Result<String, Status> {
+        let request = AuthenticateRequest { name: name.into(), password: password.into() };
+        Ok(self.auth().authenticate(request).await?.into_inner().token)
+    }
+
+    fn auth(&self) -> AuthClient<Channel> {
+        AuthClient::new(self.channel.clone())
+    }
+
+    fn kv(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel.clone())
+    }
+
+    fn node(&self) -> NodeClient<Channel> {
+        NodeClient::new(self.channel.clone())
+    }
+
+    fn client(&self, name: &str, password: &str) -> Client {
+        let credentials = Some(Credentials { name: name.into(), password: password.into() });
+        Client::new(&[self.ours.address.to_string()], ClientOptions { credentials, ..ClientOptions::default() })
+            .unwrap()
+    }
+}
+
+/// All methods of all services, and whether each answers more than once.
+fn methods() -> Vec<String> {
+    let protos = Path::new(env!("CARGO_MANIFEST_DIR")).join("proto");
+    let files = protox::compile(["etcd/rpc.proto", "raftkv/node.proto"], [protos]).unwrap();
+    let mut methods = Vec::new();
+    for file in files.file {
+        for service in &file.service {
+            let names = service.method.iter().map(|method| method.name());
+            methods.extend(names.map(|name| format!("/{}.{}/{name}", file.package(), service.name())));
+        }
+    }
+    methods
+}
+
+/// Calls any method. What it is sent has one field, the first, if it has any.
+async fn call(channel: &Channel, path: &str, token: Option<&str>, first: &str) -> Result<(), Status> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let codec = tonic_prost::ProstCodec::<AuthUserGetRequest, ()>::default();
+    let message = AuthUserGetRequest { name: first.into() };
+    let request = token.map_or_else(|| Request::new(message.clone()), |token| by(token, message.clone()));
+    grpc.unary(request, path.parse::<PathAndQuery>().unwrap(), codec).await.map(drop)
+}
+
+/// Which methods are for everybody is written here, and nowhere else: a new method that forgets to ask fails this.
+#[tokio::test]
+async fn nobody_gets_anything_but_what_is_for_everybody() {
+    let place = Place::new().await;
+    let open = ["/etcdserverpb.Auth/Authenticate", "/etcdserverpb.Maintenance/Status", "/raftkv.kv.v1.Node/Status"];
+    let for_users = [
+        "/etcdserverpb.KV/Range",
+        "/etcdserverpb.KV/Put",
+        "/etcdserverpb.KV/DeleteRange",
+        "/etcdserverpb.KV/Txn",
+        "/etcdserverpb.Cluster/MemberList",
+        "/etcdserverpb.Maintenance/Alarm",
+        "/etcdserverpb.Auth/UserGet",
+        "/etcdserverpb.Auth/RoleGet",
+        "/raftkv.kv.v1.Node/OpenSession",
+        "/raftkv.kv.v1.Node/CloseSession",
+    ];
+    let methods = methods();
+    assert!(methods.len() > 40, "{methods:?}");
+    for name in open.iter().chain(&for_users) {
+        assert!(methods.iter().any(|method| method == name), "{name}");
+    }
+    for method in methods {
+        // Keys are checked before anything else.
+        let first =
+            if method.starts_with("/etcdserverpb.KV/") && !method.ends_with("/Txn") && !method.ends_with("/Compact") {
+                "x"
+            } else {
+                ""
+            };
+        let nobody = call(&place.channel, &method, None, first).await;
+        let forged = call(&place.channel, &method, Some("forged"), first).await;
+        let ann = call(&place.channel, &method, Some(&place.ann), first).await;
+        if open.contains(&&method[..]) {
+            let said = nobody.map_or_else(|status| status.message().to_owned(), |()| String::new());
+            assert!(said != NOBODY && said != DENIED && forged.is_ok() == ann.is_ok(), "{method}: {said}");
+            continue;
+        }
+        assert_eq!(refusal(nobody), (Code::InvalidArgument, NOBODY.into()), "{method}");
+        assert_eq!(refusal(forged), (Code::Unauthenticated, STALE.into()), "{method}");
+        if !for_users.contains(&&method[..]) {
+            assert_eq!(refusal(ann), (Code::PermissionDenied, DENIED.into()), "{method}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_user_does_what_its_roles_permit_and_no_more() {
+    for replica in [Local::default(), Local::in_database()] {
+        let place = Place::with(replica, Options::default()).await;
+        let mut kv = place.kv();
+        kv.put(by(&place.ann, put("a"))).await.unwrap();
+        assert_eq!(kv.range(by(&place.ann, get("a"))).await.unwrap().into_inner().count, 1);
+        let denied = || (Code::PermissionDenied, DENIED.to_owned());
+        assert_eq!(refusal(kv.put(by(&place.ann, put("x"))).await), denied());
+        for serializable in [false, true] {
+            assert_eq!(refusal(kv.range(by(&place.ann, RangeRequest { serializable, ..get("x") })).await), denied());
+            let wide = RangeRequest { serializable, range_end: vec![0].into(), ..get("a") };
+            assert_eq!(refusal(kv.range(by(&place.ann, wide)).await), denied());
+        }
+        let compare = vec![Compare { key: "x".into(), ..Default::default() }];
+        let read = vec![RequestOp { request: Some(Op::RequestRange(get("a"))) }];
+        let write = vec![RequestOp { request: Some(Op::RequestPut(put("a"))) }];
+        for success in [read.clone(), write] {
+            let good = TxnRequest { success: success.clone(), ..Default::default() };
+            kv.txn(by(&place.ann, good)).await.unwrap();
+            let bad = TxnRequest { compare: compare.clone(), success, ..Default::default() };
+            assert_eq!(refusal(kv.txn(by(&place.ann, bad)).await), denied());
+        }
+        assert_eq!(kv.put(by(&place.root, put("x"))).await.unwrap().into_inner().header.unwrap().revision, 4);
+        // What came before a change of roles may be done after it: nobody has to log in again.
+        let mut auth = place.auth();
+        let perm = Permission { perm_type: Type::Read.into(), key: "x".into(), ..Default::default() };
+        let grant = AuthRoleGrantPermissionRequest { name: "r".into(), perm: Some(perm) };
+        auth.role_grant_permission(by(&place.root, grant)).await.unwrap();
+        assert_eq!(kv.range(by(&place.ann, get("x"))).await.unwrap().into_inner().count, 1);
+        let revoke = AuthUserRevokeRoleRequest { name: "ann".into(), role: "r".into() };
+        auth.user_revoke_role(by(&place.root, revoke)).await.unwrap();
+        assert_eq!(refusal(kv.range(by(&place.ann, get("a"))).await), denied());
+    }
+}
+
+#[tokio::test]
+async fn a_login_takes_the_password() {
+    let place = Place::new().await;
+    let failed = (Code::InvalidArgument, "etcdserver: authentication failed, invalid user ID or password".to_owned());
+    for (name, password) in [("ann", ""), ("ann", "root's secret"), ("bob", "bob's secret"), ("", "")] {
+        assert_eq!(refusal(place.try_login(name, password).await), failed, "{name} {password}");
+    }
+    let nobody = AuthUserAddRequest {
+        name: "bob".into(),
+        password: "bob's secret".into(),
+        options: Some(kv_example::api::authpb::UserAddOptions { no_password: true }),
+    };
+    place.auth().user_add(by(&place.root, nobody)).await.unwrap();
+    assert_eq!(refusal(place.try_login("bob", "bob's secret").await), failed, "nobody can log in as bob");
+    assert_eq!(refusal(place.try_login("bob", "").await), failed);
+    let off = Ours::start().await;
+    let request = AuthenticateRequest { name: "ann".into(), password: String::new() };
+    let refused = refusal(AuthClient::new(off.channel().await).authenticate(request).await);
+    assert_eq!(refused, (Code::FailedPrecondition, "etcdserver: authentication is not enabled".into()));
+}
+
+#[tokio::test]
+async fn a_token_is_void_when_its_user_has_another_password_or_is_gone() {
+    let place = Place::new().await;
+    let stale = (Code::Unauthenticated, STALE.to_owned());
+    let mut auth = place.auth();
+    let change = AuthUserChangePasswordRequest { name: "ann".into(), password: "new".into() };
+    auth.user_change_password(by(&place.root, change)).await.unwrap();
+    assert_eq!(refusal(place.kv().range(by(&place.ann, get("a"))).await), stale);
+    assert!(place.try_login("ann", "ann's secret").await.is_err());
+    let ann = place.try_login("ann", "new").await.unwrap();
+    place.kv().range(by(&ann, get("a"))).await.unwrap();
+    auth.user_delete(by(&place.root, AuthUserDeleteRequest { name: "ann".into() })).await.unwrap();
+    assert_eq!(refusal(place.kv().range(by(&ann, get("a"))).await), stale);
+    let again = AuthUserAddRequest { name: "ann".into(), password: "new".into(), options: None };
+    auth.user_add(by(&place.root, again)).await.unwrap();
+    assert_eq!(refusal(place.kv().put(by(&ann, put("a"))).await), stale, "that is another ann");
+}
+
+#[tokio::test]
+async fn tokens_from_before_it_was_off_are_void() {
+    let place = Place::new().await;
+    let mut auth = place.auth();
+    auth.auth_disable(by(&place.root, AuthDisableRequest {})).await.unwrap();
+    // Whoever shows a token meanwhile does no harm.
+    place.kv().put(by(&place.ann, put("x"))).await.unwrap();
+    place.kv().put(put("x")).await.unwrap();
+    auth.auth_enable(AuthEnableRequest {}).await.unwrap();
+    assert_eq!(refusal(place.kv().put(by(&place.ann, put("a"))).await), (Code::Unauthenticated, STALE.into()));
+    place.kv().put(by(&place.login("ann").await, put("a"))).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_expires_and_a_client_logs_in_again() {
+    let options = Options { token_ttl: Duration::from_secs(1), ..Options::default() };
+    let place = Place::with(Local::default(), options).await;
+    let client = place.client("ann", "ann's secret");
+    client.put("a", "1").await.unwrap();
+    let ann = place.login("ann").await;
+    place.kv().range(by(&ann, get("a"))).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(refusal(place.kv().range(by(&ann, get("a"))).await), (Code::Unauthenticated, STALE.into()));
+    client.put("a", "2").await.unwrap();
+    assert_eq!(&client.get("a").await.unwrap().unwrap().value[..], b"2");
+    client.close().await;
+}
+
+#[tokio::test]
+async fn a_client_has_a_name_when_it_is_asked_for_one() {
+    let ours = Ours::start().await;
+    let place = |name: &str, password: &str| {
+        let credentials = Some(Credentials { name: name.into(), password: password.into() });
+        Client::new(&[ours.address.to_string()], ClientOptions { credentials, ..ClientOptions::default() }).unwrap()
+    };
+    let root = place("root", "secret");
+    // Nobody is asked for a name yet.
+    root.put("k", "1").await.unwrap();
+    root.user_add("root", Some("secret")).await.unwrap();
+    root.user_add("bob", Some("b")).await.unwrap();
+    root.user_grant("root", "root").await.unwrap();
+    root.auth_enable().await.unwrap();
+    root.put("k", "2").await.unwrap();
+    assert_eq!(root.users().await.unwrap(), ["bob", "root"]);
+    assert!(root.auth_status().await.unwrap().enabled);
+    let denied = place("bob", "b").put("k", "3").await.unwrap_err();
+    assert!(matches!(&denied, ClientError::Other(cause) if cause.message == DENIED), "{denied}");
+    let wrong = place("bob", "c").put("k", "3").await.unwrap_err();
+    assert!(matches!(&wrong, ClientError::Other(cause) if cause.message.contains("authentication failed")), "{wrong}");
+    let nobody = Client::new(&[ours.address.to_string()], ClientOptions::default()).unwrap();
+    let nobody = nobody.get("k").await.unwrap_err();
+    assert!(matches!(&nobody, ClientError::Other(cause) if cause.message == NOBODY), "{nobody}");
+    // Another password for the same user: this client's token is void, and so is its password.
+    root.user_password("root", "new").await.unwrap();
+    assert!(matches!(root.get("k").await, Err(ClientError::Other(_))));
+    place("root", "new").role_add("r").await.unwrap();
+    let root = place("root", "new");
+    let read = Permission { perm_type: Type::Read.into(), key: "k".into(), ..Default::default() };
+    root.role_grant("r", read.clone()).await.unwrap();
+    root.user_grant("bob", "r").await.unwrap();
+    assert_eq!(&place("bob", "b").get("k").await.unwrap().unwrap().value[..], b"2");
+    assert_eq!(root.role_permissions("r").await.unwrap(), [read]);
+    root.role_revoke("r", "k".into(), Default::default()).await.unwrap();
+    assert!(place("bob", "b").get("k").await.is_err());
+    root.auth_disable().await.unwrap();
+    place("bob", "b").put("k", "4").await.unwrap();
+}
+
+/// Answers of writes are kept for whoever asks again; that must be whoever asked first.
+#[tokio::test]
+async fn a_session_is_its_users_own() {
+    let place = Place::new().await;
+    assert_eq!(refusal(place.node().open_session(OpenSessionRequest {}).await).1, NOBODY);
+    let opened = place.node().open_session(by(&place.ann, OpenSessionRequest {})).await.unwrap().into_inner();
+    assert_eq!(opened.proof.len(), 32);
+    let write = |token: &str, name: String| {
+        let mut request = by(token, put("a"));
+        request.metadata_mut().insert(ONCE, name.parse().unwrap());
+        let mut kv = place.kv();
+        async move { kv.put(request).await }
+    };
+    let session = opened.session;
+    write(&place.ann, format!("{session}/1/1/{}", opened.proof)).await.unwrap();
+    let foreign = [
+        write(&place.ann, format!("{session}/1/1")).await,
+        write(&place.ann, format!("{session}/1/1/{}", "0".repeat(32))).await,
+        write(&place.ann, format!("{}/1/1/{}", session + 1, opened.proof)).await,
+        // Not even root's.
+        write(&place.root, format!("{session}/1/1/{}", opened.proof)).await,
+    ];
+    for outcome in foreign {
+        let status = outcome.unwrap_err();
+        assert_eq!(status.code(), Code::PermissionDenied);
+        assert_eq!(status.metadata().get(RETRY).unwrap(), SESSION_EXPIRED, "a client opens one of its own");
+    }
+    let close = |proof: &str| CloseSessionRequest { session, proof: proof.into() };
+    assert!(place.node().close_session(by(&place.root, close(&opened.proof))).await.is_err());
+    assert!(place.node().close_session(by(&place.ann, close(""))).await.is_err());
+    place.node().close_session(by(&place.ann, close(&opened.proof))).await.unwrap();
+}
+
+#[tokio::test]
+async fn users_see_themselves_and_root_sees_all() {
+    let place = Place::new().await;
+    let mut auth = place.auth();
+    let user = |name: &str| AuthUserGetRequest { name: name.into() };
+    let role = |name: &str| AuthRoleGetRequest { role: name.into() };
+    assert_eq!(auth.user_get(by(&place.ann, user("ann"))).await.unwrap().into_inner().roles, ["r"]);
+    assert_eq!(auth.role_get(by(&place.ann, role("r"))).await.unwrap().into_inner().perm.len(), 1);
+    for outcome in [
+        refusal(auth.user_get(by(&place.ann, user("root"))).await),
+        refusal(auth.user_get(by(&place.ann, user("bob"))).await),
+        refusal(auth.role_get(by(&place.ann, role("root"))).await),
+        refusal(auth.role_get(by(&place.ann, role("s"))).await),
+    ] {
+        assert_eq!(outcome, (Code::PermissionDenied, DENIED.into()));
+    }
+    assert_eq!(auth.user_get(by(&place.root, user("ann"))).await.unwrap().into_inner().roles, ["r"]);
+    assert_eq!(refusal(auth.user_get(by(&place.root, user("bob"))).await).1, "etcdserver: user name not found");
+    assert_eq!(refusal(auth.role_get(by(&place.root, role("s"))).await).1, "etcdserver: role name not found");
+    let status = auth.auth_status(by(&place.root, AuthStatusRequest {})).await.unwrap().into_inner();
+    assert!(status.enabled && status.auth_revision > 5, "{status:?}");
+    // Any etcd client sends its token under one of two names.
+    let mut request = Request::new(user("ann"));
+    request.metadata_mut().insert("authorization", place.ann.parse().unwrap());
+    auth.user_get(request).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_node_tells_everybody_how_it_is_and_users_where_it_is() {
+    let place = Place::new().await;
+    let status = place.node().status(NodeStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!((status.id, status.client_address.as_str()), (9, ""));
+    let status = place.node().status(by(&place.ann, NodeStatusRequest {})).await.unwrap().into_inner();
+    assert_eq!(status.client_address, place.ours.address.to_string());
+    MaintenanceClient::new(place.channel.clone()).status(StatusRequest {}).await.unwrap();
+    place.node().take_snapshot(by(&place.root, TakeSnapshotRequest {})).await.unwrap();
+    let members = MemberListRequest { linearizable: true };
+    ClusterClient::new(place.channel.clone()).member_list(by(&place.ann, members)).await.unwrap();
+}
+
+/// What is wrong with a node is told before what is wrong with a user, as far as the user can't be known.
+#[tokio::test]
+async fn without_a_quorum_a_token_is_checked_by_what_the_node_knows() {
+    let place = Place::new().await;
+    place.ours.replica.fail(Some(raftkv::Error::Unavailable));
+    let stale = RangeRequest { serializable: true, ..get("a") };
+    place.kv().range(by(&place.ann, stale.clone())).await.unwrap();
+    assert_eq!(refusal(place.kv().range(stale).await), (Code::InvalidArgument, NOBODY.into()));
+    assert_eq!(
+        refusal(place.kv().put(by(&place.ann, put("x"))).await).0,
+        Code::Unavailable,
+        "it may be permitted elsewhere"
+    );
+    assert_eq!(refusal(place.try_login("ann", "ann's secret").await).0, Code::Unavailable);
+}
