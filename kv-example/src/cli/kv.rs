@@ -243,7 +243,7 @@ pub(super) async fn compact(args: Compact) -> Result<(), Failure> {
 }
 
 /// The protocol has no empty key: one zero byte comes before all others.
-fn first_key(key: Bytes) -> Bytes {
+pub(super) fn first_key(key: Bytes) -> Bytes {
     if key.is_empty() { Bytes::from_static(&[0]) } else { key }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{Connection, Failure, output};
 use crate::api::etcdserverpb::{Member as Entry, MemberListResponse};
 use crate::api::node::NodeStatusResponse;
-use crate::client::{Client, ClientError, ClientOptions};
+use crate::client::{Client, ClientError, ClientOptions, Credentials};
 use crate::config::HostPort;
 
 /// How long a replacement waits: the server's own limit for a new voter to catch up, and some.
@@ -230,7 +230,7 @@ async fn list(List { connection }: List) -> Result<(), Failure> {
             list
         }
     };
-    let leader = leader_of(&client, &list).await;
+    let leader = leader_of(&client, &list, connection.who.credentials()?).await;
     if connection.json {
         return output::print_json(&json_of(&list, leader.as_ref()));
     }
@@ -244,7 +244,11 @@ async fn list(List { connection }: List) -> Result<(), Failure> {
 }
 
 /// The leader's own view: only it knows how far the others are. It may serve at an address that is not among the endpoints.
-async fn leader_of(client: &Client, list: &MemberListResponse) -> Option<NodeStatusResponse> {
+async fn leader_of(
+    client: &Client,
+    list: &MemberListResponse,
+    credentials: Option<Credentials>,
+) -> Option<NodeStatusResponse> {
     let best = |answers: Vec<(String, Result<NodeStatusResponse, ClientError>)>| {
         let nodes = answers.into_iter().filter_map(|(_, answer)| answer.ok());
         nodes.filter(|node| node.role == "leader").max_by_key(|node| node.term)
@@ -253,7 +257,8 @@ async fn leader_of(client: &Client, list: &MemberListResponse) -> Option<NodeSta
         return Some(leader);
     }
     let urls: Vec<_> = list.members.iter().flat_map(|member| &member.client_urls).collect();
-    let options = ClientOptions { timeout: Duration::from_secs(2), tls: client.tls(), ..ClientOptions::default() };
+    let (timeout, tls) = (Duration::from_secs(2), client.tls());
+    let options = ClientOptions { timeout, tls, credentials, ..ClientOptions::default() };
     let others = Client::new(&urls, options).ok()?;
     best(others.status().await)
 }

@@ -13,6 +13,7 @@ mod status;
 mod text;
 mod txn;
 mod txn_syntax;
+mod users;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,7 +22,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use raftkv_storage_file::{OsVfs, Vfs};
 
-use crate::client::{Client, ClientError, ClientOptions};
+use crate::client::{Client, ClientError, ClientOptions, Credentials};
 use crate::config::{ServerArgs, ServerConfig};
 
 use certificates::Certificates;
@@ -71,6 +72,15 @@ enum Command {
     /// Ask something of one node: an image, or to lead or not
     #[command(subcommand)]
     Node(node::Node),
+    /// Let only users do anything, or everybody everything
+    #[command(subcommand)]
+    Auth(users::Auth),
+    /// Show users, or change them
+    #[command(subcommand)]
+    User(users::User),
+    /// Show roles and what they permit, or change them
+    #[command(subcommand)]
+    Role(users::Role),
     /// Show the members of the cluster, as etcd's clients see them
     MemberList(status::MemberList),
     /// Make a survivor the only member when a majority is lost for good; offline
@@ -107,7 +117,57 @@ pub(crate) struct Connection {
     pub(crate) json: bool,
 
     #[command(flatten)]
+    pub(crate) who: Who,
+
+    #[command(flatten)]
     pub(crate) certificates: Certificates,
+}
+
+/// Who runs a command, where authentication is enabled.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Who {
+    /// Who you are, where authentication is enabled; with a password after a colon, which can be seen in the list of processes: better set
+    /// the environment variables RAFTKV_USER and RAFTKV_PASSWORD
+    #[arg(id = "as_user", long = "user", value_name = "NAME[:PASSWORD]", env = "RAFTKV_USER", hide_env = true)]
+    user: Option<Secret>,
+
+    /// Your password; then --user is the name alone
+    #[arg(id = "as_password", long = "password", value_name = "PASSWORD", env = "RAFTKV_PASSWORD", hide_env = true)]
+    password: Option<Secret>,
+}
+
+/// What is not printed.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Secret(pub(crate) String);
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("(not shown)")
+    }
+}
+
+impl Who {
+    /// The name and the password, if there are any.
+    pub(crate) fn credentials(&self) -> Result<Option<Credentials>, Failure> {
+        match (&self.user, &self.password) {
+            (None, None) => Ok(None),
+            (Some(Secret(name)), Some(Secret(password))) if !name.is_empty() => {
+                Ok(Some(Credentials { name: name.clone(), password: password.clone() }))
+            }
+            (Some(Secret(both)), None) => both.parse().map(Some).map_err(|_| {
+                Failure::usage(
+                    "--user: there is no password: say --user NAME:PASSWORD, or --password, or set RAFTKV_PASSWORD",
+                )
+            }),
+            (Some(_) | None, Some(_)) => Err(Failure::usage("--password: whose? Say --user NAME, or set RAFTKV_USER")),
+        }
+    }
 }
 
 /// Those of `kv-example cluster`.
@@ -115,8 +175,8 @@ pub(crate) const DEFAULT_ENDPOINTS: &str = "127.0.0.1:2379,127.0.0.1:22379,127.0
 
 impl Connection {
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let tls = self.certificates.tls()?;
-        let options = ClientOptions { timeout: self.timeout, tls, ..ClientOptions::default() };
+        let (tls, credentials) = (self.certificates.tls()?, self.who.credentials()?);
+        let options = ClientOptions { timeout: self.timeout, tls, credentials, ..ClientOptions::default() };
         Client::new(&self.endpoints, options).map_err(|e| Failure::usage(format!("--endpoints: {e}")))
     }
 }
@@ -172,6 +232,9 @@ fn run(command: Command, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
         Command::Status(args) => block_on(status::status(args)),
         Command::Member(args) => block_on(member::run(args)),
         Command::Node(args) => block_on(node::run(args)),
+        Command::Auth(args) => block_on(users::auth(args)),
+        Command::User(args) => block_on(users::user(args)),
+        Command::Role(args) => block_on(users::role(args)),
         Command::Recover(args) => block_on(recover::run(args)),
         Command::MemberList(args) => block_on(status::member_list(args)),
         Command::Bench(args) => crate::bench::run(&args),
@@ -196,4 +259,14 @@ fn block_on(work: impl Future<Output = Result<(), Failure>>) -> Result<ExitCode,
 #[cfg(feature = "testing")]
 pub(crate) fn parse_txn(text: &str) {
     let _ = (txn_syntax::script(text), txn_syntax::comparison(text), txn_syntax::operation(text));
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn no_two_options_of_a_command_are_in_each_others_way() {
+        super::Cli::command().debug_assert();
+    }
 }

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::certificates::Certificates;
-use super::{Failure, output, parse_seconds, status};
+use super::{Failure, Who, output, parse_seconds, status};
 use crate::client::{Client, ClientOptions};
 use crate::config::HostPort;
 
@@ -28,12 +28,15 @@ struct One {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    who: Who,
+    #[command(flatten)]
     certificates: Certificates,
 }
 
 impl One {
     fn client(&self, timeout: Duration) -> Result<Client, Failure> {
-        let options = ClientOptions { timeout, tls: self.certificates.tls()?, ..ClientOptions::default() };
+        let (tls, credentials) = (self.certificates.tls()?, self.who.credentials()?);
+        let options = ClientOptions { timeout, tls, credentials, ..ClientOptions::default() };
         Client::new(&[self.node.to_string()], options).map_err(Failure::usage)
     }
 }
