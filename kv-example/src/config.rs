@@ -416,11 +416,6 @@ impl ServerConfig {
         let transport = engine::transport(args, layers)?;
         let store = engine::store(args, layers)?;
         let (engine, engine_cache_bytes) = engine::chosen(args, layers)?;
-        let log_level = layers.text("log-level", args.log_level.as_ref(), |f| f.log_level.clone());
-        if let Some(given) = &log_level {
-            crate::telemetry::check_directives(&given.value)
-                .map_err(|e| ConfigError(format!("{}: {e}", given.origin)))?;
-        }
         Ok(Self {
             id: place.id,
             data: PathBuf::from(data.value),
@@ -442,7 +437,7 @@ impl ServerConfig {
             raft: raft::config(args, layers)?,
             auth_token_ttl: auth::token_ttl(args, layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),
-            log_level: log_level.map(|given| given.value),
+            log_level: log_level(args, layers)?,
             exit_on_stdin_close: args.exit_on_stdin_close,
             tls,
         })
@@ -453,6 +448,15 @@ impl ServerConfig {
     pub fn cluster_id(&self) -> ClusterId {
         self.cluster.unwrap_or_else(|| ClusterId::derive(&self.cluster_name, &self.membership))
     }
+}
+
+/// What to log, if it is said.
+fn log_level(args: &ServerArgs, layers: &Layers<'_>) -> Result<Option<String>, ConfigError> {
+    let given = layers.text("log-level", args.log_level.as_ref(), |f| f.log_level.clone());
+    if let Some(given) = &given {
+        crate::telemetry::check_directives(&given.value).map_err(|e| ConfigError(format!("{}: {e}", given.origin)))?;
+    }
+    Ok(given.map(|given| given.value))
 }
 
 fn required(given: Option<Given<String>>, name: &'static str, example: &str) -> Result<Given<String>, ConfigError> {

@@ -410,3 +410,73 @@ async fn without_a_quorum_a_token_is_checked_by_what_the_node_knows() {
     );
     assert_eq!(refusal(place.try_login("ann", "ann's secret").await).0, Code::Unavailable);
 }
+
+/// A node that has served, and has the first so many commands of another's log; the others are committed, and not applied there.
+async fn behind(place: &Place, known: usize) -> (Ours, Channel) {
+    let mut log = place.ours.replica.log.lock().unwrap().clone();
+    let replica = Local::default();
+    *replica.behind.lock().unwrap() = log.drain(..known).collect();
+    let ours = Ours::start_with(replica).await;
+    let channel = ours.channel().await;
+    // As far as that it has caught up, and serves.
+    let begun = KvClient::new(channel.clone()).range(by(&place.root, get("none"))).await;
+    assert!(begun.is_ok() || known > 0, "{begun:?}");
+    *ours.replica.behind.lock().unwrap() = log;
+    (ours, channel)
+}
+
+/// Everything is known but the last command, and then the two commands before it, and so on.
+#[tokio::test]
+async fn a_node_that_is_behind_lets_nobody_do_what_the_cluster_does_not() {
+    let place = Place::new().await;
+    let all = place.ours.replica.log.lock().unwrap().len();
+    for known in 0..=all {
+        let (_ours, channel) = behind(&place, known).await;
+        let mut kv = KvClient::new(channel.clone());
+        assert_eq!(refusal(kv.put(put("a")).await), (Code::InvalidArgument, NOBODY.into()), "{known}");
+        let (_ours, channel) = behind(&place, known).await;
+        let mut kv = KvClient::new(channel.clone());
+        assert_eq!(refusal(kv.range(get("a")).await), (Code::InvalidArgument, NOBODY.into()), "{known}");
+        let (_ours, channel) = behind(&place, known).await;
+        let mut cluster = ClusterClient::new(channel.clone());
+        let add = MemberAddRequest { peer_urls: vec!["http://127.0.0.1:1".into()], is_learner: true };
+        assert_eq!(refusal(cluster.member_add(add).await), (Code::InvalidArgument, NOBODY.into()), "{known}");
+        // Nor does it give another's answers away.
+        let (_ours, channel) = behind(&place, known).await;
+        let mut request = Request::new(put("a"));
+        request.metadata_mut().insert(ONCE, "1/1/1".parse().unwrap());
+        assert_eq!(
+            refusal(KvClient::new(channel).put(request).await),
+            (Code::InvalidArgument, NOBODY.into()),
+            "{known}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_is_behind_refuses_nobody_whom_the_cluster_lets_in() {
+    let place = Place::new().await;
+    let all = place.ours.replica.log.lock().unwrap().len();
+    for known in 0..=all {
+        let (_ours, channel) = behind(&place, known).await;
+        KvClient::new(channel).put(by(&place.ann, put("a"))).await.unwrap();
+        let (_ours, channel) = behind(&place, known).await;
+        KvClient::new(channel).range(by(&place.ann, get("a"))).await.unwrap();
+        let (_ours, channel) = behind(&place, known).await;
+        let stale = RangeRequest { serializable: true, ..get("a") };
+        KvClient::new(channel).range(by(&place.ann, stale)).await.unwrap();
+        let (_ours, channel) = behind(&place, known).await;
+        AuthClient::new(channel).user_list(by(&place.root, AuthUserListRequest {})).await.unwrap();
+    }
+    // What it knows is not enough any more: a token of the former password.
+    let change = AuthUserChangePasswordRequest { name: "ann".into(), password: "new".into() };
+    place.auth().user_change_password(by(&place.root, change)).await.unwrap();
+    let (_ours, channel) = behind(&place, all).await;
+    let old = refusal(KvClient::new(channel.clone()).put(by(&place.ann, put("a"))).await);
+    assert_eq!(old, (Code::InvalidArgument, "etcdserver: revision of auth store is old".into()));
+    let (_ours, channel) = behind(&place, all).await;
+    assert_eq!(
+        refusal(KvClient::new(channel).range(by(&place.ann, get("a"))).await),
+        (Code::Unauthenticated, STALE.into())
+    );
+}

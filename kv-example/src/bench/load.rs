@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use indicatif::{ProgressBar, ProgressStyle};
 use prost::Message;
 use raftkv::transport_kit::Tls;
@@ -47,11 +48,17 @@ pub(super) struct Plan {
     put: Template,
     get: Template,
     freshness: Option<Freshness>,
+    token: Option<HeaderValue>,
     seed: u64,
 }
 
 impl Plan {
-    pub(super) fn new(args: &BenchArgs, connections: Vec<HostPort>, tls: Option<Tls>) -> Self {
+    pub(super) fn new(
+        args: &BenchArgs,
+        connections: Vec<HostPort>,
+        tls: Option<Tls>,
+        token: Option<HeaderValue>,
+    ) -> Self {
         let value_size = args.value_size as usize;
         Self {
             connections,
@@ -72,6 +79,7 @@ impl Plan {
             put: Template::put(&args.prefix, args.keys, value(value_size, args.seed)),
             get: Template::get(&args.prefix, args.keys, args.freshness() == Some(Freshness::Stale)),
             freshness: args.freshness(),
+            token,
             seed: args.seed,
         }
     }
@@ -96,8 +104,10 @@ impl Client {
         Ok(Self {
             connection: Rc::clone(connection),
             sender: None,
-            put_route: Route::new(connection.address(), plan.tls.is_some(), PUT)?,
-            get_route: Route::new(connection.address(), plan.tls.is_some(), RANGE)?.fresh(plan.freshness),
+            put_route: Route::new(connection.address(), plan.tls.is_some(), PUT)?.signed(plan.token.as_ref()),
+            get_route: Route::new(connection.address(), plan.tls.is_some(), RANGE)?
+                .fresh(plan.freshness)
+                .signed(plan.token.as_ref()),
             put: plan.put.clone(),
             get: plan.get.clone(),
             answer_size: plan.value_size + FRAME_HEAD,

@@ -15,10 +15,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use raftkv::transport_kit::Tls;
 
 use crate::cli::certificates::Certificates;
-use crate::cli::{DEFAULT_ENDPOINTS, Failure, parse_seconds};
+use crate::cli::{DEFAULT_ENDPOINTS, Failure, Who, parse_seconds};
 use crate::client::endpoint::parse;
+use crate::client::{Client, ClientOptions, Credentials};
 use crate::service::Freshness;
 
 const HELP: &str = "\
@@ -105,6 +107,9 @@ pub(crate) struct BenchArgs {
     /// Print JSON, for programs
     #[arg(long)]
     json: bool,
+    /// One login for the whole run, which holds as long as --auth-token-ttl of the servers
+    #[command(flatten)]
+    who: Who,
     #[command(flatten)]
     certificates: Certificates,
 }
@@ -198,7 +203,9 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
             args.threads, args.threads
         )));
     }
-    let plan = load::Plan::new(args, targets.iter().cycle().take(connections).cloned().collect(), tls.clone());
+    let token = args.who.credentials()?.map(|who| login(args, tls.clone(), who)).transpose()?.flatten();
+    let targets_in_turn = targets.iter().cycle().take(connections).cloned().collect();
+    let plan = load::Plan::new(args, targets_in_turn, tls.clone(), token);
     if args.workload != Workload::Put && !args.no_fill {
         load::fill(&plan).map_err(Failure::runtime)?;
     }
@@ -208,6 +215,18 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
         return Err(Failure::runtime("no request succeeded; the errors above say why"));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What requests show to say who they are of; none where the servers don't ask.
+fn login(args: &BenchArgs, tls: Option<Tls>, who: Credentials) -> Result<Option<http::HeaderValue>, Failure> {
+    let options = ClientOptions { timeout: args.timeout, tls, credentials: Some(who), ..ClientOptions::default() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let token = runtime.block_on(async {
+        Client::new(&args.endpoints, options).map_err(Failure::usage)?.log_in().await.map_err(Failure::from)
+    })?;
+    let mut header = token.map(http::HeaderValue::try_from).transpose().map_err(|e| Failure::runtime(e.to_string()))?;
+    header.iter_mut().for_each(|token| token.set_sensitive(true));
+    Ok(header)
 }
 
 #[cfg(test)]

@@ -39,6 +39,14 @@ impl Route {
         self
     }
 
+    /// The same with a token.
+    pub(super) fn signed(mut self, token: Option<&HeaderValue>) -> Self {
+        if let Some(token) = token {
+            self.headers.insert("token", token.clone());
+        }
+        self
+    }
+
     fn request(&self) -> Request<()> {
         let mut request = Request::new(());
         *request.method_mut() = Method::POST;

@@ -157,6 +157,22 @@ fn is_stale(error: &ClientError) -> bool {
 }
 
 impl Client {
+    /// Logs in, and gives the token for those who speak with the servers in another way; none where nobody needs to log in.
+    pub(crate) async fn log_in(&self) -> Result<Option<String>, ClientError> {
+        let (login, mut failure) = (&self.inner.login, None);
+        for endpoint in &self.inner.endpoints {
+            match login.ensure(endpoint, self.inner.options.timeout).await {
+                Ok(()) => {
+                    let Token::Some(token) = &*login.bearer.lock() else { return Ok(None) };
+                    return Ok(token.to_str().ok().map(str::to_owned));
+                }
+                Err(error @ ClientError::Safe(_)) => failure = Some(error),
+                Err(error @ (ClientError::Unknown(_) | ClientError::Other(_))) => return Err(error),
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
     /// Asks an endpoint as whoever the client is: logs in first, if it must, and once again if the token is refused.
     pub(super) async fn attempt_as<R, F, W>(
         &self,

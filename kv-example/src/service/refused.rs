@@ -108,6 +108,12 @@ pub(super) fn not_joined() -> Status {
     marked(Code::Unavailable, "etcdserver: no leader", Some(RETRY_SAFE), detail)
 }
 
+/// As many passwords are being hashed as may be.
+pub(super) fn too_many_logins() -> Status {
+    let detail = "many log in at the same time; try again";
+    marked(Code::ResourceExhausted, "etcdserver: too many requests", Some(RETRY_SAFE), detail)
+}
+
 /// A write in a session that its author has not opened, or not since there are users.
 pub(super) fn foreign_session() -> Status {
     let words = "raftkv: the session was not opened by this user";

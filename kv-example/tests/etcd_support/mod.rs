@@ -32,6 +32,10 @@ pub struct Local {
     /// How fresh the last read was to be.
     pub asked: Arc<std::sync::Mutex<Option<Consistency>>>,
     pub leaderless: Arc<std::sync::atomic::AtomicBool>,
+    /// What was written.
+    pub log: Arc<std::sync::Mutex<Vec<Bytes>>>,
+    /// What is committed and not applied here: the next write, or the next read that must be fresh, applies it first.
+    pub behind: Arc<std::sync::Mutex<Vec<Bytes>>>,
 }
 
 impl Default for Local {
@@ -61,7 +65,23 @@ impl Local {
             fails: Arc::default(),
             asked: Arc::default(),
             leaderless: Arc::default(),
+            log: Arc::default(),
+            behind: Arc::default(),
         }
+    }
+
+    async fn catch_up(&self) -> Result<(), Error> {
+        let behind = std::mem::take(&mut *self.behind.lock().expect("no test panicked here"));
+        for command in behind {
+            self.apply(command).await?;
+        }
+        Ok(())
+    }
+
+    async fn apply(&self, command: Bytes) -> Result<Bytes, Error> {
+        let mut machine = self.machine.lock().await;
+        let index = self.index.fetch_add(1, Ordering::Relaxed) + 1;
+        machine.apply(LogId::new(3, index), command).await.map_err(Error::Stopped)
     }
 
     fn check(&self) -> Result<(), Error> {
@@ -76,9 +96,9 @@ impl Local {
 impl Replica for Local {
     async fn write(&self, command: Bytes) -> Result<Bytes, Error> {
         self.check()?;
-        let mut machine = self.machine.lock().await;
-        let index = self.index.fetch_add(1, Ordering::Relaxed) + 1;
-        machine.apply(LogId::new(3, index), command).await.map_err(Error::Stopped)
+        self.catch_up().await?;
+        self.log.lock().expect("no test panicked here").push(command.clone());
+        self.apply(command).await
     }
 
     async fn write_once(&self, _: Once, command: Bytes) -> Result<Bytes, Error> {
@@ -98,6 +118,7 @@ impl Replica for Local {
         match self.check() {
             // What may be stale takes nobody else.
             Err(Error::Unavailable) if consistency == Consistency::Stale => Ok(()),
+            Ok(()) if consistency == Consistency::Linearizable => self.catch_up().await,
             outcome => outcome,
         }
     }

@@ -68,8 +68,8 @@ impl<R: Replica> Context<R> {
 
     /// The same for a request that came at this moment: a token that expires while the request waits here was good.
     async fn author_at(&self, metadata: &MetadataMap, came_ms: u64) -> Result<Option<Author>, Status> {
-        let mut auth = self.view.auth();
         let Some(text) = token::of(metadata) else { return Ok(None) };
+        let mut auth = self.view.auth();
         let token = token::Token::read(text);
         // Made where more is known: this node is behind.
         if token.as_ref().is_some_and(|token| token.claims.revision > auth.revision()) {

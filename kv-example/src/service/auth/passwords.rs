@@ -9,6 +9,8 @@ use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Versio
 use tokio::sync::Semaphore;
 use tonic::Status;
 
+use super::super::refused::too_many_logins;
+
 /// The memory that one hash takes, in KiB. This, [`PASSES`] and [`LANES`] are OWASP's first choice for a machine that has other work.
 const MEMORY_KIB: u32 = 19 << 10;
 /// How often that memory is gone through.
@@ -70,8 +72,7 @@ impl Passwords {
         &self,
         work: impl FnOnce(&OnceLock<String>) -> T + Send + 'static,
     ) -> Result<T, Status> {
-        let crowded = |_| Status::resource_exhausted("etcdserver: too many requests");
-        let room = Arc::clone(&self.room).try_acquire_owned().map_err(crowded)?;
+        let room = Arc::clone(&self.room).try_acquire_owned().map_err(|_| too_many_logins())?;
         let turn = Arc::clone(&self.turn).acquire_owned().await.map_err(|_| unhashed("there is no turn"))?;
         let nobodys = Arc::clone(&self.nobodys);
         let done = tokio::task::spawn_blocking(move || {
