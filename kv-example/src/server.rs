@@ -126,7 +126,12 @@ impl Node {
         let (end_members, members_end) = watch::channel(false);
         let requests = Arc::new(RequestMeter::default());
         if let Some(listener) = listeners.metrics {
-            let sources = metrics::Sources { raft: raft.clone(), view: view.clone(), requests: requests.clone() };
+            let sources = metrics::Sources {
+                raft: raft.clone(),
+                view: view.clone(),
+                requests: requests.clone(),
+                certificates: protection.all(),
+            };
             serve_metrics(listener, sources, members_end.clone());
         }
         let members = tokio::spawn(serve_members(listeners.members, &raft, config, &protection, members_end));

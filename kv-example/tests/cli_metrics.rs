@@ -13,10 +13,10 @@ use cli_support::{PATIENCE, Running, assert_refused, free_ports, run, wait_for};
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
 
-/// A cluster of one node that serves metrics.
+/// A cluster of one node that serves metrics, and has certificates for everything else.
 struct Node {
     _running: Running,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     base: u16,
 }
 
@@ -27,15 +27,23 @@ impl Node {
         let address = |n: u16| format!("127.0.0.1:{}", base + n);
         let (client, peers, metrics) = (address(0), format!("1={}", address(1)), address(2));
         let args = ["server", "--id", "1", "--data", &data, "--peers", &peers, "--listen-client", &client];
-        let running = Running::start(&dir.path().join("log"), &[&args[..], &["--listen-metrics", &metrics]].concat());
-        let node = Self { _running: running, _dir: dir, base };
+        let certs = dir.path().join("certs").display().to_string();
+        assert!(run(&["certs", "--out", &certs, "--nodes", "1"]).status.success());
+        let [cert, key, ca] = ["node-1.crt", "node-1.key", "ca.crt"].map(|name| format!("{certs}/{name}"));
+        let more = ["--listen-metrics", &metrics, "--peer-cert", &cert, "--peer-key", &key, "--peer-ca", &ca];
+        let tls = ["--client-cert", &cert, "--client-key", &key, "--client-ca", &ca];
+        let running = Running::start(&dir.path().join("log"), &[&args[..], &more, &tls].concat());
+        let node = Self { _running: running, dir, base };
         wait_for("the first write", || node.client(&["put", "first", "1"]).then_some(()));
         node
     }
 
     fn client(&self, args: &[&str]) -> bool {
         let endpoint = format!("127.0.0.1:{}", self.base);
-        run(&[args, &["--endpoints", &endpoint, "--timeout", "1"]].concat()).status.success()
+        let certs = self.dir.path().join("certs").display().to_string();
+        let [ca, cert, key] = ["ca.crt", "client.crt", "client.key"].map(|name| format!("{certs}/{name}"));
+        let tls = ["--cacert", &ca, "--cert", &cert, "--key", &key];
+        run(&[args, &["--endpoints", &endpoint, "--timeout", "1"], &tls].concat()).status.success()
     }
 
     fn connect(&self) -> TcpStream {

@@ -1,8 +1,11 @@
 //! Every family of numbers that is served. Whoever adds one adds a line to the table in README.md.
 
+use std::time::SystemTime;
+
 use raftkv::Metrics;
 use raftkv::consensus::RoleKind;
 use raftkv::metrics::{Failed, Histogram, Traffic};
+use raftkv::transport_kit::Tls;
 
 use super::requests::RequestMeter;
 use super::text::{Kind, Latencies, Text};
@@ -252,5 +255,17 @@ fn histogram(text: &mut Text, name: &str, help: &str, histogram: &Histogram) {
 impl<'a> From<&'a Histogram> for Latencies<'a> {
     fn from(histogram: &'a Histogram) -> Self {
         Self { bounds: &Histogram::BOUNDS, counts: &histogram.counts, sum: histogram.sum }
+    }
+}
+
+/// When they have to be replaced.
+pub(super) fn certificates(text: &mut Text, certificates: &[(&'static str, Tls)]) {
+    const NAME: &str = "raftkv_certificate_expiry_timestamp_seconds";
+    text.family(Kind::Gauge, NAME, "When the node's certificate expires, in seconds since 1970; none without TLS.");
+    for (whom, tls) in certificates {
+        let expires = tls.expires().and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
+        if let Some(expires) = expires {
+            text.number(NAME, &[("shown_to", whom)], expires.as_secs());
+        }
     }
 }

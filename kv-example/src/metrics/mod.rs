@@ -16,6 +16,7 @@ mod text;
 
 use std::sync::Arc;
 
+use raftkv::transport_kit::Tls;
 use raftkv::{Error, Raft};
 
 use crate::machine::KvView;
@@ -28,6 +29,8 @@ pub(crate) struct Sources {
     pub(crate) raft: Raft,
     pub(crate) view: KvView,
     pub(crate) requests: Arc<RequestMeter>,
+    /// The node's certificates, and whom they are shown to.
+    pub(crate) certificates: Vec<(&'static str, Tls)>,
 }
 
 impl Sources {
@@ -39,6 +42,7 @@ impl Sources {
         families::activity(&mut text, &raft);
         families::contents(&mut text, &self.view);
         families::requests(&mut text, &self.requests);
+        families::certificates(&mut text, &self.certificates);
         Ok(text.into_string())
     }
 }

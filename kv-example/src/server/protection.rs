@@ -1,16 +1,24 @@
 //! Certificates of a node, for its links to other members and for its clients.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use raftkv::NodeId;
 use raftkv::transport_kit::Tls;
 use raftkv::transport_kit::tls::{TlsError, TlsFiles};
+
+use tokio::time::Instant;
+use tracing::{error, warn};
 
 use crate::cli::Failure;
 use crate::config::ServerConfig;
 
 /// How often the files are looked at while nobody connects, so that the log soon tells what became of new ones.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// A certificate that expires sooner than this is one that nobody seems to renew.
+const SOON: Duration = Duration::from_secs(14 * 24 * 3600);
+/// How often the log is told of that.
+const WARN_EVERY: Duration = Duration::from_secs(24 * 3600);
 
 /// What the files hold. None: no TLS.
 #[derive(Clone)]
@@ -26,20 +34,70 @@ impl Protection {
         Ok(Self { peers: peers.transpose()?, clients: clients(config)? })
     }
 
-    /// Has the log tell of files that change.
+    /// Each with whom it is shown to.
+    pub(super) fn all(&self) -> Vec<(&'static str, Tls)> {
+        let all = [("members", &self.peers), ("clients", &self.clients)];
+        all.into_iter().filter_map(|(whom, tls)| Some((whom, tls.clone()?))).collect()
+    }
+
+    /// Has the log tell of files that change, and of certificates that should.
     pub(super) fn watch(&self) {
-        let all: Vec<_> = self.peers.iter().chain(&self.clients).cloned().collect();
+        let mut all: Vec<_> = self.all().into_iter().map(|(whom, tls)| Watched { whom, tls, told: None }).collect();
         if all.is_empty() {
             return;
         }
         tokio::spawn(async move {
             loop {
-                tokio::time::sleep(LOOK_EVERY).await;
-                for tls in &all {
-                    tls.refresh().await;
+                for watched in &mut all {
+                    watched.tls.refresh().await;
+                    watched.look();
                 }
+                tokio::time::sleep(LOOK_EVERY).await;
             }
         });
+    }
+}
+
+/// A certificate, and what the log was told of its end.
+struct Watched {
+    whom: &'static str,
+    tls: Tls,
+    told: Option<(Instant, Age)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    Fresh,
+    Old,
+    Expired,
+}
+
+impl Age {
+    fn of(expires: SystemTime, now: SystemTime) -> Self {
+        match expires.duration_since(now) {
+            Ok(left) if left >= SOON => Self::Fresh,
+            Ok(_) => Self::Old,
+            Err(_) => Self::Expired,
+        }
+    }
+}
+
+impl Watched {
+    fn look(&mut self) {
+        let (Some(expires), now) = (self.tls.expires(), SystemTime::now()) else { return };
+        let (whom, age) = (self.whom, Age::of(expires, now));
+        if self.told.is_some_and(|(at, told)| told == age && at.elapsed() < WARN_EVERY) {
+            return;
+        }
+        self.told = Some((Instant::now(), age));
+        let days = expires.duration_since(now).map_or(0, |left| left.as_secs() / (24 * 3600));
+        match age {
+            Age::Fresh => {}
+            Age::Old => warn!(days, "the certificate for {whom} expires soon: put another one in its place"),
+            Age::Expired => error!(
+                "the certificate for {whom} has expired: only connections that are open go on; put another one in its place"
+            ),
+        }
     }
 }
 
@@ -68,4 +126,20 @@ fn of_peers(error: TlsError) -> Failure {
 
 fn mistake(whose: &str, error: &TlsError) -> Failure {
     Failure::usage(format!("--{whose}-cert, --{whose}-key, --{whose}-ca: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_grows_old_before_it_expires() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000);
+        let second = Duration::from_secs(1);
+        let of = |expires| Age::of(expires, now);
+        assert_eq!(
+            [of(now + SOON), of(now + SOON - second), of(now), of(now - second)],
+            [Age::Fresh, Age::Old, Age::Old, Age::Expired]
+        );
+    }
 }

@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::ServerCertVerifier;
@@ -92,6 +93,8 @@ pub(super) struct Loaded {
     pub(super) client: Arc<ClientConfig>,
     /// The nodes that this side's certificate names.
     pub(super) own: Identity,
+    /// The last moment at which others accept it; none where that was not asked.
+    pub(super) until: Option<UnixTime>,
 }
 
 /// Reads the files and checks what is in them. Blocks.
@@ -118,18 +121,34 @@ pub(super) fn load(files: &TlsFiles, role: Role) -> Result<Loaded, TlsError> {
     let client = Arc::new(client);
 
     if role == Role::Client {
-        return Ok(Loaded { server: None, client, own: Identity::of([]) });
+        return Ok(Loaded { server: None, client, own: Identity::of([]), until: None });
     }
     let (Some(own), Some(paths)) = (own, &files.own) else {
         return Err(TlsError("a server needs a certificate and its key".into()));
     };
     let identity = check_own(&own.cert, paths, files, role, &*servers, &*clients)?;
+    let until = own.cert.split_first().map(|(own, between)| {
+        accepted_until(UnixTime::now(), |at| clients.verify_client_cert(own, between, at).is_ok())
+    });
     let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(unfit)?;
     let server = server.with_client_cert_verifier(clients);
     let mut server = server.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
-    Ok(Loaded { server: Some(Arc::new(server)), client, own: identity })
+    Ok(Loaded { server: Some(Arc::new(server)), client, own: identity, until })
+}
+
+/// The last moment at which something is accepted that is accepted now. A certificate expires with the first one of its chain, so the verifier is asked rather
+/// than the certificate read: some thirty times.
+fn accepted_until(now: UnixTime, accepted: impl Fn(UnixTime) -> bool) -> UnixTime {
+    const CENTURY: u64 = 100 * 365 * 24 * 3600;
+    let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+    let (mut good, mut bad) = (now.as_secs(), now.as_secs() + CENTURY);
+    while bad - good > 1 {
+        let middle = good + (bad - good) / 2;
+        *(if accepted(at(middle)) { &mut good } else { &mut bad }) = middle;
+    }
+    at(good)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

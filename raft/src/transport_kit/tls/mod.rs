@@ -22,7 +22,7 @@ mod tests;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
@@ -139,6 +139,13 @@ impl Tls {
     #[must_use]
     pub fn own_nodes(&self) -> Vec<NodeId> {
         self.0.state().loaded.own.nodes().to_vec()
+    }
+
+    /// The last moment at which others accept this side's certificate, or at least one of its chain; none for whoever only connects.
+    #[must_use]
+    pub fn expires(&self) -> Option<SystemTime> {
+        let until = self.0.state().loaded.until?;
+        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(until.as_secs()))
     }
 
     /// Makes the handshake on a connection that came in, and tells which nodes the other side's certificate names.

@@ -329,6 +329,18 @@ fn a_mistake_in_the_files_names_the_file_and_what_to_do() {
 }
 
 #[test]
+fn it_is_known_when_a_certificate_expires() {
+    let desk = Desk::new();
+    let mut validity = Validity::days(30);
+    for seconds in [60, 86_400, 1_000_000_000] {
+        validity.until = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000 + seconds);
+        let files = desk.lay("n1", &Desk::issue(&desk.ca, 1, validity), &[&desk.ca]);
+        assert_eq!(Tls::for_node(files.clone(), NodeId(1)).unwrap().expires(), Some(validity.until));
+        assert_eq!(Tls::for_client(files).unwrap().expires(), None);
+    }
+}
+
+#[test]
 fn a_ca_is_read_again_from_its_key() {
     let desk = Desk::new();
     let first = Desk::other_ca();
