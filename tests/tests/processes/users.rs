@@ -254,7 +254,8 @@ async fn a_users_writes_take_effect_once() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_new_node_joins_as_a_user() -> Result<()> {
     let _alone = exclusive().await?;
-    let cluster = Cluster::start(three()).await?;
+    let options = three();
+    let cluster = Cluster::start(options.clone()).await?;
     let root = client(&cluster.servers(), ROOT)?;
     root.user_add(ROOT.0, Some(ROOT.1)).await?;
     root.user_grant("root", "root").await?;
@@ -267,6 +268,7 @@ async fn a_new_node_joins_as_a_user() -> Result<()> {
     let mut args: Vec<String> = args.map(str::to_owned).into();
     args.extend(["--listen-client".into(), own_client.address(), "--listen-peer".into(), own_peer.address()]);
     args.push("--exit-on-stdin-close".into());
+    args.extend(options.args);
     let mut node = Process::new("n4", Path::new(SERVER), args, cluster.dir()?.join("n4.log"));
     node.start()?;
     ensure!(!node.wait(PATIENCE).await?.success(), "nobody has joined");
