@@ -277,6 +277,22 @@ enum Origin {
     Default(&'static str),
 }
 
+impl Origin {
+    fn is_default(&self) -> bool {
+        matches!(self, Self::Default(_))
+    }
+
+    /// What has a lower one overrides the others.
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Flag(_) => 0,
+            Self::Env(_) => 1,
+            Self::File(..) => 2,
+            Self::Default(_) => 3,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -25,8 +25,15 @@ fn kind<K: FromStr<Err = String>>(Given { value, origin }: Given<String>) -> Res
 
 /// The engine, and the memory that it may take for what is kept elsewhere, in bytes.
 pub(super) fn chosen(args: &ServerArgs, layers: &Layers<'_>) -> Result<(EngineKind, u64), ConfigError> {
-    let engine = layers.text("engine", args.engine.as_ref(), |f| f.engine.clone());
-    let engine = engine.map(kind).transpose()?.unwrap_or_default();
+    let said = layers.text("engine", args.engine.as_ref(), |f| f.engine.clone());
+    let said_at = said.as_ref().map(|given| given.origin.rank());
+    let engine = said.map(kind).transpose()?.unwrap_or_default();
     let cache = layers.number("engine-cache-mib", args.engine_cache_mib.as_ref(), |f| f.engine_cache_mib, CACHE_MIB)?;
+    // Whoever overrides the engine for once need not take the cache out of the file.
+    let overridden = said_at.is_some_and(|rank| rank < cache.origin.rank());
+    if engine != EngineKind::Redb && !cache.origin.is_default() && !overridden {
+        let origin = cache.origin;
+        return Err(ConfigError(format!("{origin}: it is the cache of --engine redb, and the engine is {engine}")));
+    }
     Ok((engine, cache.value.saturating_mul(1 << 20)))
 }

@@ -66,6 +66,10 @@ fn the_engine_is_chosen_by_its_name() {
     assert_eq!((config.engine, config.engine_cache_bytes), (EngineKind::Redb, 16 << 20));
     let memory = ServerArgs { config: Some(path), engine: Some("memory".into()), ..args() };
     assert_eq!(load(&memory).unwrap().engine, EngineKind::Memory);
+    let useless = ServerArgs { engine_cache_mib: Some("64".into()), ..args() };
+    assert_eq!(mistake(&useless), "--engine-cache-mib: it is the cache of --engine redb, and the engine is memory");
+    let useless = ServerArgs { engine: Some("memory".into()), ..useless };
+    assert_eq!(mistake(&useless), "--engine-cache-mib: it is the cache of --engine redb, and the engine is memory");
     let unknown = mistake(&ServerArgs { engine: Some("rocks".into()), ..args() });
     assert_eq!(unknown, "--engine: \"rocks\" is not an engine; there are memory, redb");
 }
