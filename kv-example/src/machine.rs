@@ -51,7 +51,10 @@ impl From<ReadError> for Status {
     }
 }
 
-/// What readers need of a state machine, whatever keeps its keys. None of it waits for anybody but the disk.
+/// In the place of the revision up to which everything was dropped: nothing more will be.
+pub(crate) const NEVER_SWEPT: i64 = i64::MAX;
+
+/// What readers need of a state machine, whatever keeps its keys. What it waits for, if anything, is the disk.
 pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     /// Reads keys, if the author may.
     fn range(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, ReadError>;
@@ -68,8 +71,9 @@ pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
     /// The users and roles. Quicker than all of the head.
     fn auth(&self) -> Arc<Auth>;
 
-    /// Whether a read of everything is quick enough for a thread that serves others as well.
-    fn is_small(&self) -> bool;
+    /// Whether a read, of one key or of everything, is quick enough for a thread that serves others as well: that of the protocol among them, which
+    /// must not wait for a disk.
+    fn is_quick(&self, of_one_key: bool) -> bool;
 
     /// The last command applied.
     fn applied(&self) -> LogId;
@@ -144,10 +148,8 @@ impl KvView {
     /// The author may not read them, by the users and roles of the very state that is read; the revision is compacted, or in the future; or the sort
     /// option is unknown.
     pub async fn range_as(&self, author: Option<Author>, request: RangeRequest) -> Result<RangeResponse, ReadError> {
-        if request.range_end.is_empty() {
-            return self.engine.range(author.as_ref(), &request);
-        }
-        self.read(move |engine| engine.range(author.as_ref(), &request)).await
+        let of_one_key = request.range_end.is_empty();
+        self.read(of_one_key, move |engine| engine.range(author.as_ref(), &request)).await
     }
 
     /// Runs a transaction that only reads as this user, on what this node has applied.
@@ -155,7 +157,7 @@ impl KvView {
     /// # Errors
     /// The author may not read that, or a read wants a revision that is compacted, or in the future.
     pub async fn read_txn_as(&self, author: Option<Author>, request: TxnRequest) -> Result<TxnResponse, ReadError> {
-        self.read(move |engine| engine.read_txn(author.as_ref(), &request)).await
+        self.read(false, move |engine| engine.read_txn(author.as_ref(), &request)).await
     }
 
     /// The users and roles.
@@ -169,7 +171,7 @@ impl KvView {
     /// # Errors
     /// The revision is compacted, or in the future.
     pub async fn checksum(&self, revision: i64) -> Result<Checksum, ReadError> {
-        self.read(move |engine| engine.checksum(revision)).await
+        self.read(false, move |engine| engine.checksum(revision)).await
     }
 
     /// The newest revision.
@@ -203,14 +205,29 @@ impl KvView {
     }
 
     /// Waits until what the compaction at `revision` made unreachable is dropped.
-    pub async fn swept(&self, revision: i64) {
+    ///
+    /// # Errors
+    /// It never will be: what keeps the keys has failed, or the node has stopped.
+    pub async fn swept(&self, revision: i64) -> Result<(), ReadError> {
+        let mut swept = self.engine.swept();
         // Whoever sends it lives as long as this view does.
-        _ = self.engine.swept().wait_for(|swept| *swept >= revision).await;
+        match swept.wait_for(|swept| *swept >= revision).await {
+            Ok(swept) if *swept == NEVER_SWEPT && self.engine.head().swept < revision => {
+                let reason =
+                    "the revisions are compacted, but what they took could not be dropped: the node's log says why";
+                Err(ReadError::Failed(reason.into()))
+            }
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
-    /// Runs a read that may look at many keys.
-    async fn read<T: Send + 'static>(&self, read: impl FnOnce(&dyn Engine) -> T + Send + 'static) -> T {
-        if self.engine.is_small() {
+    /// Runs a read where it disturbs nobody.
+    async fn read<T: Send + 'static>(
+        &self,
+        of_one_key: bool,
+        read: impl FnOnce(&dyn Engine) -> T + Send + 'static,
+    ) -> T {
+        if self.engine.is_quick(of_one_key) {
             return read(&*self.engine);
         }
         let engine = Arc::clone(&self.engine);

@@ -199,7 +199,7 @@ async fn an_image_is_a_moment_that_later_writes_do_not_change<M: Kv>() {
     let before = image(&machine).await;
     let mut chunks = machine.snapshot().await.unwrap();
     apply_all(&mut machine, 4, &[put("a", "4"), compact(5), put("c", "5")], 10).await;
-    machine.view().swept(5).await;
+    machine.view().swept(5).await.unwrap();
     let mut taken = Vec::new();
     while let Some(chunk) = chunks.next().await.unwrap() {
         taken.push(chunk);
@@ -251,7 +251,7 @@ async fn compaction_gives_memory_back_in_the_background<M: Kv>() {
     let full = view.stats();
     assert_eq!((full.live, full.versions), (2500, 32_500));
     apply_all(&mut machine, 32_501, &[compact(32_501)], 1).await;
-    tokio::time::timeout(Duration::from_secs(20), view.swept(32_501)).await.expect("the sweep ends");
+    tokio::time::timeout(Duration::from_secs(20), view.swept(32_501)).await.expect("the sweep ends").unwrap();
     let swept = view.stats();
     assert_eq!((swept.live, swept.versions), (2500, 2500));
     assert!(swept.bytes * 8 < full.bytes, "{} of {} bytes are left", swept.bytes, full.bytes);

@@ -143,8 +143,8 @@ impl Engine for Shared {
         self.auth.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn is_small(&self) -> bool {
-        self.read().slots() <= SMALL_STORE
+    fn is_quick(&self, of_one_key: bool) -> bool {
+        of_one_key || self.read().slots() <= SMALL_STORE
     }
 
     fn applied(&self) -> LogId {

@@ -148,7 +148,7 @@ impl<R: Replica> Kv for Context<R> {
             return Err(unexpected());
         };
         if request.physical {
-            self.view.swept(request.revision).await;
+            self.view.swept(request.revision).await?;
         }
         response.header = self.complete(response.header);
         Ok(Response::new(response))

@@ -95,7 +95,13 @@ impl Disk {
     }
 
     pub fn replace(&self, bytes: Vec<u8>) {
+        self.alter(|_| bytes);
+    }
+
+    /// Puts other bytes in the place of those that are there, between two operations of whoever is at work.
+    pub fn alter(&self, alter: impl FnOnce(&[u8]) -> Vec<u8>) {
         let mut platter = self.lock();
+        let bytes = alter(&platter.now);
         platter.unsynced.clear();
         platter.safe.clone_from(&bytes);
         platter.now = bytes;

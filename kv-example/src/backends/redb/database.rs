@@ -1,12 +1,11 @@
 //! The database: opened, written in transactions, and read.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
-use raftkv::{ClusterId, Fatal, FatalKind, LogId, NodeId, Record, RecordChange, StorageError};
+use raftkv::{ClusterId, Fatal, LogId, NodeId, Record, RecordChange, StorageError};
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
     WriteTransaction,
@@ -15,18 +14,15 @@ use tokio::sync::watch;
 
 use super::meta::{self, State};
 use super::tables::{Failure, NewestKey, OlderKey, Pair, Tables, Value, Writing};
-use super::trouble::{caught, damaged, fatal};
+use super::trouble::{caught, fatal, panicked, told};
 use super::{Options, Owner};
 use crate::api::command::Author;
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
-use crate::machine::{Engine, ReadError, apply_one};
+use crate::machine::{Engine, NEVER_SWEPT, ReadError, apply_one};
 use crate::store::{Auth, Checksum, Head, Image, Refusal, Store};
 
 const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
 
-/// A store with more versions or bytes than this is read on a thread of its own.
-const SMALL_VERSIONS: u64 = 4096;
-const SMALL_BYTES: u64 = 1 << 20;
 /// What a batch counts beside its commands: no batch is free.
 pub(super) const BATCH: u64 = 256;
 
@@ -110,7 +106,8 @@ pub(super) struct Core {
     path: String,
     /// A file that is made when the disk fails, so that the database is not trusted any more.
     distrust: Option<PathBuf>,
-    pub(super) db: Database,
+    /// Away at the very end.
+    pub(super) db: Option<Database>,
     options: Options,
     writer: Mutex<Writer>,
     view: RwLock<Arc<View>>,
@@ -130,7 +127,7 @@ impl std::fmt::Debug for Core {
 }
 
 impl Core {
-    /// Opens a database, or makes a new one.
+    /// Opens a database, or makes a new one. Where the disk fails on the way, it is not trusted any more either.
     pub(super) fn open(
         path: String,
         distrust: Option<PathBuf>,
@@ -145,8 +142,8 @@ impl Core {
         });
         let (db, found) = match opened {
             Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return Err(fatal(&path, error)),
-            Err(panic) => return Err(damaged(&path, &panic)),
+            Ok(Err(error)) => return Err(told(&path, distrust.as_deref(), fatal(&path, error))),
+            Err(panic) => return Err(panicked(&path, &panic)),
         };
         let state = found.map_err(|reason| Fatal::from(StorageError::Refused { path: path.clone(), reason }))?;
         let prepared = caught(|| {
@@ -155,15 +152,15 @@ impl Core {
         });
         let view = match prepared {
             Ok(Ok(view)) => view,
-            Ok(Err(error)) => return Err(fatal(&path, error)),
-            Err(panic) => return Err(damaged(&path, &panic)),
+            Ok(Err(error)) => return Err(told(&path, distrust.as_deref(), fatal(&path, error))),
+            Err(panic) => return Err(panicked(&path, &panic)),
         };
         let (swept, _) = watch::channel(state.head.swept);
         let writer = Writer { durable: state.applied, state, bytes: 0, commands: 0 };
         Ok(Self {
             path,
             distrust,
-            db,
+            db: Some(db),
             options,
             writer: Mutex::new(writer),
             view: RwLock::new(Arc::new(view)),
@@ -183,16 +180,15 @@ impl Core {
         self.view.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What was found to be wrong stops the node with the next command: it can neither go on from it, nor answer for it.
+    fn db(&self) -> Result<&Database, redb::Error> {
+        self.db.as_ref().ok_or(redb::Error::DatabaseClosed)
+    }
+
+    /// What was found to be wrong stops the node with the next command: it can neither go on from it, nor answer for it. Nobody sweeps any more either.
     fn broke(&self, fatal: Fatal) -> Fatal {
         _ = self.broken.set(fatal.to_string());
-        let failed = matches!(fatal.kind(), FatalKind::Storage(StorageError::Io { .. } | StorageError::Full { .. }));
-        if let Some(distrust) = self.distrust.as_ref().filter(|_| failed)
-            && let Err(error) = File::create(distrust).and_then(|file| file.sync_all())
-        {
-            tracing::warn!(%error, "{} can't be made: delete {} before the next start", distrust.display(), self.path);
-        }
-        fatal
+        self.swept.send_replace(NEVER_SWEPT);
+        told(&self.path, self.distrust.as_deref(), fatal)
     }
 
     fn check(&self) -> Result<(), Fatal> {
@@ -209,7 +205,7 @@ impl Core {
         self.check()?;
         let mut state = writer.state.clone();
         let done = caught(|| -> Result<Result<(T, View), Fatal>, redb::Error> {
-            let mut transaction = self.db.begin_write()?;
+            let mut transaction = self.db()?.begin_write()?;
             transaction.set_durability(if durable { Durability::Immediate } else { Durability::None })?;
             transaction.set_quick_repair(durable);
             let answer = match run(&transaction, &mut state)? {
@@ -221,14 +217,14 @@ impl Core {
             };
             meta::save(&transaction, &writer.state, &state)?;
             transaction.commit()?;
-            Ok(Ok((answer, View::open(&self.db, &state)?)))
+            Ok(Ok((answer, View::open(self.db()?, &state)?)))
         });
         let (answer, view) = match done {
             Ok(Ok(Ok(done))) => done,
             // A command that this version does not know: nothing of its batch is done.
             Ok(Ok(Err(fatal))) => return Err(fatal),
             Ok(Err(error)) => return Err(self.broke(fatal(&self.path, error))),
-            Err(panic) => return Err(self.broke(damaged(&self.path, &panic))),
+            Err(panic) => return Err(self.broke(panicked(&self.path, &panic))),
         };
         if durable {
             (writer.durable, writer.bytes, writer.commands) = (state.applied, 0, 0);
@@ -321,7 +317,7 @@ impl Core {
         match all {
             Ok(Ok(records)) => Ok(records),
             Ok(Err(error)) => Err(self.broke(fatal(&self.path, error))),
-            Err(panic) => Err(self.broke(damaged(&self.path, &panic))),
+            Err(panic) => Err(self.broke(panicked(&self.path, &panic))),
         }
     }
 
@@ -337,7 +333,7 @@ impl Core {
         let failed = match (store.keys.0.failure.take(), answer) {
             (Ok(()), Ok(answer)) => return Ok(answer?),
             (Err(error), _) => fatal(&self.path, error.into()),
-            (Ok(()), Err(panic)) => damaged(&self.path, &panic),
+            (Ok(()), Err(panic)) => panicked(&self.path, &panic),
         };
         tracing::error!(error = %failed, "a read failed");
         Err(ReadError::Failed(self.broke(failed).to_string()))
@@ -358,7 +354,7 @@ impl Core {
             (Ok(()), Ok(Some(record))) => Ok(Some(record)),
             (Ok(()), Ok(None)) => self.make_durable(view.applied).map(|()| None),
             (Err(error), _) => Err(self.broke(fatal(&self.path, error.into()))),
-            (Ok(()), Err(panic)) => Err(self.broke(damaged(&self.path, &panic))),
+            (Ok(()), Err(panic)) => Err(self.broke(panicked(&self.path, &panic))),
         }
     }
 }
@@ -417,6 +413,25 @@ impl Core {
     }
 }
 
+/// redb writes once more when it closes a database. Whatever holds a view of it is gone by now.
+impl Drop for Core {
+    fn drop(&mut self) {
+        let Some(db) = self.db.take() else { return };
+        let closed = caught(|| db.close());
+        // After a failure there is nothing to be said that was not said then.
+        if self.broken.get().is_some() {
+            return;
+        }
+        let failed = match closed {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => fatal(&self.path, error.into()),
+            Err(panic) => panicked(&self.path, &panic),
+        };
+        let error = told(&self.path, self.distrust.as_deref(), failed);
+        tracing::warn!(%error, "the database could not be closed in good order; what it lacks is in the log");
+    }
+}
+
 impl Engine for Core {
     fn range(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
         self.read(self.view(), |store| store.range_as(author, request))
@@ -438,9 +453,9 @@ impl Engine for Core {
         self.view().head.auth.clone()
     }
 
-    fn is_small(&self) -> bool {
-        let stats = self.view().head.stats;
-        stats.versions <= SMALL_VERSIONS && stats.bytes <= SMALL_BYTES
+    fn is_quick(&self, _of_one_key: bool) -> bool {
+        // Nobody knows what of it is in memory.
+        false
     }
 
     fn applied(&self) -> LogId {

@@ -44,7 +44,7 @@ impl Core {
             }
             match self.sweep_step(next, SWEEP) {
                 Ok(further) => next = further,
-                // Told where it was found; the next command stops the node.
+                // Told where it was found, to whoever waits for this as well; the next command stops the node.
                 Err(error) => return tracing::error!(%error, "dropping what was compacted failed"),
             }
             std::thread::yield_now();

@@ -17,7 +17,7 @@ const OWNER: Owner = Owner { cluster: ClusterId(7), node: NodeId(1) };
 struct InTables(Arc<Core>);
 
 fn core() -> Arc<Core> {
-    let open = || Database::builder().set_cache_size(1 << 20).create_with_backend(InMemoryBackend::new());
+    let open = || database(InMemoryBackend::new(), Options { cache_bytes: 1 << 20, ..Options::default() });
     Arc::new(Core::open("kv.redb".into(), None, open, OWNER, Options::default()).expect("a database"))
 }
 
@@ -153,11 +153,27 @@ fn much_garbage_of_one_key_takes_several_steps() {
     assert_eq!(crate::machine::Engine::head(&*core).stats.versions, 1);
 }
 
-/// A disk that takes writes, until its syncs fail.
-#[derive(Debug, Default)]
+/// A disk that takes writes, until its syncs fail, and answers reads, unless it hangs. Clones are the same disk.
+#[derive(Clone, Debug, Default)]
 struct Failing {
-    disk: InMemoryBackend,
+    disk: Arc<InMemoryBackend>,
+    hangs: Arc<std::sync::atomic::AtomicBool>,
     fails: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Failing {
+    fn open(&self, mark: &Path) -> Result<Core, Fatal> {
+        let (disk, options) = (self.clone(), Options { cache_bytes: 0, ..Options::default() });
+        Core::open("kv.redb".into(), Some(mark.to_owned()), || database(disk, options), OWNER, options)
+    }
+
+    fn fail(&self, fails: bool) {
+        self.fails.store(fails, Ordering::Relaxed);
+    }
+
+    fn hang(&self, hangs: bool) {
+        self.hangs.store(hangs, Ordering::Relaxed);
+    }
 }
 
 impl StorageBackend for Failing {
@@ -166,6 +182,14 @@ impl StorageBackend for Failing {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        let began = std::time::Instant::now();
+        while self.hangs.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+            // Not for ever, so that a test that waits for it fails.
+            if began.elapsed() > std::time::Duration::from_secs(5) {
+                self.hang(false);
+            }
+        }
         self.disk.read(offset, out)
     }
 
@@ -191,13 +215,11 @@ fn a_database_whose_disk_failed_is_made_anew() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("kv.redb");
     let mark = dir.path().join("kv.redb.failed");
-    let medium = Failing::default();
-    let fails = medium.fails.clone();
-    let open = || Database::builder().create_with_backend(medium);
-    let core = Core::open("kv.redb".into(), Some(mark.clone()), open, OWNER, Options::default()).expect("a database");
+    let disk = Failing::default();
+    let core = disk.open(&mark).expect("a database");
     core.change(|store| model::change(store, &[put("a", b"1")])).expect("a change");
     assert!(!mark.exists());
-    fails.store(true, Ordering::Relaxed);
+    disk.fail(true);
     let error = core.make_durable(LogId::new(9, 9)).expect_err("the sync fails").to_string();
     assert!(error.contains("the disk is sick"), "{error}");
     assert!(core.change(|_| ()).is_err(), "it goes on");
@@ -212,7 +234,7 @@ fn a_database_whose_disk_failed_is_made_anew() {
 /// What `meta` says of the format, and whether it says something of users.
 fn noted(core: &Core) -> (Vec<u8>, bool) {
     let meta: redb::TableDefinition<'_, &str, &[u8]> = redb::TableDefinition::new("meta");
-    let meta = core.db.begin_read().expect("a view").open_table(meta).expect("the table");
+    let meta = core.db.as_ref().expect("open").begin_read().expect("a view").open_table(meta).expect("the table");
     let format = meta.get("format").expect("readable").expect("there").value().to_vec();
     (format, meta.get("auth").expect("readable").is_some())
 }
@@ -243,4 +265,81 @@ fn users_are_there_again_and_keep_older_versions_out() {
     assert_eq!(noted(&machine.core), (vec![1], false));
     drop(machine);
     assert_eq!(*open().view().auth(), crate::store::Auth::default());
+}
+
+/// A start writes as well, and so does an orderly end, after the last command: of the database that a disk failed then nobody knows more.
+#[test]
+fn a_database_whose_disk_fails_at_a_start_or_an_end_is_not_trusted_either() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mark = dir.path().join("kv.redb.failed");
+    let disk = Failing::default();
+    let core = disk.open(&mark).expect("a database");
+    core.change(|store| model::change(store, &[put("a", b"1")])).expect("a change");
+    core.close().expect("a sync");
+    assert!(!mark.exists());
+    disk.fail(true);
+    drop(core);
+    assert!(mark.exists(), "the last commit failed, and the next start is not told");
+
+    std::fs::remove_file(&mark).expect("a mark");
+    disk.fail(false);
+    drop(disk.open(&mark).expect("a database"));
+    assert!(!mark.exists());
+    disk.fail(true);
+    let error = disk.open(&mark).expect_err("the disk is sick").to_string();
+    assert!(error.contains("the disk is sick"), "{error}");
+    assert!(mark.exists(), "a start failed, and the next one is not told");
+}
+
+/// A rule of the store that panics does so on every node: whoever deletes databases over it deletes all of them.
+#[test]
+fn a_panic_that_is_not_of_the_database_is_not_told_as_damage() {
+    let core = core();
+    let error = core.change(|_| -> () { panic!("revisions go back") }).expect_err("it panicked").to_string();
+    assert!(error.contains("revisions go back") && error.contains("kv.redb"), "{error}");
+    assert!(error.contains("leave the file as it is") && !error.contains("move the file away"), "{error}");
+    assert!(core.change(|_| ()).is_err(), "it goes on");
+}
+
+/// A client that waits for the room of what it compacted is told, and does not wait until it loses patience.
+#[tokio::test]
+async fn a_sweep_that_can_not_end_is_told_to_whoever_waits_for_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = Failing::default();
+    let core = Arc::new(disk.open(&dir.path().join("mark")).expect("a database"));
+    let changes = [put("a", b"1"), put("a", b"2")];
+    changes
+        .iter()
+        .for_each(|one| core.change(|store| model::change(store, std::slice::from_ref(one))).expect("a change"));
+    core.change(|store| model::compact(store, 3)).expect("a compaction").expect("done");
+    let view = KvView::new(core.clone());
+    let waiting = tokio::spawn(async move { view.swept(3).await });
+    tokio::task::yield_now().await;
+    disk.fail(true);
+    core.make_durable(LogId::new(9, 9)).expect_err("the sync fails");
+    core.sweep();
+    let told = tokio::time::timeout(std::time::Duration::from_secs(20), waiting).await.expect("it is still waiting");
+    let error = told.expect("no panic").expect_err("nothing was dropped").to_string();
+    assert!(error.contains("could not be dropped"), "{error}");
+}
+
+/// On the threads that serve clients the protocol runs too: it could neither send heartbeats nor notice that the disk hangs.
+#[tokio::test]
+async fn a_get_from_a_disk_that_hangs_holds_up_no_other_task() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = Failing::default();
+    let core = Arc::new(disk.open(&dir.path().join("mark")).expect("a database"));
+    // More than one page of them.
+    let changes: Vec<_> = (0..2000).map(|n| put(&format!("key-{n}"), &[7; 90])).collect();
+    core.change(|store| changes.iter().for_each(|one| model::change(store, std::slice::from_ref(one))))
+        .expect("changes");
+    core.close().expect("a sync");
+    disk.hang(true);
+    let view = KvView::new(core);
+    let get = RangeRequest { key: "key-1000".into(), ..Default::default() };
+    let get = tokio::spawn(async move { view.range(get).await });
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    assert!(!get.is_finished(), "all others waited for the disk, or the get did not");
+    disk.hang(false);
+    assert_eq!(get.await.expect("no panic").expect("an answer").count, 1);
 }

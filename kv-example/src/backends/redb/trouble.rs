@@ -1,8 +1,10 @@
 //! What can be wrong with a database, in words.
 
+use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
-use raftkv::{Fatal, StorageError};
+use raftkv::{Fatal, FatalKind, StorageError};
 
 /// Runs what may meet with a damaged page, where redb may panic.
 pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
@@ -13,12 +15,37 @@ pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     })
 }
 
-/// Pages that make no sense.
+/// What is in the file is not what was written, or makes no sense.
 pub(super) fn damaged(path: &str, reason: &str) -> Fatal {
     Fatal::state_machine(format!(
-        "the database {path} is damaged: {reason}; look after the disk, then move the file away: the node makes a new one from its newest \
-         image and its log, or from another node"
+        "the database {path} is damaged: {reason}; look after the disk. If no other node says this of its own, move the file away (this file, and nothing \
+         else): the node makes a new one from its newest image and its log, or from another node. If others do, leave all files as they are, and report it"
     ))
+}
+
+/// Work on the database panicked. It may be damage that nothing else noticed, or a mistake in the program, which the other nodes come to as well.
+pub(super) fn panicked(path: &str, reason: &str) -> Fatal {
+    Fatal::state_machine(format!(
+        "work on the database {path} ended in a panic: {reason}; leave the file as it is, and restart the node once. If it stops again with the same words, \
+         or another node does, that is most likely a mistake in this version of the program: report it with these words, and don't delete anything"
+    ))
+}
+
+/// Passes on what went wrong. If it was the disk, a file at `distrust` tells the next start: after a failed write or sync the operating system may show what is
+/// not on the disk.
+pub(super) fn told(path: &str, distrust: Option<&Path>, fatal: Fatal) -> Fatal {
+    let failed = matches!(fatal.kind(), FatalKind::Storage(StorageError::Io { .. } | StorageError::Full { .. }));
+    if let Some(distrust) = distrust.filter(|_| failed)
+        && let Err(error) = mark(distrust)
+    {
+        tracing::warn!(%error, "{} can't be made: delete {path} before the next start", distrust.display());
+    }
+    fatal
+}
+
+fn mark(distrust: &Path) -> std::io::Result<()> {
+    File::create(distrust)?.sync_all()?;
+    distrust.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// What an error of the database means to the node.
