@@ -18,6 +18,8 @@ use crate::{Cluster, ClusterOptions, Network, PATIENCE};
 const SMALL_DISK_BYTES: u64 = 24 << 20;
 /// The size of the values that use it up.
 const FLOOD_BYTES: usize = 1 << 20;
+/// By how much more it grows then: a database takes several times what is written into it, and as much again while it is copied after a failure.
+const ROOM: u64 = 128 << 20;
 const FLOOD_LIMIT: Duration = Duration::from_secs(2);
 /// How often in an act: each flood is in the log for good, which every node reads when it starts.
 const MOST_FLOODS: usize = 2;
@@ -270,7 +272,7 @@ impl Stage {
                 if let Some((_, disk)) = &mut self.disks.small {
                     disk.make_room()?;
                     // What was written meanwhile stays.
-                    disk.grow(SMALL_DISK_BYTES + self.flooded / 4 * 5)?;
+                    disk.grow(SMALL_DISK_BYTES + self.flooded / 4 * 5 + ROOM)?;
                 }
                 self.floods += 1;
                 if self.floods == MOST_FLOODS {

@@ -107,7 +107,7 @@ impl<S: Subject> Client<S> {
                     && commands.len() == 1
                     && let Some((op, command)) = commands.pop()
                 {
-                    return self.write_once(node, &desk, op, command).await;
+                    return self.write_once(node, desk, op, command).await;
                 }
                 self.write(node, &desk, commands, give_up).await;
             }

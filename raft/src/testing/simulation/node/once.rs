@@ -38,14 +38,15 @@ impl<S: Subject> Client<S> {
         self.session
     }
 
-    /// A write that is to take effect once, begun at this node.
-    pub(super) async fn write_once(&mut self, node: NodeId, desk: &Desk<S>, op: OpOf<S>, command: Bytes) {
-        let Some(session) = self.session(node, desk).await else { return };
+    /// A write that is to take effect once, begun at this node. Once it is tried elsewhere, it holds on to this one no longer: a node of which others let
+    /// go has to end.
+    pub(super) async fn write_once(&mut self, node: NodeId, desk: Desk<S>, op: OpOf<S>, command: Bytes) {
+        let Some(session) = self.session(node, &desk).await else { return };
         self.session = Some(InSession { next: session.next + 1, ..session });
         let once = Once { session: session.id, sequence: session.next, answered: session.next };
         let asked = self.invoke(op);
         let marked = asked.tag.mark(&command);
-        let (mut at, mut uncertain) = (Some((node, desk.clone())), false);
+        let (mut at, mut uncertain) = (Some((node, desk)), false);
         for _ in 0..ATTEMPTS {
             let Some((node, desk)) = at.take() else { break };
             match self.attempt(node, &desk, once, &marked).await {
