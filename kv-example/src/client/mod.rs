@@ -299,7 +299,10 @@ impl Client {
                         if let Some(leader) = search.endpoint_of_leader(&inner.endpoints, n, &cause, left).await {
                             turns.prefer(leader);
                         }
-                        failures[n] = Some(cause);
+                        // An attempt that the end of all time cut short says less than the one before it.
+                        if failures[n].is_none() || Instant::now() < deadline {
+                            failures[n] = Some(cause);
+                        }
                     }
                     Err(ClientError::Unknown(cause)) if kind == Kind::Once => {
                         *uncertain = true;
@@ -393,6 +396,26 @@ mod tests {
         assert!(matches!(error, ClientError::Unknown(_)), "{error:?}");
         let error = client.get("k").await.unwrap_err();
         assert!(matches!(error, ClientError::Safe(_)), "{error:?}");
+    }
+
+    /// A moment before the end of the time, another attempt was begun, and "no answer within 0.0 s" was all that was said.
+    #[tokio::test]
+    async fn an_attempt_without_time_does_not_hide_why_those_before_it_failed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let server = tokio::spawn(async move {
+            drop(listener.accept().await.unwrap());
+            let mut silent = Vec::new();
+            loop {
+                silent.push(listener.accept().await.unwrap());
+            }
+        });
+        let options = ClientOptions { timeout: Duration::from_millis(400), ..ClientOptions::default() };
+        let client = Client::new(&[address], options).unwrap();
+        let error = client.get("k").await.unwrap_err();
+        assert!(matches!(error, ClientError::Safe(_)), "{error:?}");
+        assert!(!error.to_string().contains("within"), "{error}");
+        server.abort();
     }
 
     /// The request has left for sure: the server has read it, and breaks the connection instead of answering.

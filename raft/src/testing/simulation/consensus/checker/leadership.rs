@@ -84,6 +84,10 @@ impl Checker {
         self.successors.insert((to, term));
         let Some(core) = &nodes[&from].core else { return Ok(()) };
         let last = core.status(nodes[&from].now).last;
+        // Another leader may have overwritten it in a later term, in which this one's word means nothing.
+        if nodes.get(&to).is_some_and(|node| node.disk.hard_state.term > term) {
+            return Ok(());
+        }
         match nodes.get(&to).is_some_and(|node| node.held(last)) || self.limits.is_none() {
             true => Ok(()),
             false => Err(format!("transfer: {from} hands over to {to}, which does not hold {last}")),
