@@ -2,7 +2,10 @@
 
 mod counts;
 
-pub use counts::{Applies, Dropped, Failed, Histogram, Leadership, LogWrites, Metrics, Requests, Snapshots, Traffic};
+pub use counts::{
+    Applies, Dropped, Failed, Histogram, Leadership, LogWrites, Metrics, Refused, RefusedFor, Requests, Snapshots,
+    Traffic,
+};
 
 use std::time::Duration;
 

@@ -61,6 +61,7 @@ mod explain;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod opening;
 mod options;
 mod server;
 mod transport;
@@ -68,6 +69,7 @@ mod wire;
 
 pub use raftkv::transport_kit::{Tls, listener};
 
+pub use opening::PeerService;
 pub use options::{Options, PROTOCOL_VERSION, ServerOptions};
-pub use server::{GrpcServer, PeerService, serve};
+pub use server::{GrpcServer, serve};
 pub use transport::{GrpcTransport, Local};

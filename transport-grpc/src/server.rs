@@ -5,23 +5,22 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
-use raftkv::transport_kit::listener::connections;
-use raftkv::transport_kit::{Gate, Identity, Presence, RefusalLog, Tls, greet};
+use raftkv::metrics::RefusedFor;
+use raftkv::transport_kit::listener::{connections, turned_away};
+use raftkv::transport_kit::{Arrival, Gate, Guarded, Identity, Presence, RefusalLog, Share, Shares, Tls, greet};
 use raftkv::{ClusterId, Hello, Inbox, Lane, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::accept::{Guarded, Origin};
+use crate::accept::{Incoming, Origin};
 use crate::connection::ALPN;
 use crate::explain::explain_status;
+use crate::opening::PeerService;
 use crate::options::{PROTOCOL_VERSION, ServerOptions};
 use crate::wire::pb::peers_server::{Peers, PeersServer};
 use crate::wire::{self, Way, pb};
-
-/// The tonic service, for those who assemble their own router.
-pub type PeerService = PeersServer<GrpcServer>;
 
 /// Receives peers' streams, and delivers what they carry to an [`Inbox`]. Cheap to clone.
 #[derive(Clone)]
@@ -32,6 +31,8 @@ pub struct GrpcServer {
 struct Shared {
     inbox: Inbox,
     options: ServerOptions,
+    /// For all who come to a listener of this server.
+    connections: Shares,
     streams: Arc<Semaphore>,
     closed: watch::Sender<bool>,
     gate: Gate,
@@ -67,20 +68,21 @@ impl GrpcServer {
 
     fn behind(tls: Option<Tls>, inbox: Inbox, options: ServerOptions) -> Self {
         let streams = Arc::new(Semaphore::new(options.max_streams.min(Semaphore::MAX_PERMITS)));
+        let connections = Shares::new(options.max_connections, options.max_connections_per_address);
         let (closed, _) = watch::channel(false);
         let gate = Gate { tls, protocol: ALPN, limit: options.handshake_timeout };
-        let refusals = Arc::default();
-        Self { shared: Arc::new(Shared { inbox, options, streams, closed, gate, refusals }) }
+        let refusals = Arc::new(RefusalLog::new(inbox.clone()));
+        Self { shared: Arc::new(Shared { inbox, options, connections, streams, closed, gate, refusals }) }
     }
 
-    /// The tonic service, with its limit on the size of frames.
+    /// The tonic service, with its limits on streams and on the size of frames.
     ///
-    /// Whoever assembles a server of their own sets keep-alive, windows and `TCP_NODELAY` on it, and calls
-    /// [`GrpcServer::close`] before it waits for open streams: peers never end theirs by themselves. A server with TLS is not for that: it refuses streams
-    /// whose connections [`GrpcServer::serve`] has not accepted.
+    /// Whoever assembles a server of their own sets keep-alive, windows, the limits on connections and on what is in each, and `TCP_NODELAY` on it,
+    /// and calls [`GrpcServer::close`] before it waits for open streams: peers never end theirs by themselves. A server with TLS is not for that: it
+    /// refuses streams whose connections [`GrpcServer::serve`] has not accepted.
     #[must_use]
     pub fn service(&self) -> PeerService {
-        PeersServer::new(self.clone()).max_decoding_message_size(self.shared.options.max_message_bytes)
+        PeerService(PeersServer::new(self.clone()).max_decoding_message_size(self.shared.options.max_message_bytes))
     }
 
     /// The peer that a stream's first frame names, for fuzzing.
@@ -102,17 +104,15 @@ impl GrpcServer {
         let options = &self.shared.options;
         let (ended, mut end) = watch::channel(false);
         let (connections, hearing) = connections(listener);
-        // Who is a peer has to say so within this.
-        let limit = options.handshake_timeout * 2;
-        let (told, refusals) = (self.shared.refusals.clone(), self.shared.refusals.clone());
-        let connections = connections.map(|(stream, remote)| (stream, remote, ()));
+        let (door, told, shared) = (self.shared.clone(), self.shared.refusals.clone(), self.shared.clone());
+        let connections = connections
+            .filter_map(move |(stream, remote)| ready(door.place(remote).map(|place| (stream, remote, place))));
         let arrivals = self.shared.gate.clone().all(connections, MAX_TLS_HANDSHAKES, move |remote, why| {
             if why.is_news() {
-                told.refused(Some(remote), why.reason());
+                told.refused(why.kind(), Some(remote), why.reason());
             }
         });
-        let connections =
-            arrivals.map(move |(arrival, ())| io::Result::Ok(Guarded::new(arrival, limit, refusals.clone())));
+        let connections = arrivals.map(move |(arrival, place)| io::Result::Ok(shared.let_in(arrival, place)));
         let shutdown = async {
             shutdown.await;
             self.close();
@@ -124,7 +124,8 @@ impl GrpcServer {
             .initial_stream_window_size(options.window_bytes)
             .initial_connection_window_size(options.window_bytes)
             .max_frame_size(MAX_HTTP2_FRAME)
-            .max_concurrent_streams(MAX_STREAMS_OF_A_CONNECTION)
+            .max_concurrent_streams(options.max_streams_per_connection)
+            .http2_max_header_list_size(options.max_header_bytes)
             .add_service(self.service())
             .serve_with_incoming_shutdown(connections, shutdown);
         let overdue = async {
@@ -146,8 +147,6 @@ impl GrpcServer {
 
 /// Larger frames mean fewer headers and wake-ups for bulk data.
 const MAX_HTTP2_FRAME: u32 = 256 << 10;
-/// A transport opens one.
-const MAX_STREAMS_OF_A_CONNECTION: u32 = 8;
 /// More connections wait until one of these is done, or out of time.
 const MAX_TLS_HANDSHAKES: usize = 256;
 
@@ -164,9 +163,10 @@ impl Peers for GrpcServer {
         let remote = origin.as_ref().map_or_else(|| request.remote_addr(), |origin| Some(origin.remote));
         let identity = origin.as_ref().and_then(|origin| origin.identity.clone());
         let session = self.shared.admit(request.into_inner(), remote, identity.as_ref()).await;
-        let session = session.inspect_err(|status| self.shared.refusals.refused(remote, status.message()))?;
+        let session =
+            session.inspect_err(|status| self.shared.refusals.refused(why(status), remote, status.message()))?;
         if let Some(origin) = origin {
-            origin.admit();
+            origin.admission.grant();
         }
         // The stream of replies does the receiving, so that it runs where the frames arrive, and ends with the connection.
         let welcome = stream::once(ready(Ok(pb::Welcome { version: PROTOCOL_VERSION })));
@@ -176,6 +176,30 @@ impl Peers for GrpcServer {
 }
 
 impl Shared {
+    /// A place for a connection, if there may be another one.
+    fn place(&self, remote: SocketAddr) -> Option<Share> {
+        let place = self.connections.take(Some(remote.ip()), 1);
+        let turned_away = |full| {
+            let reason = turned_away(full, "`max_connections`", "`max_connections_per_address`");
+            self.refusals.refused(RefusedFor::Limit, Some(remote), &reason);
+        };
+        place.map_err(turned_away).ok()
+    }
+
+    /// A connection on which somebody has to say soon who it is.
+    fn let_in(self: &Arc<Self>, arrival: Arrival, place: Share) -> Incoming {
+        let Arrival { link, identity, remote } = arrival;
+        let refusals = self.refusals.clone();
+        let late = {
+            let refusals = refusals.clone();
+            move || refusals.refused(RefusedFor::Silence, Some(remote), "nobody said who it is in time")
+        };
+        // Who is a peer has to say so within this; as long as probes may stay unanswered, so long may bytes wait.
+        let entry = self.options.handshake_timeout * 2;
+        let max_stall = self.options.keep_alive_interval + self.options.keep_alive_timeout;
+        Incoming { link: Guarded::new(link, place, entry, max_stall, late), remote, identity, refusals }
+    }
+
     /// Waits for the hello, and checks it.
     async fn admit(
         self: &Arc<Self>,
@@ -185,8 +209,9 @@ impl Shared {
     ) -> Result<Session, Status> {
         let limit = self.options.max_streams;
         let permit = self.streams.clone().try_acquire_owned();
-        let permit =
-            permit.map_err(|_| Status::resource_exhausted(format!("{limit} streams are open here already")))?;
+        let permit = permit.map_err(|_| {
+            Status::resource_exhausted(format!("{limit} streams are open here already (`max_streams`)"))
+        })?;
         let first = timeout(self.options.handshake_timeout, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello in time"))??;
         let (sender, lane) = self.greet(first)?;
@@ -250,7 +275,7 @@ impl Session {
         if let Err(status) = &outcome {
             self.presence.ends(explain_status(status));
             if matches!(status.code(), Code::FailedPrecondition | Code::InvalidArgument | Code::OutOfRange) {
-                self.shared.refusals.refused(self.remote, status.message());
+                self.shared.refusals.refused(why(status), self.remote, status.message());
             }
         }
         outcome
@@ -288,4 +313,15 @@ impl Drop for Session {
 fn refused(refusal: &Refusal) -> Status {
     let code = if *refusal == Refusal::Stopped { Code::Unavailable } else { Code::FailedPrecondition };
     Status::new(code, refusal.to_string())
+}
+
+/// For whoever counts.
+fn why(status: &Status) -> RefusedFor {
+    if matches!(status.code(), Code::ResourceExhausted | Code::OutOfRange) {
+        RefusedFor::Limit
+    } else if status.code() == Code::DeadlineExceeded {
+        RefusedFor::Silence
+    } else {
+        RefusedFor::Error
+    }
 }

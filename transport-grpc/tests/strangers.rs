@@ -77,7 +77,7 @@ async fn a_hello_that_does_not_fit_is_refused_with_its_reason() {
         (pb::Hello { to: 3, ..good.clone() }, "this is node n2, not n3"),
         (pb::Hello { from: 0, ..good.clone() }, "names no node"),
         (pb::Hello { from_address: String::new(), ..good.clone() }, "no address"),
-        (pb::Hello { from_address: "x".repeat(10_000), ..good.clone() }, "no address"),
+        (pb::Hello { from_address: "x".repeat(500), ..good.clone() }, "no address"),
         (pb::Hello { lane: 0, ..good.clone() }, "names no lane"),
         (pb::Hello { lane: 77, ..good.clone() }, "names no lane, but 77"),
     ];
@@ -102,6 +102,94 @@ async fn a_stream_must_begin_with_one_hello_alone() {
     let twice = vec![opening(hello(&b.peer)), opening(hello(&b.peer))];
     let status = end_of(&b.peer, twice).await;
     assert!(status.message().contains("a second hello"), "{status}");
+}
+
+/// A stranger could make the node gather as many bytes as a message may have, on each stream that it opens.
+#[tokio::test]
+async fn no_more_is_gathered_of_a_stranger_than_a_hello_takes() {
+    let mut b = receiver(2, ServerOptions::default()).await;
+    let status =
+        end_of(&b.peer, vec![opening(pb::Hello { from_address: "x".repeat(1 << 20), ..hello(&b.peer) })]).await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    let words = "the stream does not begin with a hello: its first message has 10486";
+    assert!(status.message().starts_with(words), "{status}");
+    // What it has not even sent yet is not waited for.
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static("/raftkv.v1.Peers/OpenLane");
+    let mut client = tonic::client::Grpc::new(channel(&b.peer).await);
+    client.ready().await.unwrap();
+    let endless = stream::once(std::future::ready(Bytes::from(vec![0; 2 << 10]))).chain(stream::pending());
+    let status = within("the call", client.streaming(Request::new(endless), path, Raw)).await;
+    let status = match status {
+        Ok(replies) => within("the end", replies.into_inner().message()).await.unwrap_err(),
+        Err(status) => status,
+    };
+    assert!(status.message().contains("its first message has 2048 bytes, and a hello at most 1024"), "{status}");
+    let transport = sender(Options::default());
+    transport.send(&b.peer, vec![tick(&b.peer, 2)]).await.unwrap();
+    b.until(2).await;
+}
+
+/// HTTP/2 makes further ones wait.
+#[tokio::test]
+async fn a_connection_has_as_many_streams_as_it_may() {
+    let b = receiver(2, ServerOptions { max_streams_per_connection: 2, ..ServerOptions::default() }).await;
+    let channel = channel(&b.peer).await;
+    let mut ends = Vec::new();
+    for _ in 0..2 {
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let frames = stream::iter([opening(hello(&b.peer))]).chain(stream::pending().take_until(ended));
+        let mut replies = PeersClient::new(channel.clone()).open_lane(frames).await.unwrap().into_inner();
+        replies.message().await.unwrap().expect("a welcome");
+        ends.push((end, replies));
+    }
+    let mut client = PeersClient::new(channel);
+    let mut third = std::pin::pin!(client.open_lane(stream::iter([opening(hello(&b.peer))]).chain(stream::pending())));
+    assert!(tokio::time::timeout(Duration::from_millis(300), &mut third).await.is_err(), "it does not wait");
+    drop(ends);
+    within("its turn", third).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_header_beyond_the_limit_is_refused() {
+    let b = receiver(2, ServerOptions { max_header_bytes: 2 << 10, ..ServerOptions::default() }).await;
+    let mut client = PeersClient::new(channel(&b.peer).await);
+    let request = |bytes: usize| {
+        let mut request = Request::new(stream::iter([opening(hello(&b.peer))]));
+        request.metadata_mut().insert("x", "y".repeat(bytes).parse().unwrap());
+        request
+    };
+    within("a call", client.open_lane(request(1 << 10))).await.unwrap();
+    let mut replies = within("a call", client.open_lane(request(3 << 10))).await.unwrap().into_inner();
+    let status = within("its end", replies.message()).await.unwrap_err();
+    assert!(status.message().contains("431"), "{status}");
+}
+
+/// It sends probes, and reads none of the answers: they, and whatever else would be written to it, must not wait for ever.
+#[tokio::test]
+async fn a_peer_that_takes_nothing_is_left() {
+    let options = ServerOptions {
+        keep_alive_interval: Duration::from_millis(100),
+        keep_alive_timeout: Duration::from_millis(200),
+        handshake_timeout: Duration::from_secs(60),
+        ..ServerOptions::default()
+    };
+    let mut b = receiver(2, options).await;
+    let mut stream = TcpStream::connect(&*b.peer.address).await.unwrap();
+    // An HTTP/2 connection begins so; then come pings.
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let pings = b"\0\0\x08\x06\0\0\0\0\0deadbeef".repeat(1000);
+    let error = within("the hang-up", async {
+        loop {
+            if let Err(error) = stream.write_all(&pings).await {
+                return error;
+            }
+        }
+    });
+    let error = error.await;
+    assert!(matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe), "{error}");
+    let transport = sender(Options::default());
+    transport.send(&b.peer, vec![tick(&b.peer, 2)]).await.unwrap();
+    b.until(2).await;
 }
 
 #[tokio::test]

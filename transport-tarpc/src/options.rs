@@ -14,6 +14,9 @@ pub struct ServerOptions {
     pub handshake_timeout: Duration,
     /// How many peers' connections may be open in total; each peer needs one for each lane. As many again may be in their handshakes.
     pub max_connections: usize,
+    /// How many connections may come from one address, those in their handshakes included; an address of IPv6 stands for the 64 bits behind it as
+    /// well. So nobody keeps the other nodes out by connecting again and again.
+    pub max_connections_per_address: usize,
     /// How many bytes of a connection may be under way before they are taken: what a sender can fill the link with, and what it
     /// can make this node hold. Senders are told. A single larger message passes alone.
     pub window_bytes: u32,
@@ -29,6 +32,7 @@ impl Default for ServerOptions {
             max_message_bytes: 16 << 20,
             handshake_timeout: Duration::from_secs(5),
             max_connections: 1024,
+            max_connections_per_address: 512,
             window_bytes: 8 << 20,
             keep_alive_timeout: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(1),

@@ -7,8 +7,9 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use raftkv::Inbox;
-use raftkv::transport_kit::listener::connections;
-use raftkv::transport_kit::{Gate, RefusalLog, Tls};
+use raftkv::metrics::RefusedFor;
+use raftkv::transport_kit::listener::{connections, turned_away};
+use raftkv::transport_kit::{Gate, RefusalLog, Share, Shares, Tls};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -35,7 +36,7 @@ pub(crate) struct Shared {
     /// For peers that have said who they are.
     seats: Arc<Semaphore>,
     /// For all who come: a connection keeps its place here for as long as it is open.
-    doors: Arc<Semaphore>,
+    doors: Shares,
 }
 
 /// Serves `inbox` on a listener until `shutdown` completes; then refuses new connections, ends the open ones, and returns.
@@ -66,11 +67,11 @@ impl TarpcServer {
     }
 
     fn behind(tls: Option<Tls>, inbox: Inbox, options: ServerOptions) -> Self {
-        let places = |count: usize| Arc::new(Semaphore::new(count.min(Semaphore::MAX_PERMITS)));
-        let (seats, doors) = (places(options.max_connections), places(options.max_connections.saturating_mul(2)));
+        let seats = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
+        let doors = Shares::new(options.max_connections.saturating_mul(2), options.max_connections_per_address);
         let (closed, _) = watch::channel(false);
         let gate = Gate { tls, protocol: ALPN, limit: options.handshake_timeout };
-        let refusals = RefusalLog::default();
+        let refusals = RefusalLog::new(inbox.clone());
         Self { shared: Arc::new(Shared { inbox, options, closed, gate, refusals, seats, doors }) }
     }
 
@@ -103,19 +104,19 @@ impl TarpcServer {
         let Some(_door) = self.door(Some(remote)) else { return };
         match self.shared.gate.pass(stream, remote).await {
             Ok(arrival) => attend(&self.shared, arrival.link, Some(remote), arrival.identity).await,
-            Err(why) if why.is_news() => self.shared.refusals.refused(Some(remote), why.reason()),
+            Err(why) if why.is_news() => self.shared.refusals.refused(why.kind(), Some(remote), why.reason()),
             Err(why) => debug!(%remote, reason = why.reason(), "a connection ended before anybody said who it is"),
         }
     }
 
     /// A place for a connection, as long as it is open.
-    fn door(&self, remote: Option<SocketAddr>) -> Option<OwnedSemaphorePermit> {
-        let door = self.shared.doors.clone().try_acquire_owned().ok();
-        if door.is_none() {
-            let reason = "too many connections are open here already, and this one was closed unheard";
-            self.shared.refusals.refused(remote, reason);
-        }
-        door
+    fn door(&self, remote: Option<SocketAddr>) -> Option<Share> {
+        let door = self.shared.doors.take(remote.map(|remote| remote.ip()), 1);
+        let turned_away = |full| {
+            let reason = turned_away(full, "twice `max_connections`", "`max_connections_per_address`");
+            self.shared.refusals.refused(RefusedFor::Limit, remote, &reason);
+        };
+        door.map_err(turned_away).ok()
     }
 
     /// Serves on a listener until `shutdown` completes; see [`serve`].

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
+use raftkv::metrics::RefusedFor;
 use raftkv::transport_kit::{Identity, Presence, greet};
 use raftkv::{Hello, Inbox, Lane, Peer};
 use tarpc::ChannelError;
@@ -45,8 +46,8 @@ enum End {
     Closed,
     /// The bytes end, and the peer can't be told anything.
     Lost(String),
-    /// The peer does something that it must not, or is somebody else.
-    Refused(Refusal),
+    /// The peer does something that it must not, or is somebody else, or there are too many.
+    Refused(RefusedFor, Refusal),
     /// This node ends.
     Closing,
 }
@@ -62,21 +63,21 @@ where
     let answers = Answers::new(framed, meter.clone(), shared.options.window_bytes);
     let channel = BaseChannel::new(Config { pending_response_buffer: MAX_REQUESTS }, answers);
     let mut requests: Requests = Box::pin(channel.requests());
-    let admitted = match timeout(shared.options.handshake_timeout, shared.admit(&mut requests, identity.as_ref())).await
-    {
-        Ok(admitted) => admitted,
-        Err(_) => Err(End::Lost("nobody said who it is in time".into())),
+    let admitting = shared.admit(&mut requests, identity.as_ref());
+    let Ok(admitted) = timeout(shared.options.handshake_timeout, admitting).await else {
+        shared.refusals.refused(RefusedFor::Silence, remote, "nobody said who it is in time");
+        return;
     };
     match admitted {
         Ok(admitted) => {
             meter.admit();
             Session::new(shared.clone(), requests, meter, admitted, remote).run().await;
         }
-        Err(End::Refused(why)) => {
-            shared.refusals.refused(remote, &why.reason);
+        Err(End::Refused(kind, why)) => {
+            shared.refusals.refused(kind, remote, &why.reason);
             see_off(requests, FuturesUnordered::new(), shared.options.shutdown_grace).await;
         }
-        Err(End::Lost(reason)) => shared.refusals.refused(remote, &reason),
+        Err(End::Lost(reason)) => shared.refusals.refused(RefusedFor::Error, remote, &reason),
         Err(End::Closed | End::Closing) => debug!("a connection ended before anybody said who it is"),
     }
 }
@@ -108,22 +109,23 @@ impl Shared {
                 window_bytes: self.options.window_bytes,
                 max_message_bytes: self.options.max_message_bytes as u64,
             }),
-            Err(why) => Err(why.clone()),
+            Err((_, why)) => Err(why.clone()),
         };
         let answer = serve(async move |_: Context, _: PeersRequest| Ok(PeersResponse::Hello(verdict)));
         request.execute(answer).with_subscriber(Dispatch::none()).await;
-        outcome.map_err(End::Refused)
+        outcome.map_err(|(kind, why)| End::Refused(kind, why))
     }
 
-    fn greet(&self, greeting: &Greeting, identity: Option<&Identity>) -> Result<Admitted, Refusal> {
-        let (sender, lane, interval) = self.check(greeting).map_err(Refusal::lasting)?;
-        self.gate.vouches(identity, sender.id).map_err(Refusal::lasting)?;
+    fn greet(&self, greeting: &Greeting, identity: Option<&Identity>) -> Result<Admitted, (RefusedFor, Refusal)> {
+        let unfit = |reason| (RefusedFor::Error, Refusal::lasting(reason));
+        let (sender, lane, interval) = self.check(greeting).map_err(unfit)?;
+        self.gate.vouches(identity, sender.id).map_err(unfit)?;
         if *self.closed.borrow() {
-            return Err(self.closing());
+            return Err((RefusedFor::Error, self.closing()));
         }
         let limit = self.options.max_connections;
-        let seat = self.seat();
-        let seat = seat.ok_or_else(|| Refusal::passing(format!("{limit} connections are open here already")))?;
+        let full = || Refusal::passing(format!("{limit} connections are open here already (`max_connections`)"));
+        let seat = self.seat().ok_or_else(|| (RefusedFor::Limit, full()))?;
         Ok(Admitted { sender, lane, interval, seat })
     }
 
@@ -232,9 +234,9 @@ impl Session {
                 self.presence.ends(reason);
                 return;
             }
-            End::Refused(why) => {
+            End::Refused(kind, why) => {
                 if why.lasting {
-                    self.shared.refusals.refused(self.remote, &why.reason);
+                    self.shared.refusals.refused(kind, self.remote, &why.reason);
                 }
                 why
             }
@@ -260,7 +262,7 @@ impl Session {
             tokio::select! {
                 biased;
                 _ = &mut closing => return End::Closing,
-                why = &mut delivering => return End::Refused(why),
+                why = &mut delivering => return End::Refused(RefusedFor::Error, why),
                 Some(()) = answers.next(), if !answers.is_empty() => {}
                 request = next(requests) => match request {
                     None => return End::Closed,
@@ -269,7 +271,7 @@ impl Session {
                         // Fails only when its other end is gone, with this function.
                         Ok(Some(place)) => drop(to_deliver.send((request, place))),
                         Ok(None) => answers.push(answer(request, service.clone())),
-                        Err(why) => return End::Refused(why),
+                        Err(why) => return End::Refused(RefusedFor::Limit, why),
                     },
                 },
                 reason = &mut listening => return End::Lost(reason),
@@ -393,7 +395,7 @@ fn broken(error: &ChannelError<std::io::Error>) -> String {
 fn ended_by(error: &ChannelError<std::io::Error>) -> End {
     let cause = crate::connection::cause(error);
     if cause.kind() == std::io::ErrorKind::InvalidData {
-        End::Refused(Refusal::lasting(cause.to_string()))
+        End::Refused(RefusedFor::Error, Refusal::lasting(cause.to_string()))
     } else {
         End::Lost(cause.to_string())
     }

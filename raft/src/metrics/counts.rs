@@ -71,6 +71,8 @@ pub struct Metrics {
     pub applies: Applies,
     /// Images of the state machine.
     pub snapshots: Snapshots,
+    /// Connections that the receiving half of the transport refused.
+    pub refused: Refused,
     /// How often a configuration came into force, those that were taken back again included.
     pub membership_changes: u64,
 }
@@ -235,6 +237,29 @@ pub struct Dropped {
     pub not_queued: u64,
     /// The transport did not take them.
     pub not_taken: u64,
+}
+
+/// Connections of peers, and of whoever took this node for one, that were refused, as far as the transport tells ([`Inbox::refused`](crate::Inbox::refused)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Refused {
+    /// [`RefusedFor::Limit`].
+    pub limit: u64,
+    /// [`RefusedFor::Silence`].
+    pub silence: u64,
+    /// [`RefusedFor::Error`].
+    pub error: u64,
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedFor {
+    /// There are as many as there may be, or it takes more than it may.
+    Limit,
+    /// Nobody said in time who it is.
+    Silence,
+    /// It is not meant for this node, or does not keep to the protocol.
+    Error,
 }
 
 /// Writes of the log.

@@ -354,7 +354,7 @@ impl Driver {
         let (served, rounds, leased) = (self.pending.reads_served(), self.core.read_rounds(), self.core.leased_reads());
         let reads = meter::Reads { served, rounds, leased };
         let (load, failed) = (self.shared.intake.load(), self.shared.failures.read());
-        self.meter.read(&self.status(now), &self.outbox, reads, load, failed)
+        self.meter.read(&self.status(now), &self.outbox, reads, load, failed, self.arrivals.refused())
     }
 
     /// The node is to end in good order: it takes in nothing new, and a leader hands over.

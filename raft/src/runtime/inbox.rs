@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::sync::Semaphore;
@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use super::mailbox::Mailbox;
 use crate::error::Refusal;
 use crate::message::{Envelope, Hello};
+use crate::metrics::{Refused, RefusedFor};
 use crate::types::{ClusterId, GroupId, NodeId, Peer};
 
 /// How many bytes ([`Message::cost`](crate::Message::cost)) wait for the driver before [`Inbox::deliver`] does. The fixed part of each
@@ -60,6 +61,15 @@ struct Queue {
     mailbox: Mailbox<Arrival>,
     room: Semaphore,
     hints: AtomicUsize,
+    refused: RefusedCounts,
+}
+
+/// Counted where connections are refused, which may be often.
+#[derive(Debug, Default)]
+struct RefusedCounts {
+    limit: AtomicU64,
+    silence: AtomicU64,
+    error: AtomicU64,
 }
 
 /// Shared by all clones of an inbox; the last one ends the stream.
@@ -80,6 +90,7 @@ impl Inbox {
             mailbox: Mailbox::new(),
             room: Semaphore::new(MAX_BYTES as usize),
             hints: AtomicUsize::new(0),
+            refused: RefusedCounts::default(),
         });
         let senders = Arc::new(Senders(queue.clone()));
         (Self { cluster, group, node, senders }, Arrivals { queue, taken: VecDeque::new(), lost: VecDeque::new() })
@@ -154,6 +165,17 @@ impl Inbox {
         let _ = queue.mailbox.push(Arrival::Lost(peer));
     }
 
+    /// Counts a connection that was refused, for [`Metrics::refused`](crate::Metrics::refused).
+    pub fn refused(&self, why: RefusedFor) {
+        let counts = &self.senders.0.refused;
+        let count = match why {
+            RefusedFor::Limit => &counts.limit,
+            RefusedFor::Silence => &counts.silence,
+            RefusedFor::Error => &counts.error,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+    }
+
     fn check(&self, envelope: &Envelope) -> Result<(), Refusal> {
         self.check_way(envelope.cluster, envelope.to)?;
         if envelope.group != self.group {
@@ -218,6 +240,14 @@ impl Arrivals {
     /// A hint was dealt with: another may come in its place.
     pub(crate) fn hint_taken(&self) {
         self.queue.hints.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// What [`Inbox::refused`] has counted.
+    #[must_use]
+    pub fn refused(&self) -> Refused {
+        let RefusedCounts { limit, silence, error } = &self.queue.refused;
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Refused { limit: read(limit), silence: read(silence), error: read(error) }
     }
 
     /// Takes all batches that are there; waits while there are none, and for ever when every [`Inbox`] is gone.

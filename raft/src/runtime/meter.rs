@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::consensus::{Note, RoleKind, Time, TransferStep, Write};
 use crate::error::Error;
 use crate::message::{Body, Message};
-use crate::metrics::{Applies, Failed, Leadership, LogWrites, Metrics, Requests, Snapshots, Status, Traffic};
+use crate::metrics::{Applies, Failed, Leadership, LogWrites, Metrics, Refused, Requests, Snapshots, Status, Traffic};
 use crate::types::{Entry, Index, Membership};
 
 #[derive(Debug)]
@@ -187,7 +187,15 @@ impl Meter {
     }
 
     /// A copy of everything.
-    pub(crate) fn read(&self, status: &Status, outbox: &Outbox, reads: Reads, load: Load, failed: Failed) -> Metrics {
+    pub(crate) fn read(
+        &self,
+        status: &Status,
+        outbox: &Outbox,
+        reads: Reads,
+        load: Load,
+        failed: Failed,
+        refused: Refused,
+    ) -> Metrics {
         let members = status.configuration.as_ref().map(|configuration| &configuration.membership);
         let learners = |members: &Membership| members.members().filter(|member| members.is_learner(member.id)).count();
         let Reads { served: reads_served, rounds: read_rounds, leased: leased_reads } = reads;
@@ -219,6 +227,7 @@ impl Meter {
             log_writes: self.log_writes.clone(),
             applies: self.applies.clone(),
             snapshots: self.snapshots.clone(),
+            refused,
             membership_changes: self.membership_changes,
         }
     }

@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
+use super::shares::Exhausted;
+
 /// How long to wait when the system has no more file descriptors, or the like.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -24,6 +26,17 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// The stream has no end. What passes is logged; after an error that will not pass nothing comes any more, and [`Hearing`] says so.
 pub fn connections(listener: TcpListener) -> (impl Stream<Item = (TcpStream, SocketAddr)> + Send + 'static, Hearing) {
     connections_from(listener)
+}
+
+/// Why a connection is closed unheard, for the log: the options are those of a server's limits on connections.
+#[must_use]
+pub fn turned_away(full: Exhausted, in_all: &str, of_address: &str) -> String {
+    match full {
+        Exhausted::All(limit) => format!("{limit} connections are open here already ({in_all}): closed unheard"),
+        Exhausted::Address(address, limit) => {
+            format!("{address} has {limit} connections open here already ({of_address}): closed unheard")
+        }
+    }
 }
 
 /// Whether a listener still accepts connections; made by [`connections`].

@@ -10,11 +10,14 @@
 //! | the handshake's questions | [`greet`] |
 //! | which numbers may reach the core | [`numbers`] |
 //! | TLS, where it is wanted: certificates from files, and peers that prove who they are (feature `tls`) | [`Gate`] for connections that come, [`connect_link`] for those that are opened; `tls` |
+//! | limits on what all who come may have together, and on what one address may | [`Shares`] |
+//! | connections that end by themselves when nobody says in time what they are for, or takes what is written | [`Guarded`] |
 //! | an accept loop that survives what single connections do, and ends when the listener is broken | [`listener`] |
 //! | what the log and the node learn of the peers that are connected, and of those that are refused | [`Presence`], [`RefusalLog`] |
 //!
 //! [`Lanes`] is a [`Transport`](crate::Transport) itself. `raftkv-transport-tarpc` shows all of it at work.
 
+mod guarded;
 mod handshake;
 mod lane;
 mod lanes;
@@ -24,12 +27,14 @@ pub mod numbers;
 mod options;
 mod queue;
 mod receiving;
+mod shares;
 #[cfg(not(feature = "tls"))]
 #[path = "no_tls.rs"]
 mod tls;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+pub use guarded::{Admission, Guarded};
 pub use handshake::{MAX_ADDRESS_BYTES, greet};
 pub use lane::{Connection, Dial, Failure};
 pub use lanes::{Lanes, Local};
@@ -37,4 +42,5 @@ pub use link::{Arrival, Gate, Identity, Link, Trouble, connect, connect_link, no
 pub use options::Options;
 pub use queue::{Outgoing, Parcel};
 pub use receiving::{Presence, RefusalLog};
+pub use shares::{Exhausted, Share, Shares};
 pub use tls::{Denied, Tls};

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::lane::Failure;
 use super::link::{Identity, Link};
+use crate::metrics::RefusedFor;
 use crate::types::NodeId;
 
 /// Certificates, and whom to trust. There are none without the feature `tls`.
@@ -27,6 +28,12 @@ impl Denied {
     /// Whether it is worth telling.
     #[must_use]
     pub fn is_news(&self) -> bool {
+        match self.0 {}
+    }
+
+    /// What it counts as.
+    #[must_use]
+    pub fn kind(&self) -> RefusedFor {
         match self.0 {}
     }
 }

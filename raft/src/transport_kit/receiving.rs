@@ -9,19 +9,32 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::message::Lane;
+use crate::metrics::RefusedFor;
 use crate::runtime::Inbox;
 use crate::types::Peer;
 
 const MAX_KNOWN_REFUSALS: usize = 256;
 const REPEAT_REFUSAL_AFTER: Duration = Duration::from_secs(60);
 
-/// Tells the log of peers that are refused: they come back every few seconds, and the log is told once in a while.
+/// Tells the log of peers that are refused: they come back every few seconds, and the log is told once in a while. Counts all of them.
 #[derive(Debug, Default)]
-pub struct RefusalLog(Mutex<BTreeMap<(Option<IpAddr>, String), Instant>>);
+pub struct RefusalLog {
+    inbox: Option<Inbox>,
+    known: Mutex<BTreeMap<(Option<IpAddr>, String), Instant>>,
+}
 
 impl RefusalLog {
+    /// The refusals of this receiver: its node counts them.
+    #[must_use]
+    pub fn new(inbox: Inbox) -> Self {
+        Self { inbox: Some(inbox), known: Mutex::default() }
+    }
+
     /// A peer was refused, for this reason.
-    pub fn refused(&self, remote: Option<SocketAddr>, reason: &str) {
+    pub fn refused(&self, why: RefusedFor, remote: Option<SocketAddr>, reason: &str) {
+        if let Some(inbox) = &self.inbox {
+            inbox.refused(why);
+        }
         if self.is_news(remote, reason) {
             warn!(remote = remote.map(tracing::field::display), reason, "refused a peer");
         } else {
@@ -31,7 +44,7 @@ impl RefusalLog {
 
     /// Whether the log is to be told that somebody was refused for this reason: for those who serve others than peers.
     pub fn is_news(&self, remote: Option<SocketAddr>, reason: &str) -> bool {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MAX_KNOWN_REFUSALS {
             known.retain(|_, at| at.elapsed() < REPEAT_REFUSAL_AFTER);
         }

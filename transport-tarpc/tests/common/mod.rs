@@ -2,9 +2,7 @@
 
 #![allow(dead_code, unreachable_pub, reason = "shared by several tests")]
 
-use std::time::Duration;
-
-use raftkv::testing::conformance::connections::{Halves, Receiver, Serving, Stopped, TlsHalves, local};
+use raftkv::testing::conformance::connections::{Halves, Limits, Receiver, Serving, Stopped, TlsHalves, local};
 use raftkv::{Inbox, Transport};
 use raftkv_transport_tarpc::{Local, Options, ServerOptions, TarpcServer, TarpcTransport, Tls, serve};
 use tokio::net::TcpListener;
@@ -12,21 +10,24 @@ use tokio::net::TcpListener;
 pub struct Tarpc;
 
 impl Halves for Tarpc {
-    fn serve(
-        &self,
-        listener: TcpListener,
-        inbox: Inbox,
-        max_message_bytes: Option<usize>,
-        stopped: Stopped,
-    ) -> Serving {
-        let mut options = ServerOptions::default();
-        options.max_message_bytes = max_message_bytes.unwrap_or(options.max_message_bytes);
-        Box::pin(serve(listener, inbox, options, stopped))
+    fn serve(&self, listener: TcpListener, inbox: Inbox, limits: Option<Limits>, stopped: Stopped) -> Serving {
+        Box::pin(serve(listener, inbox, options(limits), stopped))
     }
 
     fn transport(&self, local: Local, options: Options) -> Box<dyn Transport> {
         Box::new(TarpcTransport::new(local, options))
     }
+}
+
+fn options(limits: Option<Limits>) -> ServerOptions {
+    limits.map_or_else(ServerOptions::default, |limits| ServerOptions {
+        max_message_bytes: limits.message_bytes,
+        // As many again may be in their handshakes.
+        max_connections: limits.connections.0 / 2,
+        max_connections_per_address: limits.connections.1,
+        handshake_timeout: limits.handshake,
+        ..ServerOptions::default()
+    })
 }
 
 /// A receiving half with these settings.
@@ -44,14 +45,11 @@ impl TlsHalves for Tarpc {
         &self,
         listener: TcpListener,
         inbox: Inbox,
-        (max_message_bytes, handshake_timeout): (Option<usize>, Option<Duration>),
+        limits: Option<Limits>,
         tls: Tls,
         stopped: Stopped,
     ) -> Serving {
-        let mut options = ServerOptions::default();
-        options.max_message_bytes = max_message_bytes.unwrap_or(options.max_message_bytes);
-        options.handshake_timeout = handshake_timeout.unwrap_or(options.handshake_timeout);
-        Box::pin(TarpcServer::with_tls(inbox, options, tls).serve(listener, stopped))
+        Box::pin(TarpcServer::with_tls(inbox, options(limits), tls).serve(listener, stopped))
     }
 
     fn transport_tls(&self, local: Local, options: Options, tls: Tls) -> Box<dyn Transport> {

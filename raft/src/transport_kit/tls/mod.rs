@@ -32,6 +32,7 @@ use tracing::{error, info};
 
 use super::lane::Failure;
 use super::link::{Identity, Link, named_node, node_name, see_off};
+use crate::metrics::RefusedFor;
 use crate::types::NodeId;
 pub(super) use explain::in_words;
 use explain::{Said, explain};
@@ -61,6 +62,7 @@ struct State {
 pub struct Denied {
     reason: String,
     news: bool,
+    kind: RefusedFor,
 }
 
 impl Denied {
@@ -74,6 +76,12 @@ impl Denied {
     #[must_use]
     pub fn is_news(&self) -> bool {
         self.news
+    }
+
+    /// What it counts as.
+    #[must_use]
+    pub fn kind(&self) -> RefusedFor {
+        self.kind
     }
 }
 
@@ -158,7 +166,7 @@ impl Tls {
         protocol: &[u8],
         limit: Duration,
     ) -> Result<(Link, Identity), Denied> {
-        let denied = |reason: String| Denied { reason, news: true };
+        let denied = |reason: String| Denied { reason, news: true, kind: RefusedFor::Error };
         let loaded = self.loaded().await;
         let Some(server) = &loaded.server else { return Err(denied("this side only connects to others".into())) };
         let mut server = rustls::ServerConfig::clone(server);
@@ -176,7 +184,10 @@ impl Tls {
                 see_off(stream).await;
                 Err(Denied { news, ..why })
             }
-            Err(_) => Err(denied(format!("it did not make the handshake of TLS within {limit:?}"))),
+            Err(_) => {
+                let why = denied(format!("it did not make the handshake of TLS within {limit:?}"));
+                Err(Denied { kind: RefusedFor::Silence, ..why })
+            }
         }
     }
 

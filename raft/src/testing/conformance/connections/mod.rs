@@ -14,6 +14,7 @@
 #![allow(clippy::disallowed_methods, reason = "real connections: these tests are no simulations")]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
 
+mod crowds;
 mod life;
 mod log;
 mod proxy;
@@ -22,6 +23,7 @@ mod silence;
 #[cfg(feature = "dev-certs")]
 mod tls;
 
+pub use crowds::*;
 pub use life::*;
 pub use log::Log;
 pub use proxy::{Flow, Proxy};
@@ -55,11 +57,27 @@ pub type Serving = Pin<Box<dyn Future<Output = io::Result<()>> + Send>>;
 /// Completes when a receiving half shall end.
 pub type Stopped = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// The limits of a receiving half that these tests exceed.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// The largest message.
+    pub message_bytes: usize,
+    /// How many connections there may be, and how many of one address.
+    pub connections: (usize, usize),
+    /// How long a connection may take until somebody has said who it is.
+    pub handshake: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { message_bytes: 16 << 20, connections: (1024, 512), handshake: Duration::from_secs(5) }
+    }
+}
+
 /// How the two halves of a transport come to be.
 pub trait Halves: Send + Sync {
-    /// The receiving half, with default limits, save the one on the size of messages where it is given.
-    fn serve(&self, listener: TcpListener, inbox: Inbox, max_message_bytes: Option<usize>, stopped: Stopped)
-    -> Serving;
+    /// The receiving half, with these limits, or those that it has where nobody says anything.
+    fn serve(&self, listener: TcpListener, inbox: Inbox, limits: Option<Limits>, stopped: Stopped) -> Serving;
 
     /// The sending half.
     fn transport(&self, local: Local, options: Options) -> Box<dyn Transport>;
@@ -122,6 +140,8 @@ macro_rules! connection_conformance {
             a_batch_beyond_the_wire_limit_is_split_and_stays_in_order
             a_message_beyond_the_receivers_limit_is_refused_with_a_reason
             a_broken_listener_ends_the_server_with_an_error
+            whoever_connects_again_and_again_keeps_nobody_else_out
+            strangers_who_say_nothing_are_hung_up_on_and_counted
         }
     };
     (@cases $halves:expr; $($case:ident)+) => {$(
@@ -151,8 +171,8 @@ pub struct Receiver {
 
 impl Receiver {
     /// The receiving half of this node.
-    pub async fn start(halves: &dyn Halves, id: u64, max_message_bytes: Option<usize>) -> Self {
-        Self::serving(id, |listener, inbox, stopped| halves.serve(listener, inbox, max_message_bytes, stopped)).await
+    pub async fn start(halves: &dyn Halves, id: u64, limits: Option<Limits>) -> Self {
+        Self::serving(id, |listener, inbox, stopped| halves.serve(listener, inbox, limits, stopped)).await
     }
 
     /// The same with settings of its own.

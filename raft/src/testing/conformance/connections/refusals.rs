@@ -71,7 +71,8 @@ pub async fn a_batch_that_claims_to_be_from_elsewhere_is_not_sent(halves: &dyn H
 
 /// Limits on the wire are none of the sender's business.
 pub async fn a_batch_beyond_the_wire_limit_is_split_and_stays_in_order(halves: &dyn Halves) {
-    let mut b = Receiver::start(halves, 2, Some(10_000)).await;
+    let small = Limits { message_bytes: 10_000, ..Limits::default() };
+    let mut b = Receiver::start(halves, 2, Some(small)).await;
     let (peer, transport) = (b.peer.clone(), sender(halves, Options { max_message_bytes: 10_000, ..quick() }));
     let batch = (0..100).map(|n| load(&peer, n, 1500)).collect();
     transport.send(&peer, batch).await.unwrap();
@@ -84,7 +85,8 @@ pub async fn a_batch_beyond_the_wire_limit_is_split_and_stays_in_order(halves: &
 
 /// Two nodes with different limits.
 pub async fn a_message_beyond_the_receivers_limit_is_refused_with_a_reason(halves: &dyn Halves) {
-    let b = Receiver::start(halves, 2, Some(10_000)).await;
+    let small = Limits { message_bytes: 10_000, ..Limits::default() };
+    let b = Receiver::start(halves, 2, Some(small)).await;
     let (peer, transport) = (b.peer.clone(), sender(halves, quick()));
     let error = until_it_fails(&*transport, &peer, |n| load(&peer, n, 20_000)).await;
     assert!(refused(&error).contains("10000"), "{error}");

@@ -16,12 +16,12 @@ use crate::transport_kit::tls::dev::Validity;
 
 /// How the two halves of a transport come to be that has TLS.
 pub trait TlsHalves: Halves {
-    /// The receiving half, with default limits, save those that are given: on the size of messages, and on the time for a handshake.
+    /// The receiving half, with these limits, or those that it has where nobody says anything.
     fn serve_tls(
         &self,
         listener: TcpListener,
         inbox: Inbox,
-        limits: (Option<usize>, Option<Duration>),
+        limits: Option<Limits>,
         tls: Tls,
         stopped: Stopped,
     ) -> Serving;
@@ -46,15 +46,9 @@ impl<H> Protected<H> {
 }
 
 impl<H: TlsHalves> Halves for Protected<H> {
-    fn serve(
-        &self,
-        listener: TcpListener,
-        inbox: Inbox,
-        max_message_bytes: Option<usize>,
-        stopped: Stopped,
-    ) -> Serving {
+    fn serve(&self, listener: TcpListener, inbox: Inbox, limits: Option<Limits>, stopped: Stopped) -> Serving {
         let tls = self.desk.node(inbox.node().0);
-        self.halves.serve_tls(listener, inbox, (max_message_bytes, None), tls, stopped)
+        self.halves.serve_tls(listener, inbox, limits, tls, stopped)
     }
 
     fn transport(&self, local: Local, options: Options) -> Box<dyn Transport> {
@@ -83,7 +77,7 @@ macro_rules! tls_conformance {
 }
 
 async fn receiver(halves: &dyn TlsHalves, tls: Tls) -> Receiver {
-    Receiver::serving(2, |listener, inbox, stopped| halves.serve_tls(listener, inbox, (None, None), tls, stopped)).await
+    Receiver::serving(2, |listener, inbox, stopped| halves.serve_tls(listener, inbox, None, tls, stopped)).await
 }
 
 /// Sends until it is refused for this reason; both sides' logs say why, once, though it is tried again and again.
@@ -202,7 +196,7 @@ pub async fn a_server_without_tls_is_told_so(halves: &dyn TlsHalves) {
 /// A port scanner, or a peer that hangs.
 pub async fn a_connection_that_never_makes_the_handshake_is_hung_up_on(halves: &dyn TlsHalves) {
     let desk = Desk::new();
-    let limits = (None, Some(Duration::from_millis(200)));
+    let limits = Some(Limits { handshake: Duration::from_millis(200), ..Limits::default() });
     let tls = desk.node(2);
     let mut b =
         Receiver::serving(2, |listener, inbox, stopped| halves.serve_tls(listener, inbox, limits, tls, stopped)).await;
