@@ -35,6 +35,7 @@ use raftkv_storage_file::parts::kind_of;
 use raftkv_storage_file::{Identity, Vfs};
 use tokio::net::TcpListener;
 
+use crate::config::Limits;
 use crate::machine::{KvMachine, KvView};
 
 /// How members talk to each other. The same on every node of a cluster.
@@ -131,13 +132,22 @@ pub(crate) fn serve_members(
     inbox: Inbox,
     max_message_bytes: usize,
     tls: Option<Tls>,
+    limits: &Limits,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Serving {
     match kind {
         #[cfg(feature = "grpc")]
         TransportKind::Grpc => {
             use raftkv_transport_grpc::{GrpcServer, ServerOptions};
-            let options = ServerOptions { max_message_bytes, ..ServerOptions::default() };
+            let options = ServerOptions {
+                max_message_bytes,
+                handshake_timeout: limits.handshake_timeout,
+                max_connections: limits.peer_connections,
+                max_connections_per_address: limits.of_address(limits.peer_connections),
+                max_streams: limits.peer_connections,
+                max_header_bytes: limits.header_bytes,
+                ..ServerOptions::default()
+            };
             let server = match tls {
                 Some(tls) => GrpcServer::with_tls(inbox, options, tls),
                 None => GrpcServer::new(inbox, options),
@@ -147,7 +157,13 @@ pub(crate) fn serve_members(
         #[cfg(feature = "tarpc")]
         TransportKind::Tarpc => {
             use raftkv_transport_tarpc::{ServerOptions, TarpcServer};
-            let options = ServerOptions { max_message_bytes, ..ServerOptions::default() };
+            let options = ServerOptions {
+                max_message_bytes,
+                handshake_timeout: limits.handshake_timeout,
+                max_connections: limits.peer_connections.div_ceil(2),
+                max_connections_per_address: limits.of_address(limits.peer_connections),
+                ..ServerOptions::default()
+            };
             let server = match tls {
                 Some(tls) => TarpcServer::with_tls(inbox, options, tls),
                 None => TarpcServer::new(inbox, options),

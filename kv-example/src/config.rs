@@ -7,6 +7,7 @@ mod auth;
 mod engine;
 mod file;
 mod join;
+mod limits;
 mod raft;
 mod tls;
 
@@ -26,6 +27,7 @@ pub use address::HostPort;
 use file::FileConfig;
 pub use join::Join;
 use join::Place;
+pub use limits::{LimitArgs, Limits};
 pub use tls::{TlsArgs, TlsConfig};
 
 /// A mistake in the configuration: what, where, and what to do.
@@ -187,11 +189,6 @@ pub struct ServerArgs {
     #[arg(long, value_name = "MIB")]
     pub engine_cache_mib: Option<String>,
 
-    /// How many connections of clients there may be; more are closed as they come [default: 8192]
-    /// [env: RAFTKV_MAX_CLIENT_CONNECTIONS]
-    #[arg(long, value_name = "COUNT")]
-    pub max_client_connections: Option<String>,
-
     /// How long a login holds, in seconds, where authentication is enabled: then a client logs in again. By the clock of the node that is asked, so
     /// machines whose clocks go wrong by more than this refuse each other's logins. The same on every node [default: 300]
     /// [env: RAFTKV_AUTH_TOKEN_TTL]
@@ -215,6 +212,11 @@ pub struct ServerArgs {
     /// Where certificates are.
     #[command(flatten)]
     pub tls: TlsArgs,
+
+    // The last, since what comes after it would come under its heading.
+    /// Limits on what is taken of this node.
+    #[command(flatten)]
+    pub limits: LimitArgs,
 }
 
 /// A complete, checked configuration of a server.
@@ -242,8 +244,8 @@ pub struct ServerConfig {
     pub client_address: String,
     /// Where members serve clients, as far as it was said. This node itself is always among them, once its id is known.
     pub client_addresses: BTreeMap<NodeId, String>,
-    /// How many connections of clients there may be.
-    pub max_client_connections: usize,
+    /// What clients, members and others may take.
+    pub limits: Limits,
     /// The largest request, in bytes.
     pub max_request_bytes: u64,
     /// How members talk to each other.
@@ -420,12 +422,6 @@ impl ServerConfig {
         }
         let max_request =
             layers.number("max-request-bytes", args.max_request_bytes.as_ref(), |f| f.max_request_bytes, 1_572_864)?;
-        let connections = layers.number(
-            "max-client-connections",
-            args.max_client_connections.as_ref(),
-            |f| f.max_client_connections,
-            8192,
-        )?;
         let name = layers.text("cluster-name", args.cluster_name.as_ref(), |f| f.cluster_name.clone());
         let shutdown =
             layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
@@ -444,7 +440,7 @@ impl ServerConfig {
             listen_metrics,
             client_address,
             client_addresses,
-            max_client_connections: usize::try_from(connections.value).unwrap_or(usize::MAX),
+            limits: Limits::load(&args.limits, layers)?,
             max_request_bytes: max_request.value,
             transport,
             store,

@@ -10,6 +10,7 @@ pub mod config;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod fuzzing;
+mod gate;
 pub mod machine;
 mod metrics;
 mod server;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use prost::Message;
 use raftkv::{Fatal, LogId};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tonic::Status;
 
 use crate::api::command::{AuthChange, Author, Command, Outcome, command, outcome};
@@ -24,11 +24,14 @@ pub use memory::KvMachine;
 /// Reads of a range in a store with more keys than this run on a thread of their own, so that they do not hold up the
 /// requests that share their worker.
 const SMALL_STORE: usize = 4096;
+/// How many of them run at once; others wait for their turn. Each holds what it has found, and there is no use in more threads than that.
+const MAX_LONG_READS: usize = 32;
 
 /// A reader's view of a state machine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct KvView {
     engine: Arc<dyn Engine>,
+    long_reads: Arc<Semaphore>,
 }
 
 /// Why a read has no answer.
@@ -56,11 +59,14 @@ pub(crate) const NEVER_SWEPT: i64 = i64::MAX;
 
 /// What readers need of a state machine, whatever keeps its keys. What it waits for, if anything, is the disk.
 pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
-    /// Reads keys, if the author may.
-    fn range(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, ReadError>;
+    /// Reads keys, if the author may, into an answer of at most `most` bytes.
+    fn range(&self, author: Option<&Author>, request: &RangeRequest, most: usize) -> Result<RangeResponse, ReadError>;
 
-    /// Runs a transaction that only reads, if the author may.
-    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest) -> Result<TxnResponse, ReadError>;
+    /// Runs a transaction that only reads, if the author may, into an answer of at most `most` bytes.
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, most: usize) -> Result<TxnResponse, ReadError>;
+
+    /// How many bytes the answers to these reads take together, whoever asks: at most `most`.
+    fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, ReadError>;
 
     /// A checksum over what was applied up to a revision.
     fn checksum(&self, revision: i64) -> Result<Checksum, ReadError>;
@@ -131,7 +137,7 @@ pub(crate) fn apply_one<K: KeysMut>(store: &mut Store<K>, at: LogId, command: By
 
 impl KvView {
     pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine }
+        Self { engine, long_reads: Arc::new(Semaphore::new(MAX_LONG_READS)) }
     }
 
     /// Reads keys as nobody in particular, from what this node has applied.
@@ -139,25 +145,44 @@ impl KvView {
     /// # Errors
     /// As [`KvView::range_as`].
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, ReadError> {
-        self.range_as(None, request).await
+        self.range_as(None, request, usize::MAX).await
     }
 
-    /// Reads keys as this user, from what this node has applied.
+    /// Reads keys as this user, from what this node has applied, into an answer of at most `most` bytes.
     ///
     /// # Errors
-    /// The author may not read them, by the users and roles of the very state that is read; the revision is compacted, or in the future; or the sort
-    /// option is unknown.
-    pub async fn range_as(&self, author: Option<Author>, request: RangeRequest) -> Result<RangeResponse, ReadError> {
+    /// The author may not read them, by the users and roles of the very state that is read; the revision is compacted, or in the future; the sort
+    /// option is unknown; or the answer would be larger.
+    pub async fn range_as(
+        &self,
+        author: Option<Author>,
+        request: RangeRequest,
+        most: usize,
+    ) -> Result<RangeResponse, ReadError> {
         let of_one_key = request.range_end.is_empty();
-        self.read(of_one_key, move |engine| engine.range(author.as_ref(), &request)).await
+        self.read(of_one_key, move |engine| engine.range(author.as_ref(), &request, most)).await
     }
 
-    /// Runs a transaction that only reads as this user, on what this node has applied.
+    /// Runs a transaction that only reads as this user, on what this node has applied, into an answer of at most `most` bytes.
     ///
     /// # Errors
-    /// The author may not read that, or a read wants a revision that is compacted, or in the future.
-    pub async fn read_txn_as(&self, author: Option<Author>, request: TxnRequest) -> Result<TxnResponse, ReadError> {
-        self.read(false, move |engine| engine.read_txn(author.as_ref(), &request)).await
+    /// The author may not read that; a read wants a revision that is compacted, or in the future; or the answer would be larger.
+    pub async fn read_txn_as(
+        &self,
+        author: Option<Author>,
+        request: TxnRequest,
+        most: usize,
+    ) -> Result<TxnResponse, ReadError> {
+        self.read(false, move |engine| engine.read_txn(author.as_ref(), &request, most)).await
+    }
+
+    /// How many bytes the answers to these reads take together, at most `most`, whoever asks. What is refused takes none.
+    ///
+    /// # Errors
+    /// It would be more.
+    pub(crate) async fn answer_bytes(&self, reads: Vec<RangeRequest>, most: usize) -> Result<usize, ReadError> {
+        let of_one_key = reads.iter().all(|read| read.range_end.is_empty());
+        self.read(of_one_key, move |engine| engine.answer_bytes(&reads, most)).await
     }
 
     /// The users and roles.
@@ -230,8 +255,15 @@ impl KvView {
         if self.engine.is_quick(of_one_key) {
             return read(&*self.engine);
         }
+        // It is never closed.
+        let turn = if of_one_key { None } else { Some(Arc::clone(&self.long_reads).acquire_owned().await) };
         let engine = Arc::clone(&self.engine);
-        match tokio::task::spawn_blocking(move || read(&*engine)).await {
+        let read = move || {
+            // Whoever asked may be gone before the read is done.
+            let _turn = turn;
+            read(&*engine)
+        };
+        match tokio::task::spawn_blocking(read).await {
             Ok(answer) => answer,
             // It is never aborted before it ran unless the runtime is going down, and then nobody waits for the answer.
             Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),

@@ -33,6 +33,7 @@ use tracing::{error, info, warn};
 use crate::backends::{self, Machine, Sender, Stores};
 use crate::cli::Failure;
 use crate::config::{ServerConfig, prepare_data_dir};
+use crate::gate::Gate;
 use crate::metrics::{self, MeterLayer, RequestMeter};
 use crate::service::{self, Services};
 use crate::store::Limits;
@@ -124,23 +125,23 @@ impl Node {
         let raft = start_raft(config, stores, machine, &protection).await?;
         let (end_clients, clients_end) = watch::channel(false);
         let (end_members, members_end) = watch::channel(false);
-        let requests = Arc::new(RequestMeter::default());
+        let (requests, gate) = (Arc::new(RequestMeter::default()), Arc::new(gate(config)));
         if let Some(listener) = listeners.metrics {
             let sources = metrics::Sources {
                 raft: raft.clone(),
                 view: view.clone(),
                 requests: requests.clone(),
                 certificates: protection.all(),
+                gate: gate.clone(),
             };
             serve_metrics(listener, sources, members_end.clone());
         }
         let members = tokio::spawn(serve_members(listeners.members, &raft, config, &protection, members_end));
         let services = Services::start(raft.clone(), view, service_options(config, &protection));
         removal::watch(&raft, &config.data);
-        let limit = config.max_client_connections;
         let meter = MeterLayer(requests);
         let tls = protection.clients.clone();
-        let clients = listen::serve_clients(listeners.clients, tls, services.routes(), meter, limit, clients_end);
+        let clients = listen::serve_clients(listeners.clients, tls, services.routes(), meter, gate, clients_end);
         let clients = tokio::spawn(clients);
         let with_tls = |tls: &Option<_>| if tls.is_some() { " with TLS" } else { "" };
         info!(
@@ -323,6 +324,12 @@ fn message_limit(config: &ServerConfig) -> usize {
     usize::try_from(largest.saturating_mul(2)).unwrap_or(usize::MAX).max(16 << 20)
 }
 
+fn gate(config: &ServerConfig) -> Gate {
+    let connections = listen::connection_limit(config.limits.client_connections);
+    let largest = usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX);
+    Gate::new(config.limits.clone(), connections, config.raft.max_pending_requests, largest)
+}
+
 fn serve_members(
     listener: TcpListener,
     raft: &Raft,
@@ -334,8 +341,8 @@ fn serve_members(
         // Fails when the node is gone: an end as well.
         let _ = end.wait_for(|end| *end).await;
     };
-    let tls = protection.peers.clone();
-    backends::serve_members(config.transport, listener, raft.inbox(), message_limit(config), tls, ended)
+    let (limits, tls) = (&config.limits, protection.peers.clone());
+    backends::serve_members(config.transport, listener, raft.inbox(), message_limit(config), tls, limits, ended)
 }
 
 fn service_options(config: &ServerConfig, protection: &Protection) -> service::Options {
@@ -346,6 +353,7 @@ fn service_options(config: &ServerConfig, protection: &Protection) -> service::O
         client_addresses: config.client_addresses.clone(),
         limits: Limits {
             request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
+            response_bytes: config.limits.response_bytes,
             ..Limits::default()
         },
         max_members: config.raft.max_members,

@@ -101,7 +101,7 @@ async fn image(machine: &impl StateMachine) -> Vec<Bytes> {
 async fn everything(view: &KvView) -> kv_example::api::etcdserverpb::RangeResponse {
     let all = RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..Default::default() };
     // Where there is no root, there is no need for one.
-    view.range_as(author("root"), all).await.unwrap()
+    view.range_as(author("root"), all, usize::MAX).await.unwrap()
 }
 
 fn author(user: &str) -> Option<Author> {

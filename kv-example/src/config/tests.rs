@@ -105,7 +105,7 @@ fn a_file_can_say_everything() {
     assert_eq!(config.listen_metrics.map(|address| address.to_string()).as_deref(), Some("127.0.0.1:9401"));
     assert_eq!(config.max_request_bytes, 1000);
     assert_eq!(config.raft.max_pending_requests, 7);
-    assert_eq!(config.max_client_connections, 8);
+    assert_eq!(config.limits.client_connections, 8);
     assert_eq!(config.raft.read_timeout, Duration::from_millis(900));
     assert_eq!(config.shutdown_timeout, Duration::from_millis(100));
 }
@@ -453,4 +453,58 @@ fn a_login_holds_as_long_as_is_said_and_who_joins_says_as_whom() {
     assert_eq!(wrong, "--join-user: this must be NAME:PASSWORD", "without the secret");
     let never = mistake(&ServerArgs { auth_token_ttl: Some("0".into()), ..args() });
     assert_eq!(never, "--auth-token-ttl: must be at least 1");
+}
+
+#[test]
+fn limits_from_each_of_the_three_places() {
+    let limits = load(&args()).unwrap().limits;
+    assert_eq!((limits.client_connections, limits.peer_connections, limits.metrics_connections), (8192, 1024, 16));
+    assert_eq!((limits.address_percent, limits.header_bytes, limits.connection_requests), (50, 16 << 10, 1024));
+    assert_eq!((limits.pending_bytes, limits.response_bytes), (512 << 20, 256 << 20));
+    let (_dir, path) = file(
+        "max-client-connections = 1\nmax-peer-connections = 2\nmax-metrics-connections = 3\nmax-address-percent = 4\n\
+         handshake-timeout-ms = 5\nclient-silence-ms = 6\nreceive-timeout-ms = 7\nmax-header-bytes = 8192\n\
+         max-connection-requests = 9\nmax-pending-mib = 10\nmax-response-mib = 11\n",
+    );
+    let told = LimitArgs { max_peer_connections: Some("20".into()), ..LimitArgs::default() };
+    let args = ServerArgs { config: Some(path), limits: told, ..args() };
+    let env =
+        |name: &str| ["RAFTKV_MAX_PENDING_MIB", "RAFTKV_MAX_PEER_CONNECTIONS"].contains(&name).then(|| "30".to_owned());
+    let limits = ServerConfig::load(&args, &env).unwrap().limits;
+    let wanted = Limits {
+        client_connections: 1,
+        peer_connections: 20,
+        metrics_connections: 3,
+        address_percent: 4,
+        handshake_timeout: Duration::from_millis(5),
+        client_silence: Duration::from_millis(6),
+        receive_timeout: Duration::from_millis(7),
+        header_bytes: 8192,
+        connection_requests: 9,
+        pending_bytes: 30 << 20,
+        response_bytes: 11 << 20,
+    };
+    assert_eq!(limits, wanted);
+}
+
+#[test]
+fn limits_that_make_no_sense() {
+    let with = |limits: LimitArgs| mistake(&ServerArgs { limits, ..args() });
+    let text = with(LimitArgs { max_address_percent: Some("101".into()), ..LimitArgs::default() });
+    assert!(text.starts_with("--max-address-percent: 101 is not a percentage"), "{text}");
+    let text = with(LimitArgs { max_header_bytes: Some("100".into()), ..LimitArgs::default() });
+    assert!(text.starts_with("--max-header-bytes: 100 bytes are too few") && text.contains("8192"), "{text}");
+    let text = with(LimitArgs { max_pending_mib: Some("0".into()), ..LimitArgs::default() });
+    assert!(text.starts_with("--max-pending-mib: must be at least 1"), "{text}");
+}
+
+#[test]
+fn what_one_address_may_have_is_something_and_never_more_than_all() {
+    let limits = |percent: &str| {
+        let limits = LimitArgs { max_address_percent: Some(percent.into()), ..LimitArgs::default() };
+        load(&ServerArgs { limits, ..args() }).unwrap().limits
+    };
+    assert_eq!([0, 1, 3, 100, 8192].map(|all| limits("50").of_address(all)), [1, 1, 1, 50, 4096]);
+    assert_eq!([1, 3, usize::MAX].map(|all| limits("100").of_address(all)), [1, 3, usize::MAX]);
+    assert_eq!(limits("1").of_address(199), 1);
 }

@@ -120,15 +120,19 @@ impl StateMachine for KvMachine {
 }
 
 impl Engine for Shared {
-    fn range(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
+    fn range(&self, author: Option<&Author>, request: &RangeRequest, most: usize) -> Result<RangeResponse, ReadError> {
         if request.range_end.is_empty() {
-            return Ok(self.read().range_as(author, request)?);
+            return Ok(self.read().range_as(author, request, most)?);
         }
-        Ok(self.freeze().range_as(author, request)?)
+        Ok(self.freeze().range_as(author, request, most)?)
     }
 
-    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
-        Ok(self.freeze().read_txn_as(author, request)?)
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, most: usize) -> Result<TxnResponse, ReadError> {
+        Ok(self.freeze().read_txn_as(author, request, most)?)
+    }
+
+    fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, ReadError> {
+        Ok(self.freeze().answer_bytes(reads, most)?)
     }
 
     fn checksum(&self, revision: i64) -> Result<Checksum, ReadError> {

@@ -4,14 +4,29 @@ use std::time::SystemTime;
 
 use raftkv::Metrics;
 use raftkv::consensus::RoleKind;
-use raftkv::metrics::{Failed, Histogram, Traffic};
+use raftkv::metrics::{Failed, Histogram, Refused, Traffic};
 use raftkv::transport_kit::Tls;
 
 use super::requests::RequestMeter;
 use super::text::{Kind, Latencies, Text};
+use crate::gate::Gate;
 use crate::machine::KvView;
 
 const ROLES: [RoleKind; 4] = [RoleKind::Follower, RoleKind::PreCandidate, RoleKind::Candidate, RoleKind::Leader];
+
+/// What is taken of the node, and what it has refused.
+pub(super) fn limits(text: &mut Text, peers: &Refused, gate: &Gate) {
+    let count = |count: usize| count as u64;
+    text.one(Kind::Gauge, "raftkv_kv_connections", "Connections of clients that are open.", count(gate.connections()));
+    let help = "What clients' requests in progress hold, with answers that were not fetched yet.";
+    text.one(Kind::Gauge, "raftkv_kv_held_bytes", help, count(gate.held_bytes()));
+    let refused: Vec<_> = gate.refusals().collect();
+    let help = "How often something was refused to clients, by the option that sets the limit.";
+    text.by(Kind::Counter, "raftkv_kv_limits_exceeded_total", help, "limit", &refused);
+    let refused = [("limit", peers.limit), ("silence", peers.silence), ("error", peers.error)];
+    let help = "Connections at the members' port that were refused: beyond a limit, as nobody said in time who it is, or for another error.";
+    text.by(Kind::Counter, "raftkv_peers_refused_total", help, "reason", &refused);
+}
 
 /// Where the node stands.
 pub(super) fn node(text: &mut Text, raft: &Metrics) {

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use raftkv::transport_kit::Tls;
 use raftkv::{Error, Raft};
 
+use crate::gate::Gate;
 use crate::machine::KvView;
 pub(crate) use requests::{MeterLayer, RequestMeter};
 pub(crate) use serve::serve;
@@ -31,6 +32,7 @@ pub(crate) struct Sources {
     pub(crate) requests: Arc<RequestMeter>,
     /// The node's certificates, and whom they are shown to.
     pub(crate) certificates: Vec<(&'static str, Tls)>,
+    pub(crate) gate: Arc<Gate>,
 }
 
 impl Sources {
@@ -43,6 +45,7 @@ impl Sources {
         families::contents(&mut text, &self.view);
         families::requests(&mut text, &self.requests);
         families::certificates(&mut text, &self.certificates);
+        families::limits(&mut text, &raft.refused, &self.gate);
         Ok(text.into_string())
     }
 }

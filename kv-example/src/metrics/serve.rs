@@ -1,10 +1,8 @@
 //! The HTTP server for metrics. Whoever can reach it may ask it anything, at any pace, so everything about it is bounded: how many
-//! connections there are, how long each lasts, and how much it may say before it is answered.
+//! connections there are, how long each lasts, and how much it may say before it is answered ([`Gate`](crate::gate::Gate)).
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -16,45 +14,41 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use raftkv::transport_kit::listener::connections;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tracing::debug;
 
 use super::{Sources, text};
+use crate::gate::Limit;
 
 const PATH: &str = "/metrics";
 
-/// How many connections there may be; more are closed as they come.
-const MAX_CONNECTIONS: usize = 16;
-/// How long a connection may take from its beginning to its end. Each is for one question.
-const TIME_LIMIT: Duration = Duration::from_secs(10);
-/// How long of that for the question.
-const HEADER_TIME_LIMIT: Duration = Duration::from_secs(5);
-/// What a question's headers may be.
+/// A question has to be there within the handshake timeout. In so many times that a connection must be over, as each is for one question.
+const TIMES: u32 = 2;
+/// How many headers a question may have.
 const MAX_HEADERS: usize = 64;
-const MAX_HEADER_BYTES: usize = 16 << 10;
 
 /// Serves until `end`.
 ///
 /// # Errors
 /// The listener can accept no connection any more.
 pub(crate) async fn serve(listener: TcpListener, sources: Sources, mut end: watch::Receiver<bool>) -> io::Result<()> {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let (connections, hearing) = connections(listener);
     let serving = connections.for_each(move |(stream, remote)| {
-        match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => {
-                let sources = sources.clone();
-                tokio::spawn(async move {
-                    let served = tokio::time::timeout(TIME_LIMIT, answer_on(stream, sources)).await;
-                    drop(permit);
-                    match served {
-                        Ok(Ok(())) => {}
-                        Ok(Err(error)) => debug!(%remote, %error, "a connection for metrics failed"),
-                        Err(_) => debug!(%remote, "a connection for metrics took too long"),
+        if let Some(place) = sources.gate.scraper(remote.ip()) {
+            let sources = sources.clone();
+            tokio::spawn(async move {
+                let limit = sources.gate.limits().handshake_timeout * TIMES;
+                let gate = sources.gate.clone();
+                match tokio::time::timeout(limit, answer_on(stream, sources)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) if error.is_timeout() => {
+                        gate.refuse(Limit::Handshake, "nobody asked for metrics in time")
                     }
-                });
-            }
-            Err(_) => debug!(%remote, limit = MAX_CONNECTIONS, "a connection for metrics was turned away: too many"),
+                    Ok(Err(error)) => debug!(%remote, %error, "a connection for metrics failed"),
+                    Err(_) => gate.refuse(Limit::Handshake, "a connection for metrics took too long"),
+                }
+                drop(place);
+            });
         }
         std::future::ready(())
     });
@@ -71,15 +65,17 @@ pub(crate) async fn serve(listener: TcpListener, sources: Sources, mut end: watc
 }
 
 async fn answer_on(stream: TcpStream, sources: Sources) -> hyper::Result<()> {
+    let (patience, header_bytes) =
+        (sources.gate.limits().handshake_timeout, sources.gate.limits().header_bytes as usize);
     let answering = service_fn(move |request: Request<Incoming>| {
         let sources = sources.clone();
         async move { Ok::<_, Infallible>(answer(&request, &sources).await) }
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIME_LIMIT)
+        .header_read_timeout(patience)
         .max_headers(MAX_HEADERS)
-        .max_buf_size(MAX_HEADER_BYTES)
+        .max_buf_size(header_bytes)
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), answering)
         .await

@@ -33,11 +33,13 @@ pub(crate) struct Authorities {
     pass: usize,
     /// The beginning of a frame that must be whole before it is passed on.
     held: BytesMut,
+    /// Whether the first frame has begun: settings, if the client speaks HTTP/2.
+    greeted: bool,
 }
 
 impl Default for Authorities {
     fn default() -> Self {
-        Self { pass: PREFACE_BYTES, held: BytesMut::new() }
+        Self { pass: PREFACE_BYTES, held: BytesMut::new(), greeted: false }
     }
 }
 
@@ -58,10 +60,16 @@ impl Authorities {
         }
     }
 
+    /// Whether what every connection begins with has come. From then on HTTP/2 has its own means against those who are silent.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.greeted && self.pass == 0
+    }
+
     /// Passes on what is held back, as soon as it is known what it is.
     fn release(&mut self, out: &mut BytesMut) {
         let Some((head, payload)) = self.held.split_at_checked(HEAD_BYTES) else { return };
         let length = length(head);
+        self.greeted = true;
         if head[3] != HEADERS || length > MAX_FRAME_BYTES {
             self.pass = length;
         } else if payload.len() < length {

@@ -9,9 +9,8 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use raftkv::transport_kit::{Arrival, Link};
+use raftkv::transport_kit::{Guarded, Link};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
@@ -23,14 +22,14 @@ const READ_BYTES: usize = 16 << 10;
 /// How long a client may take to end its side after this server has ended its own.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// A TCP connection, with or without TLS. HTTP/2 ends one in good order when its client takes part; one that has sent nothing yet (a port
+/// A TCP connection, with or without TLS, which is to begin HTTP/2 in time. HTTP/2 ends one in good order when its client takes part; one that has sent nothing yet (a port
 /// scanner, a load balancer's probe) reads as ended instead, as soon as the server ends.
 ///
 /// A socket that is closed while bytes of the client are unread, or on their way, resets the connection. The client's next request may meet that
 /// before the client has read what the server sent last: the answers to writes, and which requests were not looked at. They would be lost, and
 /// the outcome of those writes unknown. So this side is ended first, and what still comes is read until the client ends its side.
 pub(super) struct ClientConnection {
-    stream: Link,
+    stream: Guarded<Link>,
     remote: SocketAddr,
     /// Is told when the client speaks TLS where this server does not.
     turned_away: Arc<TurnedAway>,
@@ -43,27 +42,24 @@ pub(super) struct ClientConnection {
     has_spoken: bool,
     /// Completes when the client has had the time to end its side; there once this side has ended.
     lingering: Option<Pin<Box<Sleep>>>,
-    /// Its place among the connections that there may be.
-    _permit: OwnedSemaphorePermit,
 }
 
 impl ClientConnection {
     pub(super) fn new(
-        arrival: Arrival,
+        stream: Guarded<Link>,
+        remote: SocketAddr,
         end: impl Future<Output = ()> + Send + 'static,
-        permit: OwnedSemaphorePermit,
         turned_away: Arc<TurnedAway>,
     ) -> Self {
         Self {
-            stream: arrival.link,
-            remote: arrival.remote,
+            stream,
+            remote,
             turned_away,
             authorities: Authorities::default(),
             incoming: BytesMut::new(),
             silent_until: Some(Box::pin(end)),
             has_spoken: false,
             lingering: None,
-            _permit: permit,
         }
     }
 
@@ -89,7 +85,7 @@ impl Connected for ClientConnection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.tcp().connect_info()
+        self.stream.get_ref().tcp().connect_info()
     }
 }
 
@@ -105,6 +101,9 @@ impl AsyncRead for ClientConnection {
                 this.has_spoken = true;
                 // A frame that is not whole yet is held back: then there is more to read.
                 this.authorities.push(read.filled(), &mut this.incoming);
+                if this.authorities.has_begun() {
+                    this.stream.admit();
+                }
                 continue;
             }
             if let Some(end) = &mut this.silent_until
@@ -113,7 +112,7 @@ impl AsyncRead for ClientConnection {
                 this.silent_until = None;
                 return Poll::Ready(Ok(()));
             }
-            if let (Poll::Ready(Err(_)), Some(reason)) = (&outcome, this.stream.trouble().get()) {
+            if let (Poll::Ready(Err(_)), Some(reason)) = (&outcome, this.stream.get_ref().trouble().get()) {
                 this.turned_away.tell(this.remote, reason);
             }
             return outcome;
@@ -160,9 +159,9 @@ impl AsyncWrite for ClientConnection {
 
 #[cfg(test)]
 mod tests {
+    use raftkv::transport_kit::Shares;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
-    use tokio::sync::Semaphore;
     use tokio::time::Instant;
 
     use super::*;
@@ -172,9 +171,10 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, remote) = listener.accept().await.unwrap();
-        let arrival = Arrival { link: Link::plain(stream), identity: None, remote };
-        let permit = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        (client, ClientConnection::new(arrival, std::future::pending(), permit, Arc::default()))
+        let place = Shares::new(1, 1).take(None, 1).unwrap();
+        let limit = Duration::from_secs(3600);
+        let link = Guarded::new(Link::plain(stream), place, limit, limit, || ());
+        (client, ClientConnection::new(link, remote, std::future::pending(), Arc::default()))
     }
 
     /// What a client does that has not read the end of the connection yet: it sends requests. That must not fail.

@@ -3,13 +3,13 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::StreamExt;
+use raftkv::metrics::RefusedFor;
 use raftkv::transport_kit::listener::connections;
-use raftkv::transport_kit::{Gate, RefusalLog, Tls};
+use raftkv::transport_kit::{Gate as TlsGate, Guarded, RefusalLog, Tls};
 use tokio::net::TcpListener;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tracing::warn;
@@ -18,20 +18,14 @@ use super::connection::ClientConnection;
 use crate::cli::Failure;
 use crate::client::connector::ALPN;
 use crate::config::HostPort;
+use crate::gate::{Gate, GateLayer, Limit};
 use crate::metrics::MeterLayer;
 
-/// A client that vanished without a word is noticed after these two together.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// File descriptors that are for everything else.
 const OTHER_FILES: usize = 256;
-/// What one client connection may have under way: requests, and bytes before they are read.
-const MAX_STREAMS: u32 = 1024;
+/// What one client connection may have under way before it is read, in bytes.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-
-/// How long a client may take to make the handshake of TLS.
-const TLS_HANDSHAKE: Duration = Duration::from_secs(5);
 
 /// Tells the log of clients that are turned away for what they are. Some come back at once, and for ever.
 #[derive(Debug, Default)]
@@ -64,7 +58,7 @@ pub(super) async fn bind(option: &str, address: &HostPort) -> Result<TcpListener
 
 /// How many client connections there may be: as many as were configured, and as there are file descriptors for, after asking for
 /// as many as this process may have. A node that has no file descriptor left could not go on with its log.
-fn connection_limit(configured: usize) -> usize {
+pub(super) fn connection_limit(configured: usize) -> usize {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let files = getrlimit(Resource::Nofile);
     let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
@@ -82,7 +76,7 @@ pub(super) async fn serve_clients(
     tls: Option<Tls>,
     routes: Routes,
     meter: MeterLayer,
-    max_connections: usize,
+    gate: Arc<Gate>,
     end: watch::Receiver<bool>,
 ) -> io::Result<()> {
     let ended = move || {
@@ -93,40 +87,42 @@ pub(super) async fn serve_clients(
         }
     };
     let end_of_connection = ended.clone();
-    let limit = connection_limit(max_connections);
-    let room = Arc::new(Semaphore::new(limit.min(Semaphore::MAX_PERMITS)));
     let (connections, hearing) = connections(listener);
+    let door = gate.clone();
     let connections = connections.filter_map(move |(stream, remote)| {
-        let admitted = match Arc::clone(&room).try_acquire_owned() {
-            Ok(permit) => Some((stream, remote, permit)),
-            Err(_) => {
-                warn!(limit, "a client was turned away: too many connections");
-                None
-            }
-        };
-        std::future::ready(admitted)
+        std::future::ready(door.client(remote.ip()).map(|place| (stream, remote, place)))
     });
     let turned_away = Arc::new(TurnedAway::default());
     let told = Arc::clone(&turned_away);
     // As many handshakes at a time as there may be connections: those are counted already.
-    let arrivals =
-        Gate { tls, protocol: ALPN, limit: TLS_HANDSHAKE }.all(connections, usize::MAX, move |remote, why| {
-            if why.is_news() {
-                told.tell(remote, why.reason());
-            }
-        });
-    let connections = arrivals.map(move |(arrival, permit)| {
-        Ok::<_, io::Error>(ClientConnection::new(arrival, end_of_connection(), permit, Arc::clone(&turned_away)))
+    let (limit, counting) = (gate.limits().handshake_timeout, gate.clone());
+    let arrivals = TlsGate { tls, protocol: ALPN, limit }.all(connections, usize::MAX, move |remote, why| {
+        if why.kind() == RefusedFor::Silence {
+            counting.refuse(Limit::Handshake, "a connection did not make the handshake of TLS in time");
+        } else if why.is_news() {
+            told.tell(remote, why.reason());
+        }
+    });
+    let guard = gate.clone();
+    let connections = arrivals.map(move |(arrival, place)| {
+        let (gate, limits) = (guard.clone(), guard.limits());
+        let late = move || gate.refuse(Limit::Handshake, "a connection did not begin HTTP/2 in time");
+        let link = Guarded::new(arrival.link, place, limits.handshake_timeout, limits.client_silence, late);
+        Ok::<_, io::Error>(ClientConnection::new(link, arrival.remote, end_of_connection(), Arc::clone(&turned_away)))
     });
     // Pinned, since the stream is a state machine of its own.
     let connections = Box::pin(connections);
+    let limits = gate.limits();
     let server = Server::builder()
-        .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .max_concurrent_streams(Some(MAX_STREAMS))
+        // A client that vanished without a word is noticed after these two together.
+        .http2_keepalive_interval(Some(limits.client_silence / 2))
+        .http2_keepalive_timeout(Some(limits.client_silence / 2))
+        .max_concurrent_streams(Some(limits.connection_requests))
+        .http2_max_header_list_size(Some(limits.header_bytes))
         .initial_stream_window_size(Some(STREAM_WINDOW))
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .layer(meter)
+        .layer(GateLayer(gate))
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, ended());
     hearing.serve(server).await

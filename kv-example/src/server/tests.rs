@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 
 use super::*;
 use crate::client::{Client, ClientError, ClientOptions};
-use crate::config::ServerArgs;
+use crate::config::{LimitArgs, ServerArgs};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,7 +32,11 @@ impl Place {
             data: Some(self.dir.path().join("data").display().to_string()),
             peers: Some(format!("1={}", self.members.local_addr().unwrap())),
             listen_client: Some(self.clients.local_addr().unwrap().to_string()),
-            max_client_connections: Some("2".into()),
+            limits: LimitArgs {
+                max_client_connections: Some("2".into()),
+                max_address_percent: Some("100".into()),
+                ..LimitArgs::default()
+            },
             ..ServerArgs::default()
         };
         ServerConfig::load(&args, &|_| None).unwrap()

@@ -3,10 +3,10 @@
 use prost::Message;
 use tokio::time::Instant;
 use tonic::metadata::MetadataMap;
-use tonic::{Request, Response, Status};
+use tonic::{Extensions, Request, Response, Status};
 
 use super::once::Named;
-use super::refused::{Intent, decided, to_status};
+use super::refused::{Intent, answer_too_large, decided, to_status};
 use super::{Context, Replica, once};
 use crate::api::command::{Author, Outcome, command, outcome};
 use crate::api::etcdserverpb::kv_server::Kv;
@@ -14,14 +14,19 @@ use crate::api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, TxnRequest, TxnResponse,
 };
-use crate::machine::encode_command_of;
-use crate::store::{Refusal, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
+use crate::gate;
+use crate::machine::{ReadError, encode_command_of};
+use crate::store::{
+    Refusal, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable, read_of_delete,
+    read_of_put, reads_of,
+};
 
 impl<R: Replica> Context<R> {
-    /// Proposes a checked request, if that is permitted to its author, and once if it has a name; gives the machine's answer to it.
+    /// Proposes a checked request, if that is permitted to its author and there is room for what it gives back, and once if it has a name; gives the
+    /// machine's answer to it.
     pub(super) async fn propose_as(
         &self,
-        metadata: &MetadataMap,
+        (metadata, extensions): (&MetadataMap, &Extensions),
         body: command::Body,
         named: Option<Named>,
     ) -> Result<outcome::Body, Status> {
@@ -29,6 +34,7 @@ impl<R: Replica> Context<R> {
         self.catch_up().await?;
         let author = self.author_of(metadata, &body).await?;
         let once = self.own_once(author.as_ref(), named)?;
+        self.expect(&body, extensions).await?;
         self.propose(author, body, once).await
     }
 
@@ -70,10 +76,42 @@ impl<R: Replica> Context<R> {
         }
     }
 
-    async fn read_txn(&self, request: TxnRequest, metadata: &MetadataMap) -> Result<TxnResponse, Status> {
+    async fn read_txn(
+        &self,
+        request: TxnRequest,
+        (metadata, extensions): (&MetadataMap, &Extensions),
+    ) -> Result<TxnResponse, Status> {
         self.prepare_read(is_serializable(&request), metadata).await?;
         let author = self.author(metadata).await?;
-        Ok(self.view.read_txn_as(author, request).await?)
+        let answer = self.view.read_txn_as(author, request, self.options.limits.response_bytes).await;
+        let answer = answer.map_err(|error| self.no_answer(error, extensions))?;
+        gate::hold(extensions, answer.encoded_len())?;
+        Ok(answer)
+    }
+
+    /// Makes room for what a write will give back, as far as that can be told before it is proposed: afterwards it can't be refused any more.
+    async fn expect(&self, body: &command::Body, extensions: &Extensions) -> Result<(), Status> {
+        // The reads of one way that it can go, and of the other.
+        let ways = match body {
+            command::Body::Put(put) => [read_of_put(put).into_iter().collect(), Vec::new()],
+            command::Body::DeleteRange(delete) => [read_of_delete(delete).into_iter().collect(), Vec::new()],
+            command::Body::Txn(txn) => reads_of(txn),
+            command::Body::Compact(_) | command::Body::Member(_) | command::Body::Auth(_) => return Ok(()),
+        };
+        let mut largest = 0;
+        for reads in ways.into_iter().filter(|reads| !reads.is_empty()) {
+            let bytes = self.view.answer_bytes(reads, self.options.limits.response_bytes).await;
+            largest = largest.max(bytes.map_err(|error| self.no_answer(error, extensions))?);
+        }
+        gate::hold(extensions, largest)
+    }
+
+    fn no_answer(&self, error: ReadError, extensions: &Extensions) -> Status {
+        if error != ReadError::Refused(Refusal::AnswerTooLarge) {
+            return error.into();
+        }
+        gate::too_large(extensions);
+        answer_too_large(self.options.limits.response_bytes)
     }
 }
 
@@ -85,20 +123,23 @@ pub(super) fn unexpected() -> Status {
 #[tonic::async_trait]
 impl<R: Replica> Kv for Context<R> {
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         check_range(&request)?;
         self.prepare_read(request.serializable, &metadata).await?;
         let author = self.author(&metadata).await?;
-        let mut response = self.view.range_as(author, request).await?;
+        let answer = self.view.range_as(author, request, self.options.limits.response_bytes).await;
+        let mut response = answer.map_err(|error| self.no_answer(error, &extensions))?;
+        gate::hold(&extensions, response.encoded_len())?;
         response.header = self.complete(response.header);
         Ok(Response::new(response))
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
         let once = once::of(request.metadata())?;
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         check_put(&request)?;
-        let outcome::Body::Put(mut response) = self.propose_as(&metadata, command::Body::Put(request), once).await?
+        let outcome::Body::Put(mut response) =
+            self.propose_as((&metadata, &extensions), command::Body::Put(request), once).await?
         else {
             return Err(unexpected());
         };
@@ -111,10 +152,10 @@ impl<R: Replica> Kv for Context<R> {
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
         let once = once::of(request.metadata())?;
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         check_delete(&request)?;
         let outcome::Body::DeleteRange(mut response) =
-            self.propose_as(&metadata, command::Body::DeleteRange(request), once).await?
+            self.propose_as((&metadata, &extensions), command::Body::DeleteRange(request), once).await?
         else {
             return Err(unexpected());
         };
@@ -124,12 +165,12 @@ impl<R: Replica> Kv for Context<R> {
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let once = once::of(request.metadata())?;
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         check_txn(&request, self.options.limits)?;
         let mut response = if is_read_only(&request) {
-            self.read_txn(request, &metadata).await?
+            self.read_txn(request, (&metadata, &extensions)).await?
         } else if let outcome::Body::Txn(response) =
-            self.propose_as(&metadata, command::Body::Txn(request), once).await?
+            self.propose_as((&metadata, &extensions), command::Body::Txn(request), once).await?
         {
             response
         } else {
@@ -141,9 +182,9 @@ impl<R: Replica> Kv for Context<R> {
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
         let once = once::of(request.metadata())?;
-        let (metadata, _, request) = request.into_parts();
+        let (metadata, extensions, request) = request.into_parts();
         let outcome::Body::Compact(mut response) =
-            self.propose_as(&metadata, command::Body::Compact(request), once).await?
+            self.propose_as((&metadata, &extensions), command::Body::Compact(request), once).await?
         else {
             return Err(unexpected());
         };

@@ -13,7 +13,7 @@ mod maintenance;
 mod members;
 mod node;
 pub(crate) mod once;
-mod refused;
+pub(crate) mod refused;
 mod replica;
 mod steward;
 
@@ -117,8 +117,7 @@ impl Services {
     /// A [`Raft`](raftkv::Raft) is a replica. The services hold handles of it, so a node that serves ends by
     /// [`Raft::shutdown`](raftkv::Raft::shutdown).
     pub fn start<R: Replica>(replica: R, view: KvView, options: Options) -> Self {
-        // A request that is just too large should reach us, and be refused in etcd's words.
-        let decode = options.limits.request_bytes.saturating_add(512 << 10);
+        let decode = options.limits.request_bytes.saturating_add(refused::OVERSIZE);
         let context = Arc::new(Context {
             replica,
             view,

@@ -1,10 +1,14 @@
 //! Raft's errors in the codes and words that etcd's clients know.
 
+use std::time::Duration;
+
+use http::HeaderMap;
 use raftkv::{ChangeError, ChangeRefused, Error, Membership, NodeId, Peer, Status as RaftStatus, TransferError};
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::api::command;
+use crate::store::Refusal;
 
 /// The metadata key of a failed request that says what a client may do: [`RETRY_SAFE`], [`RETRY_UNKNOWN`],
 /// [`SESSION_EXPIRED`] or [`DECIDED`]. It is absent where a retry would fail in the same way.
@@ -89,6 +93,39 @@ pub(super) fn not_ready() -> Status {
                   retry later, or at another node";
     status.metadata_mut().insert(DETAIL, MetadataValue::from_static(detail));
     status
+}
+
+/// A request that is too large by so much at most still reaches the services; others are refused unread, in the same words.
+pub(crate) const OVERSIZE: usize = 512 << 10;
+/// What such a refusal says in an answer's headers.
+const TOO_LARGE_IN_HEADERS: &[u8] = b"etcdserver:%20request%20is%20too%20large";
+
+pub(crate) fn too_large() -> Status {
+    Refusal::TooLarge.into()
+}
+
+/// Whether this answer says so.
+pub(crate) fn is_too_large(answer: &HeaderMap) -> bool {
+    answer.get(Status::GRPC_MESSAGE).is_some_and(|words| words.as_bytes() == TOO_LARGE_IN_HEADERS)
+}
+
+/// There is no room for a request. Nothing came of it.
+pub(crate) fn overloaded(detail: &str) -> Status {
+    marked(Code::ResourceExhausted, "etcdserver: too many requests", Some(RETRY_SAFE), detail)
+}
+
+/// A request that is not here as a whole when it should be. Nothing came of it.
+pub(crate) fn too_slow(limit: Duration, option: &str) -> Status {
+    let words = "raftkv: the request did not arrive in time";
+    let detail = format!("{} ms (--{option}) after it began it was not here as a whole", limit.as_millis());
+    marked(Code::DeadlineExceeded, words, Some(RETRY_SAFE), &detail)
+}
+
+/// An answer that no client gets, at this node.
+pub(super) fn answer_too_large(limit: usize) -> Status {
+    let words = format!("raftkv: the answer would be larger than {limit} bytes");
+    let detail = "ask for less at a time: with a limit, from key to key, or for keys alone; the node's limit is --max-response-mib";
+    marked(Code::ResourceExhausted, &words, None, detail)
 }
 
 /// What this node says once it is a member no more.

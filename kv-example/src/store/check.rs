@@ -13,13 +13,15 @@ use crate::api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeRequest, Req
 pub struct Limits {
     /// Bytes of an encoded request that changes something. etcd's default is 1.5 MiB.
     pub request_bytes: usize,
+    /// Bytes of an answer, with 64 for each key in it. etcd has no such limit.
+    pub response_bytes: usize,
     /// Comparisons, or operations of one branch, of a transaction. Nested ones share what is left.
     pub txn_ops: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { request_bytes: 1536 * 1024, txn_ops: 128 }
+        Self { request_bytes: 1536 * 1024, response_bytes: 256 << 20, txn_ops: 128 }
     }
 }
 

@@ -55,6 +55,7 @@ pub(crate) use keys::KeysMut;
 pub use members::{MemberInfo, Members};
 pub use refusal::Refusal;
 pub(crate) use tree::Tree;
+pub(crate) use txn::{read_of_delete, read_of_put, reads_of};
 pub(crate) use write::Writer;
 
 use keys::{Bounds, Freed, Pushed, Sink};

@@ -196,7 +196,7 @@ pub(crate) fn compare<K: Keys>(store: &Store<K>, model: &Model, cost: impl Fn(&[
     assert_eq!((*revision, *compacted), (model.revision(), model.compacted));
     for revision in 1..=model.revision() + 1 {
         let request = everything(revision);
-        assert_eq!(store.range(&request), model.range(&request));
+        assert_eq!(store.range(&request, usize::MAX), model.range(&request));
     }
     let live = model.states[model.revision() as usize].len();
     let (mut versions, mut bytes, mut last) = (0, 0, None);
@@ -286,11 +286,11 @@ impl Subject for Store {
     }
 
     fn read(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
-        self.range(request)
+        self.range(request, usize::MAX)
     }
 
     fn read_as(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
-        self.range_as(author, request)
+        self.range_as(author, request, usize::MAX)
     }
 
     fn change_auth(&mut self, change: &auth_change::Change) -> Result<(), Refusal> {
@@ -481,5 +481,5 @@ fn a_key_with_many_versions_spans_records() {
     assert!(records.len() > 8 && records.iter().all(|record| record.len() < 256 << 10));
     let loaded = reload(&store, 100_000);
     assert_eq!(loaded.head().stats, store.head().stats);
-    assert_eq!(loaded.range(&everything(1500)), store.range(&everything(1500)));
+    assert_eq!(loaded.range(&everything(1500), usize::MAX), store.range(&everything(1500), usize::MAX));
 }

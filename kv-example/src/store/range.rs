@@ -10,17 +10,33 @@ use crate::api::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use crate::api::mvccpb::KeyValue;
 
 impl<K: Keys> Store<K> {
-    /// Answers a read. The header holds the revision alone.
+    /// Answers a read, with at most `most` bytes. The header holds the revision alone.
     ///
     /// # Errors
-    /// The revision is compacted, or in the future; or the sort option is unknown.
-    pub(crate) fn range(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
-        self.range_at(request, self.head.revision)
+    /// The revision is compacted, or in the future; the sort option is unknown; or the answer would be larger.
+    pub(crate) fn range(&self, request: &RangeRequest, most: usize) -> Result<RangeResponse, Refusal> {
+        self.range_at(request, self.head.revision, most)
+    }
+
+    /// How many bytes the answers to these reads take together, as they are counted for limits. What is refused takes none.
+    ///
+    /// # Errors
+    /// More than `most`.
+    pub(crate) fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, Refusal> {
+        let mut bytes = 0;
+        for read in reads {
+            match self.range(read, most - bytes) {
+                Ok(answer) => bytes += answer_bytes(&answer),
+                Err(Refusal::AnswerTooLarge) => return Err(Refusal::AnswerTooLarge),
+                Err(_) => {}
+            }
+        }
+        Ok(bytes)
     }
 
     /// Answers a read, where `newest` is the newest revision that the reader may see: inside of a transaction that has
     /// changed something, its own.
-    pub(super) fn range_at(&self, request: &RangeRequest, newest: i64) -> Result<RangeResponse, Refusal> {
+    pub(super) fn range_at(&self, request: &RangeRequest, newest: i64, most: usize) -> Result<RangeResponse, Refusal> {
         let revision = if request.revision <= 0 { newest } else { request.revision };
         if revision > newest {
             return Err(Refusal::FutureRevision);
@@ -34,9 +50,15 @@ impl<K: Keys> Store<K> {
         let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         let more = found.items.len() > limit;
         found.items.truncate(limit);
+        let mut room = most;
+        let take = |item: &Item<'_, K>| {
+            let kv = item.to_kv(request.keys_only);
+            room = room.checked_sub(bytes_of(&kv)).ok_or(Refusal::AnswerTooLarge)?;
+            Ok(kv)
+        };
         Ok(RangeResponse {
             header: Some(ResponseHeader { revision: newest, ..Default::default() }),
-            kvs: found.items.iter().map(|item| item.to_kv(request.keys_only)).collect(),
+            kvs: found.items.iter().map(take).collect::<Result<_, Refusal>>()?,
             more,
             count: found.count,
         })
@@ -68,6 +90,18 @@ impl<K: Keys> Store<K> {
     pub(super) fn get_at(&self, key: &[u8], revision: i64) -> Option<K::Found<'_>> {
         self.keys.at(key, revision).filter(|version| !version.meta().is_tombstone())
     }
+}
+
+/// What a key takes in an answer beside its bytes, estimated.
+const KV_OVERHEAD: usize = 64;
+
+fn bytes_of(kv: &KeyValue) -> usize {
+    KV_OVERHEAD + kv.key.len() + kv.value.len()
+}
+
+/// What an answer takes, estimated: for limits.
+pub(super) fn answer_bytes(answer: &RangeResponse) -> usize {
+    answer.kvs.iter().map(bytes_of).sum()
 }
 
 struct Selected<'a, K: Keys + 'a> {

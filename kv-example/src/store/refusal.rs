@@ -37,6 +37,9 @@ pub enum Refusal {
     /// A request beyond the limit of bytes.
     #[error("etcdserver: request is too large")]
     TooLarge,
+    /// An answer beyond the limit of bytes.
+    #[error("raftkv: the answer would be too large")]
+    AnswerTooLarge,
     /// A put with a lease.
     #[error("etcdserver: leases are not supported yet: put the key without a lease")]
     LeasesUnsupported,
@@ -144,6 +147,7 @@ impl Refusal {
             Self::AuthTooLarge => Code::ResourceExhausted,
             Self::Compacted | Self::FutureRevision => Code::OutOfRange,
             Self::LeasesUnsupported => Code::Unimplemented,
+            Self::AnswerTooLarge => Code::ResourceExhausted,
             Self::Malformed => Code::Internal,
         }
     }

@@ -3,25 +3,34 @@
 use std::cmp::Ordering;
 
 use super::keys::{Found, Keys, KeysMut};
+use super::range::answer_bytes;
 use super::version::Meta;
 use super::{Refusal, Span, Store, Writer, check_range};
 use crate::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
 use crate::api::etcdserverpb::request_op::Request;
 use crate::api::etcdserverpb::response_op::Response;
-use crate::api::etcdserverpb::{Compare, RangeRequest, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+use crate::api::etcdserverpb::{
+    Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, ResponseHeader, ResponseOp, TxnRequest,
+    TxnResponse,
+};
 
 impl<K: Keys> Store<K> {
-    /// Answers a transaction that only reads.
+    /// Answers a transaction that only reads, with at most `most` bytes.
     ///
     /// # Errors
-    /// A read wants a revision that is compacted, or in the future.
-    pub(crate) fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+    /// A read wants a revision that is compacted, or in the future; or the answer would be larger.
+    pub(crate) fn read_txn(&self, request: &TxnRequest, most: usize) -> Result<TxnResponse, Refusal> {
         debug_assert!(super::is_read_only(request), "a transaction that writes goes through the log");
         let plan = self.plan(request);
         self.check_ranges(&plan)?;
         let revision = self.head.revision;
+        let mut room = most;
         let mut response = plan.run(&mut |request| match request {
-            Request::RequestRange(range) => Ok(Some(Response::ResponseRange(self.range_at(range, revision)?))),
+            Request::RequestRange(range) => {
+                let answer = self.range_at(range, revision, room)?;
+                room = room.saturating_sub(answer_bytes(&answer));
+                Ok(Some(Response::ResponseRange(answer)))
+            }
             // A request that lied about itself changes nothing.
             Request::RequestPut(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_) => Ok(None),
         })?;
@@ -98,12 +107,51 @@ impl<K: KeysMut> Writer<'_, K> {
 
     fn run_one(&mut self, request: &Request) -> Result<Option<Response>, Refusal> {
         Ok(Some(match request {
-            Request::RequestRange(range) => Response::ResponseRange(self.store.range_at(range, self.revision())?),
+            // Who proposes it sees to it that the answer is not too large: a node must not refuse what another one does.
+            Request::RequestRange(range) => {
+                Response::ResponseRange(self.store.range_at(range, self.revision(), usize::MAX)?)
+            }
             Request::RequestPut(put) => Response::ResponsePut(self.put_checked(put)),
             Request::RequestDeleteRange(delete) => Response::ResponseDeleteRange(self.delete_range(delete)),
             Request::RequestTxn(_) => return Ok(None),
         }))
     }
+}
+
+/// The reads that the answer to a transaction comes from, whichever way its comparisons go, as far as they see what is there now: those of one
+/// branch, and those of the other.
+pub(crate) fn reads_of(request: &TxnRequest) -> [Vec<RangeRequest>; 2] {
+    [&request.success, &request.failure].map(|branch| {
+        let mut reads = Vec::new();
+        collect_reads(branch, &mut reads);
+        reads
+    })
+}
+
+fn collect_reads(ops: &[RequestOp], reads: &mut Vec<RangeRequest>) {
+    for op in ops {
+        match &op.request {
+            Some(Request::RequestRange(range)) => reads.push(range.clone()),
+            Some(Request::RequestPut(put)) => reads.extend(read_of_put(put)),
+            Some(Request::RequestDeleteRange(delete)) => reads.extend(read_of_delete(delete)),
+            Some(Request::RequestTxn(nested)) => {
+                collect_reads(&nested.success, reads);
+                collect_reads(&nested.failure, reads);
+            }
+            None => {}
+        }
+    }
+}
+
+/// What a put gives back.
+pub(crate) fn read_of_put(put: &PutRequest) -> Option<RangeRequest> {
+    put.prev_kv.then(|| RangeRequest { key: put.key.clone(), ..Default::default() })
+}
+
+/// What a deletion gives back.
+pub(crate) fn read_of_delete(delete: &DeleteRangeRequest) -> Option<RangeRequest> {
+    let read = || RangeRequest { key: delete.key.clone(), range_end: delete.range_end.clone(), ..Default::default() };
+    delete.prev_kv.then(read)
 }
 
 /// A transaction whose comparisons are decided.

@@ -433,12 +433,16 @@ impl Drop for Core {
 }
 
 impl Engine for Core {
-    fn range(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
-        self.read(self.view(), |store| store.range_as(author, request))
+    fn range(&self, author: Option<&Author>, request: &RangeRequest, most: usize) -> Result<RangeResponse, ReadError> {
+        self.read(self.view(), |store| store.range_as(author, request, most))
     }
 
-    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
-        self.read(self.view(), |store| store.read_txn_as(author, request))
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, most: usize) -> Result<TxnResponse, ReadError> {
+        self.read(self.view(), |store| store.read_txn_as(author, request, most))
+    }
+
+    fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, ReadError> {
+        self.read(self.view(), |store| store.answer_bytes(reads, most))
     }
 
     fn checksum(&self, revision: i64) -> Result<Checksum, ReadError> {

@@ -53,14 +53,14 @@ impl Subject for InTables {
     }
 
     fn read(&self, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
-        self.0.read(self.0.view(), |store| store.range(request)).map_err(|error| match error {
+        self.0.read(self.0.view(), |store| store.range(request, usize::MAX)).map_err(|error| match error {
             ReadError::Refused(refusal) => refusal,
             ReadError::Failed(reason) => panic!("{reason}"),
         })
     }
 
     fn read_as(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
-        crate::machine::Engine::range(&*self.0, author, request).map_err(|error| match error {
+        crate::machine::Engine::range(&*self.0, author, request, usize::MAX).map_err(|error| match error {
             ReadError::Refused(refusal) => refusal,
             ReadError::Failed(reason) => panic!("{reason}"),
         })

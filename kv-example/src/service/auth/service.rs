@@ -36,7 +36,8 @@ impl<R: Replica> Context<R> {
     /// Has users or roles changed.
     async fn change_auth(&self, metadata: &MetadataMap, change: Change) -> Result<Header, Status> {
         let body = command::Body::Auth(AuthChange { change: Some(change) });
-        let outcome::Body::Auth(_) = self.propose_as(metadata, body, None).await? else { return Err(unexpected()) };
+        let from = (metadata, &tonic::Extensions::default());
+        let outcome::Body::Auth(_) = self.propose_as(from, body, None).await? else { return Err(unexpected()) };
         Ok(self.header(self.view.revision()))
     }
 

@@ -115,17 +115,27 @@ impl<K: Keys> Store<K> {
     ///
     /// # Errors
     /// The author may not; or as [`Store::range`].
-    pub(crate) fn range_as(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
+    pub(crate) fn range_as(
+        &self,
+        author: Option<&Author>,
+        request: &RangeRequest,
+        most: usize,
+    ) -> Result<RangeResponse, Refusal> {
         self.head.auth.rights(author)?.range(request)?;
-        self.range(request)
+        self.range(request, most)
     }
 
     /// Answers a transaction that only reads, if its author may read that.
     ///
     /// # Errors
     /// The author may not; or as [`Store::read_txn`].
-    pub(crate) fn read_txn_as(&self, author: Option<&Author>, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+    pub(crate) fn read_txn_as(
+        &self,
+        author: Option<&Author>,
+        request: &TxnRequest,
+        most: usize,
+    ) -> Result<TxnResponse, Refusal> {
         self.head.auth.rights(author)?.txn(request)?;
-        self.read_txn(request)
+        self.read_txn(request, most)
     }
 }

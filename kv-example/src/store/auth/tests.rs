@@ -61,7 +61,7 @@ impl Place {
 
     fn read(&self, user: &str, key: &str, range_end: &str) -> Result<i64, Refusal> {
         let request = range(key, range_end);
-        self.0.range_as(self.author(user).as_ref(), &request).map(|answer| answer.count)
+        self.0.range_as(self.author(user).as_ref(), &request, usize::MAX).map(|answer| answer.count)
     }
 }
 
@@ -128,7 +128,7 @@ fn without_a_user_nothing_is_done_once_it_is_enabled() {
         assert_eq!(place.apply(unnamed, body.clone()), Err(NOBODY.into()), "{body:?}");
         assert_eq!(*place.0.head(), before, "{body:?}");
     }
-    assert_eq!(place.0.range_as(None, &range("k", "")), Err(Refusal::UserEmpty));
+    assert_eq!(place.0.range_as(None, &range("k", ""), usize::MAX), Err(Refusal::UserEmpty));
     // Nodes go on to tell each other of members.
     let note = MemberNote { note: Some(Note::Gone(MemberGone { id: 9 })) };
     assert!(place.apply(None, Body::Member(note)).is_ok());
@@ -282,9 +282,9 @@ fn a_transaction_is_permitted_if_all_of_it_is() {
         success: vec![op(Request::RequestRange(range("b", "")))],
         ..Default::default()
     };
-    assert!(place.0.read_txn_as(place.author("ann").as_ref(), &read).is_ok());
+    assert!(place.0.read_txn_as(place.author("ann").as_ref(), &read, usize::MAX).is_ok());
     let read = TxnRequest { failure: vec![op(Request::RequestRange(range("c", "")))], ..read };
-    assert_eq!(place.0.read_txn_as(place.author("ann").as_ref(), &read), Err(Refusal::PermissionDenied));
+    assert_eq!(place.0.read_txn_as(place.author("ann").as_ref(), &read, usize::MAX), Err(Refusal::PermissionDenied));
 }
 
 /// A command is checked by the node that takes it, and applied later: what has changed meanwhile counts.
@@ -304,7 +304,7 @@ fn a_command_is_judged_by_the_users_and_roles_when_it_is_applied() {
     // Whoever knows the former password is not this user any more.
     place.root(Change::UserPassword(UserPassword { name: "ann".into(), password_hash: "new".into() })).unwrap();
     assert_eq!(place.apply(checked.clone(), write()), Err(OLD.into()));
-    assert_eq!(place.0.range_as(checked.as_ref(), &range("a", "")), Err(Refusal::AuthOldRevision));
+    assert_eq!(place.0.range_as(checked.as_ref(), &range("a", ""), usize::MAX), Err(Refusal::AuthOldRevision));
     let checked = place.author("ann");
     assert!(place.apply(checked.clone(), write()).is_ok());
     // Nor is another user of the same name.

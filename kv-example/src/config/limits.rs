@@ -1,0 +1,152 @@
+//! What clients, members and whoever else connects may take.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::file::FileConfig;
+use super::{ConfigError, Layers};
+
+/// The options for limits, as they were typed.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Limits")]
+pub struct LimitArgs {
+    /// How many connections of clients there may be; more are closed as they come. At most as many as there are file descriptors for
+    /// [default: 8192] [env: RAFTKV_MAX_CLIENT_CONNECTIONS]
+    #[arg(long, value_name = "COUNT")]
+    pub max_client_connections: Option<String>,
+
+    /// How many connections there may be at --listen-peer, where each member needs two; more are closed as they come [default: 1024]
+    /// [env: RAFTKV_MAX_PEER_CONNECTIONS]
+    #[arg(long, value_name = "COUNT")]
+    pub max_peer_connections: Option<String>,
+
+    /// How many connections there may be at --listen-metrics; more are closed as they come [default: 16]
+    /// [env: RAFTKV_MAX_METRICS_CONNECTIONS]
+    #[arg(long, value_name = "COUNT")]
+    pub max_metrics_connections: Option<String>,
+
+    /// How much one address may have of what is limited, in percent: of connections, of clients' requests in progress, and of the memory for
+    /// them. 100 where all clients come from one address, as from a proxy [default: 50] [env: RAFTKV_MAX_ADDRESS_PERCENT]
+    #[arg(long, value_name = "PERCENT")]
+    pub max_address_percent: Option<String>,
+
+    /// How long whoever connects may take to say what for: to begin HTTP/2, to say which member it is, or to ask for metrics, in milliseconds
+    /// [default: 5000] [env: RAFTKV_HANDSHAKE_TIMEOUT_MS]
+    #[arg(long, value_name = "MS")]
+    pub handshake_timeout_ms: Option<String>,
+
+    /// How long a client may leave a probe unanswered, or take nothing of what is sent to it, before its connection is ended, in milliseconds
+    /// [default: 20000] [env: RAFTKV_CLIENT_SILENCE_MS]
+    #[arg(long, value_name = "MS")]
+    pub client_silence_ms: Option<String>,
+
+    /// How long a client's request may take until it is here as a whole, in milliseconds [default: 30000] [env: RAFTKV_RECEIVE_TIMEOUT_MS]
+    #[arg(long, value_name = "MS")]
+    pub receive_timeout_ms: Option<String>,
+
+    /// The largest header of a request, in bytes, with 32 for each field; from 8192 on [default: 16384] [env: RAFTKV_MAX_HEADER_BYTES]
+    #[arg(long, value_name = "BYTES")]
+    pub max_header_bytes: Option<String>,
+
+    /// How many requests a client's connection may have in progress; HTTP/2 makes further ones wait [default: 1024]
+    /// [env: RAFTKV_MAX_CONNECTION_REQUESTS]
+    #[arg(long, value_name = "COUNT")]
+    pub max_connection_requests: Option<String>,
+
+    /// How much memory clients' requests in progress may hold, with the answers that were not fetched yet, in MiB [default: 512]
+    /// [env: RAFTKV_MAX_PENDING_MIB]
+    #[arg(long, value_name = "MIB")]
+    pub max_pending_mib: Option<String>,
+
+    /// The largest answer, in MiB; whoever wants more asks for less at a time. What one address may have of --max-pending-mib is a limit as well
+    /// [default: 256] [env: RAFTKV_MAX_RESPONSE_MIB]
+    #[arg(long, value_name = "MIB")]
+    pub max_response_mib: Option<String>,
+}
+
+/// Limits on what is taken of a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// How many connections of clients there may be.
+    pub client_connections: usize,
+    /// How many connections there may be for members.
+    pub peer_connections: usize,
+    /// How many connections there may be for metrics.
+    pub metrics_connections: usize,
+    /// How much of each limit one address may have, in percent.
+    pub address_percent: usize,
+    /// How long whoever connects may take to say what for.
+    pub handshake_timeout: Duration,
+    /// How long a client may leave a probe unanswered, or take nothing.
+    pub client_silence: Duration,
+    /// How long a request may take until it is here as a whole.
+    pub receive_timeout: Duration,
+    /// The largest header.
+    pub header_bytes: u32,
+    /// How many requests a connection may have in progress.
+    pub connection_requests: u32,
+    /// What requests in progress may hold.
+    pub pending_bytes: usize,
+    /// The largest answer.
+    pub response_bytes: usize,
+}
+
+impl Limits {
+    /// What one address may have of this: something.
+    #[must_use]
+    pub fn of_address(&self, limit: usize) -> usize {
+        (limit / 100 * self.address_percent + limit % 100 * self.address_percent / 100).max(1)
+    }
+
+    pub(super) fn load(args: &LimitArgs, layers: &Layers<'_>) -> Result<Self, ConfigError> {
+        let number = |name, flag: &Option<String>, file: fn(&FileConfig) -> Option<u64>, default| {
+            layers.number(name, flag.as_ref(), file, default)
+        };
+        let count = |given: u64| usize::try_from(given).unwrap_or(usize::MAX);
+        let small = |given: u64| u32::try_from(given).unwrap_or(u32::MAX);
+        let mib = |given: u64| count(given.saturating_mul(1 << 20));
+        let a = args;
+        let percent = number("max-address-percent", &a.max_address_percent, |f| f.max_address_percent, 50)?;
+        if percent.value > 100 {
+            return Err(ConfigError(format!(
+                "{}: {} is not a percentage: say at most 100",
+                percent.origin, percent.value
+            )));
+        }
+        let header = number("max-header-bytes", &a.max_header_bytes, |f| f.max_header_bytes, 16 << 10)?;
+        if header.value < MIN_HEADER_BYTES {
+            let told = header.value;
+            return Err(ConfigError(format!(
+                "{}: {told} bytes are too few for what clients say of themselves: say at least {MIN_HEADER_BYTES}",
+                header.origin
+            )));
+        }
+        let clients = number("max-client-connections", &a.max_client_connections, |f| f.max_client_connections, 8192)?;
+        let peers = number("max-peer-connections", &a.max_peer_connections, |f| f.max_peer_connections, 1024)?;
+        let metrics = number("max-metrics-connections", &a.max_metrics_connections, |f| f.max_metrics_connections, 16)?;
+        let handshake = number("handshake-timeout-ms", &a.handshake_timeout_ms, |f| f.handshake_timeout_ms, 5000)?;
+        let silence = number("client-silence-ms", &a.client_silence_ms, |f| f.client_silence_ms, 20_000)?;
+        let receive = number("receive-timeout-ms", &a.receive_timeout_ms, |f| f.receive_timeout_ms, 30_000)?;
+        let streams =
+            number("max-connection-requests", &a.max_connection_requests, |f| f.max_connection_requests, 1024)?;
+        let pending = number("max-pending-mib", &a.max_pending_mib, |f| f.max_pending_mib, 512)?;
+        let response = number("max-response-mib", &a.max_response_mib, |f| f.max_response_mib, 256)?;
+        Ok(Self {
+            client_connections: count(clients.value),
+            peer_connections: count(peers.value),
+            metrics_connections: count(metrics.value),
+            address_percent: count(percent.value),
+            handshake_timeout: Duration::from_millis(handshake.value),
+            client_silence: Duration::from_millis(silence.value),
+            receive_timeout: Duration::from_millis(receive.value),
+            header_bytes: small(header.value),
+            connection_requests: small(streams.value),
+            pending_bytes: mib(pending.value),
+            response_bytes: mib(response.value),
+        })
+    }
+}
+
+/// Less does for no client.
+const MIN_HEADER_BYTES: u64 = 8 << 10;

@@ -1,0 +1,121 @@
+//! The bodies of requests and answers, with the limits on them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use hyper::body::{Body as HttpBody, Frame, SizeHint};
+use tokio::time::{Sleep, sleep};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::{Limit, Ticket};
+use crate::service::refused;
+
+/// In front of each message: a flag, and the message's length.
+const PREFIX: usize = 5;
+
+/// What comes of a request. The services begin when all of it is there, and make room for a message as soon as its length is known.
+pub(super) fn received(body: Body, ticket: Arc<Ticket>, is_streamed: bool) -> Body {
+    Body::new(Received { body, ticket, is_streamed, prefix: [0; PREFIX], seen: 0, deadline: None })
+}
+
+/// What goes to the client. Until it has taken it, the request is in progress.
+pub(super) fn answered(body: Body, ticket: Arc<Ticket>) -> Body {
+    Body::new(Answered { body, _ticket: ticket })
+}
+
+struct Received {
+    body: Body,
+    ticket: Arc<Ticket>,
+    is_streamed: bool,
+    prefix: [u8; PREFIX],
+    seen: usize,
+    /// Set when something has to be waited for.
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Received {
+    /// Looks for the length of the first message: of those that are no streams, the only one.
+    fn look(&mut self, data: &[u8]) -> Result<(), Status> {
+        let now = data.len().min(PREFIX - self.seen);
+        self.prefix[self.seen..self.seen + now].copy_from_slice(&data[..now]);
+        self.seen += now;
+        if self.seen < PREFIX {
+            return Ok(());
+        }
+        let length = (&self.prefix[1..]).get_u32() as usize;
+        if length > self.ticket.gate.max_message_bytes {
+            // The answer tells who counts.
+            return Err(refused::too_large());
+        }
+        if self.is_streamed { Ok(()) } else { self.ticket.hold(length) }
+    }
+
+    /// Whether it takes too long.
+    fn check(&mut self, cx: &mut Context<'_>) -> Result<(), Status> {
+        if self.is_streamed {
+            return Ok(());
+        }
+        let limit = self.ticket.gate.limits.receive_timeout;
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if deadline.as_mut().poll(cx).is_pending() {
+            return Ok(());
+        }
+        self.ticket.gate.refuse(Limit::Receive, "a request did not arrive in time");
+        Err(refused::too_slow(limit, Limit::Receive.option()))
+    }
+}
+
+impl HttpBody for Received {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(other) => return Poll::Ready(other),
+            Poll::Pending => {
+                self.check(cx)?;
+                return Poll::Pending;
+            }
+        };
+        if self.seen < PREFIX
+            && let Some(data) = frame.data_ref()
+        {
+            self.look(data)?;
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+struct Answered {
+    body: Body,
+    _ticket: Arc<Ticket>,
+}
+
+impl HttpBody for Answered {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        Poll::Ready(ready!(Pin::new(&mut self.body).poll_frame(cx)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

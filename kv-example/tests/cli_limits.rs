@@ -1,0 +1,364 @@
+//! Whoever takes more than a limit allows is told so, costs no memory, and disturbs nobody else. The server is a process of its own, so that its
+//! memory can be looked at; whoever abuses it does so from 127.0.0.1, and another client goes on from 127.0.0.2.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
+
+mod cli_support;
+#[path = "cli_limits/server.rs"]
+mod server;
+
+use std::io::Write as _;
+use std::time::{Duration, Instant};
+
+use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, TxnRequest, request_op};
+use kv_example::service::DETAIL;
+use server::{Abuser, Node, announced, everything, range_op, within};
+use tokio::io::AsyncWriteExt;
+use tonic::{Code, Status};
+
+const MIB: u64 = 1 << 20;
+
+fn detail(status: &Status) -> String {
+    status.metadata().get(DETAIL).map(|text| text.to_str().unwrap().to_owned()).unwrap_or_default()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_are_too_many_or_never_begin() {
+    let node = Node::start(&["--max-client-connections", "40", "--handshake-timeout-ms", "1000"]).await;
+    let (before, begun) = (node.memory(), Instant::now());
+    // Silence, half of what HTTP/2 begins with, all but the end of its first frame.
+    let openings = ["", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0"];
+    let mut strangers = Vec::new();
+    for n in 0..20 {
+        let mut stranger = node.connect(1).await;
+        stranger.write_all(openings[n % openings.len()].as_bytes()).await.unwrap();
+        strangers.push(stranger);
+    }
+    // Half of all there may be is as much as one address may have.
+    server::closed(&mut node.connect(1).await).await;
+    node.others_go_on().await;
+    let last = strangers.pop().unwrap();
+    let mut others = strangers.into_iter();
+    server::closed(&mut others.next().unwrap()).await;
+    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    for mut stranger in others.chain([last]) {
+        server::closed(&mut stranger).await;
+    }
+    assert!(node.counted("raftkv_kv_limits_exceeded_total{limit=\"max-address-percent\"}") >= 1);
+    assert_eq!(node.counted("raftkv_kv_limits_exceeded_total{limit=\"handshake-timeout-ms\"}"), 20);
+    let log = node.log();
+    assert!(log.contains("a connection was closed unheard: 127.0.0.1 has 20 of them"), "{log}");
+    assert!(log.contains("--max-address-percent") && log.contains("--handshake-timeout-ms"), "{log}");
+    assert!(node.memory() < before + 8 * MIB, "{before} bytes became {}", node.memory());
+    // There is room again.
+    let mut client = node.client(1).await;
+    client.put(PutRequest { key: "k".into(), ..PutRequest::default() }).await.unwrap();
+}
+
+/// Pings are answered, and who sends them never reads the answers: a probe of the server can't be written either.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_takes_nothing_is_left() {
+    let node = Node::start(&["--client-silence-ms", "1000"]).await;
+    let before = node.memory();
+    let mut stream = node.connect(1).await;
+    stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let pings = b"\0\0\x08\x06\0\0\0\0\0deadbeef".repeat(1000);
+    within("the hang-up", async { while stream.write_all(&pings).await.is_ok() {} }).await;
+    node.others_go_on().await;
+    assert!(node.memory() < before + 8 * MIB, "{before} bytes became {}", node.memory());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_too_many_or_never_arrive() {
+    let node = Node::start(&["--max-pending-requests", "16", "--receive-timeout-ms", "3000"]).await;
+    let mut abuser = Abuser::connect(&node, 1).await;
+    let begun = Instant::now();
+    let mut halves = Vec::new();
+    for _ in 0..8 {
+        let mut call = abuser.call("/etcdserverpb.KV/Put").await;
+        call.send(announced(1000, &[0; 10]));
+        halves.push(call);
+    }
+    node.until_in_progress(8).await;
+    let mut ninth = abuser.call("/etcdserverpb.KV/Put").await;
+    let refused = ninth.status().await;
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "etcdserver: too many requests"));
+    let words = "requests in progress: 127.0.0.1 has 8 of them, as much as one address may (--max-address-percent of \
+                 --max-pending-requests; try again later)";
+    assert!(detail(&refused).starts_with(words), "{refused:?}");
+    node.others_go_on().await;
+    for call in &mut halves {
+        let status = call.status().await;
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::DeadlineExceeded, "raftkv: the request did not arrive in time")
+        );
+        assert!(detail(&status).contains("(--receive-timeout-ms)"), "{status:?}");
+    }
+    assert!(begun.elapsed() >= Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!(node.counted("raftkv_kv_limits_exceeded_total{limit=\"receive-timeout-ms\"}"), 8);
+    assert_eq!(node.counted("raftkv_kv_requests_total{method=\"KV.Put\",code=\"RESOURCE_EXHAUSTED\"}"), 1);
+    // There is room again.
+    let mut client = node.client(1).await;
+    client.put(PutRequest { key: "k".into(), ..PutRequest::default() }).await.unwrap();
+}
+
+/// From all addresses together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_from_everywhere_that_are_too_many() {
+    let node = Node::start(&["--max-pending-requests", "4"]).await;
+    let (mut halves, mut abusers) = (Vec::new(), Vec::new());
+    for address in [1, 3] {
+        let mut abuser = Abuser::connect(&node, address).await;
+        for _ in 0..2 {
+            let mut call = abuser.call("/etcdserverpb.KV/Put").await;
+            call.send(announced(1000, &[0; 10]));
+            halves.push(call);
+        }
+        node.until_in_progress(halves.len() as u64).await;
+        abusers.push(abuser);
+    }
+    let mut client = node.client(2).await;
+    let refused = client.range(everything()).await.unwrap_err();
+    assert_eq!(refused.message(), "etcdserver: too many requests");
+    let words = "requests in progress: all 4 are taken (--max-pending-requests; try again later, or at another node)";
+    assert_eq!(detail(&refused), words);
+    drop((halves, abusers));
+    within("room", async { while client.range(everything()).await.is_err() {} }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_that_are_too_large() {
+    let node = Node::start(&["--max-request-bytes", "100000"]).await;
+    let before = node.memory();
+    let mut abuser = Abuser::connect(&node, 1).await;
+    for bytes in [200_000, 700_000, 500 << 20, u32::MAX] {
+        let mut call = abuser.call("/etcdserverpb.KV/Put").await;
+        if bytes == 200_000 {
+            // The services themselves refuse this one.
+            let put = PutRequest { key: "k".into(), value: vec![7; 199_990].into(), ..PutRequest::default() };
+            call.send(server::framed(&put));
+            call.end();
+        } else {
+            call.send(announced(bytes, &[0; 1000]));
+        }
+        let status = call.status().await;
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::InvalidArgument, "etcdserver: request is too large"),
+            "{bytes}"
+        );
+    }
+    node.others_go_on().await;
+    assert_eq!(node.counted("raftkv_kv_limits_exceeded_total{limit=\"max-request-bytes\"}"), 4);
+    assert!(node.memory() < before + 8 * MIB, "{before} bytes became {}", node.memory());
+}
+
+/// Requests announce what they would hold, and send little of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_that_requests_would_hold() {
+    let node = Node::start(&["--max-pending-mib", "8"]).await;
+    let mut abuser = Abuser::connect(&node, 1).await;
+    let mut calls = Vec::new();
+    for n in 0..4 {
+        let mut call = abuser.call("/etcdserverpb.KV/Put").await;
+        call.send(announced(1 << 20, &[0; 10]));
+        calls.push(call);
+        if n < 3 {
+            node.until_in_progress(n + 1).await;
+        }
+    }
+    // Each has some KiB beside its bytes, and so the fourth does not fit into half of 8 MiB.
+    let refused = calls[3].status().await;
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "etcdserver: too many requests"));
+    let words = "bytes of requests and answers in progress: 127.0.0.1 has 4194304 of them, as much as one address may \
+                 (--max-address-percent of --max-pending-mib; try again later)";
+    assert!(detail(&refused).starts_with(words), "{refused:?}");
+    node.others_go_on().await;
+    assert!(node.counted("raftkv_kv_held_bytes") > 3 << 20);
+    drop((calls, abuser));
+    within("room", async {
+        while node.counted("raftkv_kv_held_bytes") > 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// Short questions for all there is, whose answers are not fetched: without limits the server would hold 100 times its contents.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_nobody_fetches() {
+    let node = Node::start(&["--max-pending-mib", "64"]).await;
+    node.fill(8).await;
+    let before = node.memory();
+    let mut abuser = Abuser::connect(&node, 1).await;
+    let mut calls = Vec::new();
+    for _ in 0..100 {
+        let mut call = abuser.call("/etcdserverpb.KV/Range").await;
+        call.send(server::framed(&everything()));
+        call.end();
+        calls.push(call);
+    }
+    let mut refused = 0;
+    for call in &mut calls {
+        // Those that are answered have a body, of which nothing is read.
+        if let Some(status) = call.refusal().await {
+            assert_eq!(status.code(), Code::ResourceExhausted, "{status:?}");
+            assert!(detail(&status).contains("--max-pending-mib"), "{status:?}");
+            refused += 1;
+        }
+    }
+    assert!((96..=98).contains(&refused), "{refused} of 100 were refused, where 32 MiB have room for 3 answers");
+    node.others_go_on().await;
+    // Those that are kept, and some that are made before it is known that there is no room for them.
+    let after = node.memory();
+    println!("{before} bytes of memory became {after}");
+    assert!(after < before + 320 * MIB, "{before} bytes became {after}");
+    drop((calls, abuser));
+    let mut client = node.client(1).await;
+    within("room again", async { while client.range(everything()).await.is_err() {} }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_are_too_large() {
+    let node = Node::start(&["--max-response-mib", "1"]).await;
+    node.fill(3).await;
+    let before = node.memory();
+    let mut client = node.client(1).await;
+    let get = RangeRequest { key: "key-000".into(), ..RangeRequest::default() };
+    let delete = kv_example::api::etcdserverpb::DeleteRangeRequest {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        prev_kv: true,
+    };
+    let reading = TxnRequest { success: vec![range_op(&get); 20], ..TxnRequest::default() };
+    let mut writing = reading.clone();
+    let put = PutRequest { key: "other".into(), ..PutRequest::default() };
+    writing.success[0].request = Some(request_op::Request::RequestPut(put));
+    let refusals = [
+        client.range(everything()).await.unwrap_err(),
+        client.txn(reading).await.unwrap_err(),
+        client.txn(writing).await.unwrap_err(),
+        client.delete_range(delete).await.unwrap_err(),
+    ];
+    for status in refusals {
+        let words = "raftkv: the answer would be larger than 1048576 bytes";
+        assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, words));
+        assert!(detail(&status).contains("ask for less at a time"), "{status:?}");
+    }
+    node.others_go_on().await;
+    assert_eq!(node.counted("raftkv_kv_limits_exceeded_total{limit=\"max-response-mib\"}"), 4);
+    // Nothing was written, and all of it can be read in parts, or counted.
+    let page = client.range(RangeRequest { limit: 10, ..everything() }).await.unwrap().into_inner();
+    assert_eq!((page.kvs.len(), page.more, page.count), (10, true, 48 + 1), "the other client's key is there as well");
+    let count = client.range(RangeRequest { count_only: true, ..everything() }).await.unwrap().into_inner().count;
+    let keys = client.range(RangeRequest { keys_only: true, ..everything() }).await.unwrap().into_inner().kvs.len();
+    assert_eq!((count, keys), (49, 49));
+    assert!(node.memory() < before + 16 * MIB, "{before} bytes became {}", node.memory());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_that_are_too_large() {
+    let node = Node::start(&["--max-header-bytes", "8192"]).await;
+    let mut client = node.client(1).await;
+    let request = |bytes: usize| {
+        let mut request = tonic::Request::new(everything());
+        request.metadata_mut().insert("x-long", "y".repeat(bytes).parse().unwrap());
+        request
+    };
+    client.range(request(7000)).await.unwrap();
+    let status = client.range(request(9000)).await.unwrap_err();
+    assert!(status.message().contains("431"), "{status:?}");
+    node.others_go_on().await;
+    client.range(request(7000)).await.unwrap();
+    // Metrics have the same limit.
+    let answer = node.ask_for_metrics(&format!("X-Long: {}\r\n", "y".repeat(9000)));
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+/// HTTP/2's own limits: whoever opens streams and resets them is told to calm down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_that_are_opened_to_be_reset() {
+    let node = Node::start(&[]).await;
+    let before = node.memory();
+    let mut abuser = Abuser::connect(&node, 1).await;
+    let error = within("the end", async {
+        loop {
+            match abuser.try_call("/etcdserverpb.KV/Put").await {
+                Ok(mut call) => call.reset(),
+                Err(error) => return error,
+            }
+        }
+    })
+    .await;
+    assert_eq!(error.reason(), Some(h2::Reason::ENHANCE_YOUR_CALM), "{error}");
+    node.others_go_on().await;
+    assert!(node.memory() < before + 16 * MIB, "{before} bytes became {}", node.memory());
+}
+
+/// Strangers at the members' port: what they send before they have said who they are is not kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn strangers_at_the_members_port() {
+    let node = Node::start(&["--max-peer-connections", "40", "--handshake-timeout-ms", "500"]).await;
+    let before = node.memory();
+    let mut abusers = Vec::new();
+    for _ in 0..20 {
+        let mut abuser = Abuser::connect_to(&node.members(), 1).await;
+        for _ in 0..8 {
+            let mut call = abuser.call("/raftkv.v1.Peers/OpenLane").await;
+            // An announcement of the largest message, and as much of it as fits.
+            call.send(announced(16 << 20, &vec![7; 1 << 20]));
+            let status = call.status().await;
+            assert!(status.message().contains("and a hello at most 1024"), "{status:?}");
+        }
+        abusers.push(abuser);
+    }
+    let mut one_more = node.connect_to(&node.members(), 1).await;
+    server::closed(&mut one_more).await;
+    node.others_go_on().await;
+    assert!(node.counted("raftkv_peers_refused_total{reason=\"limit\"}") >= 1);
+    assert!(node.counted("raftkv_peers_refused_total{reason=\"error\"}") >= 160);
+    assert!(node.memory() < before + 32 * MIB, "{before} bytes became {}", node.memory());
+    within("the end of those who never said who they are", async {
+        while node.counted("raftkv_peers_refused_total{reason=\"silence\"}") < 20 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+/// They ask for nothing, or for too much, while others ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_crowds_the_metrics() {
+    let node = Node::start(&["--max-metrics-connections", "4", "--handshake-timeout-ms", "1500"]).await;
+    let silent = [node.connect_to(&node.metrics(), 1).await, node.connect_to(&node.metrics(), 1).await];
+    server::closed(&mut node.connect_to(&node.metrics(), 1).await).await;
+    let mut other = server::connect_blocking(&node.metrics(), 2);
+    other.write_all(b"GET /metrics HTTP/1.1\r\nHost: n\r\n\r\n").unwrap();
+    let answer = std::io::read_to_string(other).unwrap();
+    assert!(answer.contains("raftkv_kv_limits_exceeded_total{limit=\"max-address-percent\"} 1"), "{answer}");
+    for mut stranger in silent {
+        server::closed(&mut stranger).await;
+    }
+    within("the count", async {
+        while node.counted("raftkv_kv_limits_exceeded_total{limit=\"handshake-timeout-ms\"}") < 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+    node.others_go_on().await;
+}
+
+/// Every limit that a refusal may name is an option, and is told of in the README.
+#[test]
+fn every_limit_is_documented() {
+    let help = cli_support::stdout(&cli_support::run(&["server", "--help"]));
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let section = help.split("Limits:\n").nth(1).expect("a section on limits");
+    let options: Vec<_> = section.lines().filter_map(|line| line.trim().strip_prefix("--")).collect();
+    assert!(options.len() >= 11, "{options:?}");
+    for option in options {
+        let name = option.split_whitespace().next().unwrap();
+        assert!(readme.lines().any(|line| line.starts_with('|') && line.contains(&format!("`--{name}`"))), "--{name}");
+    }
+}

@@ -1,0 +1,272 @@
+//! A node as a process of its own, and those who come to it.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
+use http::{Method, Request, Response, Version};
+use kv_example::api::etcdserverpb::kv_client::KvClient;
+use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, request_op};
+use prost::Message;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpSocket, TcpStream};
+use tonic::Status;
+use tonic::transport::{Channel, Endpoint};
+
+use crate::cli_support::{PATIENCE, Running, free_ports, run, wait_for};
+
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not come"))
+}
+
+/// 127.0.0.N
+fn loopback(n: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 0, n)
+}
+
+/// A cluster of one.
+pub(crate) struct Node {
+    running: Running,
+    base: u16,
+    _dir: tempfile::TempDir,
+}
+
+impl Node {
+    pub(crate) async fn start(options: &[&str]) -> Self {
+        let (dir, base) = (tempfile::tempdir().unwrap(), free_ports(3));
+        let data = dir.path().join("data").display().to_string();
+        let address = |n: u16| format!("127.0.0.1:{}", base + n);
+        let (clients, peers, metrics) = (address(0), format!("1={}", address(1)), address(2));
+        let args = ["server", "--id", "1", "--data", &data, "--peers", &peers, "--listen-client", &clients];
+        let args = [&args[..], &["--listen-metrics", &metrics], options].concat();
+        let node = Self { running: Running::start(&dir.path().join("log"), &args), base, _dir: dir };
+        tokio::task::block_in_place(|| {
+            wait_for("the first write", || {
+                run(&["put", "k", "v", "--endpoints", &clients, "--timeout", "1"]).status.success().then_some(())
+            });
+            wait_for("the end of that client's requests", || (node.counted("raftkv_kv_held_bytes") == 0).then_some(()));
+        });
+        let deleted = run(&["del", "k", "--endpoints", &clients]);
+        assert!(deleted.status.success());
+        node
+    }
+
+    pub(crate) fn log(&self) -> String {
+        self.running.log()
+    }
+
+    fn clients(&self) -> String {
+        format!("127.0.0.1:{}", self.base)
+    }
+
+    pub(crate) fn members(&self) -> String {
+        format!("127.0.0.1:{}", self.base + 1)
+    }
+
+    pub(crate) fn metrics(&self) -> String {
+        format!("127.0.0.1:{}", self.base + 2)
+    }
+
+    /// What it holds of the memory, in bytes.
+    pub(crate) fn memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// A connection from 127.0.0.N.
+    pub(crate) async fn connect(&self, n: u8) -> TcpStream {
+        self.connect_to(&self.clients(), n).await
+    }
+
+    pub(crate) async fn connect_to(&self, address: &str, n: u8) -> TcpStream {
+        connect(address, n).await
+    }
+
+    /// An honest client at 127.0.0.N, which takes answers of any size.
+    pub(crate) async fn client(&self, n: u8) -> KvClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.clients())).unwrap();
+        let channel = endpoint.local_address(Some(loopback(n).into())).connect_lazy();
+        KvClient::new(channel).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX)
+    }
+
+    /// Another client writes and reads, without having to wait for long.
+    pub(crate) async fn others_go_on(&self) {
+        let mut client = self.client(2).await;
+        for n in 0..10 {
+            let put = PutRequest { key: "other".into(), value: n.to_string().into(), ..PutRequest::default() };
+            let get = RangeRequest { key: "other".into(), ..RangeRequest::default() };
+            within("a write", client.put(put)).await.expect("a write");
+            let answer = within("a read", client.range(get)).await.expect("a read").into_inner();
+            assert_eq!(answer.kvs[0].value, n.to_string());
+        }
+    }
+
+    /// Writes so many MiB, in values of 64 KiB: `key-000` and so on.
+    pub(crate) async fn fill(&self, mib: usize) {
+        let mut client = self.client(2).await;
+        for n in 0..mib * 16 {
+            let (key, value) = (format!("key-{n:03}").into(), vec![7; 64 << 10].into());
+            client.put(PutRequest { key, value, ..PutRequest::default() }).await.unwrap();
+        }
+    }
+
+    /// Asks from 127.0.0.9, with these lines in the header as well.
+    pub(crate) fn ask_for_metrics(&self, lines: &str) -> String {
+        let mut stream = connect_blocking(&self.metrics(), 9);
+        stream.write_all(format!("GET /metrics HTTP/1.1\r\nHost: n\r\n{lines}\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        // The rest of a question that is too long makes the server reset the connection.
+        let _ = stream.read_to_string(&mut answer);
+        answer
+    }
+
+    /// Waits until so many requests are in progress.
+    pub(crate) async fn until_in_progress(&self, requests: u64) {
+        within("requests in progress", async {
+            while self.counted("raftkv_kv_requests_in_progress") != requests {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+
+    /// A number that is served.
+    pub(crate) fn counted(&self, name: &str) -> u64 {
+        let answer = self.ask_for_metrics("");
+        let value = answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("{name} is not served: {answer}")).parse().unwrap()
+    }
+}
+
+async fn connect(address: &str, n: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((loopback(n), 0))).unwrap();
+    socket.connect(address.parse().unwrap()).await.unwrap()
+}
+
+pub(crate) fn connect_blocking(address: &str, n: u8) -> std::net::TcpStream {
+    use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+    bind(&socket, &SocketAddr::from((loopback(n), 0))).unwrap();
+    connect(&socket, &address.parse::<SocketAddr>().unwrap()).unwrap();
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
+/// Waits until the other end has closed it. What comes before that does not matter.
+pub(crate) async fn closed(stream: &mut TcpStream) {
+    within("the hang-up", async {
+        // A reset is an end as well.
+        while matches!(stream.read(&mut [0; 1024]).await, Ok(1..)) {}
+    })
+    .await;
+}
+
+/// All keys.
+pub(crate) fn everything() -> RangeRequest {
+    RangeRequest { key: vec![0].into(), range_end: vec![0].into(), ..RangeRequest::default() }
+}
+
+pub(crate) fn range_op(range: &RangeRequest) -> RequestOp {
+    RequestOp { request: Some(request_op::Request::RequestRange(range.clone())) }
+}
+
+/// The beginning of a message that claims to have so many bytes.
+pub(crate) fn announced(bytes: u32, beginning: &[u8]) -> Bytes {
+    [&[0], &bytes.to_be_bytes()[..], beginning].concat().into()
+}
+
+/// A message as gRPC frames it.
+pub(crate) fn framed(message: &impl Message) -> Bytes {
+    let bytes = message.encode_to_vec();
+    announced(bytes.len().try_into().unwrap(), &bytes)
+}
+
+/// A bare HTTP/2 client, which does what it likes.
+pub(crate) struct Abuser {
+    sender: SendRequest<Bytes>,
+    address: String,
+    running: tokio::task::JoinHandle<Result<(), h2::Error>>,
+}
+
+impl Drop for Abuser {
+    fn drop(&mut self) {
+        self.running.abort();
+    }
+}
+
+impl Abuser {
+    pub(crate) async fn connect(node: &Node, n: u8) -> Self {
+        Self::connect_to(&node.clients(), n).await
+    }
+
+    pub(crate) async fn connect_to(address: &str, n: u8) -> Self {
+        let stream = connect(address, n).await;
+        let (sender, connection) = h2::client::handshake(stream).await.unwrap();
+        Self { sender, address: address.to_owned(), running: tokio::spawn(connection) }
+    }
+
+    pub(crate) async fn call(&mut self, path: &str) -> Call {
+        self.try_call(path).await.unwrap()
+    }
+
+    /// Begins a call; nothing of its body is sent.
+    pub(crate) async fn try_call(&mut self, path: &str) -> Result<Call, h2::Error> {
+        let request = Request::builder().method(Method::POST).version(Version::HTTP_2);
+        let request = request.uri(format!("http://{}{path}", self.address)).header("te", "trailers");
+        let request = request.header("content-type", "application/grpc").body(()).unwrap();
+        self.sender = self.sender.clone().ready().await?;
+        let (answer, body) = self.sender.send_request(request, false)?;
+        Ok(Call { answer: Some(answer), body, _unread: None })
+    }
+}
+
+/// A call, for as long as its client likes.
+pub(crate) struct Call {
+    answer: Option<ResponseFuture>,
+    body: SendStream<Bytes>,
+    /// Nothing is read of it, so the server can't send more than the window.
+    _unread: Option<Response<RecvStream>>,
+}
+
+impl Call {
+    pub(crate) fn send(&mut self, bytes: Bytes) {
+        self.body.send_data(bytes, false).unwrap();
+    }
+
+    pub(crate) fn end(&mut self) {
+        self.body.send_data(Bytes::new(), true).unwrap();
+    }
+
+    pub(crate) fn reset(&mut self) {
+        self.body.send_reset(h2::Reason::CANCEL);
+    }
+
+    /// How it ends, if it ends with a refusal; an answer is kept, and not read.
+    pub(crate) async fn refusal(&mut self) -> Option<Status> {
+        let answer = within("an answer", self.answer.take().unwrap()).await.unwrap();
+        let status = Status::from_header_map(answer.headers());
+        self._unread = Some(answer);
+        status
+    }
+
+    /// How it ends: with a refusal, in the headers or behind an empty answer.
+    pub(crate) async fn status(&mut self) -> Status {
+        if let Some(status) = self.refusal().await {
+            return status;
+        }
+        let mut answer = self._unread.take().unwrap();
+        let trailers = within("the end", async {
+            while let Some(data) = answer.body_mut().data().await {
+                data.unwrap();
+            }
+            answer.body_mut().trailers().await.unwrap()
+        });
+        Status::from_header_map(&trailers.await.expect("trailers")).expect("a status")
+    }
+}
