@@ -73,6 +73,39 @@ pub struct Status {
     pub machine_stalls: bool,
 }
 
+impl Status {
+    /// A node that has just begun and knows of nothing: for those who stand in for nodes in tests, and say what is different.
+    #[cfg(feature = "testing")]
+    #[must_use]
+    pub fn of_new(id: NodeId) -> Self {
+        Self {
+            id,
+            role: RoleKind::Follower,
+            term: Term(0),
+            leader: None,
+            members: Vec::new(),
+            configuration: None,
+            change: None,
+            removed: None,
+            base: LogId::ZERO,
+            last: LogId::ZERO,
+            stored: Index(0),
+            commit: Index(0),
+            applied: Index(0),
+            snapshot: None,
+            sessions: SessionsStatus::default(),
+            receiving: None,
+            peers: Vec::new(),
+            transferring_to: None,
+            priority: 0,
+            may_lead: true,
+            lease_left: None,
+            disk_stalls: false,
+            machine_stalls: false,
+        }
+    }
+}
+
 /// An image of the state machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotStatus {

@@ -20,6 +20,7 @@ mod log;
 mod proxy;
 mod refusals;
 mod silence;
+mod stopwatch;
 #[cfg(feature = "dev-certs")]
 mod tls;
 
@@ -29,6 +30,7 @@ pub use log::Log;
 pub use proxy::{Flow, Proxy};
 pub use refusals::*;
 pub use silence::*;
+pub use stopwatch::Stopwatch;
 #[cfg(feature = "dev-certs")]
 pub use tls::*;
 

@@ -11,16 +11,17 @@ pub async fn a_peer_that_accepts_and_never_answers_is_unreachable_after_the_conn
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let peer = Peer::new(2, listener.local_addr().unwrap().to_string());
     let transport = sender(halves, quick());
-    let begin = Instant::now();
+    let watch = Stopwatch::start();
     let error = until_it_fails(&*transport, &peer, |n| tick(&peer, n)).await;
     assert!(unreachable(&error).contains("no answer within 500ms"), "{error}");
-    assert!(begin.elapsed() < Duration::from_secs(2), "{:?}", begin.elapsed());
+    // To connect, and to be welcomed, may take so long each.
+    watch.expect_less_than(Duration::from_millis(1200));
     // From then on it costs nothing.
-    let begin = Instant::now();
+    let watch = Stopwatch::start();
     for n in 0..1000 {
         transport.send(&peer, vec![tick(&peer, n)]).await.unwrap_err();
     }
-    assert!(begin.elapsed() < Duration::from_millis(400), "{:?}", begin.elapsed());
+    watch.expect_less_than(Duration::from_millis(400));
 }
 
 /// A peer that is too busy to answer within the connect timeout. Attempts that are all given up after the same time would never come to an
@@ -49,10 +50,10 @@ async fn a_silent_way_is_noticed(halves: &dyn Halves, flow: Flow, bulk: bool, bo
     sleep(Duration::from_millis(100)).await;
 
     proxy.set(flow);
-    let begin = Instant::now();
+    let watch = Stopwatch::start();
     let error = until_it_fails(&*transport, &peer, message).await;
     assert!(unreachable(&error).contains("keep-alive"), "{error}");
-    assert!(begin.elapsed() < bound, "noticed after {:?} only: {error}", begin.elapsed());
+    watch.expect_less_than(bound);
 
     proxy.set(Flow::Forward);
     until_it_works(&*transport, &peer, message(2)).await;
@@ -83,9 +84,9 @@ pub async fn the_default_times_notice_a_vanished_peer_within_a_few_seconds(halve
     b.until(1).await;
     sleep(Duration::from_millis(100)).await;
     proxy.set(Flow::Silent);
-    let begin = Instant::now();
+    let watch = Stopwatch::start();
     until_it_fails(&*transport, &peer, |n| tick(&peer, n)).await;
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    watch.expect_less_than(Duration::from_secs(5));
 }
 
 /// It does not wait for ever, and not much is taken for a peer that takes nothing.
@@ -97,7 +98,7 @@ pub async fn a_send_that_waits_for_room_fails_when_the_connection_is_given_up(ha
     b.until(1).await;
     sleep(Duration::from_millis(100)).await;
     proxy.set(Flow::Silent);
-    let begin = Instant::now();
+    let watch = Stopwatch::start();
     let mut taken = 0;
     let error = loop {
         match within("a send", transport.send(&peer, vec![load(&peer, taken, 256 << 10)])).await {
@@ -106,7 +107,7 @@ pub async fn a_send_that_waits_for_room_fails_when_the_connection_is_given_up(ha
         }
     };
     unreachable(&error);
-    assert!(begin.elapsed() < Duration::from_millis(3500), "{:?}", begin.elapsed());
+    watch.expect_less_than(Duration::from_millis(3500));
     // The queue, what HTTP/2 and the kernel hold.
     assert!(taken < 128, "{taken} batches of 256 KiB were taken for a silent peer");
 }
