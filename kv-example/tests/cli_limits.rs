@@ -65,6 +65,12 @@ async fn a_client_that_takes_nothing_is_left() {
     let pings = b"\0\0\x08\x06\0\0\0\0\0deadbeef".repeat(1000);
     within("the hang-up", async { while stream.write_all(&pings).await.is_ok() {} }).await;
     node.others_go_on().await;
+    // One that takes everything, and answers no probe.
+    let mut deaf = node.connect(1).await;
+    deaf.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let begun = Instant::now();
+    server::closed(&mut deaf).await;
+    assert!(begun.elapsed() > Duration::from_millis(500), "{:?}", begun.elapsed());
     assert!(node.memory() < before + 8 * MIB, "{before} bytes became {}", node.memory());
 }
 

@@ -12,10 +12,9 @@ use kv_example::client::{Client, ClientError, ClientOptions};
 use kv_example::machine::KvMachine;
 use kv_example::service::{Options, Replica, Services};
 use kv_example::store::Limits;
-use raftkv::consensus::RoleKind;
 use raftkv::{
-    Change, ChangeError, ClusterId, Consistency, Error, Index, LogId, NodeId, Once, Peer, SessionId, StateMachine,
-    Status, Term, TransferError,
+    Change, ChangeError, ClusterId, Consistency, Error, LogId, NodeId, Once, Peer, SessionId, StateMachine, Status,
+    Term, TransferError,
 };
 use tokio::sync::Mutex;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -70,29 +69,10 @@ impl Replica for Node {
 
     async fn status(&self) -> Result<Status, Error> {
         Ok(Status {
-            id: NodeId(self.id),
-            role: RoleKind::Follower,
             term: Term(1),
             leader: Some(NodeId(self.leader.load(Ordering::Relaxed))),
             members: vec![Peer::new(self.id, "127.0.0.1:1")],
-            configuration: None,
-            change: None,
-            removed: None,
-            base: LogId::ZERO,
-            last: LogId::ZERO,
-            stored: Index(0),
-            commit: Index(0),
-            applied: Index(0),
-            snapshot: None,
-            peers: Vec::new(),
-            transferring_to: None,
-            sessions: raftkv::SessionsStatus::default(),
-            priority: 0,
-            may_lead: true,
-            lease_left: None,
-            disk_stalls: false,
-            machine_stalls: false,
-            receiving: None,
+            ..Status::of_new(NodeId(self.id))
         })
     }
 

@@ -12,6 +12,7 @@
 //! a test can run a workload once and then lose power at every point of it.
 
 mod files;
+pub mod log_model;
 mod pages;
 
 use std::collections::{BTreeMap, BTreeSet};

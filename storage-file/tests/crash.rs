@@ -12,7 +12,7 @@ mod support;
 use raftkv::{HardState, LogId, LogWrite, NodeId, Term};
 use raftkv_storage_file::sim::{Fate, Fault, Moment, SimDisk};
 use raftkv_storage_file::{Options, Wal};
-use support::{Call, Model, open_with, perform, tiny, vote, write};
+use support::{Call, Model, model_of, open_with, perform, tiny, vote, write};
 
 /// A generator good enough to vary tests, the same on every machine.
 struct Dice(u64);
@@ -71,7 +71,7 @@ fn run(disk: &SimDisk, options: Options, before: Vec<Model>, calls: &[Call]) -> 
     disk.record();
     let mut allowed: Vec<(u64, Vec<Model>)> = Vec::new();
     let mut wal = open_with(disk, options).unwrap_or_else(|e| panic!("does not open: {e}"));
-    let mut model = Model::of(&wal).unwrap();
+    let mut model = model_of(&wal).unwrap();
     assert!(before.contains(&model), "opened as\n{model:?}\nbut it should be one of\n{before:?}");
     allowed.push((disk.operations(), before));
     for call in calls {
@@ -82,7 +82,7 @@ fn run(disk: &SimDisk, options: Options, before: Vec<Model>, calls: &[Call]) -> 
         wal.settle();
         allowed.push((disk.operations(), vec![model.clone()]));
     }
-    assert_eq!(Model::of(&wal).unwrap(), model);
+    assert_eq!(model_of(&wal).unwrap(), model);
     let mut points = Vec::new();
     for (operation, moment) in disk.take_recording().into_iter().enumerate() {
         let known = allowed.iter().find(|(end, _)| (operation as u64) < *end);
@@ -159,7 +159,7 @@ fn campaign(seed: u64, calls: usize, options: Options, limit: Option<usize>, sam
             let crashed = lose(&point.moment, &fates);
             let kept = crashed.now();
             let wal = open_with(&crashed, options).unwrap_or_else(|e| panic!("{e}\n{}", context()));
-            let found = Model::of(&wal).unwrap_or_else(|e| panic!("{e}\n{}", context()));
+            let found = model_of(&wal).unwrap_or_else(|e| panic!("{e}\n{}", context()));
             assert!(point.allowed.contains(&found), "{}\nfound {found:?}\nallowed {:?}", context(), point.allowed);
             drop(wal);
             if dice.roll(sample) == 0 {
@@ -191,7 +191,7 @@ fn second_loss(
             let context = || format!("{context}\nthen moment {at}, {:?} {fates:?}", point.moment.pending());
             let crashed = lose(&point.moment, &fates);
             let wal = open_with(&crashed, options).unwrap_or_else(|e| panic!("{e}\n{}", context()));
-            let found = Model::of(&wal).unwrap_or_else(|e| panic!("{e}\n{}", context()));
+            let found = model_of(&wal).unwrap_or_else(|e| panic!("{e}\n{}", context()));
             assert!(point.allowed.contains(&found), "{}\nfound {found:?}\nallowed {:?}", context(), point.allowed);
         }
     }
@@ -232,12 +232,12 @@ fn a_killed_process_loses_nothing_acknowledged() {
         for point in points {
             let disk = point.moment.kill();
             let wal = open_with(&disk, tiny()).unwrap();
-            assert!(point.allowed.contains(&Model::of(&wal).unwrap()));
+            assert!(point.allowed.contains(&model_of(&wal).unwrap()));
             drop(wal);
             // What it said after the restart must survive a loss of power right then.
-            let found = Model::of(&open_with(&disk, tiny()).unwrap()).unwrap();
+            let found = model_of(&open_with(&disk, tiny()).unwrap()).unwrap();
             let after = disk.now().lose_power(|_| Fate::Lost);
-            assert_eq!(Model::of(&open_with(&after, tiny()).unwrap()).unwrap(), found);
+            assert_eq!(model_of(&open_with(&after, tiny()).unwrap()).unwrap(), found);
         }
     }
 }
@@ -257,13 +257,13 @@ fn a_failed_sync_never_costs_what_the_next_process_relies_on() {
             let allowed = until_failure(&disk, &calls);
             failures += u32::from(allowed.len() > 1);
             let disk = disk.now().kill();
-            let found = Model::of(&open_with(&disk.now().kill(), tiny()).unwrap()).unwrap();
+            let found = model_of(&open_with(&disk.now().kill(), tiny()).unwrap()).unwrap();
             let points = run(&disk, tiny(), allowed.clone(), &aftermath(&found));
             for point in points {
                 for fate in [Fate::Lost, Fate::Kept, Fate::Garbage] {
                     let wal = open_with(&point.moment.lose_power(|_| fate), tiny());
                     let wal = wal.unwrap_or_else(|e| panic!("seed {seed}, sync failed at {operation}: {e}"));
-                    let found = Model::of(&wal).unwrap();
+                    let found = model_of(&wal).unwrap();
                     assert!(point.allowed.contains(&found), "seed {seed}, sync failed at {operation}");
                 }
             }

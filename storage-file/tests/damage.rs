@@ -8,7 +8,7 @@ mod support;
 use raftkv::{HardState, LogId, LogWrite, NodeId, StorageError, Term};
 use raftkv_storage_file::Wal;
 use raftkv_storage_file::sim::SimDisk;
-use support::{Call, Model, dir, open, perform, segment, vote, write};
+use support::{Call, Model, dir, model_of, open, perform, segment, vote, write};
 
 fn calls() -> Vec<Call> {
     let hard_state = Some(HardState { term: Term(2), voted_for: Some(NodeId(3)) });
@@ -73,7 +73,7 @@ fn check_flips(closed: bool, every: usize) {
                 Ok(wal) => {
                     harmless += 1;
                     assert!(!is_segment || bit / 8 >= used(&bytes), "{}: not noticed", context());
-                    assert_eq!(Model::of(&wal).unwrap(), model, "{}", context());
+                    assert_eq!(model_of(&wal).unwrap(), model, "{}", context());
                 }
             }
         }
@@ -95,14 +95,14 @@ fn flipped_bits_are_noticed_after_a_kill() {
 #[test]
 fn flipped_bits_of_entries_are_noticed_when_they_are_read() {
     let (disk, model, wal) = small_log();
-    let expected = Model::of(&wal).unwrap();
+    let expected = model_of(&wal).unwrap();
     assert_eq!(expected, model);
     let mut noticed = 0;
     for path in disk.files() {
         let len = disk.contents(&path).unwrap().len();
         for bit in (0..len * 8).step_by(3) {
             disk.flip(&path, bit / 8, 1 << (bit % 8));
-            match Model::of(&wal) {
+            match model_of(&wal) {
                 Ok(read) => assert_eq!(read, expected, "{} bit {bit}", path.display()),
                 Err(StorageError::Corrupt { index, .. }) => {
                     assert!(index.is_some());
@@ -161,7 +161,7 @@ fn a_missing_note_costs_nothing() {
     let (disk, model, wal) = small_log();
     wal.close();
     disk.delete(&dir().join("SYNCED"));
-    assert_eq!(Model::of(&open(&disk).unwrap()).unwrap(), model);
+    assert_eq!(model_of(&open(&disk).unwrap()).unwrap(), model);
 }
 
 /// Segments swapped, or copied over one another, do not pass for each other.
@@ -207,7 +207,7 @@ fn only_the_last_batch_can_pass_for_a_torn_tail_without_the_note() {
                 Ok(wal) => {
                     cut += 1;
                     assert_eq!(Some(bit / 8 / 512), last, "{} byte {}", path.display(), bit / 8);
-                    assert_eq!(Model::of(&wal).unwrap(), before);
+                    assert_eq!(model_of(&wal).unwrap(), before);
                 }
                 Err(other) => panic!("{other}"),
             }
@@ -244,6 +244,6 @@ fn a_torn_tail_is_cut_and_writes_go_on_behind_it() {
     expected.apply(&Call::Write(write(1, 1..2, 100)));
     expected.apply(&Call::Write(write(2, 2..4, 100)));
     for _ in 0..3 {
-        assert_eq!(Model::of(&open(&torn).unwrap()).unwrap(), expected);
+        assert_eq!(model_of(&open(&torn).unwrap()).unwrap(), expected);
     }
 }

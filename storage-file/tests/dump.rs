@@ -9,7 +9,7 @@ use std::sync::Arc;
 use raftkv::{HardState, LogId, LogWrite, NodeId, StorageError, Term};
 use raftkv_storage_file::sim::{Fate, Pending, SimDisk};
 use raftkv_storage_file::{DumpLine, DumpVerdict, dump, dump_on};
-use support::{Model, dir, open, segment, write};
+use support::{dir, model_of, open, segment, write};
 
 fn lines(disk: &SimDisk) -> (Vec<DumpLine>, String) {
     let mut lines = Vec::new();
@@ -74,7 +74,7 @@ fn a_torn_end_is_no_damage() {
     let mut wal = open(&disk).unwrap();
     wal.write(&write(2, 8..9, 10)).unwrap();
     wal.settle();
-    let expected = Model::of(&wal).unwrap();
+    let expected = model_of(&wal).unwrap();
     disk.fail_at(disk.operations() + 1, raftkv_storage_file::sim::Fault::Refuse(std::io::ErrorKind::Other));
     assert!(wal.write(&write(2, 9..10, 800)).is_err());
     drop(wal);
@@ -88,7 +88,7 @@ fn a_torn_end_is_no_damage() {
         "{text}"
     );
     assert!(text.contains("incomplete: the checksum of a batch does not match"), "{text}");
-    assert_eq!(Model::of(&open(&torn).unwrap()).unwrap(), expected);
+    assert_eq!(model_of(&open(&torn).unwrap()).unwrap(), expected);
 }
 
 #[test]

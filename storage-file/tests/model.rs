@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use raftkv::{HardState, Index, LogId, LogWrite, NodeId, Term};
 use raftkv_storage_file::Options;
 use raftkv_storage_file::sim::SimDisk;
-use support::{Call, Model, open_with, perform, write};
+use support::{Call, Model, model_of, open_with, perform, write};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -90,7 +90,7 @@ proptest! {
                 let fit = rest.iter().take_while(|entry| { sum += entry.cost(); sum <= *bytes }).count().max(1);
                 prop_assert_eq!(&got, &rest[..fit]);
             }
-            prop_assert_eq!(&Model::of(&wal).unwrap(), &model);
+            prop_assert_eq!(&model_of(&wal).unwrap(), &model);
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use raftkv::{ClusterId, GroupId, Index, LogStore, LogWrite, NodeId, StorageError};
 use raftkv_storage_file::sim::{Fault, SimDisk};
 use raftkv_storage_file::{FileLog, Identity, Options, Wal};
-use support::{IDENTITY, Model, dir, open, open_with, tiny, vote, write};
+use support::{IDENTITY, Model, dir, model_of, open, open_with, tiny, vote, write};
 
 fn small() -> Options {
     Options { segment_bytes: 64 << 10, ..Options::default() }
@@ -85,7 +85,7 @@ fn a_failed_write_or_sync_sticks() {
             assert_eq!(wal.read(Index(1)..Index(9), u64::MAX).unwrap(), write(1, 1..3, 50).entries);
             assert!(wal.read(Index(3)..Index(9), u64::MAX).is_err(), "an unacknowledged entry is visible");
             drop(wal);
-            let found = Model::of(&open(&disk).unwrap()).unwrap();
+            let found = model_of(&open(&disk).unwrap()).unwrap();
             assert_eq!(found.entries[..2], write(1, 1..3, 50).entries);
         }
     }
@@ -114,12 +114,12 @@ fn a_full_disk_is_told_loses_nothing_and_serves_again_with_room() {
     // The room that was reserved in advance makes it possible to start even now.
     disk.set_capacity(Some(30_000));
     let mut wal = open(&disk).unwrap();
-    assert_eq!(Model::of(&wal).unwrap(), model);
+    assert_eq!(model_of(&wal).unwrap(), model);
     let next = write(2, model.last().index.0 + 1..model.last().index.0 + 2, 400);
     wal.write(&next).unwrap();
     model.apply(&support::Call::Write(next));
     drop(wal);
-    assert_eq!(Model::of(&open(&disk).unwrap()).unwrap(), model);
+    assert_eq!(model_of(&open(&disk).unwrap()).unwrap(), model);
 }
 
 /// A disk with less room than a whole segment takes a smaller one.
@@ -142,7 +142,7 @@ fn a_failure_at_any_step_of_opening_costs_nothing() {
     for first in (1..30).step_by(3) {
         wal.write(&write(1, first..first + 3, 200)).unwrap();
     }
-    let expected = Model::of(&wal).unwrap();
+    let expected = model_of(&wal).unwrap();
     drop(wal);
     // Nothing was noted, so that opening has the most to do.
     disk.delete(&dir().join("SYNCED"));
@@ -157,7 +157,7 @@ fn a_failure_at_any_step_of_opening_costs_nothing() {
             Err(StorageError::Io { .. }) => failures += 1,
             Err(other) => panic!("{other}"),
         }
-        assert_eq!(Model::of(&open(&disk).unwrap()).unwrap(), expected, "after a failure at {operation}");
+        assert_eq!(model_of(&open(&disk).unwrap()).unwrap(), expected, "after a failure at {operation}");
     }
     assert!(failures > 5, "only {failures} steps can fail");
 }

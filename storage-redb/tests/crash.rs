@@ -13,7 +13,7 @@ use raftkv::testing::Random;
 use raftkv::{HardState, LogWrite, NodeId, Term};
 use raftkv_storage_file::sim::{Fate, Moment, SimDisk};
 use raftkv_storage_redb::Commit;
-use support::{Call, Model, inline, lose, open_with, perform, workload, write};
+use support::{Call, Model, inline, lose, model_of, open_with, perform, workload, write};
 
 /// A moment of a run, and what the log may hold if power is lost then.
 struct Point {
@@ -26,7 +26,7 @@ fn run(disk: &SimDisk, commit: Commit, before: Vec<Model>, calls: &[Call]) -> Ve
     disk.record();
     let mut allowed: Vec<(u64, Vec<Model>)> = Vec::new();
     let log = open_with(disk, inline(commit)).unwrap_or_else(|e| panic!("does not open: {e}"));
-    let mut model = Model::of(&log).unwrap();
+    let mut model = model_of(&log).unwrap();
     assert!(before.contains(&model), "opened as\n{model:?}\nbut it should be one of\n{before:?}");
     allowed.push((disk.operations(), before));
     for call in calls {
@@ -35,7 +35,7 @@ fn run(disk: &SimDisk, commit: Commit, before: Vec<Model>, calls: &[Call]) -> Ve
         model.apply(call);
         allowed.push((disk.operations(), vec![was, model.clone()]));
     }
-    assert_eq!(Model::of(&log).unwrap(), model);
+    assert_eq!(model_of(&log).unwrap(), model);
     drop(log);
     let mut points = Vec::new();
     for (operation, moment) in disk.take_recording().into_iter().enumerate() {
@@ -110,7 +110,7 @@ fn campaign(seed: u64, commit: Commit, calls: usize, all: bool, sample: u64, cou
             let context = || format!("seed {seed}, {commit:?}, operation {at}, fates {fates:?}");
             let disk = lose(&point.moment, &fates);
             let log = open_with(&disk, inline(commit)).unwrap_or_else(|e| panic!("{}: {e}", context()));
-            let model = Model::of(&log).unwrap_or_else(|e| panic!("{}: {e}", context()));
+            let model = model_of(&log).unwrap_or_else(|e| panic!("{}: {e}", context()));
             assert!(point.allowed.contains(&model), "{}:\n{model:?}\nand not one of\n{:?}", context(), point.allowed);
             drop(log);
             count.first += 1;
@@ -129,7 +129,7 @@ fn again(disk: &SimDisk, commit: Commit, before: Vec<Model>, calls: &[Call], ran
         let patterns = patterns(n, random, Some(1));
         let fates = random.pick(&patterns).unwrap();
         let log = open_with(&lose(&point.moment, &fates), inline(commit)).unwrap_or_else(|e| panic!("again: {e}"));
-        let model = Model::of(&log).unwrap();
+        let model = model_of(&log).unwrap();
         assert!(point.allowed.contains(&model), "again:\n{model:?}\nand not one of\n{:?}", point.allowed);
         count.second += 1;
     }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use raftkv::{HardState, LogId, LogStore, LogWrite, NodeId, StorageError, Term};
 use raftkv_storage_file::sim::SimDisk;
 use raftkv_storage_redb::{Commit, Identity, Options, RedbLog};
-use support::{Call, IDENTITY, Model, file, inline, now, open, open_with, perform, vote, write};
+use support::{Call, IDENTITY, Model, file, inline, model_of, now, open, open_with, perform, vote, write};
 
 const PAGE: usize = 4096;
 
@@ -75,7 +75,7 @@ fn check_flips(closed: bool, every: usize, least: usize) {
                 Err(other) => panic!("{}: {other}", context()),
                 Ok(log) => {
                     harmless += 1;
-                    assert_eq!(Model::of(&log).unwrap(), model, "{}", context());
+                    assert_eq!(model_of(&log).unwrap(), model, "{}", context());
                     now(log.write(write(3, 61..63, 100))).unwrap_or_else(|e| panic!("{}: {e}", context()));
                 }
             }
@@ -109,7 +109,7 @@ fn flipped_bits_are_noticed_when_they_are_read() {
         let disk = moment.kill();
         let log = open_with(&disk, Options { cache_bytes: 0, ..inline(Commit::OnePhase) }).unwrap();
         disk.flip(&file(), bit / 8, 1 << (bit % 8));
-        match Model::of(&log) {
+        match model_of(&log) {
             Ok(read) => assert_eq!(read, model, "bit {bit}"),
             Err(StorageError::Corrupt { .. }) => noticed += 1,
             Err(other) => panic!("bit {bit}: {other}"),
@@ -153,7 +153,7 @@ fn a_missing_note_counts_as_an_unclean_stop() {
     drop(log);
     let operations = |disk: &SimDisk| {
         let before = disk.operations();
-        assert_eq!(Model::of(&open(disk).unwrap()).unwrap(), model);
+        assert_eq!(model_of(&open(disk).unwrap()).unwrap(), model);
         disk.operations() - before
     };
     let (closed, killed) = (disk.now().kill(), disk.now().kill());

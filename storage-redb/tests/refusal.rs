@@ -12,7 +12,7 @@ use raftkv::{Index, LogId, LogStore, LogWrite, NodeId, StorageError};
 use raftkv_storage_file::sim::{Fate, Fault, SimDisk};
 use raftkv_storage_file::{self as plain, FileLog};
 use raftkv_storage_redb::{Commit, Identity, Options, RedbLog};
-use support::{Call, IDENTITY, Model, file, inline, now, open, perform, vote, write};
+use support::{Call, IDENTITY, Model, file, inline, model_of, now, open, perform, vote, write};
 
 #[test]
 fn a_directory_in_use_is_refused() {
@@ -53,7 +53,7 @@ fn another_kind_of_store_is_refused() {
 fn fail_at(start: &SimDisk, operation: u64, fault: Fault) -> Option<(SimDisk, Model, StorageError)> {
     let disk = start.now().kill();
     let log = open(&disk).unwrap();
-    let mut model = Model::of(&log).unwrap();
+    let mut model = model_of(&log).unwrap();
     disk.fail_at(disk.operations() + operation, fault);
     for n in 0..3 {
         let last = model.last().index.0;
@@ -111,13 +111,13 @@ fn what_a_failed_sync_left_in_the_page_cache_is_not_relied_on_without_a_note_eit
 /// The next process writes on, and then power is lost: all that it found and acknowledged is there.
 fn assert_nothing_is_built_on_the_page_cache(disk: &SimDisk, context: &str) {
     let log = open(disk).unwrap();
-    let mut model = Model::of(&log).unwrap();
+    let mut model = model_of(&log).unwrap();
     let call = Call::Write(write(9, model.last().index.0 + 1..model.last().index.0 + 2, 100));
     perform(&log, &call).unwrap();
     model.apply(&call);
     for fate in [Fate::Lost, Fate::Garbage] {
         let after = disk.now().lose_power(|_| fate);
-        assert_eq!(Model::of(&open(&after).unwrap()).unwrap(), model, "{context}, {fate:?}");
+        assert_eq!(model_of(&open(&after).unwrap()).unwrap(), model, "{context}, {fate:?}");
     }
 }
 
@@ -132,7 +132,7 @@ fn whatever_fails_is_told_sticks_and_costs_nothing() {
         for operation in 0..60 {
             let Some((disk, model, error)) = fail_at(&start, operation, fault) else { continue };
             seen.push(error.to_string());
-            let found = Model::of(&open(&disk).unwrap()).unwrap();
+            let found = model_of(&open(&disk).unwrap()).unwrap();
             // The commit that failed may be there as a whole.
             assert!(
                 found == model || found.hard_state.term > model.hard_state.term,
@@ -166,12 +166,12 @@ fn a_full_disk_is_told_loses_nothing_and_serves_again_with_room() {
     assert!(matches!(error, StorageError::Full { .. }), "{error}");
     disk.set_capacity(Some(20 << 20));
     let log = open(&disk).unwrap();
-    assert_eq!(Model::of(&log).unwrap(), model);
+    assert_eq!(model_of(&log).unwrap(), model);
     let next = Call::Write(write(2, model.last().index.0 + 1..model.last().index.0 + 2, 400));
     perform(&log, &next).unwrap();
     model.apply(&next);
     drop(log);
-    assert_eq!(Model::of(&open(&disk).unwrap()).unwrap(), model);
+    assert_eq!(model_of(&open(&disk).unwrap()).unwrap(), model);
 }
 
 /// Whatever fails while a log is opened is told, and the next open finds everything.
@@ -182,7 +182,7 @@ fn a_failure_at_any_step_of_opening_costs_nothing() {
     for first in (1..30).step_by(3) {
         now(log.write(write(1, first..first + 3, 200))).unwrap();
     }
-    let expected = Model::of(&log).unwrap();
+    let expected = model_of(&log).unwrap();
     // Not closed, so that opening has the most to do.
     let start = disk.now();
     drop(log);
@@ -196,7 +196,7 @@ fn a_failure_at_any_step_of_opening_costs_nothing() {
             Err(StorageError::Io { .. }) => failures += 1,
             Err(other) => panic!("{other}"),
         }
-        assert_eq!(Model::of(&open(&disk).unwrap()).unwrap(), expected, "after a failure at {operation}");
+        assert_eq!(model_of(&open(&disk).unwrap()).unwrap(), expected, "after a failure at {operation}");
     }
     assert!(failures > 5, "only {failures} steps can fail");
 }
@@ -252,14 +252,14 @@ fn a_file_that_is_mostly_free_shrinks_when_it_is_opened() {
         now(log.write(write(1, first..first + 100, 2000))).unwrap();
     }
     now(log.compact(LogId::new(1, 1990))).unwrap();
-    let expected = Model::of(&log).unwrap();
+    let expected = model_of(&log).unwrap();
     drop(log);
     let before = disk.contents(&file()).unwrap().len();
     assert!(before > 2 << 20, "{before} bytes");
     let killed = disk.now();
     for disk in [disk, killed.kill()] {
         let log = open(&disk).unwrap();
-        assert_eq!(Model::of(&log).unwrap(), expected);
+        assert_eq!(model_of(&log).unwrap(), expected);
         let after = disk.contents(&file()).unwrap().len();
         assert!(after < 300_000, "{after} bytes of {before} for ten entries of 2000 bytes");
     }

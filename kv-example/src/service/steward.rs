@@ -187,29 +187,16 @@ mod tests {
                 self.apply(note).await?;
             }
             Ok(RaftStatus {
-                id: NodeId(1),
                 role: RoleKind::Leader,
                 term: Term(1),
                 leader: Some(NodeId(1)),
                 members: configuration.membership.members().cloned().collect(),
                 configuration: Some(configuration),
-                change: None,
-                removed: None,
-                base: LogId::ZERO,
                 last: LogId::new(1, 100),
                 stored: applied,
                 commit: applied,
                 applied,
-                snapshot: None,
-                sessions: raftkv::SessionsStatus::default(),
-                receiving: None,
-                peers: Vec::new(),
-                transferring_to: None,
-                priority: 0,
-                may_lead: true,
-                lease_left: None,
-                disk_stalls: false,
-                machine_stalls: false,
+                ..RaftStatus::of_new(NodeId(1))
             })
         }
 

@@ -129,29 +129,15 @@ impl Replica for Local {
         }
         let applied = Index(self.index.load(Ordering::Relaxed));
         Ok(Status {
-            id: NodeId(9),
             role: RoleKind::Leader,
             term: Term(3),
             leader: (!self.leaderless.load(Ordering::Relaxed)).then_some(NodeId(9)),
             members: vec![Peer::new(9, "127.0.0.1:1")],
-            configuration: None,
-            change: None,
-            removed: None,
-            base: LogId::ZERO,
             last: LogId { term: Term(3), index: applied },
             stored: applied,
             commit: applied,
             applied,
-            snapshot: None,
-            sessions: raftkv::SessionsStatus::default(),
-            receiving: None,
-            peers: Vec::new(),
-            transferring_to: None,
-            priority: 0,
-            may_lead: true,
-            lease_left: None,
-            disk_stalls: false,
-            machine_stalls: false,
+            ..Status::of_new(NodeId(9))
         })
     }
 
