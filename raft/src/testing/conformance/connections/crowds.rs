@@ -56,8 +56,16 @@ pub async fn whoever_connects_again_and_again_keeps_nobody_else_out(halves: &dyn
 
     drop(crowded);
     let again = sender(halves, quick());
-    until_it_works(&*again, &peer, load(&peer, 9, 10)).await;
-    b.until(9).await;
+    within("room again", async {
+        // As long as the others are not gone, the first attempt comes to nothing, and what waits for it with it.
+        loop {
+            let _ = again.send(&peer, vec![load(&peer, 9, 10)]).await;
+            if timeout(Duration::from_millis(100), b.until(9)).await.is_ok() {
+                return;
+            }
+        }
+    })
+    .await;
 }
 
 /// They take places that others could have.
