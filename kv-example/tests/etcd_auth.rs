@@ -453,6 +453,48 @@ async fn a_node_that_is_behind_lets_nobody_do_what_the_cluster_does_not() {
     }
 }
 
+/// It took the state that it began with for the cluster's, in which there are no users yet, when it could not ask for the newest in time.
+#[tokio::test]
+async fn a_node_that_can_not_catch_up_lets_nobody_do_what_is_for_root() {
+    let replica = Local::default();
+    replica.fail(Some(raftkv::Error::Unavailable));
+    let ours = Ours::start_with(replica).await;
+    let channel = ours.channel().await;
+    let mut cluster = ClusterClient::new(channel.clone());
+    let add = MemberAddRequest { peer_urls: vec!["http://127.0.0.1:1".into()], is_learner: true };
+    let remove = MemberRemoveRequest { id: 2 };
+    let update = MemberUpdateRequest { id: 2, peer_urls: vec!["http://127.0.0.1:1".into()] };
+    assert_eq!(refusal(cluster.member_add(add).await).0, Code::Unavailable);
+    assert_eq!(refusal(cluster.member_remove(remove).await).0, Code::Unavailable);
+    assert_eq!(refusal(cluster.member_update(update).await).0, Code::Unavailable);
+    assert_eq!(refusal(cluster.member_promote(MemberPromoteRequest { id: 2 }).await).0, Code::Unavailable);
+    let mut maintenance = MaintenanceClient::new(channel);
+    assert_eq!(refusal(maintenance.hash_kv(HashKvRequest::default()).await).0, Code::Unavailable);
+    assert_eq!(refusal(maintenance.move_leader(MoveLeaderRequest { target_id: 2 }).await).0, Code::Unavailable);
+}
+
+/// It was told to be refused, so that the client opened another session and wrote again.
+#[tokio::test]
+async fn a_write_that_was_applied_while_users_came_is_not_told_to_be_refused() {
+    let place = Place::new().await;
+    let log = place.ours.replica.log.lock().unwrap().clone();
+    let replica = Local::default();
+    let ours = Ours::start_with(replica).await;
+    let channel = ours.channel().await;
+    let mut request = Request::new(put("a"));
+    KvClient::new(channel.clone()).put(put("b")).await.unwrap();
+    let session = NodeClient::new(channel.clone()).open_session(OpenSessionRequest {}).await.unwrap().into_inner();
+    request.metadata_mut().insert(ONCE, format!("{}/1/1", session.session).parse().unwrap());
+    // The commands that bring users are applied together with the write.
+    *ours.replica.behind.lock().unwrap() = log;
+    let status = KvClient::new(channel).put(request).await.unwrap_err();
+    assert_eq!(
+        status.metadata().get("raftkv-retry").and_then(|retry| retry.to_str().ok()),
+        Some("unknown"),
+        "{status}"
+    );
+}
+
 #[tokio::test]
 async fn a_node_that_is_behind_refuses_nobody_whom_the_cluster_lets_in() {
     let place = Place::new().await;

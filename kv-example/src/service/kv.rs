@@ -67,7 +67,7 @@ impl<R: Replica> Context<R> {
         })?;
         // What a session's write came to is not judged anew, and this node has just learned whether that takes a user.
         if unsigned && self.view.auth().is_enabled() {
-            return Err(Refusal::UserEmpty.into());
+            return Err(super::refused::written_by_nobody());
         }
         match Outcome::decode(answer) {
             Ok(Outcome { body: Some(outcome::Body::Refusal(refusal)) }) => Err(decided(refusal)),

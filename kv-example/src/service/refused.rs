@@ -151,6 +151,12 @@ pub(super) fn too_many_logins() -> Status {
     marked(Code::ResourceExhausted, "etcdserver: too many requests", Some(RETRY_SAFE), detail)
 }
 
+/// A write in a session without a user, which may have been applied before there were users: what came of it is for nobody to know.
+pub(super) fn written_by_nobody() -> Status {
+    let detail = "authentication was enabled meanwhile; log in, and read what the write was to change";
+    marked(Code::InvalidArgument, "etcdserver: user name is empty", Some(RETRY_UNKNOWN), detail)
+}
+
 /// A write in a session that its author has not opened, or not since there are users.
 pub(super) fn foreign_session() -> Status {
     let words = "raftkv: the session was not opened by this user";

@@ -75,17 +75,17 @@ pub fn check_delete(request: &DeleteRangeRequest) -> Result<(), Refusal> {
 /// # Errors
 /// The first thing that is wrong with it.
 pub fn check_txn(request: &TxnRequest, limits: Limits) -> Result<(), Refusal> {
-    check_ops(request, limits.txn_ops, MAX_DEPTH)?;
+    check_ops(request, &mut { limits.txn_ops }, MAX_DEPTH)?;
     check_overlaps(&request.success)?;
     check_overlaps(&request.failure)?;
     Ok(())
 }
 
-fn check_ops(request: &TxnRequest, max_ops: usize, depth: usize) -> Result<(), Refusal> {
+/// All that are nested share what is left: if each had as much, a small request could ask for more than any memory holds.
+fn check_ops(request: &TxnRequest, left: &mut usize, depth: usize) -> Result<(), Refusal> {
     let most = request.compare.len().max(request.success.len()).max(request.failure.len());
-    let (Some(left), Some(depth)) = (max_ops.checked_sub(most), depth.checked_sub(1)) else {
-        return Err(Refusal::TooManyOps);
-    };
+    *left = left.checked_sub(most).ok_or(Refusal::TooManyOps)?;
+    let depth = depth.checked_sub(1).ok_or(Refusal::TooManyOps)?;
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
         return Err(Refusal::EmptyKey);
     }
@@ -272,6 +272,10 @@ mod tests {
         assert_eq!(check(puts(129)), Err(Refusal::TooManyOps));
         assert_eq!(check(vec![txn(puts(127), vec![])]), Ok(()));
         assert_eq!(check(vec![txn(puts(128), vec![])]), Err(Refusal::TooManyOps));
+        // Each by itself would pass: with some levels of this a small request asked for 74 000 answers.
+        let others = |n: usize| (0..n).map(|i| put(&format!("other {i}"))).collect::<Vec<_>>();
+        assert_eq!(check(vec![txn(puts(63), vec![]), txn(vec![], others(63))]), Ok(()));
+        assert_eq!(check(vec![txn(puts(63), vec![]), txn(vec![], others(64))]), Err(Refusal::TooManyOps));
         let nested = |depth| (0..depth).fold(vec![put("a")], |ops, _| vec![txn(ops, vec![])]);
         assert_eq!(check(nested(MAX_DEPTH - 1)), Ok(()));
         assert_eq!(check(nested(MAX_DEPTH)), Err(Refusal::TooManyOps));

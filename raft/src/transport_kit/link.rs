@@ -76,7 +76,7 @@ impl Link {
 
     #[cfg(feature = "tls")]
     pub(super) fn protected(stream: impl Into<tokio_rustls::TlsStream<TcpStream>>) -> Self {
-        Self { bytes: Bytes::Tls(Box::new(stream.into())), trouble: Trouble::default(), heard: true }
+        Self { bytes: Bytes::Tls(Box::new(stream.into())), trouble: Trouble::default(), heard: false }
     }
 
     /// The connection below.
@@ -113,10 +113,13 @@ impl AsyncRead for Link {
             }
             #[cfg(feature = "tls")]
             Bytes::Tls(stream) => {
+                let before = buf.filled().len();
                 let outcome = ready!(Pin::new(stream).poll_read(cx, buf));
+                *heard |= buf.filled().len() > before;
                 Poll::Ready(outcome.map_err(|error| match super::tls::in_words(&error) {
-                    Some(reason) => trouble.note(reason),
-                    None => error,
+                    // Later it is damage on the way, which says nothing of what the other side has done by then.
+                    Some(reason) if !*heard => trouble.note(reason),
+                    Some(_) | None => error,
                 }))
             }
         }

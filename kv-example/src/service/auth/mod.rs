@@ -23,6 +23,7 @@ mod service;
 pub(crate) mod token;
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use raftkv::{Consistency, Once};
@@ -58,7 +59,14 @@ impl<R: Replica> Context<R> {
         self.ensure_member().await?;
         let fresh = self.replica.read(Consistency::Linearizable).await;
         fresh.map_err(|error| to_status(&error, Intent::Read))?;
+        self.ready.store(true, Ordering::Relaxed);
         Ok(self.view.auth())
+    }
+
+    /// The same, within a moment. Whoever can't be told who is permitted something is not permitted it.
+    async fn newest_auth_soon(&self) -> Result<(), Status> {
+        let newest = tokio::time::timeout(NEWEST_LIMIT, self.newest_auth()).await;
+        newest.map_err(|_| refused::not_ready())?.map(drop)
     }
 
     /// Whom a request is of. Nobody where authentication is off, or where no token came: whether that will do is to be asked.
@@ -108,15 +116,17 @@ impl<R: Replica> Context<R> {
         Ok(author)
     }
 
-    /// Refuses everybody but root.
+    /// Refuses everybody but root. A node that has not caught up since its start may not have heard yet that there are users, and asks first.
     pub(super) async fn ensure_root(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        if !self.ready.load(Ordering::Relaxed) {
+            self.newest_auth_soon().await?;
+        }
         self.permitted(metadata, |auth, author| auth.rights(author)?.everything()).await.map(drop)
     }
 
-    /// The same, by the newest users and roles as far as they can be had in a moment: for what is not judged again where it is applied.
+    /// The same by the newest users and roles: for what is not judged again where it is applied.
     pub(super) async fn ensure_root_now(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        // Without a quorum nothing comes of what is permitted here.
-        let _ = tokio::time::timeout(NEWEST_LIMIT, self.newest_auth()).await;
+        self.newest_auth_soon().await?;
         self.ensure_root(metadata).await
     }
 
