@@ -13,6 +13,7 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -504,7 +505,9 @@ fn reachable(listen: &HostPort, own: &HostPort) -> HostPort {
 /// # Errors
 /// It can't be created, or is not a directory.
 pub fn prepare_data_dir(path: &Path) -> Result<(), ConfigError> {
-    std::fs::create_dir_all(path).map_err(|e| {
+    // What is in it are the contents, and the secrets that users log in with.
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| {
         ConfigError(format!(
             "--data {}: can't create the directory: {e}; choose a directory that this user may write to",
             path.display()

@@ -508,3 +508,14 @@ fn what_one_address_may_have_is_something_and_never_more_than_all() {
     assert_eq!([1, 3, usize::MAX].map(|all| limits("100").of_address(all)), [1, 3, usize::MAX]);
     assert_eq!(limits("1").of_address(199), 1);
 }
+
+/// The log and the images hold what users log in with.
+#[test]
+fn a_data_directory_is_its_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("a/b");
+    prepare_data_dir(&data).unwrap();
+    prepare_data_dir(&data).unwrap();
+    assert_eq!(std::fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o700);
+}
