@@ -8,6 +8,8 @@
 //! Nobody is to suffer from what others take, so one address may have only a part of everything ([`Shares`]). `body.rs` looks at what comes.
 
 mod body;
+#[cfg(test)]
+mod tests;
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -35,8 +37,7 @@ const REQUEST_OVERHEAD: usize = 4 << 10;
 /// How often the log is told of a limit.
 const QUIET: Duration = Duration::from_secs(10);
 /// Methods whose requests are streams: they may take as long as they like, and hold one message at a time.
-const STREAMED: [&str; 3] =
-    ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive", "/etcdserverpb.Maintenance/Snapshot"];
+const STREAMED: [&str; 2] = ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"];
 
 /// What was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

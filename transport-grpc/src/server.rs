@@ -107,7 +107,8 @@ impl GrpcServer {
         let (door, told, shared) = (self.shared.clone(), self.shared.refusals.clone(), self.shared.clone());
         let connections = connections
             .filter_map(move |(stream, remote)| ready(door.place(remote).map(|place| (stream, remote, place))));
-        let arrivals = self.shared.gate.clone().all(connections, MAX_TLS_HANDSHAKES, move |remote, why| {
+        // Each has a place already: were there fewer handshakes at a time, those of one address could keep all others waiting.
+        let arrivals = self.shared.gate.clone().all(connections, usize::MAX, move |remote, why| {
             if why.is_news() {
                 told.refused(why.kind(), Some(remote), why.reason());
             }
@@ -147,8 +148,6 @@ impl GrpcServer {
 
 /// Larger frames mean fewer headers and wake-ups for bulk data.
 const MAX_HTTP2_FRAME: u32 = 256 << 10;
-/// More connections wait until one of these is done, or out of time.
-const MAX_TLS_HANDSHAKES: usize = 256;
 
 #[tonic::async_trait]
 impl Peers for GrpcServer {

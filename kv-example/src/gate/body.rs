@@ -18,7 +18,7 @@ const PREFIX: usize = 5;
 
 /// What comes of a request. The services begin when all of it is there, and make room for a message as soon as its length is known.
 pub(super) fn received(body: Body, ticket: Arc<Ticket>, is_streamed: bool) -> Body {
-    Body::new(Received { body, ticket, is_streamed, prefix: [0; PREFIX], seen: 0, deadline: None })
+    Body::new(Received { body, ticket, is_streamed, prefix: [0; PREFIX], seen: 0, left: 0, deadline: None })
 }
 
 /// What goes to the client. Until it has taken it, the request is in progress.
@@ -32,25 +32,43 @@ struct Received {
     is_streamed: bool,
     prefix: [u8; PREFIX],
     seen: usize,
+    /// What is still to come of the message.
+    left: usize,
     /// Set when something has to be waited for.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl Received {
-    /// Looks for the length of the first message: of those that are no streams, the only one.
+    /// Looks for the length of the first message: of requests that are no streams, the only one. Room was made for no other, and a service would gather
+    /// it all the same.
     fn look(&mut self, data: &[u8]) -> Result<(), Status> {
         let now = data.len().min(PREFIX - self.seen);
         self.prefix[self.seen..self.seen + now].copy_from_slice(&data[..now]);
+        let begun = self.seen == PREFIX;
         self.seen += now;
         if self.seen < PREFIX {
             return Ok(());
         }
+        if !begun {
+            self.left = self.length()?;
+        }
+        if !self.is_streamed {
+            self.left = self.left.checked_sub(data.len() - now).ok_or_else(refused::several_messages)?;
+        }
+        Ok(())
+    }
+
+    /// The length of the first message, for which there is room now.
+    fn length(&self) -> Result<usize, Status> {
         let length = (&self.prefix[1..]).get_u32() as usize;
         if length > self.ticket.gate.max_message_bytes {
             // The answer tells who counts.
             return Err(refused::too_large());
         }
-        if self.is_streamed { Ok(()) } else { self.ticket.hold(length) }
+        if !self.is_streamed {
+            self.ticket.hold(length)?;
+        }
+        Ok(length)
     }
 
     /// Whether it takes too long.
@@ -81,9 +99,7 @@ impl HttpBody for Received {
                 return Poll::Pending;
             }
         };
-        if self.seen < PREFIX
-            && let Some(data) = frame.data_ref()
-        {
+        if let Some(data) = frame.data_ref() {
             self.look(data)?;
         }
         Poll::Ready(Some(Ok(frame)))

@@ -1,1 +1,68 @@
-//! The gate in front of a service that does nothing.
+//! The bodies of requests, as they come through the gate.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::{Gate, body};
+use crate::config::Limits;
+
+fn message(length: usize) -> Vec<u8> {
+    let mut bytes = vec![0];
+    bytes.extend_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+    bytes.resize(5 + length, 7);
+    bytes
+}
+
+/// What becomes of a request that comes in these pieces, and what it holds at its end.
+async fn passes(pieces: Vec<Vec<u8>>, is_streamed: bool) -> Result<usize, Status> {
+    let second = Duration::from_secs(1);
+    let limits = Limits {
+        client_connections: 10,
+        peer_connections: 10,
+        metrics_connections: 10,
+        address_percent: 100,
+        handshake_timeout: second,
+        client_silence: second,
+        receive_timeout: second,
+        header_bytes: 8192,
+        connection_requests: 10,
+        pending_bytes: 1 << 20,
+        response_bytes: 1 << 20,
+    };
+    let gate = Arc::new(Gate::new(limits, 10, 10, 1 << 20));
+    let ticket = Arc::new(gate.admit(None, 0)?);
+    let before = gate.held_bytes();
+    let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
+    let request = body::received(Body::new(StreamBody::new(stream::iter(frames))), ticket.clone(), is_streamed);
+    request.collect().await?;
+    Ok(gate.held_bytes() - before)
+}
+
+#[tokio::test]
+async fn room_is_made_for_a_message_however_it_is_cut() {
+    let whole = message(1000);
+    for at in [0, 1, 4, 5, 6, 500, 1005] {
+        let (first, rest) = whole.split_at(at);
+        assert_eq!(passes(vec![first.to_vec(), rest.to_vec()], false).await.unwrap(), 1000, "cut at {at}");
+    }
+    assert_eq!(passes(vec![], false).await.unwrap(), 0);
+}
+
+/// Room was made for the first, and what came behind it was gathered all the same.
+#[tokio::test]
+async fn a_second_message_is_not_gathered() {
+    for pieces in [vec![message(0), message(1000)], vec![[message(3), message(1000)].concat()]] {
+        let status = passes(pieces, false).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status}");
+        assert!(status.message().contains("more than one message"), "{status}");
+    }
+    passes(vec![message(3), message(1000)], true).await.unwrap();
+}

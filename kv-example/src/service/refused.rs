@@ -145,6 +145,11 @@ pub(super) fn not_joined() -> Status {
     marked(Code::Unavailable, "etcdserver: no leader", Some(RETRY_SAFE), detail)
 }
 
+/// A request that is one message holds more.
+pub(crate) fn several_messages() -> Status {
+    Status::invalid_argument("etcdserver: more than one message came where one is a request")
+}
+
 /// As many passwords are being hashed as may be.
 pub(super) fn too_many_logins() -> Status {
     let detail = "many log in at the same time; try again";
