@@ -359,3 +359,30 @@ fn names_of_nodes() {
         assert_eq!(named_node(name), None, "{name}");
     }
 }
+
+/// It was taken for a certificate that is refused: a client then counted a write as not done whose answer alone was damaged.
+#[tokio::test]
+async fn damage_after_the_first_word_is_no_refusal_of_a_certificate() {
+    let desk = Desk::new();
+    let (one, two) = (desk.named("n1", &desk.ca, 1), desk.named("n2", &desk.ca, 2));
+    let (near, far) = wire().await;
+    let answering = async {
+        let (mut link, _) = two.accept(far, PROTOCOL, LIMIT).await.unwrap();
+        link.write_all(b"y").await.unwrap();
+        link.flush().await.unwrap();
+        link.read_u8().await.unwrap();
+        // A record of TLS that nobody has encrypted.
+        let record = [&[0x17, 3, 3, 0, 32][..], &[7; 32]].concat();
+        assert_eq!(link.tcp().try_write(&record).unwrap(), record.len());
+        link
+    };
+    let asking = async {
+        let mut link = one.connect_to_node(near, NodeId(2), PROTOCOL).await.unwrap();
+        link.write_all(b"x").await.unwrap();
+        link.flush().await.unwrap();
+        link.read_u8().await.unwrap();
+        let error = link.read_u8().await.unwrap_err();
+        assert_eq!(link.trouble().get(), None, "{error}");
+    };
+    futures_util::future::join(asking, answering).await;
+}
