@@ -26,6 +26,9 @@ use pages::Pages;
 /// What a disk writes in one piece, in bytes.
 pub const SECTOR: usize = 512;
 
+/// What a file takes room in, in bytes.
+const BLOCK: usize = 4096;
+
 /// Something that is not durable yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Pending {
@@ -82,6 +85,8 @@ struct Inode {
     /// Their numbers.
     known: BTreeSet<u64>,
     length_dirty: bool,
+    /// Blocks that the file was extended by and that were never written: they take no room.
+    holes: BTreeSet<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -127,6 +132,8 @@ struct Image {
 struct State {
     image: Image,
     locks: BTreeSet<PathBuf>,
+    /// Files that a handle has for itself.
+    taken: BTreeSet<usize>,
     operations: u64,
     faults: BTreeMap<u64, Fault>,
     /// From this operation on, nothing is done any more.
@@ -337,7 +344,7 @@ impl Image {
     }
 
     fn used(&self) -> usize {
-        self.names.values().map(|inode| self.inodes[*inode].cache.len()).sum()
+        self.names.values().map(|inode| self.inodes[*inode].used()).sum()
     }
 }
 
@@ -365,6 +372,7 @@ impl Inode {
             len = self.cache.len();
         }
         self.length_dirty = false;
+        self.holes.retain(|block| *block < len.div_ceil(BLOCK));
         disk.resize(len);
         self.cache.clone_from(&disk);
         self.disk = disk;
@@ -377,6 +385,9 @@ impl Inode {
             self.length_dirty = true;
         }
         self.cache.write(offset, buf);
+        for block in offset / BLOCK..end.div_ceil(BLOCK) {
+            self.holes.remove(&block);
+        }
         for sector in offset / SECTOR..end.div_ceil(SECTOR) {
             if self.known.insert(sector as u64) {
                 let from = sector * SECTOR;
@@ -386,7 +397,27 @@ impl Inode {
         }
     }
 
+    /// How many bytes it takes.
+    fn used(&self) -> usize {
+        let len = self.cache.len();
+        let holes: usize = self.holes.iter().map(|block| len.saturating_sub(block * BLOCK).min(BLOCK)).sum();
+        len - holes
+    }
+
+    /// How many more it takes once so many are written at an offset.
+    fn room_for(&self, offset: usize, len: usize) -> usize {
+        let blocks = offset / BLOCK..(offset + len).div_ceil(BLOCK);
+        (offset + len).saturating_sub(self.cache.len()) + self.holes.range(blocks).count() * BLOCK
+    }
+
+    /// As [`Inode::set_len`], without room for what it is extended by.
+    fn set_len_sparsely(&mut self, len: usize) {
+        self.holes.extend(self.cache.len().div_ceil(BLOCK)..len.div_ceil(BLOCK));
+        self.set_len(len);
+    }
+
     fn set_len(&mut self, len: usize) {
+        self.holes.retain(|block| *block < len.div_ceil(BLOCK));
         if self.cache.len() != len {
             self.cache.resize(len);
             self.length_dirty = true;

@@ -119,11 +119,20 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     /// As the operating system says, [`io::ErrorKind::StorageFull`] above all.
     fn allocate(&self, len: u64) -> io::Result<()>;
 
-    /// Cuts or extends the file.
+    /// Cuts or extends the file. Room for what it is extended by is found when that is written to.
     ///
     /// # Errors
     /// As the operating system says.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Takes the file for this handle alone, until the handle is dropped or the process ends. False if another has it. The default is for file systems
+    /// that one process has to itself.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn try_lock(&self) -> io::Result<bool> {
+        Ok(true)
+    }
 }
 
 /// The real file system.
@@ -238,6 +247,14 @@ impl VfsFile for OsFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        match rustix::fs::flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

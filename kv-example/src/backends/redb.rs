@@ -49,6 +49,7 @@
 mod database;
 mod load;
 mod meta;
+mod place;
 mod scribe;
 mod sealed;
 mod sweep;
@@ -57,20 +58,21 @@ mod tables;
 mod tests;
 mod trouble;
 
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use raftkv::{Chunks, ClusterId, Fatal, LogId, NodeId, Record, Recorded, StateMachine, StorageError};
-use redb::backends::FileBackend;
+use raftkv::{Chunks, ClusterId, Fatal, LogId, NodeId, Record, Recorded, StateMachine};
+use raftkv_storage_file::parts::failed;
+use raftkv_storage_file::{OsVfs, Vfs};
 use redb::{Database, StorageBackend};
 
 use self::database::{Core, Reading};
 use self::load::Fresh;
+use self::place::{Distrust, Medium, Place};
 use self::scribe::Scribe;
 use self::sealed::Sealed;
 use self::tables::Tables;
@@ -96,11 +98,14 @@ pub struct Options {
     pub sync_bytes: u64,
     /// A transaction is synced after so many commands.
     pub sync_commands: u64,
+    /// Whether the machine has a thread that writes, reads on threads that may wait, and drops what was compacted beside all that. Without, whoever calls does
+    /// the work, in a fixed order: for tests and simulators.
+    pub background: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { cache_bytes: 256 << 20, sync_bytes: 4 << 20, sync_commands: 8192 }
+        Self { cache_bytes: 256 << 20, sync_bytes: 4 << 20, sync_commands: 8192, background: true }
     }
 }
 
@@ -108,7 +113,8 @@ impl Default for Options {
 #[derive(Debug)]
 pub struct RedbMachine {
     core: Arc<Core>,
-    scribe: Scribe,
+    /// None where whoever calls does the work.
+    scribe: Option<Scribe>,
     sweeper: Option<JoinHandle<()>>,
 }
 
@@ -118,36 +124,25 @@ impl RedbMachine {
     /// # Errors
     /// It can't be opened, is damaged, or is another's. The error names the file.
     pub fn open(path: &Path, owner: Owner, options: Options) -> Result<Self, Fatal> {
+        Self::open_in(Arc::new(OsVfs), path, owner, options)
+    }
+
+    /// As [`RedbMachine::open`], in a file system of your own.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_in(vfs: Arc<dyn Vfs>, path: &Path, owner: Owner, options: Options) -> Result<Self, Fatal> {
         let name = path.display().to_string();
-        let distrust = path.with_extension("redb.failed");
-        if path.exists() && !distrust.exists() {
-            // Not to be opened says nothing of the disk.
-            let file = File::options().read(true).write(true).open(path).map_err(failed("open", path))?;
-            if file.metadata().map_err(failed("stat", path))?.len() == 0 {
-                return Err(damaged(&name, "the file is empty"));
-            }
-            return Self::over(name, Some(distrust), || database(FileBackend::new(file)?, options), owner, options);
+        let place = Place::look(vfs, path)?;
+        let usable = place.is_usable();
+        let file = if usable { place.open() } else { place.create() }?;
+        if usable && file.is_empty().map_err(failed("stat", place.path()))? {
+            return Err(damaged(&name, "the file is empty"));
         }
-        // A process that ends in the middle of this leaves no half-made file in its place.
-        let fresh = path.with_extension("redb.new");
-        if fresh.exists() {
-            std::fs::remove_file(&fresh).map_err(failed("remove", &fresh))?;
-        }
-        let file = File::options().read(true).write(true).create_new(true).open(&fresh);
-        let file = file.map_err(failed("create", &fresh))?;
-        let open = || database(FileBackend::new(file)?, options);
-        let machine = Self::over(name, Some(distrust.clone()), open, owner, options)?;
-        std::fs::rename(&fresh, path).map_err(failed("rename", &fresh))?;
-        let sync_dir = || match path.parent() {
-            Some(dir) => File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("fsync", dir)),
-            None => Ok(()),
-        };
-        sync_dir()?;
-        if distrust.exists() {
-            tracing::warn!("the disk failed under {}: a new one is made from image and log", path.display());
-            // Not before the new one has the name for certain: without the mark the old one would be trusted.
-            std::fs::remove_file(&distrust).map_err(failed("remove", &distrust))?;
-            sync_dir()?;
+        let open = || database(Medium::take(file)?, options);
+        let machine = Self::over(name, Some(place.distrust()), open, owner, options)?;
+        if !usable {
+            place.replace()?;
         }
         Ok(machine)
     }
@@ -162,14 +157,14 @@ impl RedbMachine {
 
     fn over(
         path: String,
-        distrust: Option<PathBuf>,
+        distrust: Option<Distrust>,
         open: impl FnOnce() -> Result<Database, redb::DatabaseError>,
         owner: Owner,
         options: Options,
     ) -> Result<Self, Fatal> {
         let core = Arc::new(Core::open(path, distrust, open, owner, options)?);
-        let scribe =
-            Scribe::start().map_err(|error| Fatal::state_machine(format!("no thread to write with: {error}")))?;
+        let no_thread = |error| Fatal::state_machine(format!("no thread to write with: {error}"));
+        let scribe = options.background.then(Scribe::start).transpose().map_err(no_thread)?;
         let mut machine = Self { core, scribe, sweeper: None };
         machine.sweep();
         Ok(machine)
@@ -181,10 +176,24 @@ impl RedbMachine {
         KvView::new(self.core.clone())
     }
 
+    /// Does work that writes, where that is done.
+    async fn run<T: Send + 'static>(
+        &self,
+        run: impl FnOnce() -> Result<T, Fatal> + Send + 'static,
+    ) -> Result<T, Fatal> {
+        match &self.scribe {
+            Some(scribe) => scribe.run(run).await,
+            None => run(),
+        }
+    }
+
     /// Starts to drop what a compaction has left, if there is something. When it happens makes no difference to any answer, so nodes need not agree on it.
     fn sweep(&mut self) {
         if !self.core.wants_sweeper() {
             return;
+        }
+        if !self.core.options.background {
+            return self.core.sweep();
         }
         let core = Arc::clone(&self.core);
         match std::thread::Builder::new().name("kv-sweep".into()).spawn(move || core.sweep()) {
@@ -198,13 +207,13 @@ impl RedbMachine {
 
     async fn replace(&mut self, mut image: Box<dyn Chunks>, records: Vec<Record>, last: LogId) -> Result<(), Fatal> {
         let core = self.core.clone();
-        let mut loader = self.scribe.run(move || Fresh::begin(core).map(Loader::into)).await?;
+        let mut loader = self.run(move || Fresh::begin(core).map(Loader::into)).await?;
         while let Some(bytes) = image.next().await? {
             let load = move || {
                 loader.push(&bytes).map_err(|error| Fatal::state_machine(error.to_string()))?;
                 loader.store.keys.check().map(|()| loader)
             };
-            loader = self.scribe.run(load).await?;
+            loader = self.run(load).await?;
         }
         let Store { keys: mut fresh, head } =
             loader.finish().map_err(|error| Fatal::state_machine(error.to_string()))?;
@@ -213,7 +222,7 @@ impl RedbMachine {
             let generation = fresh.end()?;
             core.switch(generation, head, records, last)
         };
-        self.scribe.run(switch).await
+        self.run(switch).await
     }
 }
 
@@ -222,14 +231,11 @@ fn database(file: impl StorageBackend, options: Options) -> Result<Database, red
     Database::builder().set_cache_size(options.cache_bytes).create_with_backend(Sealed::new(file))
 }
 
-/// What the operating system refused.
-fn failed(op: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Fatal {
-    let path = path.display().to_string();
-    move |source| StorageError::Io { op, path, source }.into()
-}
-
 /// A read that waits for the disk, on a thread that may.
-async fn blocking<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+async fn blocking<T: Send + 'static>(core: &Core, run: impl FnOnce() -> T + Send + 'static) -> T {
+    if !core.options.background {
+        return run();
+    }
     match tokio::task::spawn_blocking(run).await {
         Ok(done) => done,
         Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
@@ -252,7 +258,7 @@ impl StateMachine for RedbMachine {
     async fn apply_batch(&mut self, batch: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
         let Some(upto) = batch.last().map(|(at, _)| *at) else { return Ok(Vec::new()) };
         let core = self.core.clone();
-        let answers = self.scribe.run(move || core.apply(batch, upto, |_| Vec::new())).await?;
+        let answers = self.run(move || core.apply(batch, upto, |_| Vec::new())).await?;
         self.sweep();
         Ok(answers)
     }
@@ -263,14 +269,14 @@ impl StateMachine for RedbMachine {
             let commands = std::mem::take(&mut batch.commands);
             core.apply(commands, batch.upto, |answers| batch.changes(answers))
         };
-        let answers = self.scribe.run(apply).await?;
+        let answers = self.run(apply).await?;
         self.sweep();
         Ok(answers)
     }
 
     async fn records(&self) -> Result<Option<Vec<Record>>, Fatal> {
         let core = self.core.clone();
-        blocking(move || core.records()).await.map(Some)
+        blocking(&self.core, move || core.records()).await.map(Some)
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
@@ -317,7 +323,8 @@ impl Chunks for ImageChunks {
     async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
         let Some(mut image) = self.image.take() else { return Ok(None) };
         let core = self.core.clone();
-        let (record, image) = blocking(move || core.next_record(&mut image).map(|record| (record, image))).await?;
+        let (record, image) =
+            blocking(&self.core, move || core.next_record(&mut image).map(|record| (record, image))).await?;
         self.image = record.is_some().then_some(image);
         Ok(record)
     }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{Fault, Inode, NameChange, SimDisk};
 use crate::vfs::{Access, Guard, Vfs, VfsFile};
@@ -39,7 +40,7 @@ impl Vfs for SimDisk {
                 inode
             }
         };
-        Ok(Arc::new(SimFile { disk: self.clone(), inode }))
+        Ok(Arc::new(SimFile { disk: self.clone(), inode, locked: AtomicBool::new(false) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -103,6 +104,16 @@ impl Drop for SimGuard {
 struct SimFile {
     disk: SimDisk,
     inode: usize,
+    /// Whether this handle has the file's lock.
+    locked: AtomicBool,
+}
+
+impl Drop for SimFile {
+    fn drop(&mut self) {
+        if self.locked.load(Ordering::Relaxed) {
+            self.disk.state().taken.remove(&self.inode);
+        }
+    }
 }
 
 fn position(offset: u64) -> io::Result<usize> {
@@ -121,8 +132,7 @@ impl VfsFile for SimFile {
         state.begin_io()?;
         let buf = &buf[..buf.len().min(state.write_limit.unwrap_or(usize::MAX))];
         let from = position(offset)?;
-        let len = state.image.inodes[self.inode].cache.len();
-        state.check_room((from + buf.len()).saturating_sub(len))?;
+        state.check_room(state.image.inodes[self.inode].room_for(from, buf.len()))?;
         state.image.inodes[self.inode].write(buf, from);
         Ok(buf.len())
     }
@@ -163,7 +173,59 @@ impl VfsFile for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.disk.state();
         state.begin_io()?;
-        state.image.inodes[self.inode].set_len(position(len)?);
+        state.image.inodes[self.inode].set_len_sparsely(position(len)?);
         Ok(())
+    }
+
+    fn try_lock(&self) -> io::Result<bool> {
+        let taken = self.disk.state().taken.insert(self.inode);
+        self.locked.fetch_or(taken, Ordering::Relaxed);
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::OsVfs;
+
+    #[test]
+    fn what_a_file_is_extended_by_takes_room_when_it_is_written_to() {
+        let disk = SimDisk::new();
+        let file = disk.open(Path::new("/a"), Access::Create).unwrap();
+        file.set_len(100_000).unwrap();
+        assert_eq!((disk.used(), file.len().unwrap()), (0, 100_000));
+        disk.set_capacity(Some(10_000));
+        file.write_at(&[1; 6000], 8192).unwrap();
+        assert_eq!(disk.used(), 8192);
+        file.write_at(&[2; 4096], 12_288).unwrap();
+        let full = |done: io::Result<usize>| assert_eq!(done.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        full(file.write_at(&[3; 10], 4096));
+        full(file.write_at(&[3; 4200], 99_900));
+        assert_eq!(file.allocate(102_000).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        file.set_len(9000).unwrap();
+        file.set_len(100_000).unwrap();
+        disk.set_capacity(None);
+        file.sync_data().unwrap();
+        disk.sync_dir(Path::new("/")).unwrap();
+        let after = disk.now().lose_power(|_| crate::sim::Fate::Lost);
+        assert_eq!(after.contents(Path::new("/a")).map(|bytes| bytes.len()), Some(100_000));
+    }
+
+    #[test]
+    fn a_file_is_for_one_handle_as_long_as_that_lives() {
+        let dir = tempfile::tempdir().unwrap();
+        let vfss: [(Arc<dyn Vfs>, PathBuf); 2] =
+            [(Arc::new(SimDisk::new()), "/a".into()), (Arc::new(OsVfs), dir.path().join("a"))];
+        for (vfs, path) in vfss {
+            let first = vfs.open(&path, Access::Create).unwrap();
+            let second = vfs.open(&path, Access::Write).unwrap();
+            assert!(first.try_lock().unwrap() && !second.try_lock().unwrap());
+            drop(second);
+            let third = vfs.open(&path, Access::Write).unwrap();
+            assert!(!third.try_lock().unwrap(), "whoever was refused took the lock along");
+            drop(first);
+            assert!(third.try_lock().unwrap());
+        }
     }
 }

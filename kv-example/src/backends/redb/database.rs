@@ -1,6 +1,5 @@
 //! The database: opened, written in transactions, and read.
 
-use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
@@ -13,6 +12,7 @@ use redb::{
 use tokio::sync::watch;
 
 use super::meta::{self, State};
+use super::place::Distrust;
 use super::tables::{Failure, NewestKey, OlderKey, Pair, Tables, Value, Writing};
 use super::trouble::{caught, fatal, panicked, told};
 use super::{Options, Owner};
@@ -104,15 +104,15 @@ pub(super) struct Writer {
 pub(super) struct Core {
     /// Its file, for messages.
     path: String,
-    /// A file that is made when the disk fails, so that the database is not trusted any more.
-    distrust: Option<PathBuf>,
+    /// What is marked when the disk fails, so that the database is not trusted any more.
+    distrust: Option<Distrust>,
     /// Away at the very end.
     pub(super) db: Option<Database>,
-    options: Options,
+    pub(super) options: Options,
     writer: Mutex<Writer>,
     view: RwLock<Arc<View>>,
     /// What was found to be wrong: nothing more is applied then.
-    broken: OnceLock<String>,
+    broken: OnceLock<Fatal>,
     pub(super) swept: watch::Sender<i64>,
     /// Whether a thread is dropping what a compaction has left.
     pub(super) sweeping: Mutex<bool>,
@@ -130,7 +130,7 @@ impl Core {
     /// Opens a database, or makes a new one. Where the disk fails on the way, it is not trusted any more either.
     pub(super) fn open(
         path: String,
-        distrust: Option<PathBuf>,
+        distrust: Option<Distrust>,
         open: impl FnOnce() -> Result<Database, DatabaseError>,
         owner: Owner,
         options: Options,
@@ -142,7 +142,7 @@ impl Core {
         });
         let (db, found) = match opened {
             Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return Err(told(&path, distrust.as_deref(), fatal(&path, error))),
+            Ok(Err(error)) => return Err(told(&path, distrust.as_ref(), fatal(&path, error))),
             Err(panic) => return Err(panicked(&path, &panic)),
         };
         let state = found.map_err(|reason| Fatal::from(StorageError::Refused { path: path.clone(), reason }))?;
@@ -152,7 +152,7 @@ impl Core {
         });
         let view = match prepared {
             Ok(Ok(view)) => view,
-            Ok(Err(error)) => return Err(told(&path, distrust.as_deref(), fatal(&path, error))),
+            Ok(Err(error)) => return Err(told(&path, distrust.as_ref(), fatal(&path, error))),
             Err(panic) => return Err(panicked(&path, &panic)),
         };
         let (swept, _) = watch::channel(state.head.swept);
@@ -186,13 +186,13 @@ impl Core {
 
     /// What was found to be wrong stops the node with the next command: it can neither go on from it, nor answer for it. Nobody sweeps any more either.
     fn broke(&self, fatal: Fatal) -> Fatal {
-        _ = self.broken.set(fatal.to_string());
+        _ = self.broken.set(fatal.clone());
         self.swept.send_replace(NEVER_SWEPT);
-        told(&self.path, self.distrust.as_deref(), fatal)
+        told(&self.path, self.distrust.as_ref(), fatal)
     }
 
     fn check(&self) -> Result<(), Fatal> {
-        self.broken.get().map_or(Ok(()), |reason| Err(Fatal::state_machine(reason.clone())))
+        self.broken.get().map_or(Ok(()), |fatal| Err(fatal.clone()))
     }
 
     /// One transaction, durable or not. What it makes of the state is in it as well, and readers see it afterwards.
@@ -427,7 +427,7 @@ impl Drop for Core {
             Ok(Err(error)) => fatal(&self.path, error.into()),
             Err(panic) => panicked(&self.path, &panic),
         };
-        let error = told(&self.path, self.distrust.as_deref(), failed);
+        let error = told(&self.path, self.distrust.as_ref(), failed);
         tracing::warn!(%error, "the database could not be closed in good order; what it lacks is in the log");
     }
 }
@@ -459,7 +459,7 @@ impl Engine for Core {
 
     fn is_quick(&self, _of_one_key: bool) -> bool {
         // Nobody knows what of it is in memory.
-        false
+        !self.options.background
     }
 
     fn applied(&self) -> LogId {

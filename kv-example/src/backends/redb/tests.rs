@@ -164,7 +164,9 @@ struct Failing {
 impl Failing {
     fn open(&self, mark: &Path) -> Result<Core, Fatal> {
         let (disk, options) = (self.clone(), Options { cache_bytes: 0, ..Options::default() });
-        Core::open("kv.redb".into(), Some(mark.to_owned()), || database(disk, options), OWNER, options)
+        let place = Place::look(Arc::new(OsVfs), &mark.with_extension("")).expect("a directory");
+        assert_eq!(place.distrust().path(), mark);
+        Core::open("kv.redb".into(), Some(place.distrust()), || database(disk, options), OWNER, options)
     }
 
     fn fail(&self, fails: bool) {
@@ -306,7 +308,7 @@ fn a_panic_that_is_not_of_the_database_is_not_told_as_damage() {
 async fn a_sweep_that_can_not_end_is_told_to_whoever_waits_for_it() {
     let dir = tempfile::tempdir().expect("a directory");
     let disk = Failing::default();
-    let core = Arc::new(disk.open(&dir.path().join("mark")).expect("a database"));
+    let core = Arc::new(disk.open(&dir.path().join("kv.redb.failed")).expect("a database"));
     let changes = [put("a", b"1"), put("a", b"2")];
     changes
         .iter()
@@ -328,7 +330,7 @@ async fn a_sweep_that_can_not_end_is_told_to_whoever_waits_for_it() {
 async fn a_get_from_a_disk_that_hangs_holds_up_no_other_task() {
     let dir = tempfile::tempdir().expect("a directory");
     let disk = Failing::default();
-    let core = Arc::new(disk.open(&dir.path().join("mark")).expect("a database"));
+    let core = Arc::new(disk.open(&dir.path().join("kv.redb.failed")).expect("a database"));
     // More than one page of them.
     let changes: Vec<_> = (0..2000).map(|n| put(&format!("key-{n}"), &[7; 90])).collect();
     core.change(|store| changes.iter().for_each(|one| model::change(store, std::slice::from_ref(one))))

@@ -1,10 +1,10 @@
 //! What can be wrong with a database, in words.
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
 
 use raftkv::{Fatal, FatalKind, StorageError};
+
+use super::place::Distrust;
 
 /// Runs what may meet with a damaged page, where redb may panic.
 pub(super) fn caught<T>(run: impl FnOnce() -> T) -> Result<T, String> {
@@ -31,21 +31,16 @@ pub(super) fn panicked(path: &str, reason: &str) -> Fatal {
     ))
 }
 
-/// Passes on what went wrong. If it was the disk, a file at `distrust` tells the next start: after a failed write or sync the operating system may show what is
-/// not on the disk.
-pub(super) fn told(path: &str, distrust: Option<&Path>, fatal: Fatal) -> Fatal {
+/// Passes on what went wrong. If it was the disk, a mark tells the next start: after a failed write or sync the operating system may show what is not on the
+/// disk.
+pub(super) fn told(path: &str, distrust: Option<&Distrust>, fatal: Fatal) -> Fatal {
     let failed = matches!(fatal.kind(), FatalKind::Storage(StorageError::Io { .. } | StorageError::Full { .. }));
     if let Some(distrust) = distrust.filter(|_| failed)
-        && let Err(error) = mark(distrust)
+        && let Err(error) = distrust.mark()
     {
-        tracing::warn!(%error, "{} can't be made: delete {path} before the next start", distrust.display());
+        tracing::warn!(%error, "{} can't be made: delete {path} before the next start", distrust.path().display());
     }
     fatal
-}
-
-fn mark(distrust: &Path) -> std::io::Result<()> {
-    File::create(distrust)?.sync_all()?;
-    distrust.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// What an error of the database means to the node.
