@@ -23,7 +23,7 @@ use crate::api::etcdserverpb::{
     CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use crate::config::{ServerArgs, ServerConfig};
-use crate::machine::{apply_one, encode_command_of};
+use crate::machine::{apply_one, encode_command_of, encode_command_within};
 use crate::server::authority;
 use crate::store::{Image, ImageError, Loader, Store, seal_record};
 
@@ -125,7 +125,8 @@ fn sample_commands(random: &mut Random) -> Vec<u8> {
     }
     let rest = (0..count).map(|_| {
         let author = author(random);
-        encode_command_of(
+        let most = random.pick(&[None, None, Some(0), Some(100), Some(u64::MAX)]).flatten();
+        encode_command_within(
             author,
             match (random.below(12), request(random)) {
                 (10.., _) => command::Body::Auth(AuthChange { change: Some(auth_change(random)) }),
@@ -141,6 +142,7 @@ fn sample_commands(random: &mut Random) -> Vec<u8> {
                     command::Body::Txn(TxnRequest { success: ops, ..Default::default() })
                 }
             },
+            most,
         )
     });
     join(first.into_iter().chain(rest))

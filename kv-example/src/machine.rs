@@ -97,8 +97,18 @@ pub fn encode_command(body: command::Body) -> Bytes {
 /// The bytes that the log holds for a command of this author.
 #[must_use]
 pub fn encode_command_of(author: Option<Author>, body: command::Body) -> Bytes {
-    Command { author, body: Some(body) }.encode_to_vec().into()
+    encode_command_within(author, body, None)
 }
+
+/// The same, of a command whose answer may take so many bytes, with 64 for each key in it: one that would take more is refused, by all nodes alike.
+#[must_use]
+pub fn encode_command_within(author: Option<Author>, body: command::Body, max_answer: Option<u64>) -> Bytes {
+    Command { author, body: Some(body), max_answer }.encode_to_vec().into()
+}
+
+/// How large an answer may be where the command does not say it, as versions that knew no limit wrote it: as large as any client takes, so that no node
+/// refuses what one of such a version has done. It is a part of what commands mean, and the same for ever.
+const UNLIMITED_ANSWER: u64 = 1 << 31;
 
 /// A pure function of the store and the command: every node must come to the same.
 pub(crate) fn apply_one<K: KeysMut>(store: &mut Store<K>, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
@@ -115,13 +125,14 @@ pub(crate) fn apply_one<K: KeysMut>(store: &mut Store<K>, at: LogId, command: By
                 "the command at {at} is of a kind that this version does not know: upgrade this node, then restart it"
             )));
         }
-        Ok(Command { body: Some(body), author }) => {
+        Ok(Command { body: Some(body), author, max_answer }) => {
+            let most = usize::try_from(max_answer.unwrap_or(UNLIMITED_ANSWER)).unwrap_or(usize::MAX);
             let permitted = store.head().auth.check(author.as_ref(), &body);
             let mut writer = Writer::new(store);
             let result = permitted.and_then(|()| match &body {
-                Request::Put(put) => writer.put(put).map(Answer::Put),
-                Request::DeleteRange(delete) => Ok(Answer::DeleteRange(writer.delete_range(delete))),
-                Request::Txn(txn) => writer.txn(txn).map(Answer::Txn),
+                Request::Put(put) => writer.put(put, most).map(Answer::Put),
+                Request::DeleteRange(delete) => writer.delete_range(delete, &mut { most }).map(Answer::DeleteRange),
+                Request::Txn(txn) => writer.txn(txn, most).map(Answer::Txn),
                 Request::Compact(compact) => writer.compact(compact).map(Answer::Compact),
                 Request::Member(note) => writer.note_member(note).map(Answer::Member),
                 Request::Auth(AuthChange { change }) => change

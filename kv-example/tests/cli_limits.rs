@@ -11,7 +11,7 @@ use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, TxnRequest, request_op};
-use kv_example::service::DETAIL;
+use kv_example::service::{DECIDED, DETAIL, RETRY};
 use server::{Abuser, Node, announced, everything, range_op, within};
 use tokio::io::AsyncWriteExt;
 use tonic::{Code, Status};
@@ -261,6 +261,29 @@ async fn answers_that_are_too_large() {
     let keys = client.range(RangeRequest { keys_only: true, ..everything() }).await.unwrap().into_inner().kvs.len();
     assert_eq!((count, keys), (49, 49));
     assert!(node.memory() < before + 16 * MIB, "{before} bytes became {}", node.memory());
+}
+
+/// What a transaction gives back of its own puts is not there yet when it is proposed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_that_grow_by_what_is_written() {
+    let node = Node::start(&["--max-response-mib", "1"]).await;
+    let mut client = node.client(1).await;
+    let txn = |times: usize| {
+        let put = PutRequest { key: "k".into(), value: vec![7; 100_000].into(), ..PutRequest::default() };
+        let get = RangeRequest { key: "k".into(), ..RangeRequest::default() };
+        let mut success = vec![range_op(&get); times + 1];
+        success[0].request = Some(request_op::Request::RequestPut(put));
+        TxnRequest { success, ..TxnRequest::default() }
+    };
+    let status = client.txn(txn(11)).await.unwrap_err();
+    let words = "raftkv: the answer would be larger than 1048576 bytes";
+    assert_eq!((status.code(), status.message()), (Code::ResourceExhausted, words));
+    assert_eq!(status.metadata().get(RETRY).unwrap(), DECIDED, "{status:?}");
+    assert!(detail(&status).contains("--max-response-mib"), "{status:?}");
+    assert_eq!(node.counted("raftkv_kv_limits_exceeded_total{limit=\"max-response-mib\"}"), 1);
+    assert_eq!(client.range(everything()).await.unwrap().into_inner().count, 0, "nothing of it was done");
+    let answer = client.txn(txn(10)).await.unwrap().into_inner();
+    assert_eq!(answer.responses.len(), 11);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,9 +11,12 @@ use kv_example::api::command::{
     AuthChange, AuthDisable, AuthEnable, Author, Outcome, RoleAdd, RoleGrant, UserAdd, UserGrant, UserPassword,
     command, outcome,
 };
-use kv_example::api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest};
+use kv_example::api::etcdserverpb::request_op::Request;
+use kv_example::api::etcdserverpb::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
+};
 use kv_example::backends::redb::{Options, Owner, RedbMachine};
-use kv_example::machine::{KvMachine, KvView, encode_command, encode_command_of};
+use kv_example::machine::{KvMachine, KvView, encode_command, encode_command_of, encode_command_within};
 use proptest::prelude::*;
 use prost::Message;
 use raftkv::{ClusterId, LogId, NodeId, StateMachine};
@@ -64,6 +67,7 @@ with_each_engine! {
     a_command_of_a_later_version_stops_the_node_instead_of_being_skipped
     a_damaged_image_is_refused_and_leaves_the_state_alone
     compaction_gives_memory_back_in_the_background
+    an_answer_larger_than_its_command_allows_is_refused_and_nothing_is_done
 }
 
 fn put(key: &str, value: &str) -> Bytes {
@@ -96,6 +100,41 @@ async fn image(machine: &impl StateMachine) -> Vec<Bytes> {
         image.push(chunk);
     }
     image
+}
+
+fn txn(success: Vec<Request>) -> Request {
+    let success = success.into_iter().map(|request| RequestOp { request: Some(request) }).collect();
+    Request::RequestTxn(TxnRequest { success, ..TxnRequest::default() })
+}
+
+fn put_op(key: &str, value: &str) -> Request {
+    Request::RequestPut(PutRequest {
+        key: key.to_owned().into(),
+        value: value.to_owned().into(),
+        prev_kv: true,
+        ..Default::default()
+    })
+}
+
+fn delete_op(key: &str, end: &str) -> Request {
+    let (key, range_end) = (key.to_owned().into(), end.to_owned().into());
+    Request::RequestDeleteRange(DeleteRangeRequest { key, range_end, prev_kv: true })
+}
+
+fn range_op(key: &str, end: &str) -> Request {
+    let (key, range_end) = (key.to_owned().into(), end.to_owned().into());
+    Request::RequestRange(RangeRequest { key, range_end, ..Default::default() })
+}
+
+/// A write whose answer may take so much.
+fn within(max_answer: Option<u64>, request: Request) -> Bytes {
+    let body = match request {
+        Request::RequestPut(put) => command::Body::Put(put),
+        Request::RequestDeleteRange(delete) => command::Body::DeleteRange(delete),
+        Request::RequestTxn(txn) => command::Body::Txn(txn),
+        Request::RequestRange(_) => panic!("a read is no command"),
+    };
+    encode_command_within(None, body, max_answer)
 }
 
 async fn everything(view: &KvView) -> kv_example::api::etcdserverpb::RangeResponse {
@@ -131,6 +170,22 @@ fn auth_command() -> impl Strategy<Value = Bytes> {
         .prop_map(|(author, change)| auth(author, change))
 }
 
+/// A transaction that makes changes and gives much back, some of it nested. No key is changed twice.
+fn any_txn(
+    first: impl Strategy<Value = String>,
+    second: impl Strategy<Value = String>,
+) -> impl Strategy<Value = Request> {
+    (first, second, "[x-z]{0,40}", 0usize..4).prop_map(|(first, second, value, nested)| {
+        let mut ops = vec![range_op("a", "z"), put_op(&first, &value), range_op(&first, ""), range_op("a", "z")];
+        if first != second {
+            ops.extend([delete_op(&second, ""), range_op("a", "z")]);
+        }
+        let inner = ops.split_off(nested);
+        ops.push(txn(inner));
+        txn(ops)
+    })
+}
+
 fn any_command() -> impl Strategy<Value = Bytes> {
     let key = || "[a-e]{1,2}";
     prop_oneof![
@@ -144,6 +199,7 @@ fn any_command() -> impl Strategy<Value = Bytes> {
             let delete = DeleteRangeRequest { key: key.into(), range_end: end.into(), prev_kv: true };
             encode_command(command::Body::DeleteRange(delete))
         }),
+        6 => (prop::option::of(60u64..500), any_txn(key(), key())).prop_map(|(most, txn)| within(most, txn)),
         1 => (0i64..60).prop_map(compact),
         1 => prop::collection::vec(any::<u8>(), 1..9)
             .prop_map(Bytes::from)
@@ -190,6 +246,50 @@ proptest! {
                 assert_eq!(other, wanted.1);
             }
         });
+    }
+}
+
+/// Each key takes 64 bytes in an answer, beside its own and those of its value.
+async fn an_answer_larger_than_its_command_allows_is_refused_and_nothing_is_done<M: Kv>() {
+    let value = "v".repeat(35);
+    let writes = [
+        // Who looks at what is there before the transaction finds nothing that it could give back.
+        (300, txn(vec![put_op("a", &value), range_op("a", ""), range_op("a", ""), range_op("a", "")])),
+        // What is nested shares the limit.
+        (
+            300,
+            txn(vec![
+                put_op("a", &value),
+                range_op("a", ""),
+                txn(vec![range_op("a", ""), txn(vec![range_op("a", "b")])]),
+            ]),
+        ),
+        // Previous values count, of puts and of deletions; what was deleted is given back no more.
+        (200, txn(vec![put_op("k1", "new"), delete_op("k2", "k3"), range_op("k2", "k3")])),
+        // A put takes the place of what was there, and other keys stay.
+        (269, txn(vec![put_op("k1", "new"), range_op("k", "l")])),
+        (100, put_op("k1", "new")),
+        (200, delete_op("k", "l")),
+    ];
+    for (n, (bytes, request)) in writes.into_iter().enumerate() {
+        let mut machine = M::new();
+        let first = [within(None, put_op("k1", &"v".repeat(34))), within(None, put_op("k2", &"v".repeat(34)))];
+        apply_all(&mut machine, 1, &first, 2).await;
+        let (before, revision) = (image(&machine).await, machine.view().revision());
+        let refused = machine.apply(LogId::new(1, 3), within(Some(bytes - 1), request.clone())).await.unwrap();
+        let outcome::Body::Refusal(refusal) = answer(refused) else {
+            panic!("write {n}: {bytes} bytes were given back")
+        };
+        assert_eq!(refusal.message, "raftkv: the answer would be too large");
+        assert_eq!((image(&machine).await, machine.view().revision()), (before, revision), "write {n} did something");
+        // As much as there is room for; and an entry of before there was such a limit.
+        let mut other = M::new();
+        apply_all(&mut other, 1, &first, 2).await;
+        let all = machine.apply(LogId::new(1, 4), within(Some(bytes), request.clone())).await.unwrap();
+        assert!(!matches!(answer(all.clone()), outcome::Body::Refusal(_)), "write {n}: {:?}", answer(all));
+        assert_eq!(other.apply(LogId::new(1, 3), within(None, request)).await.unwrap(), all, "write {n}");
+        assert_eq!(image(&machine).await, image(&other).await, "write {n}");
+        assert_eq!(machine.view().revision(), revision + 1);
     }
 }
 

@@ -5,6 +5,10 @@ pub struct Command {
     /// Who asked for it. It is looked at where authentication is enabled.
     #[prost(message, optional, tag = "32")]
     pub author: ::core::option::Option<Author>,
+    /// How large the answer may be, in bytes, with 64 for each key in it: a put, a deletion or a transaction that would give more back is refused, and
+    /// does nothing. Absent in entries of versions that knew no such limit, and where nothing is given back.
+    #[prost(uint64, optional, tag = "33")]
+    pub max_answer: ::core::option::Option<u64>,
     #[prost(oneof = "command::Body", tags = "1, 2, 3, 4, 16, 17")]
     pub body: ::core::option::Option<command::Body>,
 }

@@ -85,7 +85,11 @@ mod tests {
     #[test]
     fn what_is_printed_of_a_message_holds_no_secret() {
         let secret = || "hunter2".to_owned();
-        let change = |change| Command { body: Some(Body::Auth(AuthChange { change: Some(change) })), author: None };
+        let change = |change| Command {
+            body: Some(Body::Auth(AuthChange { change: Some(change) })),
+            author: None,
+            max_answer: None,
+        };
         let user = ImageUser { name: "u".into(), password_hash: secret(), ..Default::default() };
         let printed = [
             format!("{:?}", AuthenticateRequest { name: "u".into(), password: secret() }),

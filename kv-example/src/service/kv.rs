@@ -6,18 +6,18 @@ use tonic::metadata::MetadataMap;
 use tonic::{Extensions, Request, Response, Status};
 
 use super::once::Named;
-use super::refused::{Intent, answer_too_large, decided, to_status};
+use super::refused::{Intent, answer_too_large, decided, to_status, with_decided};
 use super::{Context, Replica, once};
-use crate::api::command::{Author, Outcome, command, outcome};
+use crate::api::command::{self as api, Author, Outcome, command, outcome};
 use crate::api::etcdserverpb::kv_server::Kv;
 use crate::api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, TxnRequest, TxnResponse,
 };
 use crate::gate;
-use crate::machine::{ReadError, encode_command_of};
+use crate::machine::{ReadError, encode_command_within};
 use crate::store::{
-    Refusal, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable, read_of_delete,
+    Reads, Refusal, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable, read_of_delete,
     read_of_put, reads_of,
 };
 
@@ -35,14 +35,14 @@ impl<R: Replica> Context<R> {
         let author = self.author_of(metadata, &body).await?;
         let once = self.own_once(author.as_ref(), named)?;
         self.expect(&body, extensions).await?;
-        self.propose(author, body, once).await
+        self.propose(author, body, once, extensions).await
     }
 
     /// Proposes what the node itself wants to be noted.
     pub(super) async fn propose_own(&self, body: command::Body) -> Result<outcome::Body, Status> {
         self.ensure_member().await?;
         self.catch_up().await?;
-        self.propose(None, body, None).await
+        self.propose(None, body, None, &Extensions::default()).await
     }
 
     async fn propose(
@@ -50,9 +50,11 @@ impl<R: Replica> Context<R> {
         author: Option<Author>,
         body: command::Body,
         once: Option<raftkv::Once>,
+        extensions: &Extensions,
     ) -> Result<outcome::Body, Status> {
         let unsigned = author.is_none();
-        let command = encode_command_of(author, body);
+        let most = gives_back(&body).then_some(self.options.limits.response_bytes as u64);
+        let command = encode_command_within(author, body, most);
         if command.len() > self.options.limits.request_bytes {
             return Err(Refusal::TooLarge.into());
         }
@@ -70,6 +72,12 @@ impl<R: Replica> Context<R> {
             return Err(super::refused::written_by_nobody());
         }
         match Outcome::decode(answer) {
+            Ok(Outcome { body: Some(outcome::Body::Refusal(refusal)) })
+                if refusal == api::Refusal::from(Refusal::AnswerTooLarge) =>
+            {
+                gate::too_large(extensions);
+                Err(with_decided(answer_too_large(self.options.limits.response_bytes)))
+            }
             Ok(Outcome { body: Some(outcome::Body::Refusal(refusal)) }) => Err(decided(refusal)),
             Ok(Outcome { body: Some(body) }) => Ok(body),
             Ok(Outcome { body: None }) | Err(_) => Err(unexpected()),
@@ -89,19 +97,22 @@ impl<R: Replica> Context<R> {
         Ok(answer)
     }
 
-    /// Makes room for what a write will give back, as far as that can be told before it is proposed: afterwards it can't be refused any more.
+    /// Makes room for what a write will give back, as far as that can be told before it is proposed. What it will really be is judged where it is
+    /// applied, by all nodes alike.
     async fn expect(&self, body: &command::Body, extensions: &Extensions) -> Result<(), Status> {
         // The reads of one way that it can go, and of the other.
         let ways = match body {
-            command::Body::Put(put) => [read_of_put(put).into_iter().collect(), Vec::new()],
-            command::Body::DeleteRange(delete) => [read_of_delete(delete).into_iter().collect(), Vec::new()],
+            command::Body::Put(put) => [Reads::all(read_of_put(put)), Reads::default()],
+            command::Body::DeleteRange(delete) => [Reads::all(read_of_delete(delete)), Reads::default()],
             command::Body::Txn(txn) => reads_of(txn),
             command::Body::Compact(_) | command::Body::Member(_) | command::Body::Auth(_) => return Ok(()),
         };
+        let most = self.options.limits.response_bytes;
         let mut largest = 0;
-        for reads in ways.into_iter().filter(|reads| !reads.is_empty()) {
-            let bytes = self.view.answer_bytes(reads, self.options.limits.response_bytes).await;
-            largest = largest.max(bytes.map_err(|error| self.no_answer(error, extensions))?);
+        for Reads { reads, own_bytes } in ways.into_iter().filter(|way| !way.reads.is_empty()) {
+            let bytes = self.view.answer_bytes(reads, most).await;
+            let bytes = bytes.map_err(|error| self.no_answer(error, extensions))?;
+            largest = largest.max(bytes.saturating_add(own_bytes).min(most));
         }
         gate::hold(extensions, largest)
     }
@@ -112,6 +123,16 @@ impl<R: Replica> Context<R> {
         }
         gate::too_large(extensions);
         answer_too_large(self.options.limits.response_bytes)
+    }
+}
+
+/// Whether the answer to a command may hold keys.
+fn gives_back(body: &command::Body) -> bool {
+    match body {
+        command::Body::Put(put) => put.prev_kv,
+        command::Body::DeleteRange(delete) => delete.prev_kv,
+        command::Body::Txn(_) => true,
+        command::Body::Compact(_) | command::Body::Member(_) | command::Body::Auth(_) => false,
     }
 }
 

@@ -263,7 +263,11 @@ pub(super) fn not_transferred(error: &TransferError) -> Status {
 
 /// The state machine's own refusal of a write.
 pub(super) fn decided(refusal: command::Refusal) -> Status {
-    let mut status = Status::from(refusal);
+    with_decided(refusal.into())
+}
+
+/// The same, in words of its own.
+pub(super) fn with_decided(mut status: Status) -> Status {
     status.metadata_mut().insert(RETRY, MetadataValue::from_static(DECIDED));
     status
 }

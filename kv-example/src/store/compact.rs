@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use super::key::Key;
-use super::keys::{Compacted, Found, Keys, KeysMut, Look};
+use super::keys::{Compacted, Found, KeysMut, Look, Scan};
 use super::{Refusal, Store};
 
 /// Where a sweep through the keys has got to.
@@ -33,7 +33,7 @@ pub struct Checksum {
     pub compacted: i64,
 }
 
-impl<K: Keys> Store<K> {
+impl<K: Scan> Store<K> {
     /// Whether a compaction has left something to drop.
     pub(crate) fn needs_sweep(&self) -> bool {
         self.head.swept < self.head.compacted

@@ -13,7 +13,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use super::key::Key;
-use super::keys::{Found, Keys, Sink};
+use super::keys::{Found, Scan, Sink};
 use super::version::{Meta, Version};
 use super::{Auth, Head, Members, Store, Tree};
 use crate::api::command::image_record::Body;
@@ -41,7 +41,7 @@ pub(crate) struct ImageError {
 
 /// An image of a frozen store, made piece by piece.
 #[derive(Debug)]
-pub(crate) struct Image<K: Keys = Tree> {
+pub(crate) struct Image<K: Scan = Tree> {
     pub(crate) store: Store<K>,
     state: State<K::Cursor>,
     versions: u64,
@@ -56,7 +56,7 @@ enum State<C> {
     Done,
 }
 
-impl<K: Keys> Image<K> {
+impl<K: Scan> Image<K> {
     /// An image of this store.
     #[must_use]
     pub(crate) fn new(store: Store<K>) -> Self {

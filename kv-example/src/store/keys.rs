@@ -38,14 +38,17 @@ pub(crate) trait Keys {
     type Found<'a>: Found
     where
         Self: 'a;
-    /// A place between two versions, to go on from.
-    type Cursor: Default + fmt::Debug + Send;
-
     /// The version of a key that is in force at `revision`; a tombstone counts as one.
     fn at(&self, key: &[u8], revision: i64) -> Option<Self::Found<'_>>;
 
     /// Visits the keys within the bounds, in order, each with the version in force at `revision`, if that is no tombstone.
     fn each<'a>(&'a self, bounds: Bounds<'_>, revision: i64, visit: &mut impl FnMut(Self::Name<'a>, Self::Found<'a>));
+}
+
+/// Going through all that is kept, for checksums, images and sweeps.
+pub(crate) trait Scan: Keys {
+    /// A place between two versions, to go on from.
+    type Cursor: Default + fmt::Debug + Send;
 
     /// Visits all versions that a compaction at `compacted` leaves, by key and then oldest first, from the cursor on. The visitor may break off;
     /// the cursor is behind the last version visited then.
@@ -67,7 +70,7 @@ pub(crate) trait Sink {
 }
 
 /// Changes.
-pub(crate) trait KeysMut: Keys + Sink {
+pub(crate) trait KeysMut: Scan + Sink {
     /// Forgets of a key what a compaction at `revision` makes unreachable, or a part of it if that is much.
     fn compact(&mut self, key: &Key, revision: i64) -> Compacted;
 }

@@ -13,7 +13,7 @@
 //! | `tree.rs`, `history.rs` | the engine in memory: the map, the versions of a key |
 //! | `check.rs` | which requests are refused before they enter the log |
 //! | `range.rs` | reads |
-//! | `write.rs`, `txn.rs` | changes |
+//! | `write.rs`, `txn.rs`, `draft.rs` | changes, some of them on trial first |
 //! | `compact.rs` | forgetting, and the checksum over what is left |
 //! | `members.rs` | what members know of each other |
 //! | `auth/` | users, roles, and who may do what |
@@ -22,6 +22,7 @@
 pub(crate) mod auth;
 mod check;
 mod compact;
+mod draft;
 mod history;
 mod image;
 pub(crate) mod key;
@@ -55,7 +56,7 @@ pub(crate) use keys::KeysMut;
 pub use members::{MemberInfo, Members};
 pub use refusal::Refusal;
 pub(crate) use tree::Tree;
-pub(crate) use txn::{read_of_delete, read_of_put, reads_of};
+pub(crate) use txn::{Reads, read_of_delete, read_of_put, reads_of};
 pub(crate) use write::Writer;
 
 use keys::{Bounds, Freed, Pushed, Sink};
@@ -197,7 +198,6 @@ impl<'a> Span<'a> {
         }
     }
 
-    #[cfg(test)]
     fn contains(self, key: &[u8]) -> bool {
         match self {
             Self::One(one) => one == key,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::key::Key;
-use super::keys::{Found, Keys};
+use super::keys::{Found, Scan};
 use super::model_auth::{self, Users};
 use super::version::Meta;
 use super::*;
@@ -190,7 +190,7 @@ fn everything(revision: i64) -> RangeRequest {
 }
 
 /// All that can be read from the store is what the model says; `cost` tells what a key's versions count, given whether it is the key's first.
-pub(crate) fn compare<K: Keys>(store: &Store<K>, model: &Model, cost: impl Fn(&[u8], &Version, bool) -> u64) {
+pub(crate) fn compare<K: Scan>(store: &Store<K>, model: &Model, cost: impl Fn(&[u8], &Version, bool) -> u64) {
     let Head { revision, compacted, stats, auth, .. } = store.head();
     model.users.compare(auth);
     assert_eq!((*revision, *compacted), (model.revision(), model.compacted));
@@ -211,7 +211,7 @@ pub(crate) fn compare<K: Keys>(store: &Store<K>, model: &Model, cost: impl Fn(&[
 }
 
 /// What a walk visits when it is broken off and taken up again after each version.
-pub(crate) fn step_by_step<K: Keys>(store: &Store<K>) -> Vec<(Vec<u8>, Meta, Vec<u8>)> {
+pub(crate) fn step_by_step<K: Scan>(store: &Store<K>) -> Vec<(Vec<u8>, Meta, Vec<u8>)> {
     let (mut cursor, mut seen) = (K::Cursor::default(), Vec::new());
     loop {
         let before = seen.len();
@@ -225,7 +225,7 @@ pub(crate) fn step_by_step<K: Keys>(store: &Store<K>) -> Vec<(Vec<u8>, Meta, Vec
     }
 }
 
-pub(crate) fn in_one_go<K: Keys>(store: &Store<K>) -> Vec<(Vec<u8>, Meta, Vec<u8>)> {
+pub(crate) fn in_one_go<K: Scan>(store: &Store<K>) -> Vec<(Vec<u8>, Meta, Vec<u8>)> {
     let mut seen = Vec::new();
     store.keys.walk(&mut K::Cursor::default(), store.head.compacted, &mut |key, version| {
         seen.push((key.to_vec(), version.meta(), version.value().to_vec()));
@@ -238,8 +238,8 @@ pub(crate) fn change<K: KeysMut>(store: &mut Store<K>, changes: &[Change]) {
     let mut writer = Writer::new(store);
     for change in changes {
         match change {
-            Change::Put(put) => _ = writer.put(put),
-            Change::Delete(delete) => _ = writer.delete_range(delete),
+            Change::Put(put) => _ = writer.put(put, usize::MAX),
+            Change::Delete(delete) => _ = writer.delete_range(delete, &mut { usize::MAX }),
         }
     }
 }
@@ -253,7 +253,7 @@ pub(crate) fn compact<K: KeysMut>(store: &mut Store<K>, revision: i64) -> Result
 }
 
 /// The image of a store, as bytes.
-pub(crate) fn image<K: Keys>(store: Store<K>) -> Vec<u8> {
+pub(crate) fn image<K: Scan>(store: Store<K>) -> Vec<u8> {
     let mut image = Image::new(store);
     std::iter::from_fn(|| image.next_record()).flatten().collect()
 }

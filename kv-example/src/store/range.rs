@@ -95,8 +95,13 @@ impl<K: Keys> Store<K> {
 /// What a key takes in an answer beside its bytes, estimated.
 const KV_OVERHEAD: usize = 64;
 
-fn bytes_of(kv: &KeyValue) -> usize {
-    KV_OVERHEAD + kv.key.len() + kv.value.len()
+pub(super) fn bytes_of(kv: &KeyValue) -> usize {
+    kv_bytes(&kv.key, &kv.value)
+}
+
+/// What a key and its value take in an answer, estimated.
+pub(super) fn kv_bytes(key: &[u8], value: &[u8]) -> usize {
+    KV_OVERHEAD + key.len() + value.len()
 }
 
 /// What an answer takes, estimated: for limits.

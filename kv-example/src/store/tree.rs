@@ -7,7 +7,7 @@ use imbl::OrdMap;
 
 use super::history::{self, History, Keep};
 use super::key::Key;
-use super::keys::{Bounds, Compacted, Found, Freed, Keys, KeysMut, Look, Pushed, Sink};
+use super::keys::{Bounds, Compacted, Found, Freed, Keys, KeysMut, Look, Pushed, Scan, Sink};
 use super::version::{Meta, Version};
 
 /// What one entry of the map takes in the tree's nodes, with the room that nodes leave free.
@@ -44,7 +44,6 @@ impl Tree {
 impl Keys for Tree {
     type Name<'a> = &'a Key;
     type Found<'a> = &'a Version;
-    type Cursor = Cursor;
 
     fn at(&self, key: &[u8], revision: i64) -> Option<&Version> {
         self.0.get(key).and_then(|history| history.at(revision))
@@ -63,6 +62,10 @@ impl Keys for Tree {
             bounds => self.0.range::<_, [u8]>(bounds).for_each(|(key, history)| visit_alive(key, history)),
         }
     }
+}
+
+impl Scan for Tree {
+    type Cursor = Cursor;
 
     fn walk(&self, cursor: &mut Cursor, compacted: i64, visit: &mut impl FnMut(&[u8], &&Version) -> ControlFlow<()>) {
         if let Some((key, rest)) = cursor {

@@ -2,8 +2,8 @@
 
 use std::cmp::Ordering;
 
-use super::keys::{Found, Keys, KeysMut};
-use super::range::answer_bytes;
+use super::keys::{Found, Keys, Sink};
+use super::range::{answer_bytes, kv_bytes};
 use super::version::Meta;
 use super::{Refusal, Span, Store, Writer, check_range};
 use crate::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -83,18 +83,25 @@ impl<K: Keys> Store<K> {
     }
 }
 
-impl<K: KeysMut> Writer<'_, K> {
-    /// Runs a transaction, or refuses it as a whole.
+impl<K: Keys + Sink> Writer<'_, K> {
+    /// Runs a transaction, or refuses it as a whole: also where its answer would take more than `most` bytes, all that is nested in it together.
     ///
     /// As in etcd, all comparisons, nested ones too, see the store as it was before the transaction, while reads among
     /// the operations see the changes before them.
-    pub(crate) fn txn(&mut self, request: &TxnRequest) -> Result<TxnResponse, Refusal> {
+    pub(crate) fn txn(&mut self, request: &TxnRequest, most: usize) -> Result<TxnResponse, Refusal> {
         let plan = self.store.plan(request);
         self.check_puts(&plan)?;
         self.store.check_ranges(&plan)?;
-        let mut response = plan.run(&mut |request| self.run_one(request))?;
-        // Only the outermost answer says at which revision it took effect: as in etcd.
-        response.header = self.header();
+        if !plan.gives_back() {
+            return self.run(&plan, usize::MAX);
+        }
+        // Whether the answer is too large shows only when it is there, and then nothing must have been changed.
+        let mut draft = self.store.draft();
+        let response = Writer::new(&mut draft).run(&plan, most)?;
+        for (key, version) in draft.keys.into_changes() {
+            self.store.push(key.as_slice(), version);
+            self.changed = true;
+        }
         Ok(response)
     }
 
@@ -105,42 +112,91 @@ impl<K: KeysMut> Writer<'_, K> {
         })
     }
 
-    fn run_one(&mut self, request: &Request) -> Result<Option<Response>, Refusal> {
+    fn run(&mut self, plan: &Plan<'_>, mut room: usize) -> Result<TxnResponse, Refusal> {
+        let mut response = plan.run(&mut |request| self.run_one(request, &mut room))?;
+        // Only the outermost answer says at which revision it took effect: as in etcd.
+        response.header = self.header();
+        Ok(response)
+    }
+
+    fn run_one(&mut self, request: &Request, room: &mut usize) -> Result<Option<Response>, Refusal> {
         Ok(Some(match request {
-            // Who proposes it sees to it that the answer is not too large: a node must not refuse what another one does.
             Request::RequestRange(range) => {
-                Response::ResponseRange(self.store.range_at(range, self.revision(), usize::MAX)?)
+                let answer = self.store.range_at(range, self.revision(), *room)?;
+                *room -= answer_bytes(&answer);
+                Response::ResponseRange(answer)
             }
-            Request::RequestPut(put) => Response::ResponsePut(self.put_checked(put)),
-            Request::RequestDeleteRange(delete) => Response::ResponseDeleteRange(self.delete_range(delete)),
+            Request::RequestPut(put) => Response::ResponsePut(self.put_checked(put, room)?),
+            Request::RequestDeleteRange(delete) => Response::ResponseDeleteRange(self.delete_range(delete, room)?),
             Request::RequestTxn(_) => return Ok(None),
         }))
     }
 }
 
-/// The reads that the answer to a transaction comes from, whichever way its comparisons go, as far as they see what is there now: those of one
-/// branch, and those of the other.
-pub(crate) fn reads_of(request: &TxnRequest) -> [Vec<RangeRequest>; 2] {
+/// What the answer to a write comes from.
+#[derive(Debug, Default)]
+pub(crate) struct Reads {
+    /// What is read of what is there now.
+    pub(crate) reads: Vec<RangeRequest>,
+    /// How many bytes more it may be, since reads of a transaction see its own puts.
+    pub(crate) own_bytes: usize,
+}
+
+impl Reads {
+    pub(crate) fn all(reads: impl IntoIterator<Item = RangeRequest>) -> Self {
+        Self { reads: reads.into_iter().collect(), own_bytes: 0 }
+    }
+}
+
+/// The reads that the answer to a transaction comes from, whichever way its comparisons go: those of one branch, and those of the other.
+pub(crate) fn reads_of(request: &TxnRequest) -> [Reads; 2] {
     [&request.success, &request.failure].map(|branch| {
-        let mut reads = Vec::new();
-        collect_reads(branch, &mut reads);
-        reads
+        let mut single = Vec::new();
+        collect_single(branch, &mut single);
+        let (mut reads, mut own_bytes) = (Vec::new(), 0);
+        for request in &single {
+            match request {
+                Request::RequestRange(range) => {
+                    own_bytes += own_bytes_of(range, &single);
+                    reads.push(range.clone());
+                }
+                Request::RequestPut(put) => reads.extend(read_of_put(put)),
+                Request::RequestDeleteRange(delete) => reads.extend(read_of_delete(delete)),
+                Request::RequestTxn(_) => {}
+            }
+        }
+        Reads { reads, own_bytes }
     })
 }
 
-fn collect_reads(ops: &[RequestOp], reads: &mut Vec<RangeRequest>) {
+/// All operations, those of nested transactions in their place.
+fn collect_single<'r>(ops: &'r [RequestOp], single: &mut Vec<&'r Request>) {
     for op in ops {
         match &op.request {
-            Some(Request::RequestRange(range)) => reads.push(range.clone()),
-            Some(Request::RequestPut(put)) => reads.extend(read_of_put(put)),
-            Some(Request::RequestDeleteRange(delete)) => reads.extend(read_of_delete(delete)),
             Some(Request::RequestTxn(nested)) => {
-                collect_reads(&nested.success, reads);
-                collect_reads(&nested.failure, reads);
+                collect_single(&nested.success, single);
+                collect_single(&nested.failure, single);
             }
-            None => {}
+            request => single.extend(request),
         }
     }
+}
+
+/// What a read finds at most of the puts among these.
+fn own_bytes_of(range: &RangeRequest, single: &[&Request]) -> usize {
+    if range.revision > 0 || range.count_only {
+        return 0;
+    }
+    let span = Span::new(&range.key, &range.range_end);
+    let put = |request: &&Request| match request {
+        Request::RequestPut(put) if span.contains(&put.key) => {
+            kv_bytes(&put.key, if range.keys_only { &[] } else { &put.value })
+        }
+        Request::RequestPut(_) | Request::RequestRange(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_) => {
+            0
+        }
+    };
+    single.iter().map(put).sum()
 }
 
 /// What a put gives back.
@@ -178,7 +234,18 @@ impl<'r> Plan<'r> {
         Ok(())
     }
 
-    /// Runs what the checks found good. They leave no way to fail, or else changes made until then would stay.
+    /// Whether the answer holds keys.
+    fn gives_back(&self) -> bool {
+        self.steps.iter().any(|step| match step {
+            Step::Single(Request::RequestRange(_)) => true,
+            Step::Single(Request::RequestPut(put)) => put.prev_kv,
+            Step::Single(Request::RequestDeleteRange(delete)) => delete.prev_kv,
+            Step::Nested(nested) => nested.gives_back(),
+            Step::Single(Request::RequestTxn(_)) | Step::Nothing => false,
+        })
+    }
+
+    /// Runs what the checks found good. They leave no way to fail but an answer that is too large: whoever runs what has such a one runs it on a draft.
     fn run(
         &self,
         one: &mut impl FnMut(&'r Request) -> Result<Option<Response>, Refusal>,

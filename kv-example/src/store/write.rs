@@ -1,8 +1,8 @@
 //! Changes: puts and deletions, alone or in a transaction.
 
 use super::key::Key;
-use super::keys::{Found, KeysMut};
-use super::range::full_kv;
+use super::keys::{Found, Keys, Sink};
+use super::range::{bytes_of, full_kv};
 use super::version::{Meta, Version};
 use super::{Refusal, Span, Store, Tree};
 use crate::api::etcdserverpb::{
@@ -13,10 +13,10 @@ use crate::api::etcdserverpb::{
 /// One step of the store: all changes made through it share one new revision. Dropped, the step is complete.
 pub(crate) struct Writer<'a, K = Tree> {
     pub(super) store: &'a mut Store<K>,
-    changed: bool,
+    pub(super) changed: bool,
 }
 
-impl<'a, K: KeysMut> Writer<'a, K> {
+impl<'a, K: Keys + Sink> Writer<'a, K> {
     pub(crate) fn new(store: &'a mut Store<K>) -> Self {
         Self { store, changed: false }
     }
@@ -30,10 +30,10 @@ impl<'a, K: KeysMut> Writer<'a, K> {
         Some(ResponseHeader { revision: self.revision(), ..Default::default() })
     }
 
-    /// Puts one key.
-    pub(crate) fn put(&mut self, request: &PutRequest) -> Result<PutResponse, Refusal> {
+    /// Puts one key, if what that gives back takes at most `most` bytes.
+    pub(crate) fn put(&mut self, request: &PutRequest, most: usize) -> Result<PutResponse, Refusal> {
         self.check_put(request)?;
-        Ok(self.put_checked(request))
+        self.put_checked(request, &mut { most })
     }
 
     /// Refuses a put that depends on what is not there.
@@ -48,10 +48,14 @@ impl<'a, K: KeysMut> Writer<'a, K> {
         Ok(())
     }
 
-    pub(super) fn put_checked(&mut self, request: &PutRequest) -> PutResponse {
+    /// Puts one key, if there is room for what that gives back.
+    pub(super) fn put_checked(&mut self, request: &PutRequest, room: &mut usize) -> Result<PutResponse, Refusal> {
         let modified = self.store.head.revision + 1;
         let before = self.store.get_at(&request.key, modified);
         let prev_kv = before.as_ref().filter(|_| request.prev_kv).map(|version| full_kv(&request.key, version));
+        if let Some(prev_kv) = &prev_kv {
+            *room = room.checked_sub(bytes_of(prev_kv)).ok_or(Refusal::AnswerTooLarge)?;
+        }
         let meta = match before.as_ref().map(Found::meta) {
             Some(meta) => Meta { modified, created: meta.created, version: meta.version + 1 },
             None => Meta { modified, created: modified, version: 1 },
@@ -64,24 +68,32 @@ impl<'a, K: KeysMut> Writer<'a, K> {
         drop(before);
         self.store.push(&request.key, version);
         self.changed = true;
-        PutResponse { header: self.header(), prev_kv }
+        Ok(PutResponse { header: self.header(), prev_kv })
     }
 
-    /// Deletes what exists of a range.
-    pub(crate) fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteRangeResponse {
+    /// Deletes what exists of a range, if there is room for what that gives back.
+    pub(crate) fn delete_range(
+        &mut self,
+        request: &DeleteRangeRequest,
+        room: &mut usize,
+    ) -> Result<DeleteRangeResponse, Refusal> {
         let (mut keys, mut prev_kvs) = (Vec::<Key>::new(), Vec::new());
+        let mut left = Some(*room);
         self.store.each(Span::new(&request.key, &request.range_end), i64::MAX, |key, version| {
-            if request.prev_kv {
-                prev_kvs.push(full_kv(key.as_ref(), &version));
+            if request.prev_kv && left.is_some() {
+                let kv = full_kv(key.as_ref(), &version);
+                left = left.and_then(|left| left.checked_sub(bytes_of(&kv)));
+                prev_kvs.push(kv);
             }
             keys.push(Key::new(key.as_ref()));
         });
+        *room = left.ok_or(Refusal::AnswerTooLarge)?;
         let modified = self.store.head.revision + 1;
         for key in &keys {
             self.store.push(key.as_slice(), Version::tombstone(modified));
         }
         self.changed |= !keys.is_empty();
-        DeleteRangeResponse { header: self.header(), deleted: keys.len() as i64, prev_kvs }
+        Ok(DeleteRangeResponse { header: self.header(), deleted: keys.len() as i64, prev_kvs })
     }
 
     /// Moves the compaction forward. What it makes unreachable is dropped later, by a sweep.

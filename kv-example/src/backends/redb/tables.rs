@@ -15,7 +15,7 @@ use bytes::Bytes;
 use redb::{AccessGuard, ReadableTable, Table};
 
 use crate::store::key::Key;
-use crate::store::keys::{Bounds, Compacted, Found, Freed, Keys, KeysMut, Look, Pushed, Sink};
+use crate::store::keys::{Bounds, Compacted, Found, Freed, Keys, KeysMut, Look, Pushed, Scan, Sink};
 use crate::store::version::{Meta, Version};
 
 pub(super) type NewestKey = &'static [u8];
@@ -202,7 +202,6 @@ impl<P: Pair> Keys for Tables<P> {
         = Stored<'a>
     where
         P: 'a;
-    type Cursor = Place;
 
     fn at(&self, key: &[u8], revision: i64) -> Option<Stored<'_>> {
         let newest = self.newest_of(key)?;
@@ -235,6 +234,10 @@ impl<P: Pair> Keys for Tables<P> {
             }
         }
     }
+}
+
+impl<P: Pair> Scan for Tables<P> {
+    type Cursor = Place;
 
     fn walk(&self, cursor: &mut Place, compacted: i64, visit: &mut impl FnMut(&[u8], &Stored<'_>) -> ControlFlow<()>) {
         let begun = cursor.clone();
