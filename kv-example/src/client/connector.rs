@@ -23,7 +23,7 @@ pub(super) struct Connections {
     open: AtomicU64,
     /// How many there have been so far.
     made: AtomicU64,
-    /// What TLS has against the newest one, or will have.
+    /// Why the newest one was refused, or will be.
     trouble: Mutex<Trouble>,
 }
 
@@ -36,7 +36,7 @@ impl Connections {
         Watch { connections: self, made, open }
     }
 
-    /// Why the server did not let the newest one in, if it did not. With TLS 1.3 that is known only after the handshake.
+    /// Why the server did not let the newest one in, if it did not. With TLS 1.3 that is known only after the handshake. It says nothing of what was sent on others.
     pub(super) fn refused(&self) -> Option<String> {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).get().map(str::to_owned)
     }
@@ -110,6 +110,16 @@ impl Service<Uri> for Connector {
     }
 }
 
+/// What whoever has sent something on a connection learns when the server did not let that very one in. HTTP/2 leaves of an error its kind and its words.
+fn refusal(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionRefused, reason)
+}
+
+/// Whether an error is that. The system has such errors as well, for connections that never came to be, and no words for them.
+pub(super) fn is_refusal(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ConnectionRefused && error.get_ref().is_some()
+}
+
 /// A connection that is counted as long as it is there.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -125,7 +135,11 @@ impl Drop for Connection {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let read = Pin::new(&mut self.stream).poll_read(cx, buf);
+        match (read, self.stream.trouble().get()) {
+            (Poll::Ready(Err(_)), Some(reason)) => Poll::Ready(Err(refusal(reason))),
+            (read, _) => read,
+        }
     }
 }
 

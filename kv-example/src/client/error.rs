@@ -6,7 +6,7 @@ use std::fmt;
 use thiserror::Error;
 use tonic::{Code, Status};
 
-use super::Kind;
+use super::{Kind, connector};
 use crate::service::{DECIDED, DETAIL, LEADER, RETRY, SESSION_EXPIRED};
 
 /// Why a call failed, by what the caller may do about it.
@@ -125,14 +125,19 @@ fn may_pass(code: Code) -> bool {
     }
 }
 
-/// Whether no server has looked at the request: there was no connection, or it was ending.
+/// Whether no server has looked at the request: there was no connection, it was ending, or the server did not let it in.
 fn never_sent(status: &Status) -> bool {
     sources(status).any(|error| {
         error.is::<tonic::ConnectError>()
             // The connection closed before the request was handed to it.
             || error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled)
             || error.downcast_ref::<h2::Error>().is_some_and(refused_unseen)
+            || io(error).is_some_and(connector::is_refusal)
     })
+}
+
+fn io<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a std::io::Error> {
+    error.downcast_ref().or_else(|| error.downcast_ref::<h2::Error>()?.get_io())
 }
 
 /// Whether the server promises not to have looked at the stream: it refused it, or it is beyond the last one that a server
@@ -146,8 +151,10 @@ fn refused_unseen(error: &h2::Error) -> bool {
 /// The innermost cause is what a person can act on ("connection refused").
 fn words(status: &Status) -> String {
     match sources(status).last() {
-        Some(cause) => match cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
-            Some(std::io::ErrorKind::ConnectionRefused) => "connection refused (no server runs there)".into(),
+        Some(cause) => match cause.downcast_ref::<std::io::Error>() {
+            Some(error) if error.kind() == std::io::ErrorKind::ConnectionRefused && !connector::is_refusal(error) => {
+                "connection refused (no server runs there)".into()
+            }
             Some(_) | None => cause.to_string(),
         },
         None => match text(status, DETAIL) {

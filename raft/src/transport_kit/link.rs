@@ -32,8 +32,8 @@ enum Bytes {
     Tls(Box<tokio_rustls::TlsStream<TcpStream>>),
 }
 
-/// What TLS has against the other side, or it against this one, once that is known: whoever runs a protocol on a link learns of an error that is in the
-/// way of it, however little is left of errors in the libraries between.
+/// Why the other side does not take part in what was to be spoken, once that is known: it refused the handshake of TLS, or speaks TLS where this side does not.
+/// It has looked at nothing then that was sent to it. Whoever runs a protocol on a link learns of that, however little is left of errors in the libraries between.
 #[derive(Clone, Debug, Default)]
 pub struct Trouble(Arc<OnceLock<String>>);
 
@@ -116,9 +116,10 @@ impl AsyncRead for Link {
                 let before = buf.filled().len();
                 let outcome = ready!(Pin::new(stream).poll_read(cx, buf));
                 *heard |= buf.filled().len() > before;
-                Poll::Ready(outcome.map_err(|error| match super::tls::in_words(&error) {
-                    // Later it is damage on the way, which says nothing of what the other side has done by then.
+                Poll::Ready(outcome.map_err(|error| match super::tls::refusal(&error) {
+                    // Whoever has spoken had nothing against the handshake.
                     Some(reason) if !*heard => trouble.note(reason),
+                    // Above all damage on the way, which says nothing of what the other side has done by then.
                     Some(_) | None => error,
                 }))
             }

@@ -41,9 +41,26 @@ pub(super) fn of_own(error: &Error, files: &TlsFiles) -> String {
     format!("{reason}; nobody would accept the certificate: have another one made")
 }
 
-/// What an error is about that is TLS's, and not the connection's.
-pub(crate) fn in_words(error: &io::Error) -> Option<String> {
-    error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()).map(of_other)
+/// What the other side said, if it refused the handshake that this side took for done: with TLS 1.3 whoever connects may have sent a request by then, and nobody has
+/// looked at it. No other error says so much: bytes that can't be decrypted may be the answer.
+pub(crate) fn refusal(error: &io::Error) -> Option<String> {
+    use AlertDescription as A;
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let Some(Error::AlertReceived(alert)) = inner else { return None };
+    // Alerts are encrypted by now, so it was the other side that sent this one. What it is about is looked at in handshakes alone (RFC 8446 §6.2).
+    let of_a_certificate = matches!(
+        alert,
+        A::CertificateRequired
+            | A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::UnknownCA
+            | A::AccessDenied
+            | A::DecryptError
+    );
+    (of_a_certificate || matches!(alert, A::NoApplicationProtocol | A::ProtocolVersion)).then(|| of_alert(*alert))
 }
 
 /// Without times, which would make each refusal another one.
@@ -108,7 +125,10 @@ fn of_alert(alert: AlertDescription) -> String {
     if alert == A::CertificateExpired {
         return theirs("it has expired, or is not valid yet");
     }
-    if matches!(alert, A::BadCertificate | A::CertificateUnknown | A::UnsupportedCertificate | A::AccessDenied) {
+    if matches!(
+        alert,
+        A::BadCertificate | A::CertificateUnknown | A::CertificateRevoked | A::UnsupportedCertificate | A::AccessDenied
+    ) {
         return theirs(&format!("{alert:?}"));
     }
     if alert == A::NoApplicationProtocol {

@@ -34,7 +34,7 @@ use super::lane::Failure;
 use super::link::{Identity, Link, named_node, node_name, see_off};
 use crate::metrics::RefusedFor;
 use crate::types::NodeId;
-pub(super) use explain::in_words;
+pub(super) use explain::refusal;
 use explain::{Said, explain};
 use files::{Loaded, Role, Stamps};
 pub use files::{OwnFiles, TlsError, TlsFiles};
