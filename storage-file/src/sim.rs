@@ -87,6 +87,8 @@ struct Inode {
     length_dirty: bool,
     /// Blocks that the file was extended by and that were never written: they take no room.
     holes: BTreeSet<usize>,
+    /// Since the last sync it was cut to this: what was behind does not come back when it grows again.
+    cut: Option<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -352,12 +354,24 @@ impl Inode {
     fn lose_power(&mut self, number: usize, fate: &mut impl FnMut(&Pending) -> Fate) {
         let mut disk = std::mem::take(&mut self.disk);
         let durable_len = disk.len();
+        let mut decide = |pending| fate(&pending);
+        let dirty: Vec<_> = self
+            .take_dirty()
+            .into_iter()
+            .map(|(sector, early)| (sector, early, decide(Pending::Sector { path: self.path.clone(), sector })))
+            .collect();
+        let mut len = durable_len;
+        if self.length_dirty && decide(Pending::Length { path: self.path.clone() }) != Fate::Lost {
+            len = self.cache.len();
+            disk.resize(self.cut.unwrap_or(durable_len).min(durable_len));
+        }
+        (self.length_dirty, self.cut) = (false, None);
         disk.resize(durable_len.max(self.cache.len()));
-        for (sector, early) in self.take_dirty() {
+        for (sector, early, fate) in dirty {
             let from = usize::try_from(sector).unwrap_or(0) * SECTOR;
             let to = (from + SECTOR).min(self.cache.len()).max(from);
             let new = self.cache.get(from..to);
-            match fate(&Pending::Sector { path: self.path.clone(), sector }) {
+            match fate {
                 Fate::Lost => {}
                 Fate::Kept => disk.write(from, &new),
                 Fate::Early => {
@@ -367,11 +381,6 @@ impl Inode {
                 Fate::Garbage => disk.write(from, &garbage(to - from, number as u64 * 7919 + sector)),
             }
         }
-        let mut len = durable_len;
-        if self.length_dirty && fate(&Pending::Length { path: self.path.clone() }) != Fate::Lost {
-            len = self.cache.len();
-        }
-        self.length_dirty = false;
         self.holes.retain(|block| *block < len.div_ceil(BLOCK));
         disk.resize(len);
         self.cache.clone_from(&disk);
@@ -419,6 +428,9 @@ impl Inode {
     fn set_len(&mut self, len: usize) {
         self.holes.retain(|block| *block < len.div_ceil(BLOCK));
         if self.cache.len() != len {
+            if len < self.cache.len() {
+                self.cut = Some(self.cut.map_or(len, |cut| cut.min(len)));
+            }
             self.cache.resize(len);
             self.length_dirty = true;
             let end = len.div_ceil(SECTOR) as u64;
@@ -433,6 +445,9 @@ impl Inode {
     }
 
     fn sync(&mut self) {
+        if let Some(cut) = self.cut.take() {
+            self.disk.resize(cut.min(self.disk.len()));
+        }
         // What was forgotten after a failed sync stays as it was on the disk.
         self.disk.resize(self.cache.len());
         for (sector, _) in self.take_dirty() {

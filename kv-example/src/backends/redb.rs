@@ -43,8 +43,10 @@
 //! place, is an error, and neither an answer nor a part of an image. A read is answered with the error; no command is applied any more, so the node stops. So it does
 //! where redb panics, or a rule of the store: that need not be the file's fault, and is told in other words.
 //!
-//! Checksums cost four bytes a page, and another small read or write for each stretch of pages that is read or written. What is in redb's cache is not
-//! verified again. Because of them the file is none that redb's own tools could read.
+//! Checksums cost four bytes a page, another read of two pages for each stretch of pages that is read, and with each sync a page for every 4 MiB of the file in
+//! which something has changed. What is in redb's cache is not verified again. Because of them the file is none that redb's own tools could read.
+//!
+//! A sector that was being written when the power went may be old, new, or garbage: of what is overwritten in place there are two, and the other is whole.
 
 mod database;
 mod load;
@@ -228,7 +230,7 @@ impl RedbMachine {
 
 /// The database in this file, or a new one if it is empty.
 fn database(file: impl StorageBackend, options: Options) -> Result<Database, redb::DatabaseError> {
-    Database::builder().set_cache_size(options.cache_bytes).create_with_backend(Sealed::new(file))
+    Database::builder().set_cache_size(options.cache_bytes).create_with_backend(Sealed::new(file)?)
 }
 
 /// A read that waits for the disk, on a thread that may.

@@ -5,54 +5,167 @@
 //! checksum with each value would not do: damage in the pages between would hide keys, or show what they were long ago.
 //!
 //! ```text
-//! group 0    a page of checksums | 1024 pages of redb's
-//! group 1    a page of checksums | 1024 pages of redb's
+//! page 0, 1       two slots for redb's header
+//! group 0         two slots for the checksums of the group | 1020 pages of redb's
+//! group 1         two slots for the checksums of the group | 1020 pages of redb's
 //! ...
-//! checksum   four bytes: CRC-32C of the page's number and its bytes; or 0, and then the page was never written, and is all zeros
-//! page 0     redb's header, up to 508 bytes, and the CRC-32C of these: in one sector, since redb overwrites it in place
+//! slot            CRC-32C of its number and all that follows | how many there were before (8 bytes) | 4 unused | 4080 bytes: checksums, or redb's header
+//! checksum        4 bytes: CRC-32C of the page's number and its bytes; or 0, and then the page was never written, and is all zeros
 //! ```
 //!
-//! A page and its checksum are written one after the other, and not at once. No harm comes from that: redb overwrites no page that a synced commit refers to,
-//! reads no other after a crash, and syncs the pages of a commit before the header that refers to them, as all commits here that are synced are of two phases.
-//! What a disk never wrote, although it said so, is not noticed by this.
+//! What redb overwrites in place, its header, and what pages of different commits share, their checksums, must not depend on how a loss of power leaves a
+//! sector that was just being written: old, new, or not to be read. So there are two slots. Between two syncs one of them is written, as often as need be,
+//! and the other stays as it was synced; of those that are whole, the later counts.
+//!
+//! Checksums wait in memory until the next sync. No harm comes from that: redb overwrites no page that a synced commit refers to, reads no other after a crash,
+//! and syncs the pages of a commit before the header that refers to them, as all commits here that are synced are of two phases. What a disk never wrote,
+//! although it said so, is not noticed by this.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind};
 use std::ops::{Bound, Range};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use redb::{BackendError, StorageBackend};
 
 const PAGE: usize = 4096;
 /// A checksum has so many bytes.
 const SUM: usize = 4;
-/// Pages that share a page of checksums.
-const GROUP: u64 = (PAGE / SUM) as u64;
-const SECTOR: usize = 512;
-/// What a header may have.
-const HEADER: usize = SECTOR - SUM;
+/// What comes before the body of a slot: its checksum, its sequence number, and four bytes for later.
+const PREFIX: usize = 16;
+const BODY: usize = PAGE - PREFIX;
+/// Pages that share their slots.
+const GROUP: u64 = (BODY / SUM) as u64;
+/// A group with its slots.
+const STRIDE: u64 = GROUP + 2;
+/// Changed checksums of so many groups wait in memory: 4 MiB.
+const MOST: usize = 1024;
 
 /// A file of sealed pages. To redb it is one without.
 #[derive(Debug)]
-pub(super) struct Sealed<B>(B);
+pub(super) struct Sealed<B> {
+    file: B,
+    /// Whoever writes slots or syncs them holds it, so that no slot is written while the other is still being synced. It is taken before `unsynced`.
+    slots: Mutex<()>,
+    unsynced: RwLock<Unsynced>,
+}
 
-/// Where a page lies.
+/// What a loss of power would take.
+#[derive(Debug, Default)]
+struct Unsynced {
+    /// The checksums of groups in which a page was written.
+    changed: BTreeMap<u64, Sealing>,
+    /// Slots that were written since the last sync.
+    begun: BTreeSet<Slots>,
+}
+
+/// A pair of slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Slots {
+    Header,
+    /// Those of a group's checksums.
+    Sums(u64),
+}
+
+/// What a slot holds.
+#[derive(Clone, Debug)]
+struct Sealing {
+    sequence: u64,
+    /// In which of the two it is.
+    slot: u64,
+    body: Vec<u8>,
+}
+
+impl Slots {
+    /// Where the first of them lies.
+    fn place(self) -> u64 {
+        match self {
+            Self::Header => 0,
+            Self::Sums(group) => (2 + group * STRIDE) * PAGE as u64,
+        }
+    }
+
+    /// The checksum of what a slot holds, which no other pair has.
+    fn sum(self, from_sequence: &[u8]) -> [u8; SUM] {
+        let number = match self {
+            Self::Header => u64::MAX,
+            Self::Sums(group) => group,
+        };
+        sum_of(number, from_sequence).to_le_bytes()
+    }
+
+    fn unreadable(self) -> io::Error {
+        match self {
+            Self::Header => damage("the header of the database"),
+            Self::Sums(group) => {
+                let first = group * GROUP + 1;
+                damage(&format!("the list of checksums of pages {first} to {} of the database", first + GROUP - 1))
+            }
+        }
+    }
+
+    /// Reads what counts: the later slot of those that are whole.
+    fn read(self, file: &impl StorageBackend) -> io::Result<Sealing> {
+        let mut both = vec![0; 2 * PAGE];
+        read(file, self.place(), &mut both)?;
+        let whole = (0..).zip(both.chunks(PAGE)).filter_map(|(slot, bytes)| {
+            let (sum, rest) = bytes.split_at(SUM);
+            let sequence = u64::from_le_bytes(rest.first_chunk().copied()?);
+            (self.sum(rest) == sum).then(|| Sealing { sequence, slot, body: bytes[PREFIX..].to_vec() })
+        });
+        if let Some(newest) = whole.max_by_key(|sealing| sealing.sequence) {
+            return Ok(newest);
+        }
+        // The first write of a pair may have been cut off: what it was for is not referred to then.
+        let never_written = both.chunks(PAGE).any(|slot| slot.iter().all(|byte| *byte == 0));
+        if never_written && self != Self::Header {
+            return Ok(Sealing { sequence: 0, slot: 1, body: vec![0; BODY] });
+        }
+        Err(self.unreadable())
+    }
+}
+
+impl Sealing {
+    /// The sums of these pages of the group.
+    fn sums(&self, first: u64, pages: usize) -> &[u8] {
+        // Below GROUP.
+        let from = (index(first) as usize) * SUM;
+        &self.body[from..from + pages * SUM]
+    }
+
+    fn set_sums(&mut self, first: u64, sums: impl Iterator<Item = [u8; SUM]>) {
+        let from = index(first) as usize * SUM;
+        for (place, sum) in self.body[from..].chunks_exact_mut(SUM).zip(sums) {
+            place.copy_from_slice(&sum);
+        }
+    }
+}
+
+/// The group of a page, which is not the header.
+fn group(page: u64) -> u64 {
+    (page - 1) / GROUP
+}
+
+/// Which page of its group it is.
+fn index(page: u64) -> u64 {
+    (page - 1) % GROUP
+}
+
+/// Where a page lies, which is not the header.
 fn place(page: u64) -> u64 {
-    (page + page / GROUP + 1) * PAGE as u64
+    (2 + group(page) * STRIDE + 2 + index(page)) * PAGE as u64
 }
 
-/// Where its checksum lies.
-fn place_of_sum(page: u64) -> u64 {
-    page / GROUP * (GROUP + 1) * PAGE as u64 + page % GROUP * SUM as u64
-}
-
-/// How long a file is in which redb sees so many pages.
+/// How long a file is in which redb sees so many pages, its header among them.
 fn sealed_len(pages: u64) -> u64 {
-    (pages + pages.div_ceil(GROUP)) * PAGE as u64
+    let others = pages.saturating_sub(1);
+    (pages.min(1) * 2 + others + others.div_ceil(GROUP) * 2) * PAGE as u64
 }
 
 /// How many pages redb sees in a file of this length.
 fn pages_in(len: u64) -> u64 {
-    let pages = len / PAGE as u64;
-    pages / (GROUP + 1) * GROUP + (pages % (GROUP + 1)).saturating_sub(1)
+    let Some(others) = (len / PAGE as u64).checked_sub(2) else { return 0 };
+    1 + others / STRIDE * GROUP + (others % STRIDE).saturating_sub(2)
 }
 
 fn sum_of(page: u64, bytes: &[u8]) -> u32 {
@@ -69,7 +182,7 @@ fn parts(offset: u64, len: usize) -> io::Result<impl Iterator<Item = (u64, Range
     Ok(std::iter::from_fn(move || {
         let page = (offset + at as u64) / PAGE as u64;
         // At most GROUP.
-        let room = (GROUP - page % GROUP) as usize * PAGE;
+        let room = (GROUP - index(page)) as usize * PAGE;
         let part = at..len.min(at + room);
         at = part.end;
         (!part.is_empty()).then_some((page, part))
@@ -91,17 +204,30 @@ fn read(file: &impl StorageBackend, offset: u64, out: &mut [u8]) -> io::Result<(
 }
 
 impl<B: StorageBackend> Sealed<B> {
-    pub(super) fn new(file: B) -> Self {
-        Self(file)
+    /// Over a file that was written through this, or an empty one.
+    pub(super) fn new(file: B) -> io::Result<Self> {
+        if file.len()? > 0 {
+            // A process that was killed may have left slots that no sync has reached; were the others written now, both could be lost.
+            file.sync_data()?;
+        }
+        Ok(Self { file, slots: Mutex::default(), unsynced: RwLock::default() })
+    }
+
+    // Who panicked with a lock in hand has left a page whose checksum tells that it is not to be trusted, or nothing.
+    fn slots(&self) -> MutexGuard<'_, ()> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reading(&self) -> RwLockReadGuard<'_, Unsynced> {
+        self.unsynced.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn writing(&self) -> RwLockWriteGuard<'_, Unsynced> {
+        self.unsynced.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn read_header(&self, offset: usize, out: &mut [u8]) -> io::Result<()> {
-        let mut sector = [0; SECTOR];
-        read(&self.0, place(0), &mut sector)?;
-        let (header, sum) = sector.split_at(HEADER);
-        if sum_of(0, header).to_le_bytes() != sum {
-            return Err(damage("the header of the database"));
-        }
+        let header = Slots::Header.read(&self.file)?.body;
         let part = header.get(offset..offset.saturating_add(out.len()));
         let part = part.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "a read beyond redb's header"))?;
         out.copy_from_slice(part);
@@ -109,19 +235,76 @@ impl<B: StorageBackend> Sealed<B> {
     }
 
     fn write_header(&self, bytes: &[u8]) -> io::Result<()> {
-        let mut sector = [0; SECTOR];
-        let header = sector.get_mut(..bytes.len()).filter(|_| bytes.len() <= HEADER);
+        let mut body = vec![0; BODY];
+        let header = body.get_mut(..bytes.len());
         let header = header.ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "redb's header has grown"))?;
         header.copy_from_slice(bytes);
-        let sum = sum_of(0, &sector[..HEADER]);
-        sector[HEADER..].copy_from_slice(&sum.to_le_bytes());
-        self.0.write(place(0), &sector)
+        let _alone = self.slots();
+        let mut unsynced = self.writing();
+        let (sequence, slot) = match Slots::Header.read(&self.file) {
+            Ok(Sealing { sequence, slot, .. }) => (sequence, slot),
+            // A new file has none yet.
+            Err(error) if error.kind() == ErrorKind::InvalidData => (0, 1),
+            Err(error) => return Err(error),
+        };
+        self.write_slot(&mut unsynced, Slots::Header, &Sealing { sequence, slot, body })
+    }
+
+    /// Sees to it that both slots hold the newest header before a page is written. The other refers to a commit before the last, whose pages may be
+    /// overwritten from now on: should the newest be hurt one day, that must not be what a start goes back to.
+    fn repeat_header(&self) -> io::Result<()> {
+        if self.reading().begun.contains(&Slots::Header) {
+            return Ok(());
+        }
+        let _alone = self.slots();
+        let mut unsynced = self.writing();
+        match Slots::Header.read(&self.file) {
+            Ok(header) => self.write_slot(&mut unsynced, Slots::Header, &header),
+            // A new file has none yet.
+            Err(error) if error.kind() == ErrorKind::InvalidData => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes what succeeds the present contents of a pair of slots.
+    fn write_slot(&self, unsynced: &mut Unsynced, slots: Slots, sealing: &Sealing) -> io::Result<()> {
+        // The one that was written last is the one that may be lost; the other is as it was synced.
+        let slot = if unsynced.begun.contains(&slots) { sealing.slot } else { 1 - sealing.slot };
+        let mut bytes = vec![0; PAGE];
+        bytes[SUM..SUM + 8].copy_from_slice(&(sealing.sequence + 1).to_le_bytes());
+        bytes[PREFIX..].copy_from_slice(&sealing.body);
+        let sum = slots.sum(&bytes[SUM..]);
+        bytes[..SUM].copy_from_slice(&sum);
+        self.file.write(slots.place() + slot * PAGE as u64, &bytes)?;
+        // After an error the same one is to be written again.
+        unsynced.begun.insert(slots);
+        Ok(())
+    }
+
+    fn write_sums(&self, unsynced: &mut Unsynced) -> io::Result<()> {
+        while let Some((group, sealing)) = unsynced.changed.pop_first() {
+            if let Err(error) = self.write_slot(unsynced, Slots::Sums(group), &sealing) {
+                // redb tries some writes again.
+                unsynced.changed.insert(group, sealing);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The checksums of a group, to be changed.
+    fn changing<'a>(&self, unsynced: &'a mut Unsynced, group: u64) -> io::Result<&'a mut Sealing> {
+        use std::collections::btree_map::Entry::{Occupied, Vacant};
+        match unsynced.changed.entry(group) {
+            Occupied(known) => Ok(known.into_mut()),
+            Vacant(new) => Ok(new.insert(Slots::Sums(group).read(&self.file)?)),
+        }
     }
 }
 
 impl<B: StorageBackend> StorageBackend for Sealed<B> {
     fn len(&self) -> io::Result<u64> {
-        match self.0.len()? {
+        match self.file.len()? {
             0 => Ok(0),
             // An empty file becomes a new database; what is left of another must not.
             len if pages_in(len) == 0 => Err(cut_off()),
@@ -136,10 +319,19 @@ impl<B: StorageBackend> StorageBackend for Sealed<B> {
         }
         for (first, part) in parts(offset, out.len())? {
             let pages = &mut out[part];
-            read(&self.0, place(first), pages)?;
-            let mut sums = vec![0; pages.len() / PAGE * SUM];
-            read(&self.0, place_of_sum(first), &mut sums)?;
-            for ((page, bytes), sum) in (first..).zip(pages.chunks(PAGE)).zip(sums.chunks(SUM)) {
+            read(&self.file, place(first), pages)?;
+            // Held while slots are read: nobody writes one meanwhile.
+            let unsynced = self.reading();
+            let on_disk;
+            let sealing = match unsynced.changed.get(&group(first)) {
+                Some(changed) => changed,
+                None => {
+                    on_disk = Slots::Sums(group(first)).read(&self.file)?;
+                    &on_disk
+                }
+            };
+            let sums = sealing.sums(first, pages.len() / PAGE).chunks(SUM);
+            for ((page, bytes), sum) in (first..).zip(pages.chunks(PAGE)).zip(sums) {
                 let never_written = || sum == [0; SUM] && bytes.iter().all(|byte| *byte == 0);
                 if sum_of(page, bytes).to_le_bytes() != sum && !never_written() {
                     return Err(damage(&format!("page {page} of the database")));
@@ -151,61 +343,78 @@ impl<B: StorageBackend> StorageBackend for Sealed<B> {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let pages = len.div_ceil(PAGE as u64);
-        let before = pages_in(self.0.len()?);
-        self.0.set_len(sealed_len(pages))?;
-        // Of the pages that are gone, some checksums may be left: should they come again, they were never written.
-        let end = before.min(pages.next_multiple_of(GROUP));
-        match end.checked_sub(pages) {
-            None | Some(0) => Ok(()),
+        let _alone = self.slots();
+        let mut unsynced = self.writing();
+        let before = pages_in(self.file.len()?);
+        self.file.set_len(sealed_len(pages))?;
+        let groups = pages.saturating_sub(1).div_ceil(GROUP);
+        _ = unsynced.changed.split_off(&groups);
+        // What comes back after a cut is blank, and has not been synced.
+        _ = unsynced.begun.split_off(&Slots::Sums(groups));
+        // Of the pages that are gone, the last group has checksums left: should they come again, they were never written.
+        let end = before.min(1 + groups * GROUP);
+        if (1..end).contains(&pages) {
             // At most GROUP.
-            Some(gone) => self.0.write(place_of_sum(pages), &vec![0; gone as usize * SUM]),
+            let gone = (end - pages) as usize;
+            let blank = std::iter::repeat_n([0; SUM], gone);
+            self.changing(&mut unsynced, group(pages))?.set_sums(pages, blank);
         }
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        let _alone = self.slots();
+        self.write_sums(&mut self.writing())?;
+        // Reads go on meanwhile.
+        self.file.sync_data()?;
+        self.writing().begun.clear();
+        Ok(())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         if offset < PAGE as u64 {
             return self.write_header(data);
         }
+        self.repeat_header()?;
         for (first, part) in parts(offset, data.len())? {
             let pages = &data[part];
-            let sums = (first..).zip(pages.chunks(PAGE)).flat_map(|(page, bytes)| sum_of(page, bytes).to_le_bytes());
-            let sums: Vec<u8> = sums.collect();
-            self.0.write(place(first), pages)?;
-            self.0.write(place_of_sum(first), &sums)?;
+            self.file.write(place(first), pages)?;
+            let sums = (first..).zip(pages.chunks(PAGE)).map(|(page, bytes)| sum_of(page, bytes).to_le_bytes());
+            self.changing(&mut self.writing(), group(first))?.set_sums(first, sums);
+        }
+        if self.reading().changed.len() > MOST {
+            let _alone = self.slots();
+            self.write_sums(&mut self.writing())?;
         }
         Ok(())
     }
 
     fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.file.close()
     }
 
     fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_range(start, end)
+        self.file.try_lock_range(start, end)
     }
 
     fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.try_lock_shared_range(start, end)
+        self.file.try_lock_shared_range(start, end)
     }
 
     fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_range(start, end)
+        self.file.lock_range(start, end)
     }
 
     fn lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.lock_shared_range(start, end)
+        self.file.lock_shared_range(start, end)
     }
 
     fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), BackendError> {
-        self.0.unlock_range(start, end)
+        self.file.unlock_range(start, end)
     }
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
-        self.0.query_lock_range(start, end)
+        self.file.query_lock_range(start, end)
     }
 }
 
@@ -219,30 +428,39 @@ mod tests {
         (0..PAGE as u64).map(|n| ((n ^ seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40) as u8).collect()
     }
 
+    fn sealed() -> Sealed<InMemoryBackend> {
+        Sealed::new(InMemoryBackend::new()).expect("memory")
+    }
+
     #[test]
     fn lengths_and_places_fit_each_other() {
-        for pages in [0, 1, 2, GROUP - 1, GROUP, GROUP + 1, 2 * GROUP, 5 * GROUP + 7] {
+        for pages in [0, 1, 2, GROUP, GROUP + 1, GROUP + 2, 2 * GROUP + 1, 5 * GROUP + 7] {
             assert_eq!(pages_in(sealed_len(pages)), pages);
-            if pages > 0 {
+            if pages > 1 {
                 assert!(place(pages - 1) + PAGE as u64 == sealed_len(pages), "{pages} pages end elsewhere");
             }
         }
-        assert_eq!((place(0), place_of_sum(0)), (4096, 0));
-        assert_eq!((place(GROUP), place_of_sum(GROUP)), ((GROUP + 2) * 4096, (GROUP + 1) * 4096));
+        assert_eq!((place(1), Slots::Sums(0).place()), (4 * 4096, 2 * 4096));
+        assert_eq!((place(GROUP + 1), Slots::Sums(1).place()), ((GROUP + 6) * 4096, (GROUP + 4) * 4096));
     }
 
     #[test]
     fn what_is_written_is_read_within_a_group_and_across_its_end() {
-        let file = Sealed::new(InMemoryBackend::new());
+        let file = sealed();
         file.set_len((GROUP + 10) * PAGE as u64).expect("room");
         file.write(0, &[9; 320]).expect("a header");
         let written: Vec<u8> = (0..4).flat_map(page).collect();
-        let across = (GROUP - 2) * PAGE as u64;
+        let across = (GROUP - 1) * PAGE as u64;
         for at in [PAGE as u64, across] {
             file.write(at, &written).expect("a write");
-            let mut got = vec![0; written.len()];
-            file.read(at, &mut got).expect("a read");
-            assert!(got == written);
+        }
+        for synced in [false, true] {
+            for at in [PAGE as u64, across] {
+                let mut got = vec![0; written.len()];
+                file.read(at, &mut got).expect("a read");
+                assert!(got == written, "synced: {synced}");
+            }
+            file.sync_data().expect("a sync");
         }
         let mut header = [0; 9];
         file.read(0, &mut header).expect("a read");
@@ -255,54 +473,201 @@ mod tests {
 
     #[test]
     fn pages_that_were_cut_off_and_come_again_are_blank() {
-        let file = Sealed::new(InMemoryBackend::new());
-        file.set_len(8 * PAGE as u64).expect("room");
-        file.write(6 * PAGE as u64, &page(1)).expect("a write");
-        file.set_len(3 * PAGE as u64).expect("a cut");
-        file.set_len(8 * PAGE as u64).expect("room");
-        let mut got = vec![1; PAGE];
-        file.read(6 * PAGE as u64, &mut got).expect("a read");
-        assert!(got.iter().all(|byte| *byte == 0));
+        for synced in [false, true] {
+            let file = sealed();
+            let (few, many) = (3 * PAGE as u64, (GROUP + 8) * PAGE as u64);
+            let cut = [6 * PAGE as u64, (GROUP + 6) * PAGE as u64];
+            file.set_len(many).expect("room");
+            for at in cut {
+                file.write(at, &page(1)).expect("a write");
+            }
+            if synced {
+                file.sync_data().expect("a sync");
+            }
+            file.set_len(few).expect("a cut");
+            file.set_len(many).expect("room");
+            for at in cut {
+                let mut got = vec![1; PAGE];
+                file.read(at, &mut got).expect("a read");
+                assert!(got.iter().all(|byte| *byte == 0));
+            }
+        }
     }
 
     #[test]
     fn what_is_left_of_a_database_is_no_empty_file() {
-        let file = Sealed::new(InMemoryBackend::new());
+        let file = sealed();
         assert_eq!(file.len().expect("a length"), 0);
-        file.0.set_len(5000).expect("room");
+        file.file.set_len(5000).expect("room");
         assert_eq!(file.len().expect_err("it is cut off").kind(), ErrorKind::InvalidData);
     }
 
     /// Also a page that belongs elsewhere, which is whole in itself.
     #[test]
     fn a_flipped_bit_in_any_byte_and_a_page_in_the_wrong_place_are_noticed() {
-        let file = Sealed::new(InMemoryBackend::new());
+        let file = sealed();
         file.set_len(4 * PAGE as u64).expect("room");
-        file.write(0, &[7; 320]).expect("a header");
         (1..4).for_each(|n| file.write(n * PAGE as u64, &page(n)).expect("a write"));
+        file.write(0, &[7; 320]).expect("a header");
+        file.sync_data().expect("a sync");
         let whole = || {
             let mut header = [0; 320];
             let mut pages = vec![0; 3 * PAGE];
             file.read(0, &mut header).and_then(|()| file.read(PAGE as u64, &mut pages))
         };
         whole().expect("good pages");
-        let checked = [(SUM as u64, 3 * SUM), (place(0), SECTOR), (place(1), 3 * PAGE)];
+        // The only slots that were written, and the pages.
+        let checked = [(0, PAGE), (Slots::Sums(0).place(), PAGE), (place(1), 3 * PAGE)];
         for (from, len) in checked {
             for at in from..from + len as u64 {
                 let mut byte = [0];
-                file.0.read(at, &mut byte).expect("a byte");
-                file.0.write(at, &[byte[0] ^ 1 << (at % 8)]).expect("damage");
+                file.file.read(at, &mut byte).expect("a byte");
+                file.file.write(at, &[byte[0] ^ 1 << (at % 8)]).expect("damage");
                 let error = whole().expect_err("damage passed");
                 assert_eq!(error.kind(), ErrorKind::InvalidData, "{error}");
-                file.0.write(at, &byte).expect("its repair");
+                file.file.write(at, &byte).expect("its repair");
             }
         }
         whole().expect("good pages");
-        let mut sums = [0; 2 * SUM];
-        file.0.read(place_of_sum(1), &mut sums).expect("checksums");
-        sums.rotate_left(SUM);
-        file.0.write(place_of_sum(1), &sums).expect("damage");
-        file.0.write(place(1), &[page(2), page(1)].concat()).expect("damage");
+        file.file.write(place(1), &[page(2), page(1)].concat()).expect("damage");
         assert!(whole().is_err(), "two pages changed places");
+    }
+
+    /// Otherwise a start would go back to a commit whose pages have been overwritten since, if the newest header is ever hurt.
+    #[test]
+    fn no_page_is_written_while_a_slot_still_has_an_older_header() {
+        let file = sealed();
+        file.set_len(9 * PAGE as u64).expect("room");
+        for commit in 1..=2 {
+            file.write(0, &[commit; 320]).expect("a header");
+            file.sync_data().expect("a sync");
+        }
+        file.write(PAGE as u64, &page(1)).expect("a write");
+        for hurt in [0, PAGE as u64] {
+            let mut slot = vec![0; PAGE];
+            file.file.read(hurt, &mut slot).expect("a slot");
+            file.file.write(hurt, &page(0)).expect("damage");
+            let mut header = [0; 320];
+            file.read(0, &mut header).expect("the other slot");
+            assert_eq!(header, [2; 320]);
+            file.file.write(hurt, &slot).expect("its repair");
+        }
+    }
+
+    /// What lies on the disk is what was synced, and of what was written since, each sector is old, new, or garbage.
+    #[derive(Debug, Default)]
+    struct Torn {
+        now: InMemoryBackend,
+        synced: Mutex<Vec<u8>>,
+    }
+
+    impl Torn {
+        fn bytes(&self) -> Vec<u8> {
+            let mut all = vec![0; self.now.len().expect("a length") as usize];
+            self.now.read(0, &mut all).expect("all of it");
+            all
+        }
+
+        /// The file after a loss of power.
+        fn after(&self, random: &mut fastrand::Rng, sector: usize) -> InMemoryBackend {
+            let synced = self.synced.lock().expect("the lock");
+            let mut now = self.bytes();
+            for (at, bytes) in now.chunks_mut(sector).enumerate() {
+                let from = at * sector;
+                let blank = vec![0; bytes.len()];
+                let old = synced.get(from..from + bytes.len()).unwrap_or(&blank);
+                if bytes != old {
+                    match random.u8(..3) {
+                        0 => bytes.copy_from_slice(old),
+                        1 => random.fill(bytes),
+                        _ => {}
+                    }
+                }
+            }
+            let file = InMemoryBackend::new();
+            file.set_len(now.len() as u64).expect("room");
+            file.write(0, &now).expect("a write");
+            file
+        }
+    }
+
+    impl StorageBackend for Torn {
+        fn len(&self) -> io::Result<u64> {
+            self.now.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.now.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.now.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            *self.synced.lock().expect("the lock") = self.bytes();
+            Ok(())
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.now.write(offset, data)
+        }
+    }
+
+    /// A sector that was being written when the power went took the header along, or the checksums of pages that had been synced long before.
+    #[test]
+    fn what_was_synced_survives_a_torn_header_and_torn_checksums() {
+        for seed in 0..40 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let file = Sealed::new(Torn::default()).expect("memory");
+            let pages = GROUP + 20;
+            file.set_len(pages * PAGE as u64).expect("room");
+            file.write(0, &[0; 320]).expect("a header");
+            file.sync_data().expect("a sync");
+            // Like redb's: a page that was synced is not written again before a sync that does without it.
+            let (mut synced, mut written) = (BTreeMap::new(), BTreeMap::new());
+            let mut headers = vec![0];
+            for commit in 1..random.u8(2..8) {
+                for _ in 0..random.u8(..6) {
+                    let at = [1, GROUP - 8][random.usize(..2)] + random.u64(..16);
+                    if synced.contains_key(&at) {
+                        continue;
+                    }
+                    file.write(at * PAGE as u64, &page(seed ^ at)).expect("a write");
+                    written.insert(at, page(seed ^ at));
+                }
+                if random.bool() {
+                    file.write(0, &[commit; 320]).expect("a header");
+                    headers.push(commit);
+                }
+                if random.bool() {
+                    file.sync_data().expect("a sync");
+                    synced.append(&mut written);
+                    headers.drain(..headers.len() - 1);
+                }
+                let sector = [512, PAGE][random.usize(..2)];
+                let mut after = Sealed::new(file.file.after(&mut random, sector)).expect("memory");
+                for again in [false, true] {
+                    let mut header = [0; 320];
+                    after.read(0, &mut header).expect("the header");
+                    assert!(headers.contains(&header[0]), "seed {seed}: {} is none of {headers:?}", header[0]);
+                    for (at, bytes) in &synced {
+                        let mut got = vec![0; PAGE];
+                        after.read(at * PAGE as u64, &mut got).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+                        assert!(got == *bytes, "seed {seed}: page {at}");
+                    }
+                    if !again {
+                        // What was torn is written over, and torn again.
+                        let torn = Torn { now: after.file, synced: Mutex::default() };
+                        let next = Sealed::new(torn).expect("memory");
+                        for at in [18, GROUP + 15] {
+                            next.write(at * PAGE as u64, &page(7)).expect("a write");
+                        }
+                        next.write_sums(&mut next.writing()).expect("a write");
+                        after = Sealed::new(next.file.after(&mut random, 512)).expect("memory");
+                    }
+                }
+            }
+        }
     }
 }
