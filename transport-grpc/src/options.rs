@@ -16,9 +16,9 @@ pub struct ServerOptions {
     /// How many connections may be open in total, peers' or not; each peer needs one for each lane. More are closed unheard.
     pub max_connections: usize,
     /// How many of them may come from one address; one of IPv6 stands for the 64 bits behind it as well. So nobody keeps the other nodes out by
-    /// connecting again and again.
+    /// connecting again and again. As many streams of an address may wait for a peer to say who it is.
     pub max_connections_per_address: usize,
-    /// How many streams may be open in total; each peer needs one for each lane.
+    /// How many streams may be open in total on which a peer has said who it is; each needs one for each lane.
     pub max_streams: usize,
     /// How many streams a connection may have open; a peer needs one. HTTP/2 refuses more.
     pub max_streams_per_connection: u32,

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use futures_util::{Stream, StreamExt, stream};
 use raftkv::metrics::RefusedFor;
 use raftkv::transport_kit::listener::{connections, turned_away};
-use raftkv::transport_kit::{Arrival, Gate, Guarded, Identity, Presence, RefusalLog, Share, Shares, Tls, greet};
+use raftkv::transport_kit::{
+    Arrival, Exhausted, Gate, Guarded, Identity, Presence, RefusalLog, Share, Shares, Tls, greet,
+};
 use raftkv::{ClusterId, Hello, Inbox, Lane, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -33,6 +35,9 @@ struct Shared {
     options: ServerOptions,
     /// For all who come to a listener of this server.
     connections: Shares,
+    /// For streams on which nobody has said yet who it is. In all there can be no more than the connections may have.
+    unnamed: Shares,
+    /// For peers that have.
     streams: Arc<Semaphore>,
     closed: watch::Sender<bool>,
     gate: Gate,
@@ -69,10 +74,12 @@ impl GrpcServer {
     fn behind(tls: Option<Tls>, inbox: Inbox, options: ServerOptions) -> Self {
         let streams = Arc::new(Semaphore::new(options.max_streams.min(Semaphore::MAX_PERMITS)));
         let connections = Shares::new(options.max_connections, options.max_connections_per_address);
+        let unnamed = options.max_connections.saturating_mul(options.max_streams_per_connection as usize);
+        let unnamed = Shares::new(unnamed, options.max_connections_per_address);
         let (closed, _) = watch::channel(false);
         let gate = Gate { tls, protocol: ALPN, limit: options.handshake_timeout };
         let refusals = Arc::new(RefusalLog::new(inbox.clone()));
-        Self { shared: Arc::new(Shared { inbox, options, connections, streams, closed, gate, refusals }) }
+        Self { shared: Arc::new(Shared { inbox, options, connections, unnamed, streams, closed, gate, refusals }) }
     }
 
     /// The tonic service, with its limits on streams and on the size of frames.
@@ -108,11 +115,8 @@ impl GrpcServer {
         let connections = connections
             .filter_map(move |(stream, remote)| ready(door.place(remote).map(|place| (stream, remote, place))));
         // Each has a place already: were there fewer handshakes at a time, those of one address could keep all others waiting.
-        let arrivals = self.shared.gate.clone().all(connections, usize::MAX, move |remote, why| {
-            if why.is_news() {
-                told.refused(why.kind(), Some(remote), why.reason());
-            }
-        });
+        let gate = self.shared.gate.clone();
+        let arrivals = gate.all(connections, usize::MAX, move |remote, why| told.denied(remote, &why));
         let connections = arrivals.map(move |(arrival, place)| io::Result::Ok(shared.let_in(arrival, place)));
         let shutdown = async {
             shutdown.await;
@@ -206,11 +210,7 @@ impl Shared {
         remote: Option<SocketAddr>,
         identity: Option<&Identity>,
     ) -> Result<Session, Status> {
-        let limit = self.options.max_streams;
-        let permit = self.streams.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| {
-            Status::resource_exhausted(format!("{limit} streams are open here already (`max_streams`)"))
-        })?;
+        let unnamed = self.unnamed.take(remote.map(|remote| remote.ip()), 1).map_err(|full| too_many_unnamed(&full))?;
         let first = timeout(self.options.handshake_timeout, frames.message()).await;
         let first = first.map_err(|_| Status::deadline_exceeded("no hello in time"))??;
         let (sender, lane) = self.greet(first)?;
@@ -219,6 +219,13 @@ impl Shared {
         if *closed.borrow() {
             return Err(self.closing());
         }
+        // Now that it is a peer: strangers could have taken all of them, and would have nothing to do for it but be silent.
+        drop(unnamed);
+        let limit = self.options.max_streams;
+        let permit = self.streams.clone().try_acquire_owned();
+        let permit = permit.map_err(|_| {
+            Status::resource_exhausted(format!("{limit} streams are open here already (`max_streams`)"))
+        })?;
         let way = Way { cluster: self.inbox.cluster(), from: sender.id, to: self.inbox.node() };
         let presence = Presence::begin(self.inbox.clone(), sender, lane, remote);
         Ok(Session { shared: self.clone(), frames, closed, presence, way, remote, _permit: permit })
@@ -312,6 +319,15 @@ impl Drop for Session {
 fn refused(refusal: &Refusal) -> Status {
     let code = if *refusal == Refusal::Stopped { Code::Unavailable } else { Code::FailedPrecondition };
     Status::new(code, refusal.to_string())
+}
+
+fn too_many_unnamed(full: &Exhausted) -> Status {
+    Status::resource_exhausted(match full {
+        Exhausted::All(limit) => format!("{limit} streams are open here on which nobody has said who it is"),
+        Exhausted::Address(address, limit) => format!(
+            "{address} has {limit} streams open here on which nobody has said who it is (`max_connections_per_address`)"
+        ),
+    })
 }
 
 /// For whoever counts.

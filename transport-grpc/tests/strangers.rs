@@ -270,10 +270,48 @@ async fn streams_beyond_the_limit_are_refused_and_make_room_when_they_end() {
     assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
     drop(open);
     within("a place", async {
-        let wrong = pb::Hello { to: 7, ..hello(&b.peer) };
-        while end_of(&b.peer, vec![opening(wrong.clone())]).await.code() == Code::ResourceExhausted {}
+        let mut client = PeersClient::new(channel(&b.peer).await);
+        loop {
+            let frames = stream::iter([opening(hello(&b.peer))]).chain(stream::pending());
+            match client.open_lane(frames).await {
+                Ok(_) => break,
+                Err(status) => assert_eq!(status.code(), Code::ResourceExhausted, "{status}"),
+            }
+        }
     })
     .await;
+}
+
+/// Places were taken before anybody said who it is, and held for as long as a hello may take: a stranger with a few connections kept all peers out.
+#[tokio::test]
+async fn silent_streams_of_one_address_keep_no_peer_out() {
+    let options = ServerOptions {
+        max_streams: 4,
+        max_streams_per_connection: 8,
+        max_connections_per_address: 4,
+        handshake_timeout: Duration::from_secs(60),
+        ..ServerOptions::default()
+    };
+    let mut b = receiver(2, options).await;
+    let stranger = Endpoint::from_shared(format!("http://{}", b.peer.address)).unwrap();
+    let stranger = stranger.local_address(Some([127, 0, 0, 2].into())).connect().await.unwrap();
+    let mut client = PeersClient::new(stranger);
+    let mut silent = Vec::new();
+    for _ in 0..4 {
+        let mut client = client.clone();
+        let mut call = Box::pin(async move { client.open_lane(stream::pending()).await });
+        // It leaves, and is not answered.
+        assert!(tokio::time::timeout(Duration::from_millis(50), &mut call).await.is_err());
+        silent.push(call);
+    }
+    let status = within("a refusal", client.open_lane(stream::pending())).await.unwrap_err();
+    let words = "127.0.0.2 has 4 streams open here on which nobody has said who it is";
+    let peer = PeersClient::new(channel(&b.peer).await).open_lane(stream::iter([opening(hello(&b.peer))])).await;
+    assert!(peer.is_ok(), "{peer:?}");
+    assert!(status.code() == Code::ResourceExhausted && status.message().contains(words), "{status}");
+    let transport = sender(Options::default());
+    transport.send(&b.peer, vec![tick(&b.peer, 2)]).await.unwrap();
+    b.until(2).await;
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tracing::{debug, warn};
+use tracing::warn;
 
 use crate::connection::ALPN;
 use crate::options::ServerOptions;
@@ -104,8 +104,7 @@ impl TarpcServer {
         let Some(_door) = self.door(Some(remote)) else { return };
         match self.shared.gate.pass(stream, remote).await {
             Ok(arrival) => attend(&self.shared, arrival.link, Some(remote), arrival.identity).await,
-            Err(why) if why.is_news() => self.shared.refusals.refused(why.kind(), Some(remote), why.reason()),
-            Err(why) => debug!(%remote, reason = why.reason(), "a connection ended before anybody said who it is"),
+            Err(why) => self.shared.refusals.denied(remote, &why),
         }
     }
 

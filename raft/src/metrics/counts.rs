@@ -258,7 +258,7 @@ pub enum RefusedFor {
     Limit,
     /// Nobody said in time who it is.
     Silence,
-    /// It is not meant for this node, or does not keep to the protocol.
+    /// It is not meant for this node, does not keep to the protocol, or ended in the handshake of TLS.
     Error,
 }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
+use super::tls::Denied;
 use crate::message::Lane;
 use crate::metrics::RefusedFor;
 use crate::runtime::Inbox;
@@ -32,13 +33,27 @@ impl RefusalLog {
 
     /// A peer was refused, for this reason.
     pub fn refused(&self, why: RefusedFor, remote: Option<SocketAddr>, reason: &str) {
-        if let Some(inbox) = &self.inbox {
-            inbox.refused(why);
-        }
+        self.count(why);
         if self.is_news(remote, reason) {
             warn!(remote = remote.map(tracing::field::display), reason, "refused a peer");
         } else {
             debug!(remote = remote.map(tracing::field::display), reason, "refused a peer again");
+        }
+    }
+
+    /// A connection did not pass the gate. The log is told if that is news; that somebody opens one and closes it again is not.
+    pub fn denied(&self, remote: SocketAddr, why: &Denied) {
+        if why.is_news() {
+            self.refused(why.kind(), Some(remote), why.reason());
+        } else {
+            self.count(why.kind());
+            debug!(%remote, reason = why.reason(), "a connection ended before anybody said who it is");
+        }
+    }
+
+    fn count(&self, why: RefusedFor) {
+        if let Some(inbox) = &self.inbox {
+            inbox.refused(why);
         }
     }
 

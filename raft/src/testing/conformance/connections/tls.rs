@@ -5,7 +5,7 @@
 //! raftkv::tls_conformance!(MyHalves);
 //! ```
 
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
@@ -71,6 +71,7 @@ macro_rules! tls_conformance {
             a_peer_without_tls_is_told_so
             a_server_without_tls_is_told_so
             a_connection_that_never_makes_the_handshake_is_hung_up_on
+            connections_that_end_in_the_handshake_are_counted_and_no_news
             certificates_are_replaced_while_both_halves_run
         }
     };
@@ -217,6 +218,28 @@ pub async fn a_connection_that_never_makes_the_handshake_is_hung_up_on(halves: &
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     transport.send(&b.peer, vec![tick(&b.peer, 2)]).await.unwrap();
     b.until(2).await;
+}
+
+/// A load balancer that looks whether somebody is there, or a peer that does not get far: the log has nothing to tell, and still it can be seen.
+pub async fn connections_that_end_in_the_handshake_are_counted_and_no_news(halves: &dyn TlsHalves) {
+    let desk = Desk::new();
+    let mut b = receiver(halves, desk.node(2)).await;
+    let log = Log::default();
+    let _guard = log.start();
+    for opening in [&b""[..], &[0x16, 3, 1]] {
+        let mut stream = TcpStream::connect(&*b.peer.address).await.unwrap();
+        stream.write_all(opening).await.unwrap();
+    }
+    within("the count", async {
+        while b.arrivals.refused().error < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    assert!(log.lines(&["WARN"]).is_empty(), "{:?}", log.lines(&[]));
+    let transport = halves.transport_tls(local(), quick(), desk.node(1));
+    transport.send(&b.peer, vec![tick(&b.peer, 1)]).await.unwrap();
+    b.until(1).await;
 }
 
 /// All of them, and the CA at once, so that old and new can be told apart: what is open goes on, and nobody is let in any more who has old ones.
