@@ -6,7 +6,7 @@ use raftkv::NodeId;
 use raftkv::transport_kit::Tls;
 use raftkv::transport_kit::tls::{TlsError, TlsFiles};
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{error, warn};
 
 use crate::cli::Failure;
@@ -49,7 +49,8 @@ impl Protection {
         tokio::spawn(async move {
             loop {
                 for watched in &mut all {
-                    watched.tls.refresh().await;
+                    // One whose disk hangs keeps nobody from looking at the others.
+                    let _ = timeout(LOOK_EVERY, watched.tls.refresh()).await;
                     watched.look();
                 }
                 tokio::time::sleep(LOOK_EVERY).await;

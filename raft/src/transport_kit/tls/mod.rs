@@ -6,7 +6,8 @@
 //! | Whom to trust? | Those whose certificates are signed by a CA in the file that this node was given. Give each cluster a CA of its own. |
 //! | What is spoken? | TLS 1.3 alone, without resumption: every connection proves everything anew. |
 //! | How are certificates replaced? | Put the new files in the place of the old ones. The next connection, in either direction, uses them; those that are open go on. |
-//! | What if the new files are no good? | The log says what is wrong, once, and those in use stay in use. |
+//! | What if the new files are no good? | The log says what is wrong, once, and those in use stay in use. They are read again until they are good: a certificate may not be valid yet. |
+//! | And if the disk hangs? | Connections are made with what was read before. |
 //! | What about one that expires? | Nobody lets its node in any more, nor is let in by it. Connections that are open go on. |
 //! | And one that was stolen? | There are no lists of revoked certificates: let certificates live for days or weeks, or give the cluster a new CA, by way of a file that holds both. |
 //!
@@ -26,9 +27,9 @@ use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use tracing::{error, info};
+use tracing::{Dispatch, Span, dispatcher, error, info};
 
 use super::lane::Failure;
 use super::link::{Identity, Link, named_node, node_name, see_off};
@@ -47,15 +48,32 @@ pub struct Tls(Arc<Shared>);
 struct Shared {
     files: TlsFiles,
     role: Role,
+    /// Never held while a disk is waited for.
     state: Mutex<State>,
+    /// One looks at a time. Whoever comes meanwhile looks later, for what is looked at may be older than what they should find.
+    looking: Arc<tokio::sync::Mutex<()>>,
 }
 
 #[derive(Debug)]
 struct State {
-    /// What the files looked like when they were last read, be it in vain.
-    stamps: Stamps,
     loaded: Arc<Loaded>,
+    /// What the files looked like when that was read.
+    stamps: Stamps,
+    failed: Option<Failed>,
 }
+
+/// Files that could not be used.
+#[derive(Debug)]
+struct Failed {
+    reason: TlsError,
+    stamps: Stamps,
+    at: Instant,
+}
+
+/// How long a connection waits for a look at the files, which takes no time unless the disk hangs, or all threads for such work do.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// Files that were no good are read again after this, though they look the same: they may be good by now, or a read may have failed.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// Why a connection was not let in.
 #[derive(Clone, Debug)]
@@ -113,34 +131,30 @@ impl Tls {
     fn open(files: TlsFiles, role: Role) -> Result<Self, TlsError> {
         let stamps = Stamps::of(&files);
         let loaded = Arc::new(files::load(&files, role)?);
-        Ok(Self(Arc::new(Shared { files, role, state: Mutex::new(State { stamps, loaded }) })))
+        let state = Mutex::new(State { loaded, stamps, failed: None });
+        Ok(Self(Arc::new(Shared { files, role, state, looking: Arc::default() })))
     }
 
     /// Reads the files again if they have changed. Every connection does so by itself; whoever calls this now and then makes the log tell of a change, or
-    /// of what is wrong with it, while there are none.
+    /// of what is wrong with it, while there are none. Takes as long as the disk does.
     pub async fn refresh(&self) {
-        let _ = self.loaded().await;
+        let alone = self.0.looking.clone().lock_owned().await;
+        let (shared, log, span) = (self.0.clone(), dispatcher::get_default(Dispatch::clone), Span::current());
+        // It ends by itself, whoever waits for it or does not.
+        let look = move || dispatcher::with_default(&log, || span.in_scope(|| shared.look()));
+        #[allow(clippy::disallowed_methods, reason = "files beside the core; there are none in simulations")]
+        let looking = tokio::task::spawn_blocking(move || {
+            look();
+            drop(alone);
+        });
+        // Fails only when the runtime ends.
+        let _ = looking.await;
     }
 
-    /// What is in the files, as far as it is good.
+    /// What is in the files, as far as it is good, and as far as they can be read in time: whoever connects must not wait for a disk that hangs.
     async fn loaded(&self) -> Arc<Loaded> {
-        let shared = self.0.clone();
-        #[allow(clippy::disallowed_methods, reason = "files beside the core; there are none in simulations")]
-        let looked = tokio::task::spawn_blocking(move || shared.look()).await;
-        match looked {
-            Ok((loaded, None)) => loaded,
-            Ok((loaded, Some(Ok(())))) => {
-                let certificate = self.0.files.shown();
-                info!(%certificate, "certificates have changed; new connections use the new ones");
-                loaded
-            }
-            Ok((loaded, Some(Err(reason)))) => {
-                error!(%reason, "certificates have changed, but can't be used; the earlier ones stay in use");
-                loaded
-            }
-            // The runtime ends, and the connection with it.
-            Err(_) => self.0.state().loaded.clone(),
-        }
+        let _ = timeout(PATIENCE, self.refresh()).await;
+        self.0.state().loaded.clone()
     }
 
     /// The nodes that this side's certificate names.
@@ -167,12 +181,14 @@ impl Tls {
         limit: Duration,
     ) -> Result<(Link, Identity), Denied> {
         let denied = |reason: String| Denied { reason, news: true, kind: RefusedFor::Error };
-        let loaded = self.loaded().await;
+        let deadline = Instant::now() + limit;
+        let loaded = timeout_at(deadline, self.loaded()).await;
+        let loaded = loaded.unwrap_or_else(|_| self.0.state().loaded.clone());
         let Some(server) = &loaded.server else { return Err(denied("this side only connects to others".into())) };
         let mut server = rustls::ServerConfig::clone(server);
         server.alpn_protocols = vec![protocol.to_vec()];
         let handshake = TlsAcceptor::from(Arc::new(server)).accept(stream).into_fallible();
-        match timeout(limit, handshake).await {
+        match timeout_at(deadline, handshake).await {
             Ok(Ok(stream)) => {
                 let identity = identity_in(stream.get_ref().1.peer_certificates());
                 Ok((Link::protected(stream), identity))
@@ -233,16 +249,38 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads the files if they have changed since they were last read, and tells what came of that. Blocks.
-    fn look(&self) -> (Arc<Loaded>, Option<Result<(), TlsError>>) {
+    /// Reads the files if they are not those that are in use, and tells the log what came of that. Blocks.
+    fn look(&self) {
         let stamps = Stamps::of(&self.files);
-        let mut state = self.state();
-        if state.stamps == stamps {
-            return (state.loaded.clone(), None);
+        if !self.state().is_due(&stamps) {
+            return;
         }
-        state.stamps = stamps;
-        let outcome = files::load(&self.files, self.role).map(|loaded| state.loaded = Arc::new(loaded));
-        (state.loaded.clone(), Some(outcome))
+        match files::load(&self.files, self.role) {
+            Ok(loaded) => {
+                *self.state() = State { loaded: Arc::new(loaded), stamps, failed: None };
+                let certificate = self.files.shown();
+                info!(%certificate, "certificates have changed; new connections use the new ones");
+            }
+            Err(reason) => {
+                let failed = Failed { reason: reason.clone(), stamps, at: Instant::now() };
+                let before = self.state().failed.replace(failed);
+                if before.is_none_or(|failed| failed.reason != reason) {
+                    error!(%reason, "certificates have changed, but can't be used; the earlier ones stay in use");
+                }
+            }
+        }
+    }
+}
+
+impl State {
+    /// Whether files that look so are to be read.
+    fn is_due(&mut self, stamps: &Stamps) -> bool {
+        if self.stamps == *stamps {
+            self.failed = None;
+            return false;
+        }
+        let tried = |failed: &Failed| failed.stamps == *stamps && failed.at.elapsed() < AGAIN_AFTER;
+        !self.failed.as_ref().is_some_and(tried)
     }
 }
 

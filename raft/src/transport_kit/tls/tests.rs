@@ -407,3 +407,73 @@ async fn damage_is_no_refusal_of_a_certificate_however_early() {
         futures_util::future::join(asking, answering).await;
     }
 }
+
+/// It was looked at once alone: nobody read it again before the next one was laid, or the old one had expired.
+#[tokio::test]
+async fn a_certificate_that_is_not_valid_yet_is_used_once_it_is() {
+    use crate::testing::conformance::connections::Log;
+    let desk = Desk::new();
+    let (one, two) = (desk.named("n1", &desk.ca, 1), desk.named("n2", &desk.ca, 2));
+    let log = Log::default();
+    let _guard = log.start();
+    let (old, begun) = (two.expires(), Instant::now());
+    let mut validity = Validity::days(2);
+    // In whole seconds, as certificates have it: two to three from now on.
+    validity.from += Duration::from_secs(3600 + 3);
+    desk.lay("n2", &Desk::issue(&desk.ca, 2, validity), &[&desk.ca]);
+    while two.expires() == old {
+        assert!(begun.elapsed() < Duration::from_secs(20), "the new one is not used: {:?}", log.lines(&[]));
+        assert_eq!(meet(&one, &two).await, (Ok(()), Ok(())));
+        sleep(Duration::from_millis(100)).await;
+    }
+    assert!(begun.elapsed() > Duration::from_secs(2), "it was not valid before");
+    assert_eq!(log.lines(&["ERROR", "can't be used", "it is not valid yet"]).len(), 1, "{:?}", log.lines(&[]));
+    assert_eq!(meet(&one, &two).await, (Ok(()), Ok(())));
+}
+
+/// What the log says of files that are no good it says once, however often they are read.
+#[tokio::test]
+async fn what_is_wrong_with_files_is_said_once_until_it_is_something_else() {
+    use crate::testing::conformance::connections::Log;
+    let desk = Desk::new();
+    let two = desk.named("n2", &desk.ca, 2);
+    let log = Log::default();
+    let _guard = log.start();
+    for (text, wrong) in [("none", "there is no certificate"), ("-----BEGIN CERTIFICATE-----\nx\n", "no PEM")] {
+        desk.write("n2.crt", text);
+        for _ in 0..3 {
+            two.refresh().await;
+            sleep(AGAIN_AFTER / 2 + Duration::from_millis(10)).await;
+        }
+        assert_eq!(log.lines(&["ERROR", "can't be used", wrong]).len(), 1, "{wrong}");
+    }
+    desk.lay("n2", &issue(&desk.ca, 2), &[&desk.ca]);
+    two.refresh().await;
+    assert_eq!(log.lines(&["INFO", "certificates have changed"]).len(), 1);
+    assert_eq!(log.lines(&["can't be used"]).len(), 2);
+}
+
+/// A disk that hangs holds all threads that wait for it; it must not keep members and clients apart as well.
+#[test]
+fn whoever_connects_waits_for_no_disk() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(1).build().unwrap();
+    let (go, hang) = std::sync::mpsc::channel::<()>();
+    runtime.block_on(async {
+        let desk = Desk::new();
+        let (one, two) = (desk.named("n1", &desk.ca, 1), desk.named("n2", &desk.ca, 2));
+        #[allow(clippy::disallowed_methods, reason = "it stands for a read of a disk that hangs")]
+        let hanging = tokio::task::spawn_blocking(move || hang.recv());
+        for _ in 0..3 {
+            let met = tokio::time::timeout(LIMIT, meet(&one, &two)).await.expect("a handshake in time");
+            assert_eq!(met, (Ok(()), Ok(())));
+        }
+        assert!(two.expires().is_some());
+        // What is short of time gets no more of it for looking.
+        let (_near, far) = wire().await;
+        let begun = Instant::now();
+        two.accept(far, PROTOCOL, Duration::from_millis(50)).await.unwrap_err();
+        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        drop(go);
+        hanging.await.unwrap().unwrap_err();
+    });
+}
