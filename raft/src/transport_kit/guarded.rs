@@ -140,7 +140,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        // TLS has a last word to write.
+        let outcome = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.written(cx, outcome)
     }
 }
 
@@ -221,5 +223,36 @@ mod tests {
         let error = guarded.write_all(&[7; 10 << 10]).await.unwrap_err();
         assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, STALL.as_secs()));
         assert!(error.to_string().contains("took nothing of what was written to it for 20s"), "{error}");
+    }
+
+    /// As TLS is that can't write its last word.
+    struct NeverShutDown;
+
+    impl AsyncWrite for NeverShutDown {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    /// It reads nothing, and answers the probes of TCP: its place would never be free again.
+    #[tokio::test(start_paused = true)]
+    async fn whoever_does_not_take_the_last_word_is_left_as_well() {
+        let shares = Shares::new(1, 1);
+        let mut guarded = Guarded::new(NeverShutDown, shares.take(None, 1).unwrap(), ENTRY, STALL, || {});
+        guarded.admission().grant();
+        let begun = Instant::now();
+        let ending = tokio::time::timeout(STALL * 10, guarded.shutdown()).await;
+        let error = ending.expect("an end").unwrap_err();
+        assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, STALL.as_secs()));
+        drop(guarded);
+        assert_eq!(shares.taken(), 0);
     }
 }
