@@ -35,6 +35,8 @@ pub(crate) struct Snapshots {
     pub(super) retry_at: Option<Time>,
     /// A peer needs an image, and there is none: it was lost, or the store has given it up.
     pub(super) missed: bool,
+    /// The one that is being taken is taken for such a peer.
+    pub(super) taking_missed: bool,
     /// Requests of the owner, and the index that an image must reflect to answer each.
     pub(super) requested: Vec<(RequestId, Index)>,
     /// When a peer last asked for a further part of the newest one than before.
@@ -121,6 +123,12 @@ impl Consensus {
         self.snapshots.retry_at.filter(|_| self.snapshot_is_due())
     }
 
+    /// Whether somebody waits for the image that is being taken: its owner, or a peer that can't go on without.
+    pub(crate) fn snapshot_is_awaited(&self) -> bool {
+        let Snapshots { taking, taking_missed, missed, requested, .. } = &self.snapshots;
+        taking.is_some() && (*taking_missed || *missed || !requested.is_empty())
+    }
+
     /// Asks for an image when one is due, one at a time.
     pub(crate) fn take_snapshot(&mut self, now: Time) {
         if !self.snapshot_is_due() || self.snapshots.retry_at.is_some_and(|retry_at| now < retry_at) {
@@ -133,7 +141,7 @@ impl Consensus {
         }
         let id = SnapshotId(self.random.any());
         self.snapshots.retry_at = None;
-        self.snapshots.missed = false;
+        self.snapshots.taking_missed = std::mem::take(&mut self.snapshots.missed);
         self.snapshots.taking = Some((id, self.snapshots.bytes));
         self.out.snapshot = Some(id);
     }
@@ -155,6 +163,8 @@ impl Consensus {
         // One that was received meanwhile may be newer, and stays. Of two of one entry the store keeps the later one.
         if image.meta.last >= self.snapshots.last() {
             self.snapshots.latest = Some(image);
+            // Whoever asked meanwhile gets this one.
+            self.snapshots.missed = false;
         }
         self.compact();
         self.answer_snapshots_asked();
@@ -258,11 +268,38 @@ mod tests {
         let now = Time(Duration::from_millis(1));
         assert_eq!(asks(&mut core, now), None);
         fetch(&mut core, now, 0);
-        core.step(now, Input::ImageRead { to: NodeId(2), image: IMAGE, offset: 0, data: None });
+        let lost = || Input::ImageRead { to: NodeId(2), image: IMAGE, offset: 0, data: None };
+        core.step(now, lost());
         let id = asks(&mut core, now).expect("another image");
+        assert!(core.snapshot_is_awaited());
+        // It is asked for while that is taken, and one is enough.
+        fetch(&mut core, now, 0);
+        core.step(now, lost());
         let image = core.snapshots.latest.clone().expect("the image that was lost");
         let again = Published { meta: SnapshotMeta { id, ..image.meta }, ..image };
         core.step(now, Input::Snapshotted { id, image: Some(again.clone()) });
-        assert_eq!((asks(&mut core, now), core.snapshots.latest), (None, Some(again)));
+        assert_eq!((asks(&mut core, now), core.snapshot_is_awaited()), (None, false));
+        assert_eq!(core.snapshots.latest, Some(again));
+    }
+
+    /// One that is taken because the log is long enough has time, until somebody waits for it.
+    #[test]
+    fn an_image_is_awaited_by_its_owner_and_by_peers_that_there_is_none_for() {
+        let now = Time(Duration::from_millis(1));
+        for asked in [true, false] {
+            let mut core = node(1000, 4);
+            assert!(!core.snapshot_is_awaited());
+            let id = asks(&mut core, now).expect("an image");
+            assert!(!core.snapshot_is_awaited());
+            if asked {
+                core.step(now, Input::Snapshot { request: RequestId(1) });
+            } else {
+                fetch(&mut core, now, 0);
+                core.step(now, Input::ImageRead { to: NodeId(2), image: IMAGE, offset: 0, data: None });
+            }
+            assert!(core.snapshot_is_awaited());
+            core.step(now, Input::Snapshotted { id, image: None });
+            assert!(!core.snapshot_is_awaited(), "there is none to be hurried");
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! How a node comes up: what is durable is read, the state machine is brought to the newest image, and the tasks start.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tracing::Instrument;
 
 use super::clock::Clock;
 use super::driver::Driver;
-use super::fetcher::Fetcher;
+use super::fetcher::{Fetcher, InVain};
 use super::host::Tasks;
 use super::image;
 use super::images::Images;
@@ -270,7 +269,7 @@ fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> 
         clock,
         writer: LogWriter::new(log.clone(), config.slow_disk),
         fetcher: Fetcher::new(log),
-        fetched_in_vain: BTreeMap::new(),
+        fetched_in_vain: InVain::default(),
         arrivals,
         outbox,
         jobs,

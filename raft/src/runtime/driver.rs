@@ -3,7 +3,6 @@
 //! Whatever has come since the last round goes through the core together, and its effects are collected once: that is
 //! where batches come from. Nothing here waits for anything but the next thing to happen.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -18,7 +17,7 @@ use tokio::task::JoinHandle;
 use super::applier::{Done, Entries, Job, Outcome};
 use super::clock::Clock;
 use super::events::{Event, Stall};
-use super::fetcher::{Fetched, Fetcher};
+use super::fetcher::{Fetched, Fetcher, InVain};
 use super::images::{self, Images};
 use super::inbox::{Arrival, Arrivals, Batch};
 use super::intake::Request;
@@ -40,10 +39,7 @@ use crate::error::{Fatal, FatalKind, StorageError};
 use crate::message::Body;
 use crate::metrics::{Metrics, SessionsStatus, Status};
 use crate::mutant;
-use crate::types::{Entry, Index, NodeId, Peer};
-
-/// So many reads one after the other for one follower may ask for entries that the log store does not have any more. What it has lost is not asked for for ever.
-const MOST_IN_VAIN: u32 = 1000;
+use crate::types::{Entry, Index, Peer};
 
 #[derive(Debug)]
 pub(crate) struct Driver {
@@ -53,8 +49,7 @@ pub(crate) struct Driver {
     pub(crate) clock: Clock,
     pub(crate) writer: LogWriter,
     pub(crate) fetcher: Fetcher,
-    /// For how many reads one after the other the log store did not have the entries, for each follower.
-    pub(crate) fetched_in_vain: BTreeMap<NodeId, u32>,
+    pub(crate) fetched_in_vain: InVain,
     pub(crate) arrivals: Arrivals,
     pub(crate) outbox: Outbox,
     pub(crate) jobs: Arc<Mailbox<Job>>,
@@ -190,12 +185,11 @@ impl Driver {
             // Another leader's entries have replaced them meanwhile, or an image has. The core asks again if it still wants any. That ends soon,
             // unless they are lost.
             FetchPurpose::Follower(id) if gone => {
-                let in_vain = self.fetched_in_vain.entry(id).or_default();
-                *in_vain += 1;
-                if *in_vain > MOST_IN_VAIN { entries } else { Ok(Vec::new()) }
+                let is_lost = self.fetched_in_vain.another(self.core.term(), id);
+                if is_lost { entries } else { Ok(Vec::new()) }
             }
             FetchPurpose::Follower(id) => {
-                self.fetched_in_vain.remove(&id);
+                self.fetched_in_vain.over(id);
                 entries
             }
             FetchPurpose::Apply => entries,
@@ -424,6 +418,7 @@ impl Driver {
         if let Some(id) = effects.snapshot.take() {
             let _ = self.jobs.push(Job::Freeze(id));
         }
+        self.snapshotter.hurry(self.core.snapshot_is_awaited());
         effects.images.drain(..).for_each(|work| self.images.push(work));
     }
 

@@ -45,8 +45,8 @@ pub(crate) struct Snapshotter {
     tasks: Tasks,
     pace: Pace,
     pub(crate) written: Arc<Mailbox<Written>>,
-    /// Set when the node stops: what is being written is left unfinished.
-    stop: Arc<Stop>,
+    /// When the node stops, what is being written is left unfinished.
+    orders: Arc<Orders>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -59,30 +59,52 @@ struct Pace {
     busy_percent: u32,
 }
 
+/// The longest pause. What took longer than its part was no work: a disk hung, which is over now, and meanwhile the log grows that the image is to take the place of.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
 impl Pace {
     /// How long to pause after that much work.
     fn pause(self, worked: Duration) -> Duration {
-        worked * (100 - self.busy_percent.min(100)) / self.busy_percent.max(1)
+        let pause = worked.saturating_mul(100 - self.busy_percent.min(100)) / self.busy_percent.max(1);
+        pause.min(MAX_PAUSE)
     }
 }
 
-/// Tells the writer of an image to leave it off.
+/// Tells the writer of an image to go on without pauses, or to leave it off.
 #[derive(Debug, Default)]
-struct Stop {
+struct Orders {
     stopped: AtomicBool,
+    /// Somebody waits for it.
+    hurried: AtomicBool,
     told: Notify,
 }
 
-impl Stop {
+impl Orders {
     fn stop(&self) {
         self.stopped.store(true, Ordering::Relaxed);
         self.told.notify_one();
     }
 
-    /// Ends early when it is time to stop.
+    fn hurry(&self, hurried: bool) {
+        if self.hurried.swap(hurried, Ordering::Relaxed) != hurried {
+            self.told.notify_one();
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+
+    /// Ends early when it is time to stop, or to hurry.
     async fn pause(&self, time: Duration) {
+        let over = async {
+            // What was told before the pause may be no order any more.
+            while !self.is_stopped() && !self.hurried.load(Ordering::Relaxed) {
+                self.told.notified().await;
+            }
+        };
         if !time.is_zero() {
-            let _ = tokio::time::timeout(time, self.told.notified()).await;
+            let _ = tokio::time::timeout(time, over).await;
         }
     }
 }
@@ -91,15 +113,15 @@ impl Snapshotter {
     pub(crate) fn new(store: Arc<dyn Snapshot>, tasks: Tasks, config: &Config) -> Self {
         let chunk_bytes = usize::try_from(config.snapshot_chunk_bytes).unwrap_or(usize::MAX);
         let pace = Pace { chunk_bytes, busy_percent: config.snapshot_busy_percent };
-        Self { store, tasks, pace, written: Arc::new(Mailbox::new()), stop: Arc::default(), task: None }
+        Self { store, tasks, pace, written: Arc::new(Mailbox::new()), orders: Arc::default(), task: None }
     }
 
     /// Begins to write an image. The one before is done: the core asks for one at a time.
     pub(crate) fn start(&mut self, frozen: Frozen) {
-        let (store, written, stop, pace) = (self.store.clone(), self.written.clone(), self.stop.clone(), self.pace);
+        let (store, written, orders, pace) = (self.store.clone(), self.written.clone(), self.orders.clone(), self.pace);
         let task = async move {
             let id = frozen.meta.id;
-            let outcome = AssertUnwindSafe(write(&*store, frozen, pace, &stop)).catch_unwind().await;
+            let outcome = AssertUnwindSafe(write(&*store, frozen, pace, &orders)).catch_unwind().await;
             let image = outcome.unwrap_or_else(|panic| {
                 Err(Fatal::state_machine(format!("it panicked while its image was read: {}", panic_text(&*panic))))
             });
@@ -108,9 +130,14 @@ impl Snapshotter {
         self.task = Some(self.tasks.spawn(task.in_current_span()));
     }
 
+    /// Whether somebody waits for what is being written: then there are no pauses.
+    pub(crate) fn hurry(&self, hurried: bool) {
+        self.orders.hurry(hurried);
+    }
+
     /// Waits for what is being written to be left off.
     pub(crate) async fn finish(mut self) {
-        self.stop.stop();
+        self.orders.stop();
         if let Some(task) = self.task.take() {
             let _ = task.await;
         }
@@ -123,7 +150,7 @@ impl fmt::Debug for Snapshotter {
     }
 }
 
-async fn write(store: &dyn Snapshot, frozen: Frozen, pace: Pace, stop: &Stop) -> Result<Option<Published>, Fatal> {
+async fn write(store: &dyn Snapshot, frozen: Frozen, pace: Pace, orders: &Orders) -> Result<Option<Published>, Fatal> {
     let Frozen { meta, mut image } = frozen;
     tracing::info!(image = %meta.id, last = %meta.last, "writing a snapshot");
     let mut writer = match store.begin(meta.clone()).await {
@@ -133,7 +160,7 @@ async fn write(store: &dyn Snapshot, frozen: Frozen, pace: Pace, stop: &Stop) ->
     let mut waiting = BytesMut::new();
     let mut began = Instant::now();
     loop {
-        if stop.stopped.load(Ordering::Relaxed) {
+        if orders.is_stopped() {
             return Ok(None);
         }
         let chunk = image.next().await?;
@@ -151,7 +178,7 @@ async fn write(store: &dyn Snapshot, frozen: Frozen, pace: Pace, stop: &Stop) ->
             break;
         }
         if enough {
-            stop.pause(pace.pause(began.elapsed())).await;
+            orders.pause(pace.pause(began.elapsed())).await;
             began = Instant::now();
         }
         // The machine's tasks come first where they share a thread.
@@ -211,11 +238,53 @@ mod tests {
             let frozen = Frozen { meta: meta(1, 20), image: Box::new(Slow(4, Duration::from_millis(100))) };
             let pace = Pace { busy_percent, ..PACE };
             let began = Instant::now();
-            let image = write(&MemSnapshots::new(), frozen, pace, &Stop::default()).await;
+            let image = write(&MemSnapshots::new(), frozen, pace, &Orders::default()).await;
             assert_eq!(image.expect("a store that works").expect("no other image").len, 8);
             let took = began.elapsed().as_millis();
             assert!((least..=most).contains(&took), "at {busy_percent} percent it took {took} ms");
         }
+    }
+
+    /// An image whose pieces take as long as each is said to.
+    struct Paced(Vec<Duration>);
+
+    #[async_trait::async_trait]
+    impl Chunks for Paced {
+        async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
+            let Some(time) = self.0.pop() else { return Ok(None) };
+            tokio::time::sleep(time).await;
+            Ok(Some(Bytes::from_static(b"12")))
+        }
+    }
+
+    /// The pause was four times as long as the disk had hung. Until its end the log grew, and whoever had asked for an image waited.
+    #[tokio::test(start_paused = true)]
+    async fn a_disk_that_hangs_once_is_not_spared_for_as_long() {
+        let mut pieces = vec![Duration::from_millis(10); 20];
+        pieces.push(Duration::from_secs(60));
+        let frozen = Frozen { meta: meta(1, 20), image: Box::new(Paced(pieces)) };
+        let began = Instant::now();
+        let image = write(&MemSnapshots::new(), frozen, Pace { busy_percent: 20, ..PACE }, &Orders::default()).await;
+        assert_eq!(image.expect("a store that works").expect("no other image").len, 42);
+        let took = began.elapsed().as_millis();
+        assert!((61_000..=63_000).contains(&took), "it took {took} ms");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_image_that_somebody_waits_for_is_written_without_pauses() {
+        let (orders, store) = (Orders::default(), MemSnapshots::new());
+        let frozen = Frozen { meta: meta(1, 20), image: Box::new(Slow(20, Duration::from_millis(100))) };
+        let writing = write(&store, frozen, Pace { busy_percent: 10, ..PACE }, &orders);
+        let asking = async {
+            // In the pause after the third piece: two and a bit of them, and as many pauses.
+            tokio::time::sleep(Duration::from_millis(2500)).await;
+            orders.hurry(true);
+            Instant::now()
+        };
+        let (image, asked) = futures_util::future::join(writing, asking).await;
+        assert_eq!(image.expect("a store that works").expect("no other image").len, 40);
+        let took = asked.elapsed().as_millis();
+        assert!((1700..=1900).contains(&took), "it took {took} ms");
     }
 
     #[tokio::test(start_paused = true)]
@@ -226,7 +295,7 @@ mod tests {
             &Config { snapshot_chunk_bytes: 2, snapshot_busy_percent: 1, ..Config::default() },
         );
         snapshotter.start(Frozen { meta: meta(1, 20), image: Box::new(Slow(4, Duration::from_secs(10))) });
-        tokio::time::sleep(Duration::from_secs(11)).await;
+        tokio::time::sleep(Duration::from_millis(10_100)).await;
         let began = Instant::now();
         let written = snapshotter.written.clone();
         snapshotter.finish().await;
@@ -244,7 +313,7 @@ mod tests {
             let meta = meta(id, index);
             let last = meta.last;
             let image = Box::new(vec![Bytes::from_static(b"state")].into_iter());
-            let written = write(&store, Frozen { meta, image }, PACE, &Stop::default()).await;
+            let written = write(&store, Frozen { meta, image }, PACE, &Orders::default()).await;
             let image = written.expect("a store that works");
             assert_eq!(image.is_some(), taken, "image {id} of {last}");
             assert!(image.is_none() || image == store.latest().await.expect("a store that works"));
