@@ -8,10 +8,12 @@ mod cli_support;
 mod server;
 
 use std::io::Write as _;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, TxnRequest, request_op};
-use kv_example::service::{DECIDED, DETAIL, RETRY};
+use kv_example::api::etcdserverpb::auth_client::AuthClient;
+use kv_example::api::etcdserverpb::{AuthenticateRequest, PutRequest, RangeRequest, TxnRequest, request_op};
+use kv_example::service::{DECIDED, DETAIL, RETRY, RETRY_SAFE};
 use server::{Abuser, Node, announced, everything, range_op, within};
 use tokio::io::AsyncWriteExt;
 use tonic::{Code, Status};
@@ -223,6 +225,101 @@ async fn answers_that_nobody_fetches() {
     drop((calls, abuser));
     let mut client = node.client(1).await;
     within("room again", async { while client.range(everything()).await.is_err() {} }).await;
+}
+
+/// Windows as large as there are, and nobody who reads: HTTP/2 takes every answer at once, and what it has taken stays here.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_to_a_client_with_endless_windows_that_reads_nothing() {
+    let node = Node::start(&["--max-pending-mib", "64", "--client-silence-ms", "60000"]).await;
+    node.fill(8).await;
+    let before = node.memory();
+    let mut abusers = Vec::new();
+    for n in [1, 3] {
+        let (mut abuser, is_deaf) = Abuser::connect_endless(&node, n).await;
+        // Its windows are known there once it has an answer.
+        abuser.call("/etcdserverpb.KV/Put").await.reset();
+        let mut first = abuser.call("/etcdserverpb.KV/Range").await;
+        first.send(server::framed(&RangeRequest { key: "none".into(), ..RangeRequest::default() }));
+        first.end();
+        first.refusal().await;
+        is_deaf.store(true, Ordering::SeqCst);
+        let mut calls = vec![first];
+        for _ in 0..50 {
+            let mut call = abuser.call("/etcdserverpb.KV/Range").await;
+            call.send(server::framed(&everything()));
+            call.end();
+            calls.push(call);
+        }
+        abusers.push((abuser, calls));
+    }
+    let limits = ["max-address-percent", "max-pending-mib"];
+    let refused = || limits.map(|limit| node.counted(&format!("raftkv_kv_limits_exceeded_total{{limit=\"{limit}\"}}")));
+    within("refusals", async {
+        while refused().iter().sum::<u64>() < 94 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let held = node.counted("raftkv_kv_held_bytes");
+    assert!((32 * MIB..=64 * MIB).contains(&held), "{held} bytes are counted");
+    let after = node.memory();
+    println!("{before} bytes of memory became {after}");
+    assert!(after < before + 320 * MIB, "{before} bytes became {after}");
+    // Writes, and reads of little, need little room.
+    node.others_go_on().await;
+    drop(abusers);
+    let mut client = node.client(1).await;
+    within("room again", async { while client.range(everything()).await.is_err() {} }).await;
+}
+
+/// Made-up names, as fast as they are answered, and from one address: others wait for what is before them, and root for nobody.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logins_that_are_too_many() {
+    let node = Node::start(&[]).await;
+    for name in ["ann", "root"] {
+        node.kv_example(&["user", "add", &format!("{name}:secret")]);
+    }
+    node.kv_example(&["user", "grant", "root", "root"]);
+    node.kv_example(&["auth", "enable"]);
+    let before = node.memory();
+    let (told, mut refusals) = tokio::sync::mpsc::channel(1000);
+    let mut flood = tokio::task::JoinSet::new();
+    let mut channel = node.channel(1);
+    for n in 0..200 {
+        if n % 50 == 0 {
+            channel = node.channel(1);
+        }
+        let (mut client, told) = (AuthClient::new(channel.clone()), told.clone());
+        flood.spawn(async move {
+            loop {
+                let request = AuthenticateRequest { name: format!("nobody-{n}"), password: "x".into() };
+                let status = client.authenticate(request).await.unwrap_err();
+                if status.code() == Code::ResourceExhausted {
+                    _ = told.try_send(status);
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            }
+        });
+    }
+    for _ in 0..200 {
+        let status = within("a refusal", refusals.recv()).await.unwrap();
+        assert_eq!(status.message(), "etcdserver: too many requests");
+        assert_eq!(status.metadata().get(RETRY).unwrap(), RETRY_SAFE, "{status:?}");
+        assert!(detail(&status).contains("--max-address-percent"), "{status:?}");
+    }
+    let login = async |n, name: &str| {
+        let request = AuthenticateRequest { name: name.into(), password: "secret".into() };
+        within("a login", AuthClient::new(node.channel(n)).authenticate(request)).await
+    };
+    login(2, "ann").await.expect("a login from another address");
+    login(1, "root").await.expect("root's login from the same address");
+    // What is too long is not hashed at all, and so is not refused for the flood.
+    for (name, password) in [("ann", "x".repeat(2000)), (&*"n".repeat(2000), "x".to_owned())] {
+        let request = AuthenticateRequest { name: name.into(), password };
+        let status = within("a refusal", AuthClient::new(node.channel(1)).authenticate(request)).await.unwrap_err();
+        assert_eq!(status.code(), Code::InvalidArgument, "{status:?}");
+    }
+    assert!(node.memory() < before + 128 * MIB, "{before} bytes became {}", node.memory());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -21,9 +21,9 @@ pub(super) fn received(body: Body, ticket: Arc<Ticket>, is_streamed: bool) -> Bo
     Body::new(Received { body, ticket, is_streamed, prefix: [0; PREFIX], seen: 0, left: 0, deadline: None })
 }
 
-/// What goes to the client. Until it has taken it, the request is in progress.
+/// What goes to the client. Until all of it has been written to the client's connection, the request is in progress.
 pub(super) fn answered(body: Body, ticket: Arc<Ticket>) -> Body {
-    Body::new(Answered { body, _ticket: ticket })
+    Body::new(Answered { body, ticket })
 }
 
 struct Received {
@@ -114,9 +114,23 @@ impl HttpBody for Received {
     }
 }
 
+/// An answer. HTTP/2 takes as much of it as the client's windows allow, which the client may make as large as it likes, and keeps that until it has been
+/// written; so what holds the ticket is the data, wherever it lies, and not this body, which is gone before.
 struct Answered {
     body: Body,
+    ticket: Arc<Ticket>,
+}
+
+/// Data of an answer.
+struct Held {
+    data: Bytes,
     _ticket: Arc<Ticket>,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
 }
 
 impl HttpBody for Answered {
@@ -124,7 +138,9 @@ impl HttpBody for Answered {
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        Poll::Ready(ready!(Pin::new(&mut self.body).poll_frame(cx)))
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let hold = |data| Bytes::from_owner(Held { data, _ticket: self.ticket.clone() });
+        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(hold))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -21,8 +21,7 @@ fn message(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// What becomes of a request that comes in these pieces, and what it holds at its end.
-async fn passes(pieces: Vec<Vec<u8>>, is_streamed: bool) -> Result<usize, Status> {
+fn gate() -> Arc<Gate> {
     let second = Duration::from_secs(1);
     let limits = Limits {
         client_connections: 10,
@@ -37,7 +36,12 @@ async fn passes(pieces: Vec<Vec<u8>>, is_streamed: bool) -> Result<usize, Status
         pending_bytes: 1 << 20,
         response_bytes: 1 << 20,
     };
-    let gate = Arc::new(Gate::new(limits, 10, 10, 1 << 20));
+    Arc::new(Gate::new(limits, 10, 10, 1 << 20))
+}
+
+/// What becomes of a request that comes in these pieces, and what it holds at its end.
+async fn passes(pieces: Vec<Vec<u8>>, is_streamed: bool) -> Result<usize, Status> {
+    let gate = gate();
     let ticket = Arc::new(gate.admit(None, 0)?);
     let before = gate.held_bytes();
     let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
@@ -65,4 +69,27 @@ async fn a_second_message_is_not_gathered() {
         assert!(status.message().contains("more than one message"), "{status}");
     }
     passes(vec![message(3), message(1000)], true).await.unwrap();
+}
+
+/// HTTP/2 drops a body once it has all of its data, and the data once that is written.
+#[tokio::test]
+async fn an_answer_counts_for_as_long_as_its_data_is_somewhere() {
+    let gate = gate();
+    let ticket = Arc::new(gate.admit(None, 0).unwrap());
+    ticket.hold(3000).unwrap();
+    let held = gate.held_bytes();
+    let frames = [vec![1; 1000], vec![2; 2000]].map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from(data))));
+    let mut answer = body::answered(Body::new(StreamBody::new(stream::iter(frames))), ticket);
+    let mut data = Vec::new();
+    while let Some(frame) = answer.frame().await {
+        data.push(frame.unwrap().into_data().unwrap());
+    }
+    drop(answer);
+    assert_eq!(data, [vec![1; 1000], vec![2; 2000]]);
+    let mut rest = data.pop().unwrap();
+    let written = rest.split_to(1500);
+    drop((data, written));
+    assert_eq!(gate.held_bytes(), held);
+    drop(rest);
+    assert_eq!(gate.held_bytes(), 0);
 }

@@ -2,6 +2,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -11,7 +15,7 @@ use http::{Method, Request, Response, Version};
 use kv_example::api::etcdserverpb::kv_client::KvClient;
 use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, request_op};
 use prost::Message;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -88,9 +92,19 @@ impl Node {
 
     /// An honest client at 127.0.0.N, which takes answers of any size.
     pub(crate) async fn client(&self, n: u8) -> KvClient<Channel> {
+        KvClient::new(self.channel(n)).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX)
+    }
+
+    /// A connection of an honest client at 127.0.0.N.
+    pub(crate) fn channel(&self, n: u8) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.clients())).unwrap();
-        let channel = endpoint.local_address(Some(loopback(n).into())).connect_lazy();
-        KvClient::new(channel).max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX)
+        endpoint.local_address(Some(loopback(n).into())).connect_lazy()
+    }
+
+    /// Has a command done, as a person types it.
+    pub(crate) fn kv_example(&self, words: &[&str]) {
+        let output = run(&[words, &["--endpoints", &self.clients()]].concat());
+        assert!(output.status.success(), "{words:?}: {output:?}");
     }
 
     /// Another client writes and reads, without having to wait for long.
@@ -187,6 +201,35 @@ pub(crate) fn framed(message: &impl Message) -> Bytes {
     announced(bytes.len().try_into().unwrap(), &bytes)
 }
 
+/// A connection of which nothing more is read once it is told so.
+struct Deaf {
+    stream: TcpStream,
+    is_deaf: Arc<AtomicBool>,
+}
+
+impl AsyncRead for Deaf {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        if self.is_deaf.load(Ordering::SeqCst) {
+            return Poll::Pending;
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Deaf {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 /// A bare HTTP/2 client, which does what it likes.
 pub(crate) struct Abuser {
     sender: SendRequest<Bytes>,
@@ -209,6 +252,18 @@ impl Abuser {
         let stream = connect(address, n).await;
         let (sender, connection) = h2::client::handshake(stream).await.unwrap();
         Self { sender, address: address.to_owned(), running: tokio::spawn(connection) }
+    }
+
+    /// One whose windows are as large as there are, and which reads nothing from the moment on that it is told so.
+    pub(crate) async fn connect_endless(node: &Node, n: u8) -> (Self, Arc<AtomicBool>) {
+        let (address, is_deaf) = (node.clients(), Arc::new(AtomicBool::new(false)));
+        let stream = Deaf { stream: connect(&address, n).await, is_deaf: is_deaf.clone() };
+        let endless = (1 << 31) - 1;
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(endless).initial_connection_window_size(endless).max_frame_size((1 << 24) - 1);
+        let (sender, connection) = builder.handshake(stream).await.unwrap();
+        let running = tokio::spawn(connection);
+        (Self { sender, address, running }, is_deaf)
     }
 
     pub(crate) async fn call(&mut self, path: &str) -> Call {
