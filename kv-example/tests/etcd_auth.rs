@@ -16,7 +16,10 @@ use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
 use kv_example::api::etcdserverpb::request_op::Request as Op;
 use kv_example::api::etcdserverpb::*;
 use kv_example::api::node::node_client::NodeClient;
-use kv_example::api::node::{CloseSessionRequest, NodeStatusRequest, OpenSessionRequest, TakeSnapshotRequest};
+use kv_example::api::node::{
+    CampaignRequest, CloseSessionRequest, NodeStatusRequest, OpenSessionRequest, SetPreferenceRequest,
+    TakeSnapshotRequest, TransferLeadershipRequest,
+};
 use kv_example::client::{Client, ClientError, ClientOptions, Credentials};
 use kv_example::service::{ONCE, Options, RETRY, SESSION_EXPIRED};
 use tonic::codegen::http::uri::PathAndQuery;
@@ -451,6 +454,65 @@ async fn a_node_that_is_behind_lets_nobody_do_what_the_cluster_does_not() {
             "{known}"
         );
     }
+}
+
+/// What is no command is judged by the node alone, so it asks for the newest users first.
+#[tokio::test]
+async fn a_node_that_is_behind_lets_nobody_do_what_is_for_root() {
+    let place = Place::new().await;
+    let nobody = (Code::InvalidArgument, NOBODY.to_owned());
+    let all = place.ours.replica.log.lock().unwrap().len();
+    // From the last command back to where there is no user at all.
+    for known in [0, all - 1] {
+        for method in 0..7 {
+            let (_ours, channel) = behind(&place, known).await;
+            assert_eq!(for_root(channel, None, method).await, nobody, "method {method}, {known} of {all} commands");
+        }
+    }
+    // Ann was root for a while.
+    let (user, role) = ("ann".to_owned(), "root".to_owned());
+    let grant = AuthUserGrantRoleRequest { user: user.clone(), role: role.clone() };
+    place.auth().user_grant_role(by(&place.root, grant)).await.unwrap();
+    let granted = place.ours.replica.log.lock().unwrap().len();
+    place.auth().user_revoke_role(by(&place.root, AuthUserRevokeRoleRequest { name: user, role })).await.unwrap();
+    for method in 0..7 {
+        let (_ours, channel) = behind(&place, granted).await;
+        let denied = (Code::PermissionDenied, "etcdserver: permission denied".to_owned());
+        assert_eq!(for_root(channel, Some(&place.ann), method).await, denied, "method {method}");
+    }
+}
+
+/// How one of the methods refuses that are for root alone and no commands.
+async fn for_root(channel: Channel, token: Option<&str>, method: usize) -> (Code, String) {
+    fn of<T>(token: Option<&str>, message: T) -> Request<T> {
+        match token {
+            Some(token) => by(token, message),
+            None => Request::new(message),
+        }
+    }
+    let (mut node, mut maintenance) = (NodeClient::new(channel.clone()), MaintenanceClient::new(channel));
+    match method {
+        0 => refusal(node.campaign(of(token, CampaignRequest {})).await),
+        1 => refusal(node.transfer_leadership(of(token, TransferLeadershipRequest { target: 2 })).await),
+        2 => refusal(node.take_snapshot(of(token, TakeSnapshotRequest {})).await),
+        3 => refusal(node.set_preference(of(token, SetPreferenceRequest::default())).await),
+        4 => refusal(maintenance.hash_kv(of(token, HashKvRequest::default())).await),
+        5 => refusal(maintenance.move_leader(of(token, MoveLeaderRequest { target_id: 2 })).await),
+        _ => refusal(maintenance.defragment(of(token, DefragmentRequest {})).await),
+    }
+}
+
+/// Without that there might never be a leader again: a node may have been told not to lead.
+#[tokio::test]
+async fn without_a_quorum_a_node_does_for_root_what_concerns_it_alone() {
+    let place = Place::new().await;
+    place.ours.replica.fail(Some(raftkv::Error::Unavailable));
+    let prefer = SetPreferenceRequest { priority: Some(3), may_lead: Some(true) };
+    place.node().set_preference(by(&place.root, prefer)).await.unwrap();
+    place.node().take_snapshot(by(&place.root, TakeSnapshotRequest {})).await.unwrap();
+    assert_eq!(refusal(place.node().set_preference(by(&place.ann, prefer)).await).0, Code::Unavailable);
+    let transfer = TransferLeadershipRequest { target: 2 };
+    assert_eq!(refusal(place.node().transfer_leadership(by(&place.root, transfer)).await).0, Code::Unavailable);
 }
 
 /// It took the state that it began with for the cluster's, in which there are no users yet, when it could not ask for the newest in time.

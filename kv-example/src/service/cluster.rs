@@ -40,7 +40,7 @@ fn url(address: &str, with_tls: bool) -> String {
 #[tonic::async_trait]
 impl<R: Replica> Cluster for Context<R> {
     async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
-        self.ensure_root_now(request.metadata()).await?;
+        self.ensure_root(request.metadata()).await?;
         let MemberAddRequest { peer_urls, is_learner } = request.into_inner();
         let new =
             NewMember { id: 0, address: one_address(&peer_urls, self.options.peers_have_tls)?, votes: !is_learner };
@@ -54,7 +54,7 @@ impl<R: Replica> Cluster for Context<R> {
         &self,
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
-        self.ensure_root_now(request.metadata()).await?;
+        self.ensure_root(request.metadata()).await?;
         let (metadata, _, request) = request.into_parts();
         let (passed, id) = (was_passed_on(&metadata), NodeId(request.id));
         // A leader that is to go hands over first, and does that itself.
@@ -73,7 +73,7 @@ impl<R: Replica> Cluster for Context<R> {
         &self,
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
-        self.ensure_root_now(request.metadata()).await?;
+        self.ensure_root(request.metadata()).await?;
         let MemberUpdateRequest { id, peer_urls } = request.into_inner();
         self.move_member(NodeId(id), one_address(&peer_urls, self.options.peers_have_tls)?).await?;
         let members = self.members().await?;
@@ -93,7 +93,7 @@ impl<R: Replica> Cluster for Context<R> {
         &self,
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
-        self.ensure_root_now(request.metadata()).await?;
+        self.ensure_root(request.metadata()).await?;
         let (metadata, _, request) = request.into_parts();
         let id = request.id;
         if !was_passed_on(&metadata)

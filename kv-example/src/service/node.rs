@@ -97,14 +97,14 @@ impl<R: Replica> Node for Context<R> {
     }
 
     async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
-        self.ensure_root(request.metadata()).await?;
+        self.ensure_root_here(request.metadata()).await?;
         self.replica.campaign().await.map_err(|error| to_status(&error, Intent::Read))?;
         let term = Context::status(self).await?.term.0;
         Ok(Response::new(CampaignResponse { term }))
     }
 
     async fn add_member(&self, request: Request<AddMemberRequest>) -> Result<Response<MemberChangeResponse>, Status> {
-        self.ensure_root_now(request.metadata()).await?;
+        self.ensure_root(request.metadata()).await?;
         let AddMemberRequest { id, address: url, learner } = request.into_inner();
         let id = Context::add_member(
             self,
@@ -118,7 +118,7 @@ impl<R: Replica> Node for Context<R> {
         &self,
         request: Request<ReplaceMemberRequest>,
     ) -> Result<Response<MemberChangeResponse>, Status> {
-        self.ensure_root_now(request.metadata()).await?;
+        self.ensure_root(request.metadata()).await?;
         let (metadata, _, request) = request.into_parts();
         let (passed, old) = (was_passed_on(&metadata), NodeId(request.old));
         // A leader that is to go hands over first, and does that itself.
@@ -187,7 +187,7 @@ impl<R: Replica> Node for Context<R> {
         &self,
         request: Request<TakeSnapshotRequest>,
     ) -> Result<Response<TakeSnapshotResponse>, Status> {
-        self.ensure_root(request.metadata()).await?;
+        self.ensure_root_here(request.metadata()).await?;
         let last = self.replica.snapshot().await.map_err(|error| to_status(&error, Intent::Read))?;
         // Another one may be complete already: then that is the one to speak of.
         let newest = Context::status(self).await?.snapshot.filter(|newest| newest.last >= last);
@@ -198,7 +198,7 @@ impl<R: Replica> Node for Context<R> {
         &self,
         request: Request<SetPreferenceRequest>,
     ) -> Result<Response<SetPreferenceResponse>, Status> {
-        self.ensure_root(request.metadata()).await?;
+        self.ensure_root_here(request.metadata()).await?;
         let SetPreferenceRequest { priority, may_lead } = request.into_inner();
         self.replica.prefer(priority, may_lead).await.map_err(|error| to_status(&error, Intent::Read))?;
         let status = Context::status(self).await?;

@@ -16,7 +16,7 @@
 //! A test asks for each method of each service without a token (`tests/etcd_auth.rs`): one that is added later and forgotten here fails it.
 //!
 //! What a node says of a command is not the last word: it is judged again where it is applied (`store/auth/`). A node that refuses may be behind the others,
-//! so it catches up first, and looks again.
+//! so it catches up first, and looks again. What is for root and no command is permitted by a node that has caught up alone.
 
 mod passwords;
 mod service;
@@ -116,18 +116,25 @@ impl<R: Replica> Context<R> {
         Ok(author)
     }
 
-    /// Refuses everybody but root. A node that has not caught up since its start may not have heard yet that there are users, and asks first.
+    /// Refuses everybody but root, by the newest users and roles, since what is asked for is not judged again where it is applied.
     pub(super) async fn ensure_root(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        if !self.ready.load(Ordering::Relaxed) {
-            self.newest_auth_soon().await?;
-        }
-        self.permitted(metadata, |auth, author| auth.rights(author)?.everything()).await.map(drop)
+        self.newest_auth_soon().await?;
+        self.is_root(metadata).await
     }
 
-    /// The same by the newest users and roles: for what is not judged again where it is applied.
-    pub(super) async fn ensure_root_now(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        self.newest_auth_soon().await?;
-        self.ensure_root(metadata).await
+    /// The same for what concerns this node alone, or is to bring a leader back: where nobody can tell the newest users and roles, those count that this
+    /// node knows. One that has not caught up since its start may not have heard yet that there are any.
+    pub(super) async fn ensure_root_here(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        if let Err(unknown) = self.newest_auth_soon().await
+            && !self.ready.load(Ordering::Relaxed)
+        {
+            return Err(unknown);
+        }
+        self.is_root(metadata).await
+    }
+
+    async fn is_root(&self, metadata: &MetadataMap) -> Result<(), Status> {
+        self.permitted(metadata, |auth, author| auth.rights(author)?.everything()).await.map(drop)
     }
 
     /// Refuses nobody in particular.
