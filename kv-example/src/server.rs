@@ -361,6 +361,7 @@ fn service_options(config: &ServerConfig, protection: &Protection) -> service::O
         write_timeout: config.raft.write_timeout,
         lease_reads: config.raft.lease_drift.is_some(),
         token_ttl: config.auth_token_ttl,
+        address_percent: config.limits.address_percent,
         was_removed: removal::is_noted(&config.data),
         peers_have_tls: protection.peers.is_some(),
         clients_tls: protection.clients.clone(),

@@ -26,8 +26,8 @@ pub struct LimitArgs {
     #[arg(long, value_name = "COUNT")]
     pub max_metrics_connections: Option<String>,
 
-    /// How much one address may have of what is limited, in percent: of connections, of clients' requests in progress, and of the memory for
-    /// them. 100 where all clients come from one address, as from a proxy [default: 50] [env: RAFTKV_MAX_ADDRESS_PERCENT]
+    /// How much one address may have of what is limited, in percent: of connections, of clients' requests in progress, of the memory for
+    /// them, and of logins. 100 where all clients come from one address, as from a proxy [default: 50] [env: RAFTKV_MAX_ADDRESS_PERCENT]
     #[arg(long, value_name = "PERCENT")]
     pub max_address_percent: Option<String>,
 

@@ -73,6 +73,8 @@ pub struct Options {
     pub lease_reads: bool,
     /// How long a token holds, by the clocks of the nodes that are shown it.
     pub token_ttl: Duration,
+    /// How many of those who may log in at the same time one address may be, in percent.
+    pub address_percent: usize,
     /// Whether the node has learned in an earlier run that it was removed. Nobody tells it again.
     pub was_removed: bool,
     /// Whether the links between members are TLS, for the scheme of their addresses.
@@ -94,6 +96,7 @@ impl Default for Options {
             write_timeout: Duration::ZERO,
             lease_reads: false,
             token_ttl: DEFAULT_TOKEN_TTL,
+            address_percent: 50,
             was_removed: false,
             peers_have_tls: false,
             clients_tls: None,
@@ -118,11 +121,12 @@ impl Services {
     /// [`Raft::shutdown`](raftkv::Raft::shutdown).
     pub fn start<R: Replica>(replica: R, view: KvView, options: Options) -> Self {
         let decode = options.limits.request_bytes.saturating_add(refused::OVERSIZE);
+        let percent = options.address_percent;
         let context = Arc::new(Context {
             replica,
             view,
             options,
-            passwords: auth::Passwords::default(),
+            passwords: auth::Passwords::new(|all| (all * percent.min(100) / 100).max(1)),
             term: AtomicU64::new(0),
             ready: AtomicBool::new(false),
             standing: AtomicU8::new(Standing::Member as u8),

@@ -150,9 +150,8 @@ pub(crate) fn several_messages() -> Status {
     Status::invalid_argument("etcdserver: more than one message came where one is a request")
 }
 
-/// As many passwords are being hashed as may be.
-pub(super) fn too_many_logins() -> Status {
-    let detail = "many log in at the same time; try again";
+/// As many passwords are being hashed as may be, in all, or for this address or name.
+pub(super) fn too_many_logins(detail: &str) -> Status {
     marked(Code::ResourceExhausted, "etcdserver: too many requests", Some(RETRY_SAFE), detail)
 }
 

@@ -236,7 +236,7 @@ mod tests {
             replica,
             view,
             options: crate::service::Options { node: NodeId(1), ..Default::default() },
-            passwords: Default::default(),
+            passwords: crate::service::auth::Passwords::new(|all| all),
             term: AtomicU64::new(0),
             ready: AtomicBool::new(true),
             standing: AtomicU8::new(Standing::Member as u8),

@@ -1,11 +1,13 @@
 //! etcd's `Auth` service.
 
+use std::net::IpAddr;
+
 use tonic::metadata::MetadataMap;
 use tonic::{Request, Response, Status};
 
 use super::super::kv::unexpected;
 use super::super::{Context, Replica};
-use super::passwords::random;
+use super::passwords::{self, Asker, random};
 use super::{now_ms, token};
 use crate::api::command::auth_change::Change;
 use crate::api::command::{
@@ -23,11 +25,16 @@ use crate::api::etcdserverpb::{
     AuthUserGrantRoleResponse, AuthUserListRequest, AuthUserListResponse, AuthUserRevokeRoleRequest,
     AuthUserRevokeRoleResponse, AuthenticateRequest, AuthenticateResponse, ResponseHeader,
 };
-use crate::store::auth::{ROOT, SIGNING_KEY_BYTES};
+use crate::store::auth::{MAX_NAME_BYTES, ROOT, SIGNING_KEY_BYTES};
 use crate::store::{self, Refusal};
 
 /// How much of a name that anybody may make up goes into the log, in characters.
 const SHOWN_NAME: usize = 64;
+
+/// Where a request comes from.
+fn from<T>(request: &Request<T>) -> Option<IpAddr> {
+    request.remote_addr().map(|from| from.ip())
+}
 
 /// The header of an answer.
 type Header = Option<ResponseHeader>;
@@ -56,19 +63,35 @@ impl<R: Replica> Context<R> {
     }
 
     /// Hashes a password, but for root alone: it is work.
-    async fn hashed(&self, metadata: &MetadataMap, password: String) -> Result<String, Status> {
+    async fn hashed(
+        &self,
+        (metadata, from): (&MetadataMap, Option<IpAddr>),
+        name: &str,
+        password: String,
+    ) -> Result<String, Status> {
+        if name.len() > MAX_NAME_BYTES {
+            return Err(Refusal::TooLarge.into());
+        }
+        passwords::check(&password)?;
         self.ensure_root(metadata).await?;
-        self.passwords.hash(password).await
+        self.passwords.hash(Asker { from, name: ROOT.into() }, password).await
     }
 
-    async fn token(&self, AuthenticateRequest { name, password }: AuthenticateRequest) -> Result<String, Status> {
+    async fn token(&self, from: Option<IpAddr>, request: AuthenticateRequest) -> Result<String, Status> {
+        let AuthenticateRequest { name, password } = request;
+        passwords::check(&password)?;
+        if name.len() > MAX_NAME_BYTES {
+            // There is no such user.
+            return Err(Refusal::AuthFailed.into());
+        }
         let auth = self.newest_auth().await?;
         if !auth.is_enabled() {
             return Err(Refusal::AuthNotEnabled.into());
         }
         let user = auth.user(&name);
         let hash = user.map(|user| user.password_hash().to_owned());
-        if !self.passwords.verify(hash, password).await? {
+        let asker = Asker { from, name: name.clone() };
+        if !self.passwords.verify(asker, hash, password).await? {
             let shown: String = name.chars().take(SHOWN_NAME).collect();
             tracing::info!(user = ?shown, "a login was refused: no such user, or another password");
             return Err(Refusal::AuthFailed.into());
@@ -112,15 +135,17 @@ impl<R: Replica> Auth for Context<R> {
         &self,
         request: Request<AuthenticateRequest>,
     ) -> Result<Response<AuthenticateResponse>, Status> {
-        let token = self.token(request.into_inner()).await?;
+        let from = from(&request);
+        let token = self.token(from, request.into_inner()).await?;
         Ok(Response::new(AuthenticateResponse { header: self.header(self.view.revision()), token }))
     }
 
     async fn user_add(&self, request: Request<AuthUserAddRequest>) -> Result<Response<AuthUserAddResponse>, Status> {
+        let from = from(&request);
         let (metadata, _, AuthUserAddRequest { name, password, options }) = request.into_parts();
         let password_hash = match options {
             Some(options) if options.no_password => String::new(),
-            Some(_) | None => self.hashed(&metadata, password).await?,
+            Some(_) | None => self.hashed((&metadata, from), &name, password).await?,
         };
         let header = self.change_auth(&metadata, Change::UserAdd(UserAdd { name, password_hash })).await?;
         Ok(Response::new(AuthUserAddResponse { header }))
@@ -161,8 +186,9 @@ impl<R: Replica> Auth for Context<R> {
         &self,
         request: Request<AuthUserChangePasswordRequest>,
     ) -> Result<Response<AuthUserChangePasswordResponse>, Status> {
+        let from = from(&request);
         let (metadata, _, AuthUserChangePasswordRequest { name, password }) = request.into_parts();
-        let password_hash = self.hashed(&metadata, password).await?;
+        let password_hash = self.hashed((&metadata, from), &name, password).await?;
         let header = self.change_auth(&metadata, Change::UserPassword(UserPassword { name, password_hash })).await?;
         Ok(Response::new(AuthUserChangePasswordResponse { header }))
     }

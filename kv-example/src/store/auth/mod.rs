@@ -32,7 +32,7 @@ pub(crate) const ROOT: &str = "root";
 /// The length of the key that signs tokens, in bytes.
 pub(crate) const SIGNING_KEY_BYTES: usize = 32;
 /// The longest name of a user or a role, in bytes: it has to fit into a token, and that into a header.
-const MAX_NAME_BYTES: usize = 1024;
+pub(crate) const MAX_NAME_BYTES: usize = 1024;
 /// What users, roles and permissions may take together, in bytes, estimated: they are in every image as one record.
 const MAX_AUTH_BYTES: usize = 4 << 20;
 /// No user or permission takes less.
