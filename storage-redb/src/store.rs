@@ -283,9 +283,11 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use raftkv::{ClusterId, EntryKind, GroupId, NodeId};
-    use raftkv_storage_file::sim::SimDisk;
+    use raftkv_storage_file::parts::SyncedNote;
+    use raftkv_storage_file::sim::{Fate, Fault, Moment, Pending, SimDisk};
 
     use super::*;
+    use crate::backend::Ledger;
 
     const ALL: Range<Index> = Index(1)..Index(9);
 
@@ -293,11 +295,17 @@ mod tests {
         Entry { id: LogId::new(1, index), kind: EntryKind::Command, data: vec![7; 100].into() }
     }
 
-    fn store() -> Store {
-        let vfs: Arc<dyn Vfs> = Arc::new(SimDisk::new());
+    const DIR: &str = "/log";
+
+    fn open(disk: &SimDisk) -> Store {
+        let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
         let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(0) };
         let options = Options { background: false, ..Options::default() };
-        let store = Store::open(&vfs, Path::new("/log"), identity, options).unwrap();
+        Store::open(&vfs, Path::new(DIR), identity, options).unwrap()
+    }
+
+    fn store() -> Store {
+        let store = open(&SimDisk::new());
         store.write(&LogWrite { hard_state: None, entries: vec![entry(1), entry(2)] }).unwrap();
         store
     }
@@ -308,6 +316,79 @@ mod tests {
         let next = store.contents().after_write(&write);
         store.volume.write("write", |transaction| store.change(transaction, None, &write.entries, &next)).unwrap();
         next
+    }
+
+    /// Whether the next process would go on in the file as it is.
+    fn counts_as_closed(disk: &SimDisk, nonce: u64) -> bool {
+        let (note, noted) = SyncedNote::open(disk, Path::new(DIR), nonce).unwrap();
+        Ledger::new(note, noted).is_closed()
+    }
+
+    /// Whether all of the database is on the disk. That a cut of its length is not does not matter.
+    fn is_on_disk(moment: &Moment) -> bool {
+        let file = Path::new(DIR).join("log.redb");
+        let contents = |disk: &SimDisk| disk.contents(&file).unwrap();
+        let (now, later) = (contents(&moment.kill()), contents(&moment.lose_power(|_| Fate::Lost)));
+        later.get(..now.len()) == Some(&now)
+    }
+
+    /// One that was closed, and is open again; from then on it is recorded.
+    fn reopened() -> (SimDisk, Store) {
+        let disk = SimDisk::new();
+        let store = open(&disk);
+        store.write(&LogWrite { hard_state: None, entries: vec![entry(1), entry(2)] }).unwrap();
+        store.close();
+        disk.record();
+        let store = open(&disk);
+        store.write(&LogWrite { hard_state: None, entries: vec![entry(3)] }).unwrap();
+        (disk, store)
+    }
+
+    /// Whoever finds that it was closed goes on in it, and never syncs again what an earlier process has written.
+    #[test]
+    fn a_database_counts_as_closed_only_while_all_of_it_is_on_the_disk() {
+        let (disk, store) = reopened();
+        let nonce = store.volume.nonce();
+        store.close();
+        let moments = disk.take_recording();
+        let (mut not_on_disk, mut closed) = (0, 0);
+        for (at, moment) in moments.iter().enumerate() {
+            let is_on_disk = is_on_disk(moment);
+            not_on_disk += usize::from(!is_on_disk);
+            // The process ends; or power is lost, when of all that was written the note alone has got to the disk.
+            let note_alone = |pending: &Pending| match pending {
+                Pending::Sector { path, .. } if path.ends_with("SYNCED") => Fate::Kept,
+                Pending::Sector { .. } | Pending::Length { .. } | Pending::Name { .. } => Fate::Lost,
+            };
+            for disk in [moment.kill(), moment.lose_power(note_alone)] {
+                let counts = counts_as_closed(&disk, nonce);
+                assert!(is_on_disk || !counts, "at operation {at} of {} it counts as closed", moments.len());
+                closed += usize::from(counts);
+            }
+        }
+        let end = moments.last().unwrap().lose_power(|_| Fate::Lost);
+        assert!(counts_as_closed(&end, nonce), "the mark is not on the disk");
+        assert!(not_on_disk > 5 && closed > 5, "{not_on_disk} and {closed} of {}", moments.len());
+    }
+
+    /// What such a sync should have written the system takes for clean, so the next process must not go on in it.
+    #[test]
+    fn a_database_does_not_count_as_closed_when_a_sync_has_failed_at_the_end() {
+        let (disk, store) = reopened();
+        let begins = disk.operations();
+        store.close();
+        let mut forgotten = 0;
+        for at in begins..disk.operations() {
+            let (disk, store) = reopened();
+            assert_eq!(disk.operations(), begins, "this run is another");
+            disk.fail_at(at, Fault::Forget);
+            let nonce = store.volume.nonce();
+            store.close();
+            let is_on_disk = is_on_disk(&disk.now());
+            forgotten += usize::from(!is_on_disk);
+            assert!(is_on_disk || !counts_as_closed(&disk, nonce), "operation {at} failed, and it counts as closed");
+        }
+        assert!(forgotten > 0, "no sync failed");
     }
 
     /// It used to be told after ten seconds of looking, on the clock.
