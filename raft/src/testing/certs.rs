@@ -1,6 +1,7 @@
 //! Certificates for tests, and a place for their files.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -50,9 +51,10 @@ impl Desk {
         self.dir.join(name)
     }
 
-    /// Writes a file, as whoever replaces one should: there is never half of it.
+    /// Writes a file for its owner alone, as whoever replaces one should: there is never half of it.
     pub fn write(&self, name: &str, text: &str) {
         fs::write(self.path("new"), text).expect("a file");
+        fs::set_permissions(self.path("new"), fs::Permissions::from_mode(0o600)).expect("a file of this user");
         fs::rename(self.path("new"), self.path(name)).expect("a file");
     }
 

@@ -17,6 +17,7 @@ use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use thiserror::Error;
+use tracing::warn;
 
 use super::explain::of_own;
 use super::identity_in;
@@ -186,7 +187,9 @@ fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
 
 fn read_own(OwnFiles { cert, key }: &OwnFiles, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = read_certificates(cert)?;
-    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| {
+    let bytes = read(key)?;
+    warn_of_readers(key);
+    let private = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
         let what = if matches!(error, pem::Error::NoItemsFound) {
             "there is no private key in the file".to_owned()
         } else {
@@ -202,6 +205,19 @@ fn read_own(OwnFiles { cert, key }: &OwnFiles, provider: &CryptoProvider) -> Res
             cert.display()
         ))),
         Err(error) => Err(TlsError(format!("{} and {} can't be used: {error}", cert.display(), key.display()))),
+    }
+}
+
+/// Has the log tell of a private key that others may read. It is used all the same: which users there are, this side can't know. A key of another user that is
+/// there for a group, which this side is in, is as it should be.
+fn warn_of_readers(key: &Path) {
+    let Ok(found) = fs::metadata(key) else { return };
+    let (own, mode) = (found.uid() == rustix::process::geteuid().as_raw(), found.mode() & 0o7777);
+    if mode & (if own { 0o077 } else { 0o007 }) != 0 {
+        warn!(
+            key = %key.display(), mode = format_args!("{mode:04o}"),
+            "others may read this private key, and then pass for this side: take that from them (chmod go= FILE), and have a new one made if they may have"
+        );
     }
 }
 

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::dev::{DevCa, Issued, Subject, Validity};
 use super::*;
 use crate::testing::certs::Desk;
+use crate::testing::conformance::connections::Log;
 use crate::transport_kit::link::Gate;
 
 const PROTOCOL: &[u8] = b"test/1";
@@ -62,6 +63,24 @@ async fn two_nodes_prove_who_they_are() {
     let (one, two) = (desk.named("n1", &desk.ca, 1), desk.named("n2", &desk.ca, 2));
     assert_eq!(meet(&one, &two).await, (Ok(()), Ok(())));
     assert_eq!(one.own_nodes(), [NodeId(1)]);
+}
+
+/// As ssh has it, but for the end: a service that does not come up helps nobody.
+#[test]
+fn a_private_key_that_others_may_read_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let desk = Desk::new();
+    let files = desk.lay("n1", &issue(&desk.ca, 1), &[&desk.ca]);
+    let key = files.own.as_ref().unwrap().key.clone();
+    for (mode, told) in [(0o600, false), (0o400, false), (0o640, true), (0o604, true), (0o620, true), (0o644, true)] {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).unwrap();
+        let log = Log::default();
+        let _on = log.start();
+        Tls::for_node(files.clone(), NodeId(1)).unwrap();
+        let words = ["WARN", "others may read", &key.display().to_string(), &format!("{mode:04o}")];
+        assert_eq!(log.lines(&words).len(), usize::from(told), "{mode:o}: {:?}", log.lines(&[]));
+        assert!(told || log.lines(&["WARN"]).is_empty(), "{mode:o}: {:?}", log.lines(&[]));
+    }
 }
 
 #[tokio::test]
