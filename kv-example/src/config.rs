@@ -13,7 +13,7 @@ mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -25,6 +25,7 @@ use thiserror::Error;
 use crate::backends::{EngineKind, StoreKind, TransportKind};
 
 pub use address::HostPort;
+pub use auth::Secret;
 use file::FileConfig;
 pub use join::Join;
 use join::Place;
@@ -80,7 +81,7 @@ pub struct ServerArgs {
     /// With --join, where authentication is enabled: as whom the node asks; root, unless the node was added by `member add` before. Better in the
     /// environment or in a file than here, where it can be seen in the list of processes [env: RAFTKV_JOIN_USER]
     #[arg(long, value_name = "NAME:PASSWORD")]
-    pub join_user: Option<String>,
+    pub join_user: Option<Secret>,
 
     /// With --join: where the other members will reach this node [default: --listen-peer] [env: RAFTKV_ADVERTISE_PEER]
     #[arg(long, value_name = "HOST:PORT")]
@@ -500,7 +501,7 @@ fn reachable(listen: &HostPort, own: &HostPort) -> HostPort {
     if listen.is_unspecified() { listen.at_host_of(own) } else { listen.clone() }
 }
 
-/// Creates the data directory, so that a mistake in its path is told as such.
+/// Creates the data directory, so that a mistake in its path is told as such. Has the log tell of one that is there, and open to others.
 ///
 /// # Errors
 /// It can't be created, or is not a directory.
@@ -512,7 +513,15 @@ pub fn prepare_data_dir(path: &Path) -> Result<(), ConfigError> {
             "--data {}: can't create the directory: {e}; choose a directory that this user may write to",
             path.display()
         ))
-    })
+    })?;
+    let mode = std::fs::metadata(path).map_or(0, |found| found.permissions().mode() & 0o7777);
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            data = %path.display(), mode = format_args!("{mode:04o}"),
+            "the data directory is open to others: it holds the contents, the hashes of passwords, and the key that signs logins; take that from them (chmod go= DIRECTORY)"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(test)]

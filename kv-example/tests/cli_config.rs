@@ -106,6 +106,26 @@ fn a_data_directory_that_can_not_be_made() {
     assert_refused(&run(&single(&data, &node.peers(), &node.client())), &["--data", &data, "can't create"]);
 }
 
+/// What is in it are contents, hashes of passwords, and the key that signs logins.
+#[test]
+fn a_data_directory_that_is_open_to_others_is_warned_of() {
+    use std::os::unix::fs::PermissionsExt;
+    let node = Node::new();
+    std::fs::create_dir(node.data()).unwrap();
+    for (mode, told) in [(0o755, true), (0o710, true), (0o700, false)] {
+        std::fs::set_permissions(node.data(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let _ = std::fs::remove_file(node.log());
+        drop(node.start());
+        let log = std::fs::read_to_string(node.log()).unwrap();
+        let line = log.lines().find(|line| line.contains("open to others"));
+        assert_eq!(line.is_some(), told, "{mode:o}: {log}");
+        if let Some(line) = line {
+            assert!(line.contains("WARN") && line.contains(&node.data()), "{line}");
+            assert!(line.contains(&format!("{mode:04o}")) && line.contains("chmod"), "{line}");
+        }
+    }
+}
+
 #[test]
 fn a_port_in_use() {
     let node = Node::new();

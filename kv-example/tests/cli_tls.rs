@@ -272,6 +272,18 @@ fn lets_a_node_join(cluster: &mut Cluster) {
     });
 }
 
+/// There is nothing to warn of where all connections are protected, and root has a password.
+fn enables_authentication(cluster: &Cluster) {
+    cluster.succeed(&["user", "add", "root:rootpw"]);
+    cluster.succeed(&["user", "grant", "root", "root"]);
+    cluster.succeed(&["auth", "enable"]);
+    let log = wait_for("the news of it", || {
+        cluster.nodes.iter().map(Running::log).find(|log| log.contains("authentication is enabled: requests must"))
+    });
+    cluster.succeed(&["auth", "disable", "--user", "root:rootpw"]);
+    assert!(!log.lines().any(|line| line.contains("WARN") && line.contains("authentication is enabled")), "{log}");
+}
+
 fn a_protected_cluster(transport: &'static str) {
     let mut cluster = Cluster::start(transport);
     serves_its_clients(&cluster);
@@ -279,6 +291,7 @@ fn a_protected_cluster(transport: &'static str) {
     refuses_impostors(&mut cluster);
     takes_up_new_certificates(&mut cluster);
     lets_a_node_join(&mut cluster);
+    enables_authentication(&cluster);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use cli_support::{Running, assert_refused, free_ports, program, run, stderr, std
 
 struct Place {
     endpoint: String,
-    _node: Running,
+    node: Running,
     _dir: tempfile::TempDir,
 }
 
@@ -25,7 +25,7 @@ impl Place {
         wait_for("a write", || {
             run(&["put", "k", "v", "--endpoints", &endpoint, "--timeout", "1"]).status.success().then_some(())
         });
-        Self { endpoint, _node: node, _dir: dir }
+        Self { endpoint, node, _dir: dir }
     }
 
     /// Runs a command with these words and environment, and this as its standard input.
@@ -100,6 +100,39 @@ fn users_and_roles_from_nothing_to_permission_denied() {
     assert_eq!(place.ok("role list --user root:rootpw"), "no roles\n");
     place.ok("auth disable --user root:rootpw");
     place.ok("get k");
+}
+
+/// As in etcd, it is enabled all the same.
+#[test]
+fn what_enabling_authentication_locks_or_leaves_open_is_warned_of() {
+    let place = Place::new();
+    let warned =
+        |words: &str| place.node.log().lines().filter(|line| line.contains("WARN") && line.contains(words)).count();
+    place.ok("user add root --no-password");
+    place.ok("user grant root root");
+    place.ok("user add boss:bosspw");
+    place.ok("user grant boss root");
+    assert_eq!(warned("authentication"), 0);
+    place.ok("auth enable");
+    wait_for("the warnings", || (warned("the connections of members and clients have no TLS") == 1).then_some(()));
+    assert_eq!(warned("root has no password, so nobody can log in as root: others"), 1);
+    place.ok("auth disable --user boss:bosspw");
+
+    place.ok("user delete boss");
+    place.ok("auth enable");
+    wait_for("the warnings", || (warned("have no TLS") == 2).then_some(()));
+    assert_eq!(warned("nor has anybody else who has the role root"), 1);
+    assert!(place.fails("auth disable --user root:").contains("authentication failed"));
+}
+
+#[test]
+fn a_root_with_a_password_is_warned_of_clear_connections_alone() {
+    let place = Place::new();
+    place.ok("user add root:rootpw");
+    place.ok("user grant root root");
+    place.ok("auth enable");
+    wait_for("the warning", || place.node.log().contains("members and clients have no TLS").then_some(()));
+    assert!(!place.node.log().contains("root has no password"));
 }
 
 #[test]

@@ -143,18 +143,13 @@ impl Directory {
         let (ca, mut made) = self.ca()?;
         let validity = Validity::days(days);
         let wrong = |reason: String| Failure::usage(format!("--hosts: {reason}"));
+        let mut all = Vec::new();
         for id in nodes {
             let own =
                 hosts.iter().filter(|host| host.node.is_none_or(|node| node == *id)).map(|host| host.host.clone());
             let hosts = LOCAL_HOSTS.map(str::to_owned).into_iter().chain(own).collect();
             let subject = Subject { name: format!("node-{id}"), node: Some(NodeId(*id)), hosts };
-            self.write(&format!("node-{id}"), &ca.issue(&subject, validity).map_err(wrong)?)?;
-            Tls::for_node(self.node(*id), NodeId(*id)).map_err(|error| {
-                Failure::usage(format!(
-                    "--out {}: the CA that is there was not made by this program: {error}",
-                    self.path.display()
-                ))
-            })?;
+            all.push((format!("node-{id}"), ca.issue(&subject, validity).map_err(wrong)?));
             made.push(format!(
                 "{}: node {id}, valid for {days} days",
                 self.path.join(format!("node-{id}.crt")).display()
@@ -162,9 +157,17 @@ impl Directory {
         }
         if names.iter().any(|name| name == "client") {
             let subject = Subject { name: "client".into(), ..Subject::default() };
-            self.write("client", &ca.issue(&subject, validity).map_err(wrong)?)?;
+            all.push(("client".into(), ca.issue(&subject, validity).map_err(wrong)?));
             made.push(format!("{}: a client, valid for {days} days", self.path.join("client.crt").display()));
         }
+        // A key before its certificate: a node that looks just between the two renamings says that they don't fit, and looks again.
+        let files: Vec<_> = all
+            .iter()
+            .flat_map(|(name, Issued { certificate, key })| {
+                [(format!("{name}.key"), &**key, 0o600), (format!("{name}.crt"), &**certificate, 0o644)]
+            })
+            .collect();
+        self.put(&files, || nodes.iter().try_for_each(|id| self.check(*id)))?;
         Ok(made)
     }
 
@@ -182,7 +185,7 @@ impl Directory {
             (false, false) => {
                 let ca = DevCa::new(Validity::days(CA_DAYS)).map_err(Failure::runtime)?;
                 let files = [("ca.key".to_owned(), &*ca.key(), 0o600), ("ca.crt".to_owned(), ca.certificate(), 0o644)];
-                self.put(&files)?;
+                self.put(&files, || Ok(()))?;
                 Ok((ca, vec![format!("{}: a new CA, valid for ten years; its key is beside it", cert.display())]))
             }
             (found, _) => {
@@ -196,27 +199,44 @@ impl Directory {
         }
     }
 
-    /// Writes a certificate and its key. A node that looks just between the two renamings says that they don't fit, and looks again.
-    fn write(&self, name: &str, issued: &Issued) -> Result<(), Failure> {
-        self.put(&[(format!("{name}.key"), &issued.key, 0o600), (format!("{name}.crt"), &issued.certificate, 0o644)])
+    /// Whether a node could use what is to be put in its place: not if the CA's certificate is of another CA than its key.
+    fn check(&self, id: u64) -> Result<(), Failure> {
+        let [cert, key] = ["crt", "key"].map(|kind| self.draft(&format!("node-{id}.{kind}")));
+        let tls = Tls::for_node(TlsFiles::new(cert, key, self.path.join("ca.crt")), NodeId(id));
+        tls.map(drop).map_err(|error| {
+            Failure::usage(format!(
+                "--out {}: the CA that is there was not made by this program, or ca.crt and ca.key are not of the same one; nothing was changed: {error}",
+                self.path.display()
+            ))
+        })
     }
 
-    /// Writes files, each whole or not at all, and puts them in place when all of them are written.
-    fn put(&self, files: &[(String, &str, u32)]) -> Result<(), Failure> {
-        let new = |name: &str| self.path.join(format!("{name}.new"));
+    /// Where a file is until it is put in its place.
+    fn draft(&self, name: &str) -> PathBuf {
+        self.path.join(format!("{name}.new"))
+    }
+
+    /// Writes files, each whole or not at all, and puts them in place when all of them are written and found good.
+    fn put(&self, files: &[(String, &str, u32)], check: impl FnOnce() -> Result<(), Failure>) -> Result<(), Failure> {
         let write = |name: &str, text: &str, mode: u32| {
             // One that is left of an earlier run could be readable by others.
-            let _ = fs::remove_file(new(name));
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(new(name))?;
+            let _ = fs::remove_file(self.draft(name));
+            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(mode).open(self.draft(name))?;
             file.write_all(text.as_bytes())?;
             file.sync_all()
         };
         let failed = |name: &str, error| self.failed(&format!("{name} can't be written"), &error);
-        for (name, text, mode) in files {
-            write(name, text, *mode).map_err(|error| failed(name, error))?;
+        let written =
+            files.iter().try_for_each(|(name, text, mode)| write(name, text, *mode).map_err(|e| failed(name, e)));
+        if let Err(failure) = written.and_then(|()| check()) {
+            for (name, _, _) in files {
+                // It may not be there.
+                let _ = fs::remove_file(self.draft(name));
+            }
+            return Err(failure);
         }
         for (name, _, _) in files {
-            fs::rename(new(name), self.path.join(name)).map_err(|error| failed(name, error))?;
+            fs::rename(self.draft(name), self.path.join(name)).map_err(|error| failed(name, error))?;
         }
         Ok(())
     }
@@ -238,6 +258,11 @@ mod tests {
 
     fn text(path: &Path) -> String {
         fs::read_to_string(path).unwrap()
+    }
+
+    /// The files, and what is in them.
+    fn listing(dir: &Path) -> std::collections::BTreeMap<PathBuf, String> {
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).map(|path| (path.clone(), text(&path))).collect()
     }
 
     #[test]
@@ -285,6 +310,11 @@ mod tests {
         fs::write(dir.path().join("ca.key"), other.key()).unwrap();
         let error = run(&args(dir.path(), &[2], false)).unwrap_err();
         assert!(error.message().contains("was not made by this program"), "{}", error.message());
+        // Nor are certificates that are good replaced by some that are not.
+        let before = listing(dir.path());
+        let error = run(&args(dir.path(), &[2, 1], true)).unwrap_err();
+        assert!(error.message().contains("nothing was changed"), "{}", error.message());
+        assert_eq!(listing(dir.path()), before);
         fs::write(dir.path().join("ca.key"), key).unwrap();
         run(&args(dir.path(), &[2], true)).unwrap();
     }

@@ -23,7 +23,7 @@ use clap::{Args, Parser, Subcommand};
 use raftkv_storage_file::{OsVfs, Vfs};
 
 use crate::client::{Client, ClientError, ClientOptions, Credentials};
-use crate::config::{ServerArgs, ServerConfig};
+use crate::config::{Secret, ServerArgs, ServerConfig};
 
 use certificates::Certificates;
 pub(crate) use failure::Failure;
@@ -134,22 +134,6 @@ pub(crate) struct Who {
     /// Your password; then --user is the name alone
     #[arg(id = "as_password", long = "password", value_name = "PASSWORD", env = "RAFTKV_PASSWORD", hide_env = true)]
     password: Option<Secret>,
-}
-
-/// What is not printed.
-#[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Secret(pub(crate) String);
-
-impl From<String> for Secret {
-    fn from(text: String) -> Self {
-        Self(text)
-    }
-}
-
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("(not shown)")
-    }
 }
 
 impl Who {

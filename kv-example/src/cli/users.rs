@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::kv::first_key;
 use super::text::{put_json, shown};
-use super::{Connection, Failure, Secret, output, text};
+use super::{Connection, Failure, output, text};
 use crate::api::authpb::Permission;
 use crate::api::authpb::permission::Type;
 use crate::client::{Client, ClientError, Credentials, prefix_end};
+use crate::config::Secret;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Auth {

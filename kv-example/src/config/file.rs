@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::ConfigError;
+use super::{ConfigError, Secret};
 
 /// The file's keys: those of the command line.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -16,7 +16,7 @@ pub(super) struct FileConfig {
     pub(super) peers: Option<FilePeers>,
     pub(super) join: Option<String>,
     pub(super) learner: Option<bool>,
-    pub(super) join_user: Option<String>,
+    pub(super) join_user: Option<Secret>,
     pub(super) advertise_peer: Option<String>,
     pub(super) listen_client: Option<String>,
     pub(super) listen_peer: Option<String>,
@@ -90,6 +90,27 @@ impl FileConfig {
     }
 
     pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|e| ConfigError(format!("--config {}: {e}", path.display())))
+        toml::from_str(text).map_err(|e| {
+            let what = if is_shown(text, &e) { e.to_string() } else { format!("{}{}", place(text, &e), e.message()) };
+            ConfigError(format!("--config {}: {what}", path.display()))
+        })
     }
+}
+
+/// Whether the line in which a mistake is may be shown with it. Not where it may hold the password of `join-user`: that is any line, unless it is known what
+/// stands in it.
+fn is_shown(text: &str, error: &toml::de::Error) -> bool {
+    let Ok(table) = text.parse::<toml::Table>() else { return false };
+    // The value of a key of ours has another type than it should, so the line is that key's.
+    !error.message().starts_with("unknown field") && table.get("join-user").is_none_or(toml::Value::is_str)
+}
+
+/// Where a mistake is, without what is there.
+fn place(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    before.map_or_else(String::new, |before| {
+        let (line, column) =
+            (before.matches('\n').count() + 1, before.chars().rev().take_while(|c| *c != '\n').count() + 1);
+        format!("line {line}, column {column}: ")
+    })
 }

@@ -252,6 +252,39 @@ fn an_unknown_key_in_the_file_is_shown_with_its_line_and_the_known_ones() {
 }
 
 #[test]
+fn a_password_in_the_file_is_not_shown_whatever_is_wrong_with_it() {
+    let wrong = [
+        // A mistake in its line, or beside it.
+        ("id = 1\njoin-user = \"root:s3cret\n", "line 2, column "),
+        ("join-user \"root:s3cret\"", "line 1, column "),
+        ("joinuser = \"root:s3cret\"", "unknown field `joinuser`, expected one of `id`"),
+        ("id = 1\njoin-user = \"root:s3cret\" x", "line 2, column "),
+        ("join-user = \"\"\"\nroot:s3cret\nid = 1", "line "),
+        ("join-user = \"a\"\njoin-user = \"root:s3cret\"", "line 2, column 1: duplicate key"),
+        // A value that can't be it.
+        ("join-user = [\"root:s3cret\"]", "line 1, column 13: this must be a string \"NAME:PASSWORD\""),
+        ("join-user = { root = \"s3cret\" }", "this must be a string"),
+        ("join-user = \"s3cret\"\njoin = \"a:1\"", "`join-user` in "),
+    ];
+    for (text, told) in wrong {
+        let (_dir, path) = file(text);
+        let bare =
+            ServerArgs { config: Some(path.clone()), id: None, peers: None, listen_peer: Some("b:1".into()), ..args() };
+        let message = mistake(&bare);
+        assert!(message.contains(&path.display().to_string()) && message.contains(told), "{told} is not in {message}");
+        assert!(!message.contains("s3cret"), "{message}");
+    }
+    let (_dir, path) = file("join-user = 3141592\n");
+    assert!(!mistake(&ServerArgs { config: Some(path), ..args() }).contains("3141592"));
+    // What is known to be harmless is shown as ever.
+    let (_dir, path) = file("join-user = \"root:s3cret\"\nid = \"one\"\n");
+    let text = mistake(&ServerArgs { config: Some(path), ..args() });
+    assert!(text.contains("id = \"one\"") && !text.contains("s3cret"), "{text}");
+    let shown = format!("{:?}", ServerArgs { join_user: Some(Secret("root:s3cret".into())), ..args() });
+    assert!(shown.contains("join_user: Some((not shown))") && !shown.contains("s3cret"), "{shown}");
+}
+
+#[test]
 fn a_wrong_type_or_no_file_is_shown_with_its_place() {
     let (_dir, path) = file("id = \"one\"\n");
     let text = mistake(&ServerArgs { config: Some(path), ..args() });
@@ -449,7 +482,7 @@ fn a_login_holds_as_long_as_is_said_and_who_joins_says_as_whom() {
     assert_eq!(config.auth_token_ttl, Duration::from_secs(60));
     let user = config.join.unwrap().user.unwrap();
     assert_eq!((&user.name[..], &user.password[..]), ("root", "a:b"));
-    let wrong = mistake(&ServerArgs { join_user: Some("secret".into()), ..joining.clone() });
+    let wrong = mistake(&ServerArgs { join_user: Some(Secret("secret".into())), ..joining.clone() });
     assert_eq!(wrong, "--join-user: this must be NAME:PASSWORD", "without the secret");
     let never = mistake(&ServerArgs { auth_token_ttl: Some("0".into()), ..args() });
     assert_eq!(never, "--auth-token-ttl: must be at least 1");

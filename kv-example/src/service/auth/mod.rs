@@ -47,13 +47,13 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The user of a token, if it is good by these users and at this moment.
-fn user_of<'a>(token: &token::Token, auth: &'a Auth, now_ms: u64) -> Option<&'a User> {
-    let good = token.is_good(auth.signing_key(), now_ms);
-    auth.user(&token.claims.user).filter(|user| good && user.since() == token.claims.since)
-}
-
 impl<R: Replica> Context<R> {
+    /// The user of a token, if it is good by these users and at this moment.
+    fn user_of<'a>(&self, token: &token::Token, auth: &'a Auth, now_ms: u64) -> Option<&'a User> {
+        let good = token.is_good(auth.signing_key(), now_ms, self.options.token_ttl);
+        auth.user(&token.claims.user).filter(|user| good && user.since() == token.claims.since)
+    }
+
     /// Waits until this node knows of all users and roles that were changed before.
     pub(super) async fn newest_auth(&self) -> Result<Arc<Auth>, Status> {
         self.ensure_member().await?;
@@ -86,7 +86,8 @@ impl<R: Replica> Context<R> {
         if !auth.is_enabled() {
             return Ok(None);
         }
-        let token = token.filter(|token| user_of(token, &auth, came_ms).is_some()).ok_or(Refusal::InvalidAuthToken)?;
+        let token =
+            token.filter(|token| self.user_of(token, &auth, came_ms).is_some()).ok_or(Refusal::InvalidAuthToken)?;
         Ok(Some(Author { user: token.claims.user, revision: auth.revision() }))
     }
 
@@ -146,7 +147,7 @@ impl<R: Replica> Context<R> {
     pub(super) fn is_known(&self, metadata: &MetadataMap) -> bool {
         let auth = self.view.auth();
         let token = token::of(metadata).and_then(token::Token::read);
-        !auth.is_enabled() || token.is_some_and(|token| user_of(&token, &auth, now_ms()).is_some())
+        !auth.is_enabled() || token.is_some_and(|token| self.user_of(&token, &auth, now_ms()).is_some())
     }
 
     /// The name of a session's write, if the session is the author's.

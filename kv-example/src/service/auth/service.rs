@@ -77,6 +77,35 @@ impl<R: Replica> Context<R> {
         self.passwords.hash(Asker { from, name: ROOT.into() }, password).await
     }
 
+    /// Has the log tell what authentication, now that it is enabled, leaves open or locked. As in etcd it is enabled all the same.
+    fn warn_of_gaps(&self) {
+        let auth = self.view.auth();
+        let (mut names, has_password) =
+            (auth.user_names(), |user: &store::auth::User| !user.password_hash().is_empty());
+        if !auth.user(ROOT).is_some_and(has_password) {
+            let others = names.any(|name| auth.user(name).is_some_and(|user| user.is_root() && has_password(user)));
+            tracing::warn!(
+                "authentication is enabled, and root has no password, so nobody can log in as root: {}",
+                if others {
+                    "others who have the role root can give it one (user passwd root)"
+                } else {
+                    "nor has anybody else who has the role root, so nobody can change users, roles or members any more, nor disable authentication"
+                }
+            );
+        }
+        let open: Vec<_> = [("members", self.options.peers_have_tls), ("clients", self.options.clients_tls.is_some())]
+            .into_iter()
+            .filter_map(|(whose, has_tls)| (!has_tls).then_some(whose))
+            .collect();
+        if !open.is_empty() {
+            tracing::warn!(
+                "authentication is enabled, and the connections of {} have no TLS: passwords, what they hash to, and tokens can be read on the way; protect them \
+                 with certificates, then have the users take other passwords",
+                open.join(" and ")
+            );
+        }
+    }
+
     async fn token(&self, from: Option<IpAddr>, request: AuthenticateRequest) -> Result<String, Status> {
         let AuthenticateRequest { name, password } = request;
         passwords::check(&password)?;
@@ -110,6 +139,7 @@ impl<R: Replica> Auth for Context<R> {
         let signing_key = random::<SIGNING_KEY_BYTES>()?.to_vec().into();
         let header = self.change_auth(request.metadata(), Change::Enable(AuthEnable { signing_key })).await?;
         tracing::info!("authentication is enabled: requests must come from users");
+        self.warn_of_gaps();
         Ok(Response::new(AuthEnableResponse { header }))
     }
 

@@ -2,9 +2,12 @@
 //!
 //! A token says whose it is and how long it holds, and is signed with a key that is a part of the replicated state (HMAC-SHA-256). So any node of the
 //! cluster can tell whether it is good, also one that was started since, and nobody has to keep a list. It is void when its user has another
-//! password, or is gone; when authentication was off since, for then the key is another; and when it has expired by the clock of the node that is asked.
+//! password, or is gone; when authentication was off since, for then the key is another; and when it has expired by the clock of the node that is asked, or is
+//! so far from it that no clock that is about right can have made it.
 //!
 //! A session's proof is made in the same way: it shows that a session was opened by this user, so that nobody can ask for another's answers.
+
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -85,10 +88,15 @@ impl Token {
         Some(Self { claims, signed, mac })
     }
 
-    /// Whether it was signed with this key, and holds still.
-    pub(in super::super) fn is_good(&self, key: &[u8], now_ms: u64) -> bool {
+    /// Whether it was signed with this key, and holds still. A node whose clock is ahead makes tokens that hold the longer: one that would hold for more
+    /// than twice as long as one that is made here is refused, as one is that was made by a clock so far behind.
+    pub(in super::super) fn is_good(&self, key: &[u8], now_ms: u64, ttl: Duration) -> bool {
+        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+        let latest_ms = now_ms.saturating_add(ttl_ms.saturating_mul(2));
         // In constant time, as far as the signature is concerned.
-        now_ms < self.claims.expires_ms && mac(key, &self.signed).is_some_and(|mac| mac.verify_slice(&self.mac).is_ok())
+        now_ms < self.claims.expires_ms
+            && self.claims.expires_ms <= latest_ms
+            && mac(key, &self.signed).is_some_and(|mac| mac.verify_slice(&self.mac).is_ok())
     }
 }
 
@@ -144,9 +152,12 @@ pub(in super::super) fn pass_on<T>(from: &MetadataMap, mut request: tonic::Reque
 pub(crate) fn read_again(text: &str, key: &[u8]) {
     if let Some(token) = Token::read(text) {
         let again = token.claims.sign(key).and_then(|text| Token::read(&text));
-        _ = (is_proof(text, key, 1, &token.claims.user), token.is_good(key, u64::MAX));
+        _ = (is_proof(text, key, 1, &token.claims.user), token.is_good(key, u64::MAX, Duration::MAX));
         assert!(again.is_some_and(|again| again.claims == token.claims), "a token changes on its way");
-        assert!(!token.is_good(key, 0) || token.claims.sign(key).as_deref() == Some(text), "two texts for one token");
+        assert!(
+            !token.is_good(key, 0, Duration::MAX) || token.claims.sign(key).as_deref() == Some(text),
+            "two texts for one token"
+        );
     }
 }
 
@@ -161,6 +172,7 @@ mod tests {
     use super::*;
 
     const KEY: [u8; 32] = [7; 32];
+    const TTL: Duration = Duration::from_secs(1);
 
     fn claims() -> Claims {
         Claims { user: "ann/ä".into(), since: 3, revision: u64::MAX, expires_ms: 1000 }
@@ -170,7 +182,17 @@ mod tests {
     fn a_token_holds_until_it_expires_and_with_its_key() {
         let token = Token::read(&claims().sign(&KEY).unwrap()).unwrap();
         assert_eq!(token.claims, claims());
-        assert!(token.is_good(&KEY, 999) && !token.is_good(&KEY, 1000) && !token.is_good(&[8; 32], 0));
+        assert!(token.is_good(&KEY, 999, TTL) && !token.is_good(&KEY, 1000, TTL) && !token.is_good(&[8; 32], 0, TTL));
+    }
+
+    #[test]
+    fn a_token_of_a_clock_that_is_far_ahead_is_none() {
+        let token = |expires_ms| Token::read(&Claims { expires_ms, ..claims() }.sign(&KEY).unwrap()).unwrap();
+        let now = 1_900_000_000_000;
+        // Made here, by a clock that is ahead by as much as one may be behind, and by others.
+        assert!(token(now + 1000).is_good(&KEY, now, TTL) && token(now + 2000).is_good(&KEY, now, TTL));
+        assert!(!token(now + 2001).is_good(&KEY, now, TTL) && !token(u64::MAX).is_good(&KEY, now, TTL));
+        assert!(token(u64::MAX).is_good(&KEY, now, Duration::MAX) && !token(now + 1).is_good(&KEY, u64::MAX, TTL));
     }
 
     #[test]
@@ -181,10 +203,10 @@ mod tests {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             let token = Token::read(&URL_SAFE_NO_PAD.encode(changed));
-            assert!(token.is_none_or(|token| !token.is_good(&KEY, 0)), "bit {bit}");
+            assert!(token.is_none_or(|token| !token.is_good(&KEY, 0, TTL)), "bit {bit}");
         }
         for len in 0..text.len() {
-            assert!(Token::read(&text[..len]).is_none_or(|token| !token.is_good(&KEY, 0)), "cut at {len}");
+            assert!(Token::read(&text[..len]).is_none_or(|token| !token.is_good(&KEY, 0, TTL)), "cut at {len}");
         }
         let long = Claims { user: "u".repeat(1024), ..claims() }.sign(&KEY).unwrap();
         assert!(Token::read(&long).is_some() && Token::read(&"A".repeat(4000)).is_none());
