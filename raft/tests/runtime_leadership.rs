@@ -213,3 +213,24 @@ async fn writes_over_a_bad_network_are_applied_once_if_acknowledged() {
         }
     }
 }
+
+/// It read "leader term=2" when there was none.
+#[cfg(feature = "transport-kit")]
+#[tokio::test(start_paused = true)]
+async fn the_log_tells_a_leader_from_none() {
+    let log = raftkv::testing::conformance::connections::Log::default();
+    let _on = log.start();
+    let cluster = three().await;
+    let (old, new) = depose(&cluster).await;
+    let none = log.lines(&["no leader", "term="]);
+    assert!(!none.is_empty() && none.iter().all(|line| !line.contains("leader=")), "{none:?}");
+    for leader in [old, new] {
+        assert!(
+            !log.lines(&["INFO leader", &format!("leader={}", leader.0)]).is_empty(),
+            "{:?}",
+            log.lines(&["leader"])
+        );
+    }
+    let nobody = log.lines(&["INFO leader"]).into_iter().find(|line| !line.contains("leader="));
+    assert_eq!(nobody, None);
+}

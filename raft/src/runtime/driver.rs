@@ -453,9 +453,12 @@ impl Driver {
                 self.shared.announcer.announce(Event::Role { role, term });
             }
             Note::Leader { leader, term } => {
-                tracing::info!(leader = leader.map(|id| id.0), term = term.0, "leader");
-                if leader.is_some() {
-                    self.pending.on_leader(now);
+                match leader {
+                    Some(leader) => {
+                        tracing::info!(leader = leader.0, term = term.0, "leader");
+                        self.pending.on_leader(now);
+                    }
+                    None => tracing::info!(term = term.0, "no leader"),
                 }
                 self.shared.announcer.announce(Event::Leader { leader, term });
             }
