@@ -111,6 +111,39 @@ async fn requests_that_are_too_many_or_never_arrive() {
     client.put(PutRequest { key: "k".into(), ..PutRequest::default() }).await.unwrap();
 }
 
+/// HTTP/2 tells a client how many it may have. One that keeps to it waits, and is refused nothing; of one that doesn't only those beyond are refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_on_one_connection_that_are_too_many() {
+    let node = Node::start(&["--max-connection-requests", "4"]).await;
+    let mut abuser = Abuser::connect(&node, 1).await;
+    let mut halves = Vec::new();
+    for _ in 0..4 {
+        let mut call = abuser.call("/etcdserverpb.KV/Put").await;
+        call.send(announced(1000, &[0; 10]));
+        halves.push(call);
+    }
+    node.until_in_progress(4).await;
+    let mut fifth = abuser.call("/etcdserverpb.KV/Put").await;
+    fifth.send(server::framed(&PutRequest { key: "fifth".into(), ..PutRequest::default() }));
+    fifth.end();
+    node.others_go_on().await;
+    assert_eq!(node.counted("raftkv_kv_requests_in_progress"), 4, "the fifth waits");
+    let mut rude = server::Rude::connect(&node, 3).await;
+    for stream in [1, 3, 5, 7] {
+        rude.begin(stream).await;
+    }
+    node.until_in_progress(8).await;
+    rude.begin(9).await;
+    assert_eq!(rude.refused().await, (9, h2::Reason::REFUSED_STREAM));
+    assert_eq!(node.counted("raftkv_kv_requests_in_progress"), 8);
+    // As soon as one of the four is done.
+    halves.pop().unwrap().reset();
+    assert!(fifth.refusal().await.is_none(), "it is answered");
+    let mut client = node.client(2).await;
+    let get = RangeRequest { key: "fifth".into(), ..RangeRequest::default() };
+    assert_eq!(client.range(get).await.unwrap().into_inner().count, 1);
+}
+
 /// From all addresses together.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_from_everywhere_that_are_too_many() {

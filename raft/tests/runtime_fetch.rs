@@ -16,12 +16,17 @@ use raftkv::{
 use tokio::time::{sleep, timeout};
 
 /// A log of which entries are replaced between the moment when the core asks for them and the moment when they are read. Counts
-/// the reads to which that still happens.
+/// the reads to which that still happens. Or one that has lost all entries below this index for ever, and takes its time.
 #[derive(Clone, Default)]
 struct Replaced {
     log: MemLog,
     reads: Arc<AtomicU64>,
+    lost_below: Arc<AtomicU64>,
 }
+
+/// How long it takes to find that entries are lost, and to read others.
+const LOST_AFTER: Duration = Duration::from_millis(1);
+const READ_AFTER: Duration = Duration::from_millis(200);
 
 #[async_trait]
 impl LogStore for Replaced {
@@ -34,6 +39,12 @@ impl LogStore for Replaced {
         if left.is_ok() {
             return Err(StorageError::Misuse(format!("{range:?} is not held any more")));
         }
+        let lost_below = self.lost_below.load(Ordering::Relaxed);
+        if range.start.0 < lost_below {
+            sleep(LOST_AFTER).await;
+            return Err(StorageError::Misuse(format!("{range:?} is not held any more")));
+        }
+        sleep(if lost_below > 0 { READ_AFTER } else { Duration::ZERO }).await;
         self.log.read(range, max_bytes).await
     }
 
@@ -52,12 +63,11 @@ fn peer(id: u64) -> Peer {
 
 type Nodes = BTreeMap<u64, (Raft, Replaced, Recorder)>;
 
-/// Three nodes, of which the third lacks 200 entries that the others have let go from memory.
-async fn one_behind() -> (MemNetwork, Nodes) {
-    let (network, members) = (MemNetwork::new(1), Membership::new((1..=3).map(peer)));
-    let config = Config { max_tail_bytes: 1000, ..Config::default() };
+/// So many nodes, of which the first leads.
+async fn nodes(count: u64, config: Config) -> (MemNetwork, Nodes) {
+    let (network, members) = (MemNetwork::new(1), Membership::new((1..=count).map(peer)));
     let mut nodes = Nodes::new();
-    for id in 1..=3 {
+    for id in 1..=count {
         let (log, machine) = (Replaced::default(), Recorder::default());
         let builder = Raft::builder(NodeId(id), ClusterId(1)).config(config.clone()).seed(id).log(log.clone());
         let builder = builder.transport(network.transport(peer(id))).snapshots(MemSnapshots::new());
@@ -68,12 +78,21 @@ async fn one_behind() -> (MemNetwork, Nodes) {
     for (raft, ..) in nodes.values() {
         raft.initialize(members.clone()).await.unwrap();
     }
-    let leader = &nodes[&1].0;
-    leader.campaign().await.unwrap();
-    network.partition(&[NodeId(3)]);
-    for n in 0..200 {
-        leader.write(format!("{n}").into()).await.unwrap();
+    nodes[&1].0.campaign().await.unwrap();
+    (network, nodes)
+}
+
+async fn write(nodes: &Nodes, count: u64) {
+    for n in 0..count {
+        nodes[&1].0.write(format!("{n}").into()).await.unwrap();
     }
+}
+
+/// Three nodes, of which the third lacks 200 entries that the others have let go from memory.
+async fn one_behind() -> (MemNetwork, Nodes) {
+    let (network, nodes) = nodes(3, Config { max_tail_bytes: 1000, ..Config::default() }).await;
+    network.partition(&[NodeId(3)]);
+    write(&nodes, 200).await;
     (network, nodes)
 }
 
@@ -110,6 +129,29 @@ async fn a_leader_whose_log_has_lost_entries_stops_and_says_so() {
     let stopped = futures_util::future::select_all(nodes.values().map(|(raft, ..)| Box::pin(raft.stopped())));
     let (fatal, ..) = timeout(Duration::from_secs(30), stopped).await.expect("the leader stops");
     assert!(fatal.to_string().contains("is not held any more"), "{fatal}");
+    for (raft, ..) in nodes.values() {
+        raft.shutdown().await;
+    }
+}
+
+/// There was one count for all: as long as another follower got what it lacked, the lost ones were asked for without a pause.
+#[tokio::test(start_paused = true)]
+async fn a_leader_that_has_lost_what_one_follower_needs_notices_it_while_another_gets_its_entries() {
+    let config = Config { max_tail_bytes: 1000, max_append_bytes: 1000, ..Config::default() };
+    let (network, nodes) = nodes(5, config).await;
+    network.partition(&[NodeId(3)]);
+    write(&nodes, 200).await;
+    let lost_below = nodes[&1].0.status().await.unwrap().applied.0;
+    network.partition(&[NodeId(4)]);
+    write(&nodes, 1000).await;
+    for (_, log, _) in nodes.values() {
+        log.lost_below.store(lost_below, Ordering::Relaxed);
+    }
+    network.heal();
+    let stopped = timeout(Duration::from_secs(3), nodes[&1].0.stopped()).await.expect("the leader stops");
+    assert!(stopped.to_string().contains("is not held any more"), "{stopped}");
+    let got = nodes[&4].2.commands().len();
+    assert!(got > 200 && got < 1200, "the other follower was not in the middle of it: it has {got}");
     for (raft, ..) in nodes.values() {
         raft.shutdown().await;
     }

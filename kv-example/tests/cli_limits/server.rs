@@ -15,7 +15,7 @@ use http::{Method, Request, Response, Version};
 use kv_example::api::etcdserverpb::kv_client::KvClient;
 use kv_example::api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, request_op};
 use prost::Message;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
@@ -323,5 +323,51 @@ impl Call {
             answer.body_mut().trailers().await.unwrap()
         });
         Status::from_header_map(&trailers.await.expect("trailers")).expect("a status")
+    }
+}
+
+/// A client that speaks HTTP/2 as it is on the wire, and does not care how many requests it may have.
+pub(crate) struct Rude(TcpStream);
+
+impl Rude {
+    pub(crate) async fn connect(node: &Node, n: u8) -> Self {
+        let mut stream = node.connect(n).await;
+        // The opening, with settings that say nothing.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        Self(stream)
+    }
+
+    /// Begins a put on the stream with this number; nothing of its body is sent.
+    pub(crate) async fn begin(&mut self, stream: u8) {
+        // POST and http are in HPACK's static table, as the names of the others are: `:path`, `:authority`, `content-type`.
+        let mut header = vec![0x83, 0x86];
+        let fields: [(&[u8], &str); 3] =
+            [(&[0x04], "/etcdserverpb.KV/Put"), (&[0x01], "n"), (&[0x0f, 0x10], "application/grpc")];
+        for (name, value) in fields {
+            header.extend_from_slice(name);
+            header.push(value.len().try_into().unwrap());
+            header.extend_from_slice(value.as_bytes());
+        }
+        // A frame of headers that ends them, and not the stream.
+        let frame = [&[0, 0, header.len().try_into().unwrap(), 1, 4, 0, 0, 0, stream], &header[..]].concat();
+        self.0.write_all(&frame).await.unwrap();
+    }
+
+    /// The first stream that is reset, and why.
+    pub(crate) async fn refused(&mut self) -> (u32, h2::Reason) {
+        within("a reset", async {
+            loop {
+                let mut head = [0; 9];
+                self.0.read_exact(&mut head).await.unwrap();
+                let number = |bytes: [u8; 4]| u32::from_be_bytes(bytes);
+                let mut payload = vec![0; number([0, head[0], head[1], head[2]]) as usize];
+                self.0.read_exact(&mut payload).await.unwrap();
+                if head[3] == 3 {
+                    let reason = number(payload[..4].try_into().unwrap());
+                    return (number([head[5], head[6], head[7], head[8]]), reason.into());
+                }
+            }
+        })
+        .await
     }
 }
