@@ -32,7 +32,7 @@ use std::sync::Arc;
 use raftkv::transport_kit::{Local, Tls};
 use raftkv::{ClusterId, Fatal, Inbox, LogStore, NodeId, Snapshot, StateMachine, StorageError, Transport};
 use raftkv_storage_file::parts::kind_of;
-use raftkv_storage_file::{Identity, Vfs};
+use raftkv_storage_file::{Identity, OsVfs, Vfs};
 use tokio::net::TcpListener;
 
 use crate::config::Limits;
@@ -298,6 +298,42 @@ fn open_databases(_: Arc<dyn Vfs>, data: &Path, _: Identity) -> Result<Stores, S
     Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("redb", "redb") })
 }
 
+/// Goes through a node's log and gives each line of what is there, and whether it is sound in the end. Changes nothing. Blocks.
+pub(crate) fn dump_log(data: &Path, each: &mut dyn FnMut(&dyn fmt::Display)) -> Result<bool, StorageError> {
+    // What can't be made out is told by whoever opens it.
+    match StoreKind::of(&OsVfs, data) {
+        Ok(Some(StoreKind::Redb)) => dump_database(data, each),
+        Ok(Some(StoreKind::File) | None) | Err(_) => dump_files(data, each),
+    }
+}
+
+fn dump_files(data: &Path, each: &mut dyn FnMut(&dyn fmt::Display)) -> Result<bool, StorageError> {
+    use raftkv_storage_file::{DumpLine, DumpVerdict, dump};
+    let mut sound = false;
+    dump(data, |line| {
+        sound = matches!(line, DumpLine::Verdict(DumpVerdict::Sound { .. }));
+        each(&line);
+    })?;
+    Ok(sound)
+}
+
+#[cfg(feature = "redb")]
+fn dump_database(data: &Path, each: &mut dyn FnMut(&dyn fmt::Display)) -> Result<bool, StorageError> {
+    use raftkv_storage_file::DumpVerdict;
+    use raftkv_storage_redb::{DumpLine, dump};
+    let mut sound = false;
+    dump(data, |line| {
+        sound = matches!(line, DumpLine::Verdict(DumpVerdict::Sound { .. }));
+        each(&line);
+    })?;
+    Ok(sound)
+}
+
+#[cfg(not(feature = "redb"))]
+fn dump_database(data: &Path, _: &mut dyn FnMut(&dyn fmt::Display)) -> Result<bool, StorageError> {
+    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("redb", "redb") })
+}
+
 /// What keeps the contents.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EngineKind {
@@ -434,7 +470,7 @@ mod tests {
     /// A directory keeps its kind of store: it is found where nobody says, and no other is begun in it.
     #[test]
     fn a_directory_keeps_the_kind_of_store_that_it_was_made_with() {
-        let files: Arc<dyn Vfs> = Arc::new(raftkv_storage_file::OsVfs);
+        let files: Arc<dyn Vfs> = Arc::new(OsVfs);
         let identity = Identity { cluster: ClusterId(5), node: NodeId(1), group: raftkv::GroupId::default() };
         let there = StoreKind::ALL.into_iter().filter(|kind| kind.missing().is_none()).collect::<Vec<_>>();
         for kind in &there {

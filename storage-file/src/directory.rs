@@ -63,6 +63,17 @@ impl Claim {
         Ok(Self { owner, _lock: lock })
     }
 
+    /// Takes the directory of a store that is there, for somebody who only looks at it; none where there is no store. Nothing is changed but the lock's file.
+    ///
+    /// # Errors
+    /// * [`StorageError::Refused`]: the directory is in use, or another kind of store's.
+    /// * [`StorageError::Corrupt`]: the mark is damaged.
+    /// * [`StorageError::Io`]: as the operating system says.
+    pub fn find(vfs: &dyn Vfs, dir: &Path, kind: &str) -> Result<Option<Self>, StorageError> {
+        let Some(owner) = Owner::read_as(vfs, dir, kind)? else { return Ok(None) };
+        Ok(Some(Self { owner, _lock: lock(vfs, dir)? }))
+    }
+
     /// Whose it is.
     #[must_use]
     pub fn identity(&self) -> Identity {
@@ -245,7 +256,8 @@ impl SyncedNote {
     }
 
     /// What the note in a directory says, without opening it for writing; 0 where there is none.
-    pub(crate) fn peek(vfs: &dyn Vfs, dir: &Path, nonce: u64) -> u64 {
+    #[must_use]
+    pub fn peek(vfs: &dyn Vfs, dir: &Path, nonce: u64) -> u64 {
         let file = vfs.open(&dir.join(SYNCED), Access::Read);
         file.and_then(|file| Self::latest(&*file, nonce)).map_or(0, |(sequence, _)| sequence)
     }

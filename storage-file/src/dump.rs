@@ -245,17 +245,6 @@ impl From<Head> for DumpHead {
     }
 }
 
-struct Shown(HardState);
-
-impl fmt::Display for Shown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.voted_for {
-            Some(node) => write!(f, "term {}, vote for node {}", self.0.term.0, node.0),
-            None => write!(f, "term {}, no vote", self.0.term.0),
-        }
-    }
-}
-
 impl fmt::Display for DumpLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -274,7 +263,7 @@ impl fmt::Display for DumpLine {
             Self::Batch { offset, bytes, sequence, hard_state, base, entries } => {
                 write!(f, "  {offset:>10}  {bytes:>9} bytes  batch {sequence}")?;
                 if let Some(hard_state) = hard_state {
-                    write!(f, "; {}", Shown(*hard_state))?;
+                    write!(f, "; {hard_state}")?;
                 }
                 match base {
                     Some((base, true)) => write!(f, "; base {base}, log emptied")?,
@@ -301,7 +290,7 @@ impl fmt::Display for DumpHead {
             Self::Blank => write!(f, "made in advance, not used yet"),
             Self::Damaged(reason) => write!(f, "DAMAGED: {reason}"),
             Self::Valid { previous, first_sequence, hard_state, base, last } => {
-                write!(f, "from batch {first_sequence}; before it {}, base {base}, last {last}", Shown(*hard_state))?;
+                write!(f, "from batch {first_sequence}; before it {hard_state}, base {base}, last {last}")?;
                 match previous.0 {
                     0 => Ok(()),
                     id => write!(f, "; follows segment {id} up to {}", previous.1),
@@ -330,7 +319,7 @@ impl fmt::Display for DumpVerdict {
         match self {
             Self::Sound { state, sequence, torn } => {
                 let LogState { hard_state, base, last, runs } = state;
-                write!(f, "sound: {sequence} batches; {}; base {base}, last {last}; terms", Shown(*hard_state))?;
+                write!(f, "sound: {sequence} batches; {hard_state}; base {base}, last {last}; terms")?;
                 for run in runs {
                     write!(f, " {} from {},", run.term.0, run.first.0)?;
                 }

@@ -47,7 +47,8 @@ const SUM_AT: usize = EPOCH_AT + 8;
 /// not closed.
 #[derive(Debug)]
 pub(crate) struct Ledger {
-    note: SyncedNote,
+    /// None: nobody is told.
+    note: Option<SyncedNote>,
     sequence: u64,
     closed: bool,
 }
@@ -56,7 +57,12 @@ impl Ledger {
     /// The ledger that a note is kept for, with what was read from it: 0 where there was nothing to be read, which says nothing about how the
     /// database was left.
     pub(crate) fn new(note: SyncedNote, noted: u64) -> Self {
-        Self { note, sequence: noted / 2, closed: noted > 0 && noted.is_multiple_of(2) }
+        Self { note: Some(note), ..Self::noted(noted) }
+    }
+
+    /// For somebody who only looks at what was noted.
+    pub(crate) fn noted(noted: u64) -> Self {
+        Self { note: None, sequence: noted / 2, closed: noted > 0 && noted.is_multiple_of(2) }
     }
 
     /// The last commit that was synced, as far as is known.
@@ -71,10 +77,14 @@ impl Ledger {
 
     fn set(&mut self, sequence: u64, closed: bool) -> Result<(), StorageError> {
         if (self.sequence, self.closed) != (sequence, closed) {
-            self.note.set(sequence * 2 + u64::from(!closed))?;
+            self.note.as_mut().map_or(Ok(()), |note| note.set(sequence * 2 + u64::from(!closed)))?;
             (self.sequence, self.closed) = (sequence, closed);
         }
         Ok(())
+    }
+
+    fn sync(&self) -> Result<(), StorageError> {
+        self.note.as_ref().map_or(Ok(()), SyncedNote::sync)
     }
 
     /// Something is about to be written.
@@ -142,7 +152,7 @@ impl Backend {
 
     /// Makes the ledger's note durable.
     pub(crate) fn sync_note(&self) -> Result<(), StorageError> {
-        self.0.state().ledger.note.sync()
+        self.0.state().ledger.sync()
     }
 
     /// redb has closed the database after the commit with this number: notes it durably, unless something is not synced.
@@ -152,7 +162,7 @@ impl Backend {
             return Ok(());
         }
         state.ledger.set(sequence, true)?;
-        state.ledger.note.sync()
+        state.ledger.sync()
     }
 
     /// Looks for a whole header in an existing file, and mends what is not whole of the others.

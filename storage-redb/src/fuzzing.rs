@@ -107,7 +107,19 @@ fn log(bytes: &[u8]) {
     if mode & 1 == 1 {
         backend::seal_header(&disk, "/log/log.redb".as_ref());
     }
+    let mut sound = false;
+    let dumped = within(256 << 10, || {
+        crate::dump_on(Arc::new(disk.clone()), "/log", |line| {
+            _ = line.to_string();
+            sound = matches!(line, crate::DumpLine::Verdict(raftkv_storage_file::DumpVerdict::Sound { .. }));
+        })
+    });
+    let told = matches!(&dumped, Ok(()) | Err(StorageError::Corrupt { .. } | StorageError::Refused { .. }));
+    assert!(told, "damage is told as: {dumped:?}");
     let opened = within(256 << 10, || open(&disk));
+    if dumped.is_ok() {
+        assert_eq!(sound, opened.is_ok(), "a dump and whoever opens the log do not find the same: {opened:?}");
+    }
     let used = opened.and_then(|log| {
         let last = log.state().last;
         let entry =

@@ -104,6 +104,7 @@
 //! | `index.rs` | what the log holds, without the payloads |
 //! | `store.rs` | the log itself, blocking |
 //! | `log.rs` | [`RedbLog`]: the log behind a thread |
+//! | `dump.rs`, `overlay.rs` | [`dump`]: a log told line by line, out of a file that nobody writes to |
 //! | `snapshots/` | [`RedbSnapshots`]: images of the state machine |
 //! | `error.rs` | what redb says, in our words |
 //! | `fuzzing.rs` | the decoders as functions of bytes (feature `testing`) |
@@ -116,12 +117,14 @@
 //! [redb]: https://docs.rs/redb
 
 mod backend;
+mod dump;
 mod error;
 #[cfg(feature = "testing")]
 #[doc(hidden)]
 pub mod fuzzing;
 mod index;
 mod log;
+mod overlay;
 mod record;
 #[cfg(feature = "testing")]
 pub mod simulation;
@@ -129,6 +132,7 @@ mod snapshots;
 mod store;
 mod volume;
 
+pub use dump::{DumpLine, dump, dump_on};
 pub use log::{Commit, Options, RedbLog, Stats};
 pub use raftkv_storage_file::Identity;
 pub use snapshots::{RedbSnapshots, SnapshotOptions};

@@ -33,9 +33,7 @@ impl Store {
         identity: Identity,
         options: Options,
     ) -> Result<Self, StorageError> {
-        let Options { commit, cache_bytes, .. } = options;
-        let plan = Plan { kind: "redb log", file: "log.redb", commit, cache_bytes };
-        let (volume, contents) = Volume::open(vfs, dir, plan, identity, make, check)?;
+        let (volume, contents) = Volume::open(vfs, dir, plan(options), identity, make, check)?;
         let LogState { base, last, .. } = contents.log;
         tracing::info!(dir = %dir.display(), %base, %last, commits = contents.sequence, "opened the log");
         let salt = Salt::new(volume.nonce());
@@ -220,6 +218,11 @@ impl Store {
     }
 }
 
+/// What the database of a log is.
+pub(crate) fn plan(Options { commit, cache_bytes, .. }: Options) -> Plan {
+    Plan { kind: "redb log", file: "log.redb", commit, cache_bytes }
+}
+
 type Indexes = (Bound<u64>, Bound<u64>);
 
 /// Fills a new database: its first commit.
@@ -231,7 +234,7 @@ fn make(transaction: &WriteTransaction, nonce: u64) -> Result<(), Trouble> {
 }
 
 /// Reads the whole log: every entry is there, in order, whole, and no other.
-fn check(found: &Found<'_>) -> Result<(Contents, u64), Trouble> {
+pub(crate) fn check(found: &Found<'_>) -> Result<(Contents, u64), Trouble> {
     let salt = Salt::new(found.nonce);
     let state = read_state(&found.contents, found.nonce, found.path)?;
     let mut contents = Contents::new(&state);
@@ -271,7 +274,7 @@ fn last_commit(
     Ok(state.sequence.max(last.sequence))
 }
 
-fn read_state(transaction: &ReadTransaction, nonce: u64, path: &Path) -> Result<State, Trouble> {
+pub(crate) fn read_state(transaction: &ReadTransaction, nonce: u64, path: &Path) -> Result<State, Trouble> {
     let table = transaction.open_table(STATE)?;
     let value = table.get(0)?.ok_or_else(|| corrupt(path, None, "the state of the log is missing"))?;
     State::decode(value.value(), nonce).map_err(|reason| corrupt(path, None, reason).into())

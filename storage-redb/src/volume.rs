@@ -44,7 +44,8 @@ pub(crate) struct Volume {
 #[derive(Debug)]
 struct Open {
     database: Database,
-    claim: Claim,
+    /// None for somebody who only looks at it.
+    claim: Option<Claim>,
 }
 
 /// A database as it was found, before anybody relies on it.
@@ -94,9 +95,9 @@ impl Volume {
         if exists {
             backend.restore_header()?;
         }
-        let database = open_database(&backend, plan.cache_bytes)?;
+        let database = open_database(&backend, plan.cache_bytes, true)?;
         let nonce = claim.nonce();
-        let volume = Self { backend, plan, nonce, open: RwLock::new(Some(Open { database, claim })) };
+        let volume = Self { backend, plan, nonce, open: RwLock::new(Some(Open { database, claim: Some(claim) })) };
         if !exists {
             volume.write("write", |transaction| make(transaction, nonce))?;
         }
@@ -111,7 +112,23 @@ impl Volume {
         Ok((volume, contents))
     }
 
-    fn check<T>(
+    /// Opens the database in a file for somebody who only looks at it: `file` must keep what is written to it to itself. Damage that redb would find is only
+    /// looked for if this is to be `thorough`.
+    pub(crate) fn look_into(
+        file: Arc<dyn VfsFile>,
+        path: PathBuf,
+        plan: Plan,
+        nonce: u64,
+        thorough: bool,
+    ) -> Result<Self, StorageError> {
+        let backend = Backend::new(file, path, Ledger::noted(0));
+        backend.restore_header()?;
+        let database = open_database(&backend, plan.cache_bytes, thorough)?;
+        Ok(Self { backend, plan, nonce, open: RwLock::new(Some(Open { database, claim: None })) })
+    }
+
+    /// Looks through what is there, which ends at the commit that was noted or later.
+    pub(crate) fn check<T>(
         &self,
         noted: u64,
         check: impl FnOnce(&Found<'_>) -> Result<(T, u64), Trouble>,
@@ -228,11 +245,11 @@ impl Drop for Volume {
     }
 }
 
-/// Opens what is in a file, and has redb check every page of it, and repair what an unclean stop left.
-fn open_database(backend: &Backend, cache_bytes: usize) -> Result<Database, StorageError> {
+/// Opens what is in a file, and has redb repair what an unclean stop left, and check every page of it unless that shall come later.
+fn open_database(backend: &Backend, cache_bytes: usize, thorough: bool) -> Result<Database, StorageError> {
     let mut builder = Database::builder();
     let path = backend.path().to_owned();
-    builder.set_cache_size(cache_bytes).set_check_integrity_on_open(true).set_repair_callback(move |check| {
+    builder.set_cache_size(cache_bytes).set_check_integrity_on_open(thorough).set_repair_callback(move |check| {
         let percent = (check.progress() * 100.0).round();
         tracing::debug!(path = %path.display(), percent, "checking the database");
     });

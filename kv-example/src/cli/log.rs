@@ -6,24 +6,23 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 use raftkv::StorageError;
-use raftkv_storage_file::{DumpLine, DumpVerdict, OsVfs, dump};
 
 use super::Failure;
-use crate::backends::StoreKind;
+use crate::backends::dump_log;
 
 /// How many directories an error names.
 const MOST_SHOWN: usize = 9;
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Log {
-    /// Print a node's log: segments, records, terms, sizes, and what is wrong with it
+    /// Print a node's log: segments or the database, batches, terms, sizes, and what is wrong with it
     Dump(Dump),
 }
 
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Changes nothing, and works beside a running server; the newest lines may then show a write that is under way. \
-Exit code 0 when the log is sound, 1 when it is damaged.")]
+Changes nothing, and works beside a running server with --store file; the newest lines may then show a write that is under way. A log of --store redb is printed \
+while no server runs on it. Exit code 0 when the log is sound, 1 when it is damaged.")]
 pub(super) struct Dump {
     /// The node's data directory: that of `server --data`
     dir: PathBuf,
@@ -31,17 +30,9 @@ pub(super) struct Dump {
 
 pub(super) fn run(log: Log) -> Result<ExitCode, Failure> {
     let Log::Dump(Dump { dir }) = log;
-    if let Ok(Some(StoreKind::Redb)) = StoreKind::of(&OsVfs, &dir) {
-        return Err(Failure::usage(format!(
-            "{}: the log there is in a redb database (log.redb), and this prints logs of `--store file`; `kv-example recover` tells where it ends",
-            dir.display()
-        )));
-    }
     let mut out = BufWriter::new(std::io::stdout().lock());
     let mut written = Ok(());
-    let mut sound = false;
-    let dumped = dump(&dir, |line| {
-        sound = matches!(line, DumpLine::Verdict(DumpVerdict::Sound { .. }));
+    let dumped = dump_log(&dir, &mut |line| {
         // After a failure the rest goes nowhere.
         if written.is_ok() {
             written = writeln!(out, "{line}");
@@ -52,8 +43,8 @@ pub(super) fn run(log: Log) -> Result<ExitCode, Failure> {
         Ok(()) | Err(_) => {}
     }
     match dumped {
-        Ok(()) if sound => Ok(ExitCode::SUCCESS),
-        Ok(()) => Err(Failure::runtime(format!("the log in {} is damaged", dir.display()))),
+        Ok(true) => Ok(ExitCode::SUCCESS),
+        Ok(false) => Err(Failure::runtime(format!("the log in {} is damaged", dir.display()))),
         Err(error @ StorageError::Refused { .. }) => Err(Failure::usage(format!("{error}{}", below(&dir)))),
         Err(error) => Err(Failure::runtime(error.to_string())),
     }
@@ -61,6 +52,9 @@ pub(super) fn run(log: Log) -> Result<ExitCode, Failure> {
 
 /// Says which directories below hold a log: whoever names that of `cluster --data` means one of them.
 fn below(dir: &Path) -> String {
+    if dir.join("IDENTITY").is_file() {
+        return String::new();
+    }
     let Ok(entries) = std::fs::read_dir(dir) else { return String::new() };
     let logs = entries.flatten().map(|entry| entry.path()).filter(|path| path.join("IDENTITY").is_file());
     let mut logs: Vec<_> = logs.take(MOST_SHOWN).map(|path| path.display().to_string()).collect();

@@ -1,3 +1,4 @@
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -14,6 +15,15 @@ pub struct HardState {
     pub term: Term,
     /// The candidate that has its vote in that term.
     pub voted_for: Option<NodeId>,
+}
+
+impl fmt::Display for HardState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.voted_for {
+            Some(node) => write!(f, "term {}, vote for node {}", self.term.0, node.0),
+            None => write!(f, "term {}, no vote", self.term.0),
+        }
+    }
 }
 
 /// A stretch of entries of one term.
