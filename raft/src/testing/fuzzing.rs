@@ -94,6 +94,20 @@ pub struct Meter;
 thread_local! {
     static LIVE: Cell<i64> = const { Cell::new(0) };
     static PEAK: Cell<i64> = const { Cell::new(0) };
+    static TIMES: Cell<u64> = const { Cell::new(0) };
+}
+
+impl Meter {
+    /// How often this thread has asked for memory, or for more of it in place of what it had. Zero unless this is the global allocator.
+    #[must_use]
+    pub fn allocations() -> u64 {
+        TIMES.get()
+    }
+}
+
+fn asked(bytes: i64) {
+    let _ = TIMES.try_with(|times| times.set(times.get() + 1));
+    count(bytes);
 }
 
 fn count(bytes: i64) {
@@ -108,19 +122,19 @@ fn count(bytes: i64) {
 // SAFETY: each call goes to the system's allocator unchanged, and counting neither allocates nor panics.
 unsafe impl GlobalAlloc for Meter {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        asked(layout.size() as i64);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(layout.size() as i64);
+        asked(layout.size() as i64);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        count(size as i64 - layout.size() as i64);
+        asked(size as i64 - layout.size() as i64);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(at, layout, size) }
     }
