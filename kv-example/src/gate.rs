@@ -16,7 +16,7 @@ use std::future::ready;
 use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -172,7 +172,7 @@ impl Gate {
         let request = request.map_err(|full| self.overloaded(Limit::Requests, "requests in progress", full))?;
         let bytes = self.bytes.take(from, REQUEST_OVERHEAD + header_bytes);
         let bytes = bytes.map_err(|full| self.overloaded(Limit::Memory, HELD, full))?;
-        Ok(Ticket { gate: self.clone(), _request: request, bytes: Mutex::new(bytes) })
+        Ok(Ticket { gate: self.clone(), from, _request: request, bytes: Mutex::new(bytes) })
     }
 
     fn overloaded(&self, limit: Limit, what: &str, full: Exhausted) -> Status {
@@ -199,6 +199,7 @@ fn which(limit: Limit, full: Exhausted) -> Limit {
 #[derive(Debug)]
 pub(crate) struct Ticket {
     gate: Arc<Gate>,
+    from: Option<IpAddr>,
     _request: Share,
     bytes: Mutex<Share>,
 }
@@ -217,6 +218,59 @@ impl Ticket {
 /// There is no room: nothing was done, and the client may try again.
 pub(crate) fn hold(request: &Extensions, bytes: usize) -> Result<(), Status> {
     request.get::<Arc<Ticket>>().map_or(Ok(()), |ticket| ticket.hold(bytes))
+}
+
+/// Room that is taken for an answer while it is gathered. Clones are the same.
+#[derive(Clone, Debug)]
+pub(crate) struct Holding {
+    ticket: Option<Arc<Ticket>>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+/// What was taken; and what the client is told, where there was no room.
+#[derive(Debug, Default)]
+struct Taken {
+    share: Option<Share>,
+    refused: Option<Status>,
+}
+
+impl Holding {
+    /// None yet, for the answer to this request. Without a gate in front of the services there is room for everything.
+    pub(crate) fn of(request: &Extensions) -> Self {
+        Self { ticket: request.get::<Arc<Ticket>>().cloned(), taken: Arc::default() }
+    }
+
+    fn taken(&self) -> MutexGuard<'_, Taken> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes so many bytes more, if there is room.
+    pub(crate) fn take(&self, bytes: usize) -> bool {
+        let Some(Ticket { gate, from, .. }) = self.ticket.as_deref() else { return true };
+        let mut taken = self.taken();
+        let more = match &mut taken.share {
+            Some(share) => share.grow(bytes),
+            none => gate.bytes.take(*from, bytes).map(|share| *none = Some(share)),
+        };
+        let refused = more.map_err(|full| gate.overloaded(Limit::Memory, HELD, full)).err();
+        let there = refused.is_none();
+        taken.refused = refused;
+        there
+    }
+
+    /// What the client is told, where there was no room.
+    pub(crate) fn refused(&self) -> Option<Status> {
+        self.taken().refused.take()
+    }
+
+    /// The answer is made, and takes so much, for as long as its request is in progress. What was taken beyond that is given back.
+    ///
+    /// # Errors
+    /// It takes more, for which there is no room.
+    pub(crate) fn settle(self, bytes: usize) -> Result<(), Status> {
+        self.taken().share = None;
+        self.ticket.map_or(Ok(()), |ticket| ticket.hold(bytes))
+    }
 }
 
 /// Counts an answer that is larger than any may be.

@@ -17,7 +17,7 @@ use tonic::Status;
 
 use crate::api::command::{AuthChange, Author, Command, Outcome, command, outcome};
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
-use crate::store::{Auth, Checksum, Head, KeysMut, Members, Refusal, Stats, Store, Writer};
+use crate::store::{Auth, Checksum, Head, KeysMut, Members, Refusal, Room, Stats, Store, Writer};
 
 pub use memory::KvMachine;
 
@@ -59,11 +59,11 @@ pub(crate) const NEVER_SWEPT: i64 = i64::MAX;
 
 /// What readers need of a state machine, whatever keeps its keys. What it waits for, if anything, is the disk.
 pub(crate) trait Engine: fmt::Debug + Send + Sync + 'static {
-    /// Reads keys, if the author may, into an answer of at most `most` bytes.
-    fn range(&self, author: Option<&Author>, request: &RangeRequest, most: usize) -> Result<RangeResponse, ReadError>;
+    /// Reads keys, if the author may, and if there is room for the answer.
+    fn range(&self, author: Option<&Author>, request: &RangeRequest, room: Room) -> Result<RangeResponse, ReadError>;
 
-    /// Runs a transaction that only reads, if the author may, into an answer of at most `most` bytes.
-    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, most: usize) -> Result<TxnResponse, ReadError>;
+    /// Runs a transaction that only reads, if the author may, and if there is room for the answer.
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, room: Room) -> Result<TxnResponse, ReadError>;
 
     /// How many bytes the answers to these reads take together, whoever asks: at most `most`.
     fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, ReadError>;
@@ -131,7 +131,7 @@ pub(crate) fn apply_one<K: KeysMut>(store: &mut Store<K>, at: LogId, command: By
             let mut writer = Writer::new(store);
             let result = permitted.and_then(|()| match &body {
                 Request::Put(put) => writer.put(put, most).map(Answer::Put),
-                Request::DeleteRange(delete) => writer.delete_range(delete, &mut { most }).map(Answer::DeleteRange),
+                Request::DeleteRange(delete) => writer.delete_range(delete, &mut most.into()).map(Answer::DeleteRange),
                 Request::Txn(txn) => writer.txn(txn, most).map(Answer::Txn),
                 Request::Compact(compact) => writer.compact(compact).map(Answer::Compact),
                 Request::Member(note) => writer.note_member(note).map(Answer::Member),
@@ -170,21 +170,31 @@ impl KvView {
         request: RangeRequest,
         most: usize,
     ) -> Result<RangeResponse, ReadError> {
-        let of_one_key = request.range_end.is_empty();
-        self.read(of_one_key, move |engine| engine.range(author.as_ref(), &request, most)).await
+        self.range_within(author, request, most.into()).await
     }
 
-    /// Runs a transaction that only reads as this user, on what this node has applied, into an answer of at most `most` bytes.
+    /// The same, if there is room for the answer.
+    pub(crate) async fn range_within(
+        &self,
+        author: Option<Author>,
+        request: RangeRequest,
+        room: Room,
+    ) -> Result<RangeResponse, ReadError> {
+        let of_one_key = request.range_end.is_empty();
+        self.read(of_one_key, move |engine| engine.range(author.as_ref(), &request, room)).await
+    }
+
+    /// Runs a transaction that only reads as this user, on what this node has applied, if there is room for the answer.
     ///
     /// # Errors
-    /// The author may not read that; a read wants a revision that is compacted, or in the future; or the answer would be larger.
-    pub async fn read_txn_as(
+    /// The author may not read that; a read wants a revision that is compacted, or in the future; or there is not so much room.
+    pub(crate) async fn read_txn_within(
         &self,
         author: Option<Author>,
         request: TxnRequest,
-        most: usize,
+        room: Room,
     ) -> Result<TxnResponse, ReadError> {
-        self.read(false, move |engine| engine.read_txn(author.as_ref(), &request, most)).await
+        self.read(false, move |engine| engine.read_txn(author.as_ref(), &request, room)).await
     }
 
     /// How many bytes the answers to these reads take together, at most `most`, whoever asks. What is refused takes none.

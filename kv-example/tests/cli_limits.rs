@@ -251,7 +251,7 @@ async fn answers_that_nobody_fetches() {
     }
     assert!((96..=98).contains(&refused), "{refused} of 100 were refused, where 32 MiB have room for 3 answers");
     node.others_go_on().await;
-    // Those that are kept, and some that are made before it is known that there is no room for them.
+    // There is room for no other before one is made.
     let after = node.memory();
     println!("{before} bytes of memory became {after}");
     assert!(after < before + 320 * MIB, "{before} bytes became {after}");

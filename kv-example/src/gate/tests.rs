@@ -11,7 +11,7 @@ use hyper::body::Frame;
 use tonic::body::Body;
 use tonic::{Code, Status};
 
-use super::{Gate, body};
+use super::{Gate, Holding, body};
 use crate::config::Limits;
 
 fn message(length: usize) -> Vec<u8> {
@@ -91,5 +91,32 @@ async fn an_answer_counts_for_as_long_as_its_data_is_somewhere() {
     drop((data, written));
     assert_eq!(gate.held_bytes(), held);
     drop(rest);
+    assert_eq!(gate.held_bytes(), 0);
+}
+
+#[test]
+fn room_for_an_answer_is_taken_while_it_is_gathered_and_given_back_when_it_is_smaller() {
+    let gate = gate();
+    let ticket = Arc::new(gate.admit(None, 0).unwrap());
+    let before = gate.held_bytes();
+    let mut request = tonic::Extensions::new();
+    request.insert(ticket);
+    let holding = Holding::of(&request);
+    assert!(holding.take(300_000) && holding.clone().take(300_000));
+    assert_eq!(gate.held_bytes(), before + 600_000);
+    assert!(!holding.take(600_000));
+    let refused = holding.refused().unwrap();
+    assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "etcdserver: too many requests"));
+    holding.settle(1000).unwrap();
+    assert_eq!(gate.held_bytes(), before + 1000);
+    drop(request);
+    assert_eq!(gate.held_bytes(), 0);
+    // Whoever gives up meanwhile gives it back as well.
+    let ticket = Arc::new(gate.admit(None, 0).unwrap());
+    let mut request = tonic::Extensions::new();
+    request.insert(ticket);
+    let holding = Holding::of(&request);
+    assert!(holding.take(300_000));
+    drop((request, holding));
     assert_eq!(gate.held_bytes(), 0);
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::{Engine, KvView, ReadError, SMALL_STORE, apply_one};
 use crate::api::command::Author;
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
-use crate::store::{Auth, Checksum, Head, Image, Loader, Store, Sweep};
+use crate::store::{Auth, Checksum, Head, Image, Loader, Room, Store, Sweep};
 
 /// Commands applied under one lock. Readers get a turn between two such runs.
 const RUN: usize = 256;
@@ -120,15 +120,15 @@ impl StateMachine for KvMachine {
 }
 
 impl Engine for Shared {
-    fn range(&self, author: Option<&Author>, request: &RangeRequest, most: usize) -> Result<RangeResponse, ReadError> {
+    fn range(&self, author: Option<&Author>, request: &RangeRequest, room: Room) -> Result<RangeResponse, ReadError> {
         if request.range_end.is_empty() {
-            return Ok(self.read().range_as(author, request, most)?);
+            return Ok(self.read().range_as(author, request, room)?);
         }
-        Ok(self.freeze().range_as(author, request, most)?)
+        Ok(self.freeze().range_as(author, request, room)?)
     }
 
-    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, most: usize) -> Result<TxnResponse, ReadError> {
-        Ok(self.freeze().read_txn_as(author, request, most)?)
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, room: Room) -> Result<TxnResponse, ReadError> {
+        Ok(self.freeze().read_txn_as(author, request, room)?)
     }
 
     fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, ReadError> {

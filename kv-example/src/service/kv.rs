@@ -14,11 +14,11 @@ use crate::api::etcdserverpb::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
     RangeRequest, RangeResponse, TxnRequest, TxnResponse,
 };
-use crate::gate;
+use crate::gate::{self, Holding};
 use crate::machine::{ReadError, encode_command_within};
 use crate::store::{
-    Reads, Refusal, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable, read_of_delete,
-    read_of_put, reads_of,
+    Reads, Refusal, Room, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable,
+    read_of_delete, read_of_put, reads_of,
 };
 
 impl<R: Replica> Context<R> {
@@ -91,9 +91,10 @@ impl<R: Replica> Context<R> {
     ) -> Result<TxnResponse, Status> {
         self.prepare_read(is_serializable(&request), metadata).await?;
         let author = self.author(metadata).await?;
-        let answer = self.view.read_txn_as(author, request, self.options.limits.response_bytes).await;
-        let answer = answer.map_err(|error| self.no_answer(error, extensions))?;
-        gate::hold(extensions, answer.encoded_len())?;
+        let holding = Holding::of(extensions);
+        let answer = self.view.read_txn_within(author, request, self.room(&holding)).await;
+        let answer = answer.map_err(|error| holding.refused().unwrap_or_else(|| self.no_answer(error, extensions)))?;
+        holding.settle(answer.encoded_len())?;
         Ok(answer)
     }
 
@@ -115,6 +116,12 @@ impl<R: Replica> Context<R> {
             largest = largest.max(bytes.saturating_add(own_bytes).min(most));
         }
         gate::hold(extensions, largest)
+    }
+
+    /// Room for an answer, which is asked for before the answer is made.
+    fn room(&self, holding: &Holding) -> Room {
+        let holding = holding.clone();
+        Room::held(self.options.limits.response_bytes, move |bytes| holding.take(bytes))
     }
 
     fn no_answer(&self, error: ReadError, extensions: &Extensions) -> Status {
@@ -148,9 +155,11 @@ impl<R: Replica> Kv for Context<R> {
         check_range(&request)?;
         self.prepare_read(request.serializable, &metadata).await?;
         let author = self.author(&metadata).await?;
-        let answer = self.view.range_as(author, request, self.options.limits.response_bytes).await;
-        let mut response = answer.map_err(|error| self.no_answer(error, &extensions))?;
-        gate::hold(&extensions, response.encoded_len())?;
+        let holding = Holding::of(&extensions);
+        let answer = self.view.range_within(author, request, self.room(&holding)).await;
+        let answer = answer.map_err(|error| holding.refused().unwrap_or_else(|| self.no_answer(error, &extensions)));
+        let mut response = answer?;
+        holding.settle(response.encoded_len())?;
         response.header = self.complete(response.header);
         Ok(Response::new(response))
     }

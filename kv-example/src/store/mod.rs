@@ -39,6 +39,8 @@ mod write;
 pub(crate) mod model;
 #[cfg(test)]
 mod model_auth;
+#[cfg(test)]
+pub(crate) mod model_room;
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -54,6 +56,7 @@ pub(crate) use image::seal_record;
 pub(crate) use image::{Image, Loader};
 pub(crate) use keys::KeysMut;
 pub use members::{MemberInfo, Members};
+pub(crate) use range::Room;
 pub use refusal::Refusal;
 pub(crate) use tree::Tree;
 pub(crate) use txn::{Reads, read_of_delete, read_of_put, reads_of};

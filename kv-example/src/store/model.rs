@@ -239,7 +239,7 @@ pub(crate) fn change<K: KeysMut>(store: &mut Store<K>, changes: &[Change]) {
     for change in changes {
         match change {
             Change::Put(put) => _ = writer.put(put, usize::MAX),
-            Change::Delete(delete) => _ = writer.delete_range(delete, &mut { usize::MAX }),
+            Change::Delete(delete) => _ = writer.delete_range(delete, &mut usize::MAX.into()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Reads.
 
 use std::cmp::Ordering;
+use std::sync::Arc;
 
 use super::keys::{Found, Keys};
 use super::version::Meta;
@@ -9,13 +10,43 @@ use crate::api::etcdserverpb::range_request::{SortOrder, SortTarget};
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 use crate::api::mvccpb::KeyValue;
 
+/// Room for an answer: how many bytes it may take, and where to ask for them before it is made. Clones share nothing.
+#[derive(Clone)]
+pub(crate) struct Room {
+    left: usize,
+    hold: Option<Arc<dyn Fn(usize) -> bool + Send + Sync>>,
+}
+
+impl Room {
+    /// At most so many bytes, for which `hold` makes room, or does not.
+    pub(crate) fn held(most: usize, hold: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
+        Self { left: most, hold: Some(Arc::new(hold)) }
+    }
+
+    /// Takes so many bytes of it.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.left = self.left.checked_sub(bytes).ok_or(Refusal::AnswerTooLarge)?;
+        match &self.hold {
+            Some(hold) if bytes > 0 && !hold(bytes) => Err(Refusal::AnswerTooLarge),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl From<usize> for Room {
+    /// Nobody needs to be asked.
+    fn from(most: usize) -> Self {
+        Self { left: most, hold: None }
+    }
+}
+
 impl<K: Keys> Store<K> {
-    /// Answers a read, with at most `most` bytes. The header holds the revision alone.
+    /// Answers a read, if there is room for what it finds. The header holds the revision alone.
     ///
     /// # Errors
-    /// The revision is compacted, or in the future; the sort option is unknown; or the answer would be larger.
-    pub(crate) fn range(&self, request: &RangeRequest, most: usize) -> Result<RangeResponse, Refusal> {
-        self.range_at(request, self.head.revision, most)
+    /// The revision is compacted, or in the future; the sort option is unknown; or there is not so much room.
+    pub(crate) fn range(&self, request: &RangeRequest, room: impl Into<Room>) -> Result<RangeResponse, Refusal> {
+        self.range_at(request, self.head.revision, &mut room.into())
     }
 
     /// How many bytes the answers to these reads take together, as they are counted for limits. What is refused takes none.
@@ -23,20 +54,34 @@ impl<K: Keys> Store<K> {
     /// # Errors
     /// More than `most`.
     pub(crate) fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, Refusal> {
-        let mut bytes = 0;
+        let mut room = Room::from(most);
         for read in reads {
-            match self.range(read, most - bytes) {
-                Ok(answer) => bytes += answer_bytes(&answer),
-                Err(Refusal::AnswerTooLarge) => return Err(Refusal::AnswerTooLarge),
-                Err(_) => {}
+            if let Err(Refusal::AnswerTooLarge) = self.select(read, self.head.revision, &mut room) {
+                return Err(Refusal::AnswerTooLarge);
             }
         }
-        Ok(bytes)
+        Ok(most - room.left)
     }
 
     /// Answers a read, where `newest` is the newest revision that the reader may see: inside of a transaction that has
     /// changed something, its own.
-    pub(super) fn range_at(&self, request: &RangeRequest, newest: i64, most: usize) -> Result<RangeResponse, Refusal> {
+    pub(super) fn range_at(
+        &self,
+        request: &RangeRequest,
+        newest: i64,
+        room: &mut Room,
+    ) -> Result<RangeResponse, Refusal> {
+        let found = self.select(request, newest, room)?;
+        Ok(RangeResponse {
+            header: Some(ResponseHeader { revision: newest, ..Default::default() }),
+            kvs: found.items.iter().map(|item| item.to_kv(request.keys_only)).collect(),
+            more: found.more,
+            count: found.count,
+        })
+    }
+
+    /// What an answer is made of. There is room for all of it.
+    fn select(&self, request: &RangeRequest, newest: i64, room: &mut Room) -> Result<Selected<'_, K>, Refusal> {
         let revision = if request.revision <= 0 { newest } else { request.revision };
         if revision > newest {
             return Err(Refusal::FutureRevision);
@@ -45,38 +90,48 @@ impl<K: Keys> Store<K> {
             return Err(Refusal::Compacted);
         }
         let options = Options::new(request)?;
-        let mut found = self.find(Span::new(&request.key, &request.range_end), revision, &options);
+        let mut found = self.find(Span::new(&request.key, &request.range_end), revision, &options, room)?;
+        found.more = found.items.len() > options.limit;
         options.sort(&mut found.items);
-        let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
-        let more = found.items.len() > limit;
-        found.items.truncate(limit);
-        let mut room = most;
-        let take = |item: &Item<'_, K>| {
-            let kv = item.to_kv(request.keys_only);
-            room = room.checked_sub(bytes_of(&kv)).ok_or(Refusal::AnswerTooLarge)?;
-            Ok(kv)
-        };
-        Ok(RangeResponse {
-            header: Some(ResponseHeader { revision: newest, ..Default::default() }),
-            kvs: found.items.iter().map(take).collect::<Result<_, Refusal>>()?,
-            more,
-            count: found.count,
-        })
+        found.items.truncate(options.limit);
+        if !options.gives_back_what_it_finds() {
+            room.take(found.items.iter().map(|item| item.bytes(&options)).sum())?;
+        }
+        Ok(found)
     }
 
-    /// What `span` held at `revision`, in the order of the keys.
-    fn find<'a>(&'a self, span: Span<'_>, revision: i64, options: &Options) -> Selected<'a, K> {
-        let mut found = Selected { items: Vec::new(), count: 0 };
+    /// What `span` held at `revision`, in the order of the keys. Where all of it is given back there is room for it, and no more is gathered than that: a
+    /// key that was found may hold a page of a database.
+    fn find<'a>(
+        &'a self,
+        span: Span<'_>,
+        revision: i64,
+        options: &Options,
+        room: &mut Room,
+    ) -> Result<Selected<'a, K>, Refusal> {
+        let mut found = Selected { items: Vec::new(), count: 0, more: false };
+        let mut untaken = 0;
+        let mut enough = Ok(());
         self.each(span, revision, |key, version| {
             found.count += 1;
-            if found.items.len() < options.fetch {
-                let item = Item { meta: version.meta(), key, version };
-                if options.wants(&item.meta) {
-                    found.items.push(item);
+            if found.items.len() >= options.fetch || enough.is_err() {
+                return;
+            }
+            let item = Item { meta: version.meta(), key, version };
+            if !options.wants(&item.meta) {
+                return;
+            }
+            if options.gives_back_what_it_finds() && found.items.len() < options.limit {
+                untaken += item.bytes(options);
+                if untaken >= STEP {
+                    enough = room.take(std::mem::take(&mut untaken));
                 }
             }
+            found.items.push(item);
         });
-        found
+        enough?;
+        room.take(untaken)?;
+        Ok(found)
     }
 
     /// Calls `visit` with each key of `span` that existed at `revision`, in order.
@@ -104,13 +159,13 @@ pub(super) fn kv_bytes(key: &[u8], value: &[u8]) -> usize {
     KV_OVERHEAD + key.len() + value.len()
 }
 
-/// What an answer takes, estimated: for limits.
-pub(super) fn answer_bytes(answer: &RangeResponse) -> usize {
-    answer.kvs.iter().map(bytes_of).sum()
-}
+/// For how many bytes room is asked at a time, while keys are gathered.
+const STEP: usize = 64 << 10;
 
 struct Selected<'a, K: Keys + 'a> {
     items: Vec<Item<'a, K>>,
+    /// Whether there were others beyond the limit.
+    more: bool,
     /// How many keys the span holds, whatever the filters and the limit say: as in etcd.
     count: i64,
 }
@@ -122,6 +177,11 @@ struct Item<'a, K: Keys + 'a> {
 }
 
 impl<K: Keys> Item<'_, K> {
+    /// What it takes in an answer.
+    fn bytes(&self, options: &Options) -> usize {
+        kv_bytes(self.key.as_ref(), if options.keys_only { &[] } else { self.version.value() })
+    }
+
     fn to_kv(&self, keys_only: bool) -> KeyValue {
         let mut kv = kv(self.key.as_ref(), self.meta);
         if !keys_only {
@@ -152,6 +212,9 @@ pub(super) fn full_kv(key: &[u8], version: &impl Found) -> KeyValue {
 struct Options {
     /// How many to collect.
     fetch: usize,
+    /// How many to give back.
+    limit: usize,
+    keys_only: bool,
     modified: (i64, i64),
     created: (i64, i64),
     sort: Option<(SortTarget, SortOrder)>,
@@ -186,12 +249,20 @@ impl Options {
             }
             _ => usize::MAX,
         };
+        let limit = usize::try_from(request.limit).ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
         Ok(Self {
             fetch,
+            limit,
+            keys_only: request.keys_only,
             modified: (lower(request.min_mod_revision), upper(request.max_mod_revision)),
             created: (lower(request.min_create_revision), upper(request.max_create_revision)),
             sort,
         })
+    }
+
+    /// Whether the first that are found are those that are given back, up to the limit.
+    fn gives_back_what_it_finds(&self) -> bool {
+        self.sort.is_none() || self.limit == usize::MAX
     }
 
     fn wants(&self, meta: &Meta) -> bool {

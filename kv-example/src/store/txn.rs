@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 use super::keys::{Found, Keys, Sink};
-use super::range::{answer_bytes, kv_bytes};
+use super::range::{Room, kv_bytes};
 use super::version::Meta;
 use super::{Refusal, Span, Store, Writer, check_range};
 use crate::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -15,21 +15,18 @@ use crate::api::etcdserverpb::{
 };
 
 impl<K: Keys> Store<K> {
-    /// Answers a transaction that only reads, with at most `most` bytes.
+    /// Answers a transaction that only reads, if there is room for what it finds.
     ///
     /// # Errors
-    /// A read wants a revision that is compacted, or in the future; or the answer would be larger.
-    pub(crate) fn read_txn(&self, request: &TxnRequest, most: usize) -> Result<TxnResponse, Refusal> {
+    /// A read wants a revision that is compacted, or in the future; or there is not so much room.
+    pub(crate) fn read_txn(&self, request: &TxnRequest, mut room: Room) -> Result<TxnResponse, Refusal> {
         debug_assert!(super::is_read_only(request), "a transaction that writes goes through the log");
         let plan = self.plan(request);
         self.check_ranges(&plan)?;
         let revision = self.head.revision;
-        let mut room = most;
         let mut response = plan.run(&mut |request| match request {
             Request::RequestRange(range) => {
-                let answer = self.range_at(range, revision, room)?;
-                room = room.saturating_sub(answer_bytes(&answer));
-                Ok(Some(Response::ResponseRange(answer)))
+                Ok(Some(Response::ResponseRange(self.range_at(range, revision, &mut room)?)))
             }
             // A request that lied about itself changes nothing.
             Request::RequestPut(_) | Request::RequestDeleteRange(_) | Request::RequestTxn(_) => Ok(None),
@@ -93,11 +90,11 @@ impl<K: Keys + Sink> Writer<'_, K> {
         self.check_puts(&plan)?;
         self.store.check_ranges(&plan)?;
         if !plan.gives_back() {
-            return self.run(&plan, usize::MAX);
+            return self.run(&plan, usize::MAX.into());
         }
         // Whether the answer is too large shows only when it is there, and then nothing must have been changed.
         let mut draft = self.store.draft();
-        let response = Writer::new(&mut draft).run(&plan, most)?;
+        let response = Writer::new(&mut draft).run(&plan, most.into())?;
         for (key, version) in draft.keys.into_changes() {
             self.store.push(key.as_slice(), version);
             self.changed = true;
@@ -112,19 +109,17 @@ impl<K: Keys + Sink> Writer<'_, K> {
         })
     }
 
-    fn run(&mut self, plan: &Plan<'_>, mut room: usize) -> Result<TxnResponse, Refusal> {
+    fn run(&mut self, plan: &Plan<'_>, mut room: Room) -> Result<TxnResponse, Refusal> {
         let mut response = plan.run(&mut |request| self.run_one(request, &mut room))?;
         // Only the outermost answer says at which revision it took effect: as in etcd.
         response.header = self.header();
         Ok(response)
     }
 
-    fn run_one(&mut self, request: &Request, room: &mut usize) -> Result<Option<Response>, Refusal> {
+    fn run_one(&mut self, request: &Request, room: &mut Room) -> Result<Option<Response>, Refusal> {
         Ok(Some(match request {
             Request::RequestRange(range) => {
-                let answer = self.store.range_at(range, self.revision(), *room)?;
-                *room -= answer_bytes(&answer);
-                Response::ResponseRange(answer)
+                Response::ResponseRange(self.store.range_at(range, self.revision(), room)?)
             }
             Request::RequestPut(put) => Response::ResponsePut(self.put_checked(put, room)?),
             Request::RequestDeleteRange(delete) => Response::ResponseDeleteRange(self.delete_range(delete, room)?),

@@ -2,7 +2,7 @@
 
 use super::key::Key;
 use super::keys::{Found, Keys, Sink};
-use super::range::{bytes_of, full_kv};
+use super::range::{Room, bytes_of, full_kv};
 use super::version::{Meta, Version};
 use super::{Refusal, Span, Store, Tree};
 use crate::api::etcdserverpb::{
@@ -33,7 +33,7 @@ impl<'a, K: Keys + Sink> Writer<'a, K> {
     /// Puts one key, if what that gives back takes at most `most` bytes.
     pub(crate) fn put(&mut self, request: &PutRequest, most: usize) -> Result<PutResponse, Refusal> {
         self.check_put(request)?;
-        self.put_checked(request, &mut { most })
+        self.put_checked(request, &mut most.into())
     }
 
     /// Refuses a put that depends on what is not there.
@@ -49,12 +49,12 @@ impl<'a, K: Keys + Sink> Writer<'a, K> {
     }
 
     /// Puts one key, if there is room for what that gives back.
-    pub(super) fn put_checked(&mut self, request: &PutRequest, room: &mut usize) -> Result<PutResponse, Refusal> {
+    pub(super) fn put_checked(&mut self, request: &PutRequest, room: &mut Room) -> Result<PutResponse, Refusal> {
         let modified = self.store.head.revision + 1;
         let before = self.store.get_at(&request.key, modified);
         let prev_kv = before.as_ref().filter(|_| request.prev_kv).map(|version| full_kv(&request.key, version));
         if let Some(prev_kv) = &prev_kv {
-            *room = room.checked_sub(bytes_of(prev_kv)).ok_or(Refusal::AnswerTooLarge)?;
+            room.take(bytes_of(prev_kv))?;
         }
         let meta = match before.as_ref().map(Found::meta) {
             Some(meta) => Meta { modified, created: meta.created, version: meta.version + 1 },
@@ -75,19 +75,19 @@ impl<'a, K: Keys + Sink> Writer<'a, K> {
     pub(crate) fn delete_range(
         &mut self,
         request: &DeleteRangeRequest,
-        room: &mut usize,
+        room: &mut Room,
     ) -> Result<DeleteRangeResponse, Refusal> {
         let (mut keys, mut prev_kvs) = (Vec::<Key>::new(), Vec::new());
-        let mut left = Some(*room);
+        let mut enough = Ok(());
         self.store.each(Span::new(&request.key, &request.range_end), i64::MAX, |key, version| {
-            if request.prev_kv && left.is_some() {
+            if request.prev_kv && enough.is_ok() {
                 let kv = full_kv(key.as_ref(), &version);
-                left = left.and_then(|left| left.checked_sub(bytes_of(&kv)));
+                enough = room.take(bytes_of(&kv));
                 prev_kvs.push(kv);
             }
             keys.push(Key::new(key.as_ref()));
         });
-        *room = left.ok_or(Refusal::AnswerTooLarge)?;
+        enough?;
         let modified = self.store.head.revision + 1;
         for key in &keys {
             self.store.push(key.as_slice(), Version::tombstone(modified));

@@ -19,7 +19,7 @@ use super::{Options, Owner};
 use crate::api::command::Author;
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use crate::machine::{Engine, NEVER_SWEPT, ReadError, apply_one};
-use crate::store::{Auth, Checksum, Head, Image, Refusal, Store};
+use crate::store::{Auth, Checksum, Head, Image, Refusal, Room, Store};
 
 const SESSIONS: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("sessions");
 
@@ -433,12 +433,12 @@ impl Drop for Core {
 }
 
 impl Engine for Core {
-    fn range(&self, author: Option<&Author>, request: &RangeRequest, most: usize) -> Result<RangeResponse, ReadError> {
-        self.read(self.view(), |store| store.range_as(author, request, most))
+    fn range(&self, author: Option<&Author>, request: &RangeRequest, room: Room) -> Result<RangeResponse, ReadError> {
+        self.read(self.view(), |store| store.range_as(author, request, room))
     }
 
-    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, most: usize) -> Result<TxnResponse, ReadError> {
-        self.read(self.view(), |store| store.read_txn_as(author, request, most))
+    fn read_txn(&self, author: Option<&Author>, request: &TxnRequest, room: Room) -> Result<TxnResponse, ReadError> {
+        self.read(self.view(), |store| store.read_txn_as(author, request, room))
     }
 
     fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, ReadError> {

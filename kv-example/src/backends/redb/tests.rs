@@ -10,7 +10,7 @@ use crate::api::command::{Author, auth_change};
 use crate::api::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use crate::machine::ReadError;
 use crate::store::model::{self, Change, Model, Subject, steps};
-use crate::store::{Refusal, Store};
+use crate::store::{Refusal, Store, model_room};
 
 const OWNER: Owner = Owner { cluster: ClusterId(7), node: NodeId(1) };
 
@@ -60,7 +60,7 @@ impl Subject for InTables {
     }
 
     fn read_as(&self, author: Option<&Author>, request: &RangeRequest) -> Result<RangeResponse, Refusal> {
-        crate::machine::Engine::range(&*self.0, author, request, usize::MAX).map_err(|error| match error {
+        crate::machine::Engine::range(&*self.0, author, request, usize::MAX.into()).map_err(|error| match error {
             ReadError::Refused(refusal) => refusal,
             ReadError::Failed(reason) => panic!("{reason}"),
         })
@@ -344,4 +344,18 @@ async fn a_get_from_a_disk_that_hangs_holds_up_no_other_task() {
     assert!(!get.is_finished(), "all others waited for the disk, or the get did not");
     disk.hang(false);
     assert_eq!(get.await.expect("no panic").expect("an answer").count, 1);
+}
+
+#[test]
+fn room_is_asked_for_before_an_answer_is_made() {
+    let mut tables = InTables::new();
+    tables.change(&model_room::many_large());
+    let core = tables.0;
+    model_room::room_is_asked_for_before_an_answer_is_made(|request, room| {
+        let answer = crate::machine::Engine::range(&*core, None, request, room);
+        answer.map_err(|error| match error {
+            ReadError::Refused(refusal) => refusal,
+            ReadError::Failed(reason) => panic!("{reason}"),
+        })
+    });
 }

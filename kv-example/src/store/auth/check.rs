@@ -1,7 +1,7 @@
 //! Whether somebody may do something.
 
 use super::super::keys::Keys;
-use super::super::{Refusal, Span, Store};
+use super::super::{Refusal, Room, Span, Store};
 use super::{Auth, Author, Role, ranges};
 use crate::api::command::command::Body;
 use crate::api::etcdserverpb::request_op::Request;
@@ -119,10 +119,10 @@ impl<K: Keys> Store<K> {
         &self,
         author: Option<&Author>,
         request: &RangeRequest,
-        most: usize,
+        room: impl Into<Room>,
     ) -> Result<RangeResponse, Refusal> {
         self.head.auth.rights(author)?.range(request)?;
-        self.range(request, most)
+        self.range(request, room)
     }
 
     /// Answers a transaction that only reads, if its author may read that.
@@ -133,9 +133,9 @@ impl<K: Keys> Store<K> {
         &self,
         author: Option<&Author>,
         request: &TxnRequest,
-        most: usize,
+        room: impl Into<Room>,
     ) -> Result<TxnResponse, Refusal> {
         self.head.auth.rights(author)?.txn(request)?;
-        self.read_txn(request, most)
+        self.read_txn(request, room.into())
     }
 }
