@@ -7,6 +7,7 @@
 //!
 //! Nobody is to suffer from what others take, so one address may have only a part of everything ([`Shares`]). `body.rs` looks at what comes.
 
+mod anteroom;
 mod body;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod tests;
 use std::convert::Infallible;
 use std::future::ready;
 use std::net::IpAddr;
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -31,6 +33,8 @@ use tracing::warn;
 
 use crate::config::Limits;
 use crate::service::refused;
+use anteroom::Anteroom;
+pub(crate) use anteroom::Waiting;
 
 /// What a request takes beside its bytes, estimated: a stream of HTTP/2, and a task.
 const REQUEST_OVERHEAD: usize = 4 << 10;
@@ -90,6 +94,8 @@ pub(crate) struct Gate {
     /// The largest message that is looked at.
     max_message_bytes: usize,
     clients: Shares,
+    /// Clients that have not begun yet.
+    anteroom: Anteroom,
     metrics: Shares,
     requests: Shares,
     bytes: Shares,
@@ -110,6 +116,8 @@ impl Gate {
         Self {
             max_message_bytes: max_request_bytes.saturating_add(refused::OVERSIZE),
             clients: shares(connections),
+            // The other half is for those that have begun.
+            anteroom: Anteroom::new(connections / 2),
             metrics: shares(limits.metrics_connections),
             requests: shares(requests),
             bytes: shares(limits.pending_bytes),
@@ -122,18 +130,34 @@ impl Gate {
         &self.limits
     }
 
-    /// A place for a client's connection.
-    pub(crate) fn client(&self, from: IpAddr) -> Option<Share> {
-        self.place(&self.clients, Limit::ClientConnections, from)
+    /// A place for a client's connection, which has yet to begin.
+    pub(crate) fn client(&self, connection: &impl AsFd, from: IpAddr) -> Option<(Share, Waiting)> {
+        let place = self.clients.take(Some(from), 1);
+        let place = place.inspect_err(|full| {
+            if matches!(full, Exhausted::All(_)) && self.anteroom.end_oldest() {
+                self.refuse(Limit::ClientConnections, OUTWAITED);
+            }
+        });
+        let place = self.or_close(place, Limit::ClientConnections)?;
+        let Ok((waiting, made_room)) = self.anteroom.enter(connection) else {
+            self.refuse(
+                Limit::ClientConnections,
+                "a connection was closed unheard: there are no more file descriptors",
+            );
+            return None;
+        };
+        if made_room {
+            self.refuse(Limit::ClientConnections, OUTWAITED);
+        }
+        Some((place, waiting))
     }
 
     /// A place for a connection that asks for metrics.
     pub(crate) fn scraper(&self, from: IpAddr) -> Option<Share> {
-        self.place(&self.metrics, Limit::MetricsConnections, from)
+        self.or_close(self.metrics.take(Some(from), 1), Limit::MetricsConnections)
     }
 
-    fn place(&self, places: &Shares, limit: Limit, from: IpAddr) -> Option<Share> {
-        let place = places.take(Some(from), 1);
+    fn or_close(&self, place: Result<Share, Exhausted>, limit: Limit) -> Option<Share> {
         place.map_err(|full| self.refuse(which(limit, full), &format!("a connection was closed unheard: {full}"))).ok()
     }
 
@@ -186,6 +210,8 @@ impl Gate {
     }
 }
 
+/// What became of a connection that said nothing for too long.
+const OUTWAITED: &str = "a connection that had not begun was closed, as another one needed the room";
 const HELD: &str = "bytes of requests and answers in progress";
 
 fn which(limit: Limit, full: Exhausted) -> Limit {

@@ -26,7 +26,8 @@ fn detail(status: &Status) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_are_too_many_or_never_begin() {
-    let node = Node::start(&["--max-client-connections", "40", "--handshake-timeout-ms", "1000"]).await;
+    let limits = ["--max-client-connections", "50", "--max-address-percent", "40", "--handshake-timeout-ms", "1000"];
+    let node = Node::start(&limits).await;
     let (before, begun) = (node.memory(), Instant::now());
     // Silence, half of what HTTP/2 begins with, all but the end of its first frame.
     let openings = ["", "PRI * HTTP/2.0\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0"];
@@ -36,7 +37,7 @@ async fn connections_that_are_too_many_or_never_begin() {
         stranger.write_all(openings[n % openings.len()].as_bytes()).await.unwrap();
         strangers.push(stranger);
     }
-    // Half of all there may be is as much as one address may have.
+    // As many as one address may have.
     server::closed(&mut node.connect(1).await).await;
     node.others_go_on().await;
     let last = strangers.pop().unwrap();
@@ -55,6 +56,25 @@ async fn connections_that_are_too_many_or_never_begin() {
     // There is room again.
     let mut client = node.client(1).await;
     client.put(PutRequest { key: "k".into(), ..PutRequest::default() }).await.unwrap();
+}
+
+/// Whoever has not begun keeps no place from those who do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn silent_connections_from_several_addresses() {
+    let node = Node::start(&["--max-client-connections", "40", "--handshake-timeout-ms", "600000"]).await;
+    let mut strangers = Vec::new();
+    for n in 0..40 {
+        strangers.push(node.connect(if n % 2 == 0 { 1 } else { 3 }).await);
+    }
+    node.others_go_on().await;
+    // Half of all there may be can wait, and those that have waited longest go.
+    for stranger in &mut strangers[..20] {
+        server::closed(stranger).await;
+    }
+    let gone = node.counted("raftkv_kv_limits_exceeded_total{limit=\"max-client-connections\"}");
+    assert!(gone >= 20, "{gone}");
+    let log = node.log();
+    assert!(log.contains("a connection that had not begun was closed, as another one needed the room"), "{log}");
 }
 
 /// Pings are answered, and who sends them never reads the answers: a probe of the server can't be written either.

@@ -11,8 +11,8 @@ use super::{ConfigError, Layers};
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
-    /// How many connections of clients there may be; more are closed as they come. At most as many as there are file descriptors for
-    /// [default: 8192] [env: RAFTKV_MAX_CLIENT_CONNECTIONS]
+    /// How many connections of clients there may be; more are closed as they come. At most as many as there are file descriptors for. Half of them may
+    /// be such as have not begun to speak: of these the one that has waited longest makes room for the next [default: 8192] [env: RAFTKV_MAX_CLIENT_CONNECTIONS]
     #[arg(long, value_name = "COUNT")]
     pub max_client_connections: Option<String>,
 

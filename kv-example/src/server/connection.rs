@@ -16,6 +16,7 @@ use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::authority::Authorities;
 use super::listen::TurnedAway;
+use crate::gate::Waiting;
 
 /// How much is read at a time.
 const READ_BYTES: usize = 16 << 10;
@@ -36,6 +37,8 @@ pub(super) struct ClientConnection {
     authorities: Authorities,
     /// What was read and is not asked for yet.
     incoming: BytesMut,
+    /// Its place among those that have not begun; gone once it has.
+    waiting: Option<Waiting>,
     /// Completes when the server ends; gone once the client has spoken.
     silent_until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Whether the client has sent anything.
@@ -50,6 +53,7 @@ impl ClientConnection {
         remote: SocketAddr,
         end: impl Future<Output = ()> + Send + 'static,
         turned_away: Arc<TurnedAway>,
+        waiting: Option<Waiting>,
     ) -> Self {
         Self {
             stream,
@@ -57,6 +61,7 @@ impl ClientConnection {
             turned_away,
             authorities: Authorities::default(),
             incoming: BytesMut::new(),
+            waiting,
             silent_until: Some(Box::pin(end)),
             has_spoken: false,
             lingering: None,
@@ -103,6 +108,7 @@ impl AsyncRead for ClientConnection {
                 this.authorities.push(read.filled(), &mut this.incoming);
                 if this.authorities.has_begun() {
                     this.stream.admit();
+                    this.waiting = None;
                 }
                 continue;
             }
@@ -174,7 +180,7 @@ mod tests {
         let place = Shares::new(1, 1).take(None, 1).unwrap();
         let limit = Duration::from_secs(3600);
         let link = Guarded::new(Link::plain(stream), place, limit, limit, || ());
-        (client, ClientConnection::new(link, remote, std::future::pending(), Arc::default()))
+        (client, ClientConnection::new(link, remote, std::future::pending(), Arc::default(), None))
     }
 
     /// What a client does that has not read the end of the connection yet: it sends requests. That must not fail.

@@ -64,7 +64,8 @@ pub(super) fn connection_limit(configured: usize) -> usize {
     let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
     let files = if setrlimit(Resource::Nofile, raised).is_ok() { raised.current } else { files.current };
     let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    configured.min(files.saturating_sub(OTHER_FILES)).max(1)
+    // Those that have not begun, half of all at most, have two.
+    configured.min(files.saturating_sub(OTHER_FILES) / 3 * 2).max(1)
 }
 
 /// Serves clients until `end`; then no new requests are taken, and it returns when those in progress are answered.
@@ -90,7 +91,8 @@ pub(super) async fn serve_clients(
     let (connections, hearing) = connections(listener);
     let door = gate.clone();
     let connections = connections.filter_map(move |(stream, remote)| {
-        std::future::ready(door.client(remote.ip()).map(|place| (stream, remote, place)))
+        let place = door.client(&stream, remote.ip());
+        std::future::ready(place.map(|place| (stream, remote, place)))
     });
     let turned_away = Arc::new(TurnedAway::default());
     let told = Arc::clone(&turned_away);
@@ -104,11 +106,13 @@ pub(super) async fn serve_clients(
         }
     });
     let guard = gate.clone();
-    let connections = arrivals.map(move |(arrival, place)| {
+    let connections = arrivals.map(move |(arrival, (place, waiting))| {
         let (gate, limits) = (guard.clone(), guard.limits());
         let late = move || gate.refuse(Limit::Handshake, "a connection did not begin HTTP/2 in time");
         let link = Guarded::new(arrival.link, place, limits.handshake_timeout, limits.client_silence, late);
-        Ok::<_, io::Error>(ClientConnection::new(link, arrival.remote, end_of_connection(), Arc::clone(&turned_away)))
+        let turned_away = Arc::clone(&turned_away);
+        let connection = ClientConnection::new(link, arrival.remote, end_of_connection(), turned_away, Some(waiting));
+        Ok::<_, io::Error>(connection)
     });
     // Pinned, since the stream is a state machine of its own.
     let connections = Box::pin(connections);
