@@ -82,8 +82,18 @@ impl Cluster {
     }
 
     fn client_with(&self, own: &[&str], args: &[&str]) -> Output {
+        self.client_at(&self.endpoints(), own, args)
+    }
+
+    /// One that knows of a single node.
+    fn client_of(&self, id: u64, args: &[&str]) -> Output {
+        let id = u16::try_from(id).unwrap();
+        self.client_at(&format!("https://{}", self.address(id, 0)), &["client.crt", "client.key"], args)
+    }
+
+    fn client_at(&self, endpoints: &str, own: &[&str], args: &[&str]) -> Output {
         let mut command = program();
-        command.args(args).args(["--endpoints", &self.endpoints(), "--cacert", &self.file("ca.crt")]);
+        command.args(args).args(["--endpoints", endpoints, "--cacert", &self.file("ca.crt")]);
         if let [cert, key] = own {
             command.args(["--cert", &self.file(cert), "--key", &self.file(key)]);
         }
@@ -284,6 +294,31 @@ fn enables_authentication(cluster: &Cluster) {
     assert!(!log.lines().any(|line| line.contains("WARN") && line.contains("authentication is enabled")), "{log}");
 }
 
+/// What only the leader does is passed on to it by whichever node is asked: over TLS, and as the user that asked.
+fn passes_on_what_its_users_ask(cluster: &Cluster) {
+    let leader = cluster.leader();
+    cluster.succeed(&["auth", "enable"]);
+    let [asked, successor] = [1, 2].map(|further| (leader + further - 1) % 3 + 1);
+    let transfer = ["member", "transfer", &successor.to_string()];
+    let nobody = cluster.client_of(asked, &transfer);
+    assert!(nobody.status.code() == Some(1) && stderr(&nobody).contains("user name is empty"), "{}", stderr(&nobody));
+    let as_root = |args: &[&str]| {
+        let output = cluster.client_of(asked, &[args, &["--user", "root:rootpw"]].concat());
+        assert!(output.status.success(), "{args:?}: {}", stderr(&output));
+        stdout(&output)
+    };
+    as_root(&transfer);
+    assert_eq!(cluster.leader(), successor);
+    // How far the others are only the leader knows, of whose address only the list tells.
+    let list = as_root(&["member", "list"]);
+    assert!(list.lines().any(|line| line.contains(&format!("n{successor}")) && line.contains("leader")), "{list}");
+    assert_eq!(list.lines().filter(|line| line.contains("runs")).count(), 4, "{list}");
+    // A leader that is to go is asked itself.
+    as_root(&["member", "remove", &successor.to_string()]);
+    let list = as_root(&["member", "list"]);
+    assert!(!list.contains(&format!("n{successor} ")), "{list}");
+}
+
 fn a_protected_cluster(transport: &'static str) {
     let mut cluster = Cluster::start(transport);
     serves_its_clients(&cluster);
@@ -292,6 +327,7 @@ fn a_protected_cluster(transport: &'static str) {
     takes_up_new_certificates(&mut cluster);
     lets_a_node_join(&mut cluster);
     enables_authentication(&cluster);
+    passes_on_what_its_users_ask(&cluster);
 }
 
 #[test]
