@@ -187,9 +187,7 @@ fn read_roots(path: &Path) -> Result<RootCertStore, TlsError> {
 
 fn read_own(OwnFiles { cert, key }: &OwnFiles, provider: &CryptoProvider) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = read_certificates(cert)?;
-    let bytes = read(key)?;
-    warn_of_readers(key);
-    let private = PrivateKeyDer::from_pem_slice(&bytes).map_err(|error| {
+    let private = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|error| {
         let what = if matches!(error, pem::Error::NoItemsFound) {
             "there is no private key in the file".to_owned()
         } else {
@@ -210,7 +208,8 @@ fn read_own(OwnFiles { cert, key }: &OwnFiles, provider: &CryptoProvider) -> Res
 
 /// Has the log tell of a private key that others may read. It is used all the same: which users there are, this side can't know. A key of another user that is
 /// there for a group, which this side is in, is as it should be.
-fn warn_of_readers(key: &Path) {
+pub(super) fn warn_of_readers(files: &TlsFiles) {
+    let Some(OwnFiles { key, .. }) = &files.own else { return };
     let Ok(found) = fs::metadata(key) else { return };
     let (own, mode) = (found.uid() == rustix::process::geteuid().as_raw(), found.mode() & 0o7777);
     if mode & (if own { 0o077 } else { 0o007 }) != 0 {

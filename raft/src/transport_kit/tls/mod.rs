@@ -131,6 +131,7 @@ impl Tls {
     fn open(files: TlsFiles, role: Role) -> Result<Self, TlsError> {
         let stamps = Stamps::of(&files);
         let loaded = Arc::new(files::load(&files, role)?);
+        files::warn_of_readers(&files);
         let state = Mutex::new(State { loaded, stamps, failed: None });
         Ok(Self(Arc::new(Shared { files, role, state, looking: Arc::default() })))
     }
@@ -260,6 +261,7 @@ impl Shared {
                 *self.state() = State { loaded: Arc::new(loaded), stamps, failed: None };
                 let certificate = self.files.shown();
                 info!(%certificate, "certificates have changed; new connections use the new ones");
+                files::warn_of_readers(&self.files);
             }
             Err(reason) => {
                 let failed = Failed { reason: reason.clone(), stamps, at: Instant::now() };

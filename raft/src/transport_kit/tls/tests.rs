@@ -430,7 +430,6 @@ async fn damage_is_no_refusal_of_a_certificate_however_early() {
 /// It was looked at once alone: nobody read it again before the next one was laid, or the old one had expired.
 #[tokio::test]
 async fn a_certificate_that_is_not_valid_yet_is_used_once_it_is() {
-    use crate::testing::conformance::connections::Log;
     let desk = Desk::new();
     let (one, two) = (desk.named("n1", &desk.ca, 1), desk.named("n2", &desk.ca, 2));
     let log = Log::default();
@@ -453,12 +452,18 @@ async fn a_certificate_that_is_not_valid_yet_is_used_once_it_is() {
 /// What the log says of files that are no good it says once, however often they are read.
 #[tokio::test]
 async fn what_is_wrong_with_files_is_said_once_until_it_is_something_else() {
-    use crate::testing::conformance::connections::Log;
+    use std::os::unix::fs::PermissionsExt;
     let desk = Desk::new();
     let two = desk.named("n2", &desk.ca, 2);
     let log = Log::default();
     let _guard = log.start();
-    for (text, wrong) in [("none", "there is no certificate"), ("-----BEGIN CERTIFICATE-----\nx\n", "no PEM")] {
+    // A key that others may read is worth a word as well, once it is used.
+    fs::set_permissions(desk.path("n2.key"), fs::Permissions::from_mode(0o644)).unwrap();
+    let (good, other) = (fs::read_to_string(desk.path("n2.crt")).unwrap(), Desk::other_ca());
+    desk.trust("n2", &[&other]);
+    let cases =
+        [("none", "there is no certificate"), ("-----BEGIN CERTIFICATE-----\nx\n", "no PEM"), (&good, "not signed by")];
+    for (text, wrong) in cases {
         desk.write("n2.crt", text);
         for _ in 0..3 {
             two.refresh().await;
@@ -466,10 +471,12 @@ async fn what_is_wrong_with_files_is_said_once_until_it_is_something_else() {
         }
         assert_eq!(log.lines(&["ERROR", "can't be used", wrong]).len(), 1, "{wrong}");
     }
-    desk.lay("n2", &issue(&desk.ca, 2), &[&desk.ca]);
+    assert_eq!(log.lines(&["WARN", "others may read"]).len(), 0, "{:?}", log.lines(&[]));
+    desk.trust("n2", &[&desk.ca]);
     two.refresh().await;
     assert_eq!(log.lines(&["INFO", "certificates have changed"]).len(), 1);
-    assert_eq!(log.lines(&["can't be used"]).len(), 2);
+    assert_eq!(log.lines(&["WARN", "others may read"]).len(), 1);
+    assert_eq!(log.lines(&["can't be used"]).len(), cases.len());
 }
 
 /// A disk that hangs holds all threads that wait for it; it must not keep members and clients apart as well.
