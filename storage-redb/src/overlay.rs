@@ -139,7 +139,8 @@ mod tests {
             bytes
         };
         let before = contents(&*below);
-        let changes: [&dyn Fn(&dyn VfsFile); 7] = [
+        type Change<'a> = &'a dyn Fn(&dyn VfsFile);
+        let changes: [Change<'_>; 7] = [
             &|file| write_all(file, &[1; 10], PAGE - 5).unwrap(),
             &|file| write_all(file, &[2; 5000], 3 * PAGE + 90).unwrap(),
             &|file| file.set_len(2 * PAGE + 10).unwrap(),
