@@ -148,7 +148,7 @@ impl Cores {
             let before = self.answered;
             let at = match asked {
                 Asked::WritesOfFollower(_) => 1,
-                _ => self.leader,
+                Asked::Writes(_) | Asked::Reads(_) | Asked::Heartbeat => self.leader,
             };
             match asked {
                 Asked::Writes(n) | Asked::WritesOfFollower(n) => {
