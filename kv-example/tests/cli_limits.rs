@@ -274,7 +274,7 @@ async fn answers_that_nobody_fetches() {
     // There is room for no other before one is made.
     let after = node.memory();
     println!("{before} bytes of memory became {after}");
-    assert!(after < before + 320 * MIB, "{before} bytes became {after}");
+    assert!(after < before + 160 * MIB, "{before} bytes became {after}");
     drop((calls, abuser));
     let mut client = node.client(1).await;
     within("room again", async { while client.range(everything()).await.is_err() {} }).await;
@@ -317,7 +317,7 @@ async fn answers_to_a_client_with_endless_windows_that_reads_nothing() {
     assert!((32 * MIB..=64 * MIB).contains(&held), "{held} bytes are counted");
     let after = node.memory();
     println!("{before} bytes of memory became {after}");
-    assert!(after < before + 320 * MIB, "{before} bytes became {after}");
+    assert!(after < before + 160 * MIB, "{before} bytes became {after}");
     // Writes, and reads of little, need little room.
     node.others_go_on().await;
     drop(abusers);
