@@ -16,7 +16,7 @@ pub struct Mutant {
     pub wrong: &'static str,
     /// Where.
     pub file: &'static str,
-    /// Which depth of the simulator finds it: `consensus` or `node`.
+    /// Which depth of the simulator finds it: `consensus`, `node`, or `engine`, which is `node` with `--engine redb`.
     pub depth: &'static str,
 }
 
@@ -676,6 +676,36 @@ pub const MUTANTS: &[Mutant] = &[
         file: "raft/src/runtime/boot.rs",
         depth: "node",
     },
+    Mutant {
+        name: "image-ends-before-it-is-durable",
+        wrong: "An image ends before what it reflects is durable in the database that it is of.",
+        file: "kv-example/src/backends/redb/database.rs",
+        depth: "engine",
+    },
+    Mutant {
+        name: "applied-apart-from-its-contents",
+        wrong: "What a database reflects is noted in another transaction than what was applied.",
+        file: "kv-example/src/backends/redb/database.rs",
+        depth: "engine",
+    },
+    Mutant {
+        name: "restore-told-before-it-is-durable",
+        wrong: "An image is told to be restored before a loss of power can't take it away any more.",
+        file: "kv-example/src/backends/redb/database.rs",
+        depth: "engine",
+    },
+    Mutant {
+        name: "database-never-synced",
+        wrong: "What is written to a database is told to be durable without an fsync.",
+        file: "kv-example/src/backends/redb/place.rs",
+        depth: "engine",
+    },
+    Mutant {
+        name: "failed-disk-trusted",
+        wrong: "A database under which the disk has failed is opened again.",
+        file: "kv-example/src/backends/redb/trouble.rs",
+        depth: "engine",
+    },
 ];
 
 /// Whether the code was compiled with its mutants.
@@ -777,7 +807,10 @@ mod tests {
                 mutant.name,
                 mutant.file
             );
-            assert!(["consensus", "node"].contains(&mutant.depth) && mutant.wrong.ends_with('.'), "{mutant:?}");
+            assert!(
+                ["consensus", "node", "engine"].contains(&mutant.depth) && mutant.wrong.ends_with('.'),
+                "{mutant:?}"
+            );
         }
     }
 

@@ -137,6 +137,8 @@ struct State {
     /// Files that a handle has for itself.
     taken: BTreeSet<usize>,
     operations: u64,
+    /// How many operations were refused.
+    failures: u64,
     faults: BTreeMap<u64, Fault>,
     /// From this operation on, nothing is done any more.
     dead_from: Option<u64>,
@@ -208,6 +210,12 @@ impl SimDisk {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.state().operations
+    }
+
+    /// How many operations have failed.
+    #[must_use]
+    pub fn failures(&self) -> u64 {
+        self.state().failures
     }
 
     /// Makes the operation with this number fail; they count from 0.
@@ -478,10 +486,10 @@ impl State {
         }
         let operation = self.operations;
         self.operations += 1;
-        if self.dead_from.is_some_and(|dead| operation >= dead) {
-            return Err(Fault::Refuse(io::ErrorKind::BrokenPipe));
-        }
-        self.faults.remove(&operation).map_or(Ok(()), Err)
+        let dead = self.dead_from.is_some_and(|dead| operation >= dead);
+        let fault = if dead { Some(Fault::Refuse(io::ErrorKind::BrokenPipe)) } else { self.faults.remove(&operation) };
+        self.failures += u64::from(fault.is_some());
+        fault.map_or(Ok(()), Err)
     }
 
     fn begin_io(&mut self) -> io::Result<()> {
@@ -491,9 +499,12 @@ impl State {
         })
     }
 
-    fn check_room(&self, more: usize) -> io::Result<()> {
+    fn check_room(&mut self, more: usize) -> io::Result<()> {
         match self.capacity {
-            Some(capacity) if self.image.used() + more > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if self.image.used() + more > capacity => {
+                self.failures += 1;
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }

@@ -70,6 +70,8 @@ pub struct DiskStores<K> {
     pace: Arc<Pace>,
     suffered: Suffered,
     full: bool,
+    /// Of the last time it was opened.
+    seam: Option<Arc<Seam>>,
 }
 
 /// A [`FileLog`] and [`FileSnapshots`] on a simulated disk.
@@ -165,6 +167,18 @@ impl<K: Kind> DiskStores<K> {
         Self::default()
     }
 
+    /// The disk as it is now.
+    #[must_use]
+    pub fn sim(&self) -> &SimDisk {
+        &self.disk
+    }
+
+    /// The disk as it was opened last, for what is kept on it beside log and images.
+    #[must_use]
+    pub fn slow_disk(&self) -> Option<SlowDisk> {
+        self.seam.clone().map(SlowDisk)
+    }
+
     /// Chooses a file of the log, and a place in it that was written to.
     fn place(&self, random: &mut Random) -> Option<(PathBuf, Vec<u8>, usize)> {
         let files: Vec<PathBuf> =
@@ -211,6 +225,7 @@ impl<K: Kind> Stores for DiskStores<K> {
         }
         let (log, snapshots) = opened?;
         let seam = Arc::new(Seam { disk: self.disk.clone(), pace: self.pace.clone(), usual, site: site.clone() });
+        self.seam = Some(seam.clone());
         Ok((Arc::new(SlowLog { log, seam: seam.clone() }), Arc::new(SlowSnapshots { snapshots, seam })))
     }
 
@@ -267,6 +282,7 @@ impl<K: Kind> Stores for DiskStores<K> {
                 self.full = false;
                 return self.damage(fault, random);
             }
+            DiskFault::MachineDamaged => return false,
             DiskFault::Heal => {
                 self.full = false;
                 self.disk.heal();
@@ -289,7 +305,7 @@ struct Seam {
 
 impl Seam {
     /// Does something that writes, in the middle of the time that it takes.
-    async fn slowly<T>(&self, work: impl Future<Output = Result<T, StorageError>>) -> Result<T, StorageError> {
+    async fn slowly<T>(&self, work: impl Future<Output = T>) -> T {
         let half = (self.usual + self.pace.state().latency) / 2;
         if !half.is_zero() {
             sleep(half).await;
@@ -313,6 +329,23 @@ impl Seam {
         if !latency.is_zero() {
             sleep(latency).await;
         }
+    }
+}
+
+/// A simulated disk for something that is kept on it beside log and images, as slow and as stuck as for these.
+#[derive(Clone, Debug)]
+pub struct SlowDisk(Arc<Seam>);
+
+impl SlowDisk {
+    /// The disk itself.
+    #[must_use]
+    pub fn disk(&self) -> &SimDisk {
+        &self.0.disk
+    }
+
+    /// Does something that writes, in the middle of the time that it takes. Where power fails in it, it does not end.
+    pub async fn slowly<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.slowly(work).await
     }
 }
 

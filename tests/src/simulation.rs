@@ -1,12 +1,16 @@
-//! The simulation of whole nodes, as the command `sim` runs it: registers on simulated disks, and now and then on stores in memory.
+//! The simulation of whole nodes, as the command `sim` runs it: registers on simulated disks, and now and then on stores in memory; or the contents of
+//! `kv-example`, which its state machine keeps in a database beside log and images.
 
-use raftkv::testing::simulation::node::{MemStores, Registers, Simulation};
+mod contents;
+mod engine;
+
+use raftkv::testing::simulation::node::{MemStores, Registers, Simulation, Stores, Subject};
 use raftkv::testing::simulation::{Coverage, Depth, Failure, Options, Run};
-use raftkv_storage_file::simulation::FileStores;
-use raftkv_storage_redb::simulation::RedbStores;
+use raftkv_storage_file::simulation::{FileStores, Files};
+use raftkv_storage_redb::simulation::{Redb, RedbStores};
 
-const COMMAND: &str = "cargo run --release -p raftkv-tests --bin sim -- --depth node";
-const REDB_COMMAND: &str = "cargo run --release -p raftkv-tests --bin sim -- --depth node --store redb";
+pub use contents::Contents;
+pub use engine::EngineStores;
 
 /// What a campaign of some hundred seeds must have met.
 const CLASSES: &[&str] = &[
@@ -30,7 +34,6 @@ const CLASSES: &[&str] = &[
     "disk errors",
     "drops without a shutdown",
     "durable state machines that go on",
-    "durable state machines that lost commits",
     "elections won",
     "entries truncated",
     "snapshots installed",
@@ -82,6 +85,20 @@ const OF_FILES: &[&str] = &["last batches written anew after a failed sync", "to
 /// What only the stores on redb can meet.
 const OF_REDB: &[&str] = &["copies of a database cut off", "databases opened after a loss of power"];
 
+/// What only durable state machines of the simulation's own can meet.
+const OF_JOURNALS: &[&str] = &["durable state machines that lost commits"];
+
+/// What only contents in a database can meet.
+const OF_ENGINE: &[&str] = &[
+    "contents behind the log after a crash",
+    "contents recovered after a loss of power",
+    "damage to what state machines keep",
+    "databases made anew after the disk failed",
+    "half-made databases removed",
+    "images restored into databases",
+    "state machines that begin anew after damage",
+];
+
 /// In so many percent of the seeds, at least, something befalls a disk.
 const STORAGE_FAULTS: u64 = 70;
 
@@ -95,43 +112,91 @@ pub enum StoreKind {
     Redb,
 }
 
+/// What a node keeps its contents in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EngineKind {
+    /// Registers in memory.
+    #[default]
+    Memory,
+    /// The database of `kv-example --engine redb`.
+    Redb,
+}
+
 /// Whole nodes.
 pub struct NodeDepth {
+    engine: EngineKind,
     on_disk: Box<dyn Depth>,
     in_memory: Simulation<Registers, fn() -> MemStores>,
 }
 
 impl NodeDepth {
-    /// Nodes with this kind of store, save now and then.
+    /// Nodes with this kind of store, save now and then, and this engine.
     #[must_use]
-    pub fn on(kind: StoreKind) -> Self {
-        let files: fn() -> FileStores = FileStores::new;
-        let redb: fn() -> RedbStores = RedbStores::new;
-        let memory: fn() -> MemStores = MemStores::new;
-        let machine = Registers::default;
-        let classes: Vec<&'static str> = CLASSES.iter().copied().filter(|class| !OF_FILES.contains(class)).collect();
-        let (on_disk, command): (Box<dyn Depth>, _) = match kind {
-            StoreKind::File => {
-                (Box::new(Simulation::new(machine(), files).expecting(CLASSES).repeated_by(COMMAND)), COMMAND)
-            }
-            StoreKind::Redb => {
-                let classes = [&classes[..], OF_REDB].concat();
-                (Box::new(Simulation::new(machine(), redb).expecting(&classes).repeated_by(REDB_COMMAND)), REDB_COMMAND)
-            }
+    pub fn on(store: StoreKind, engine: EngineKind) -> Self {
+        let command = command(store, engine);
+        let of_store = match store {
+            StoreKind::File => OF_FILES,
+            StoreKind::Redb => OF_REDB,
         };
-        Self { on_disk, in_memory: Simulation::new(machine(), memory).repeated_by(command) }
+        let (of_engine, others) = match engine {
+            EngineKind::Memory => (OF_JOURNALS, OF_ENGINE),
+            EngineKind::Redb => (OF_ENGINE, OF_JOURNALS),
+        };
+        let classes = CLASSES.iter().filter(|class| !OF_FILES.contains(class) && !others.contains(class));
+        let classes: Vec<&'static str> = classes.chain(of_store).chain(of_engine).copied().collect();
+        let on_disk: Box<dyn Depth> = match (store, engine) {
+            (StoreKind::File, EngineKind::Memory) => {
+                simulation(Registers::default(), FileStores::new, &classes, command)
+            }
+            (StoreKind::Redb, EngineKind::Memory) => {
+                simulation(Registers::default(), RedbStores::new, &classes, command)
+            }
+            (StoreKind::File, EngineKind::Redb) => simulation(Contents, EngineStores::<Files>::new, &classes, command),
+            (StoreKind::Redb, EngineKind::Redb) => simulation(Contents, EngineStores::<Redb>::new, &classes, command),
+        };
+        let memory: fn() -> MemStores = MemStores::new;
+        let in_memory = Simulation::new(Registers::default(), memory).repeated_by(command);
+        Self { engine, on_disk, in_memory }
+    }
+}
+
+fn simulation<S: Subject, T: Stores>(
+    subject: S,
+    stores: fn() -> T,
+    classes: &[&'static str],
+    command: &'static str,
+) -> Box<dyn Depth> {
+    Box::new(Simulation::new(subject, stores).expecting(classes).repeated_by(command))
+}
+
+/// What repeats a run.
+fn command(store: StoreKind, engine: EngineKind) -> &'static str {
+    match (store, engine) {
+        (StoreKind::File, EngineKind::Memory) => "cargo run --release -p raftkv-tests --bin sim -- --depth node",
+        (StoreKind::Redb, EngineKind::Memory) => {
+            "cargo run --release -p raftkv-tests --bin sim -- --depth node --store redb"
+        }
+        (StoreKind::File, EngineKind::Redb) => {
+            "cargo run --release -p raftkv-tests --bin sim -- --depth node --engine redb"
+        }
+        (StoreKind::Redb, EngineKind::Redb) => {
+            "cargo run --release -p raftkv-tests --bin sim -- --depth node --store redb --engine redb"
+        }
     }
 }
 
 impl Default for NodeDepth {
     fn default() -> Self {
-        Self::on(StoreKind::default())
+        Self::on(StoreKind::default(), EngineKind::default())
     }
 }
 
 impl Depth for NodeDepth {
     fn name(&self) -> &'static str {
-        "node"
+        match self.engine {
+            EngineKind::Memory => "node",
+            EngineKind::Redb => "engine",
+        }
     }
 
     fn expected(&self) -> Coverage {
@@ -149,7 +214,7 @@ impl Depth for NodeDepth {
     }
 
     fn run(&self, seed: u64, options: &Options, keep: usize) -> Result<Run, Box<Failure>> {
-        if seed.is_multiple_of(10) {
+        if seed.is_multiple_of(10) && self.engine == EngineKind::Memory {
             Depth::run(&self.in_memory, seed, options, keep)
         } else {
             self.on_disk.run(seed, options, keep)

@@ -49,6 +49,7 @@
 //! A sector that was being written when the power went may be old, new, or garbage: of what is overwritten in place there are two, and the other is whole.
 
 mod database;
+mod first;
 mod load;
 mod meta;
 mod place;
@@ -73,6 +74,7 @@ use raftkv_storage_file::{OsVfs, Vfs};
 use redb::{Database, StorageBackend};
 
 use self::database::{Core, Reading};
+use self::first::{First, Noting};
 use self::load::Fresh;
 use self::place::{Distrust, Medium, Place};
 use self::scribe::Scribe;
@@ -141,7 +143,7 @@ impl RedbMachine {
         if usable && file.is_empty().map_err(failed("stat", place.path()))? {
             return Err(damaged(&name, "the file is empty"));
         }
-        let open = || database(Medium::take(file)?, options);
+        let open = |first| database(Medium::take(file)?, options, first);
         let machine = Self::over(name, Some(place.distrust()), open, owner, options)?;
         if !usable {
             place.replace()?;
@@ -154,13 +156,13 @@ impl RedbMachine {
     /// # Errors
     /// As there.
     pub fn open_on(medium: impl StorageBackend, owner: Owner, options: Options) -> Result<Self, Fatal> {
-        Self::over("(a medium of its own)".into(), None, || database(medium, options), owner, options)
+        Self::over("(a medium of its own)".into(), None, |first| database(medium, options, first), owner, options)
     }
 
     fn over(
         path: String,
         distrust: Option<Distrust>,
-        open: impl FnOnce() -> Result<Database, redb::DatabaseError>,
+        open: impl FnOnce(First) -> Result<Database, redb::DatabaseError>,
         owner: Owner,
         options: Options,
     ) -> Result<Self, Fatal> {
@@ -229,8 +231,9 @@ impl RedbMachine {
 }
 
 /// The database in this file, or a new one if it is empty.
-fn database(file: impl StorageBackend, options: Options) -> Result<Database, redb::DatabaseError> {
-    Database::builder().set_cache_size(options.cache_bytes).create_with_backend(Sealed::new(file)?)
+fn database(file: impl StorageBackend, options: Options, first: First) -> Result<Database, redb::DatabaseError> {
+    let file = Noting::new(Sealed::new(file)?, first);
+    Database::builder().set_cache_size(options.cache_bytes).create_with_backend(file)
 }
 
 /// A read that waits for the disk, on a thread that may.

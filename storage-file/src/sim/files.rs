@@ -132,7 +132,8 @@ impl VfsFile for SimFile {
         state.begin_io()?;
         let buf = &buf[..buf.len().min(state.write_limit.unwrap_or(usize::MAX))];
         let from = position(offset)?;
-        state.check_room(state.image.inodes[self.inode].room_for(from, buf.len()))?;
+        let more = state.image.inodes[self.inode].room_for(from, buf.len());
+        state.check_room(more)?;
         state.image.inodes[self.inode].write(buf, from);
         Ok(buf.len())
     }
@@ -142,6 +143,7 @@ impl VfsFile for SimFile {
         let mut begun = state.begin();
         if begun.is_ok() && std::mem::take(&mut state.forget_next_sync) {
             begun = Err(Fault::Forget);
+            state.failures += 1;
         }
         let inode = &mut state.image.inodes[self.inode];
         match begun {

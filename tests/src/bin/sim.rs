@@ -14,7 +14,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use raftkv::mutants::{self, MUTANTS, Mutant};
 use raftkv::testing::simulation::consensus::ConsensusDepth;
 use raftkv::testing::simulation::{Campaign, Depth, Failure, Findings, Options, attempt, diagram, shrink};
-use raftkv_tests::simulation::{NodeDepth, StoreKind};
+use raftkv_tests::simulation::{EngineKind, NodeDepth, StoreKind};
 
 /// With fewer seeds than this, a class that never occurred is no wonder.
 const SEEDS_THAT_COVER: u64 = 500;
@@ -44,6 +44,9 @@ struct Args {
     /// What whole nodes keep their logs and images in
     #[arg(long, value_enum, default_value_t = StoreName::File)]
     store: StoreName,
+    /// What whole nodes keep their contents in
+    #[arg(long, value_enum, default_value_t = EngineName::Memory)]
+    engine: EngineName,
     /// How many seeds run at the same time
     #[arg(long)]
     threads: Option<usize>,
@@ -90,6 +93,23 @@ enum StoreName {
     Redb,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum EngineName {
+    /// Registers in memory
+    Memory,
+    /// The database of kv-example, with its contents
+    Redb,
+}
+
+impl From<EngineName> for EngineKind {
+    fn from(name: EngineName) -> Self {
+        match name {
+            EngineName::Memory => Self::Memory,
+            EngineName::Redb => Self::Redb,
+        }
+    }
+}
+
 impl From<StoreName> for StoreKind {
     fn from(name: StoreName) -> Self {
         match name {
@@ -100,9 +120,9 @@ impl From<StoreName> for StoreKind {
 }
 
 impl DepthName {
-    fn depth(self, store: StoreName) -> Box<dyn Depth> {
+    fn depth(self, store: StoreName, engine: EngineName) -> Box<dyn Depth> {
         match self {
-            Self::Node => Box::new(NodeDepth::on(store.into())),
+            Self::Node => Box::new(NodeDepth::on(store.into(), engine.into())),
             Self::Consensus => Box::new(ConsensusDepth),
         }
     }
@@ -113,7 +133,7 @@ fn main() -> Result<ExitCode> {
     if (args.mutants || args.mutant.is_some()) && !mutants::COMPILED_IN {
         return run_with_mutants();
     }
-    let depth = args.depth.depth(args.store);
+    let depth = args.depth.depth(args.store, args.engine);
     let options = args.options(&*depth)?;
     if args.mutants {
         return grade(&args, &*depth, &options);

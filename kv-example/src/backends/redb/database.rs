@@ -4,13 +4,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 
 use bytes::Bytes;
-use raftkv::{ClusterId, Fatal, LogId, NodeId, Record, RecordChange, StorageError};
+use raftkv::{ClusterId, Fatal, LogId, NodeId, Record, RecordChange, StorageError, mutant};
 use redb::{
     Database, DatabaseError, Durability, ReadOnlyTable, ReadableDatabase, ReadableTable, TableDefinition, TableHandle,
     WriteTransaction,
 };
 use tokio::sync::watch;
 
+use super::first::First;
 use super::meta::{self, State};
 use super::place::Distrust;
 use super::tables::{Failure, NewestKey, OlderKey, Pair, Tables, Value, Writing};
@@ -106,6 +107,8 @@ pub(super) struct Core {
     path: String,
     /// What is marked when the disk fails, so that the database is not trusted any more.
     distrust: Option<Distrust>,
+    /// What went wrong first below it.
+    first: First,
     /// Away at the very end.
     pub(super) db: Option<Database>,
     pub(super) options: Options,
@@ -131,18 +134,19 @@ impl Core {
     pub(super) fn open(
         path: String,
         distrust: Option<Distrust>,
-        open: impl FnOnce() -> Result<Database, DatabaseError>,
+        open: impl FnOnce(First) -> Result<Database, DatabaseError>,
         owner: Owner,
         options: Options,
     ) -> Result<Self, Fatal> {
+        let first = First::default();
         let opened = caught(|| -> Result<_, redb::Error> {
-            let db = open()?;
+            let db = open(first.clone())?;
             let found = meta::load(&db, owner)?;
             Ok((db, found))
         });
         let (db, found) = match opened {
             Ok(Ok(opened)) => opened,
-            Ok(Err(error)) => return Err(told(&path, distrust.as_ref(), fatal(&path, error))),
+            Ok(Err(error)) => return Err(told(&path, distrust.as_ref(), fatal(&path, first.told_by(error)))),
             Err(panic) => return Err(panicked(&path, &panic)),
         };
         let state = found.map_err(|reason| Fatal::from(StorageError::Refused { path: path.clone(), reason }))?;
@@ -152,7 +156,7 @@ impl Core {
         });
         let view = match prepared {
             Ok(Ok(view)) => view,
-            Ok(Err(error)) => return Err(told(&path, distrust.as_ref(), fatal(&path, error))),
+            Ok(Err(error)) => return Err(told(&path, distrust.as_ref(), fatal(&path, first.told_by(error)))),
             Err(panic) => return Err(panicked(&path, &panic)),
         };
         let (swept, _) = watch::channel(state.head.swept);
@@ -160,6 +164,7 @@ impl Core {
         Ok(Self {
             path,
             distrust,
+            first,
             db: Some(db),
             options,
             writer: Mutex::new(writer),
@@ -189,6 +194,10 @@ impl Core {
         _ = self.broken.set(fatal.clone());
         self.swept.send_replace(NEVER_SWEPT);
         told(&self.path, self.distrust.as_ref(), fatal)
+    }
+
+    fn fatal(&self, error: redb::Error) -> Fatal {
+        fatal(&self.path, self.first.told_by(error))
     }
 
     fn check(&self) -> Result<(), Fatal> {
@@ -223,7 +232,7 @@ impl Core {
             Ok(Ok(Ok(done))) => done,
             // A command that this version does not know: nothing of its batch is done.
             Ok(Ok(Err(fatal))) => return Err(fatal),
-            Ok(Err(error)) => return Err(self.broke(fatal(&self.path, error))),
+            Ok(Err(error)) => return Err(self.broke(self.fatal(error))),
             Err(panic) => return Err(self.broke(panicked(&self.path, &panic))),
         };
         if durable {
@@ -249,7 +258,8 @@ impl Core {
         writer.bytes += BATCH + commands.iter().map(|(_, command)| command.len() as u64).sum::<u64>();
         writer.commands += commands.len() as u64;
         let durable = writer.bytes >= self.options.sync_bytes || writer.commands >= self.options.sync_commands;
-        self.transact(&mut writer, durable, |transaction, state| {
+        let apart = mutant!("applied-apart-from-its-contents");
+        let answers = self.transact(&mut writer, durable, |transaction, state| {
             let mut answers = Vec::with_capacity(commands.len());
             if !commands.is_empty() {
                 let applied = change(transaction, state, |store| {
@@ -273,9 +283,16 @@ impl Core {
                     RecordChange::Delete(key) => sessions.remove(&*key)?,
                 };
             }
-            state.applied = upto;
+            state.applied = if apart { state.applied } else { upto };
             Ok(Ok(answers))
-        })
+        })?;
+        if apart {
+            self.transact(&mut writer, false, |_, state| {
+                state.applied = upto;
+                Ok(Ok(()))
+            })?;
+        }
+        Ok(answers)
     }
 
     /// Sees to it that a loss of power can't take away what was applied up to here.
@@ -316,7 +333,7 @@ impl Core {
         });
         match all {
             Ok(Ok(records)) => Ok(records),
-            Ok(Err(error)) => Err(self.broke(fatal(&self.path, error))),
+            Ok(Err(error)) => Err(self.broke(self.fatal(error))),
             Err(panic) => Err(self.broke(panicked(&self.path, &panic))),
         }
     }
@@ -332,7 +349,7 @@ impl Core {
         let answer = caught(|| run(&store));
         let failed = match (store.keys.0.failure.take(), answer) {
             (Ok(()), Ok(answer)) => return Ok(answer?),
-            (Err(error), _) => fatal(&self.path, error.into()),
+            (Err(error), _) => self.fatal(error.into()),
             (Ok(()), Err(panic)) => panicked(&self.path, &panic),
         };
         tracing::error!(error = %failed, "a read failed");
@@ -352,8 +369,9 @@ impl Core {
         let Reading { view, failure } = &mut image.store.keys.0;
         match (std::mem::take(failure).take(), record) {
             (Ok(()), Ok(Some(record))) => Ok(Some(record)),
+            (Ok(()), Ok(None)) if mutant!("image-ends-before-it-is-durable") => Ok(None),
             (Ok(()), Ok(None)) => self.make_durable(view.applied).map(|()| None),
-            (Err(error), _) => Err(self.broke(fatal(&self.path, error.into()))),
+            (Err(error), _) => Err(self.broke(self.fatal(error.into()))),
             (Ok(()), Err(panic)) => Err(self.broke(panicked(&self.path, &panic))),
         }
     }
@@ -394,7 +412,8 @@ impl Core {
     ) -> Result<(), Fatal> {
         let mut writer = self.writer();
         let swept = head.swept;
-        self.transact(&mut writer, true, |transaction, state| {
+        let durable = !mutant!("restore-told-before-it-is-durable");
+        self.transact(&mut writer, durable, |transaction, state| {
             // An image of nothing has made none.
             drop(Writing::open(transaction, generation)?);
             transaction.delete_table(SESSIONS)?;
@@ -424,7 +443,7 @@ impl Drop for Core {
         }
         let failed = match closed {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => fatal(&self.path, error.into()),
+            Ok(Err(error)) => self.fatal(error.into()),
             Err(panic) => panicked(&self.path, &panic),
         };
         let error = told(&self.path, self.distrust.as_ref(), failed);

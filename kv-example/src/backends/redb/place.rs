@@ -4,7 +4,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use raftkv::{Fatal, StorageError};
+use raftkv::{Fatal, StorageError, mutant};
 use raftkv_storage_file::parts::{failed, read_full, write_all};
 use raftkv_storage_file::{Access, Vfs, VfsFile};
 use redb::{DatabaseError, StorageBackend};
@@ -133,7 +133,7 @@ impl StorageBackend for Medium {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        if mutant!("database-never-synced") { Ok(()) } else { self.0.sync_data() }
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {

@@ -17,7 +17,8 @@ const OWNER: Owner = Owner { cluster: ClusterId(7), node: NodeId(1) };
 struct InTables(Arc<Core>);
 
 fn core() -> Arc<Core> {
-    let open = || database(InMemoryBackend::new(), Options { cache_bytes: 1 << 20, ..Options::default() });
+    let options = Options { cache_bytes: 1 << 20, ..Options::default() };
+    let open = |first| database(InMemoryBackend::new(), options, first);
     Arc::new(Core::open("kv.redb".into(), None, open, OWNER, Options::default()).expect("a database"))
 }
 
@@ -166,7 +167,7 @@ impl Failing {
         let (disk, options) = (self.clone(), Options { cache_bytes: 0, ..Options::default() });
         let place = Place::look(Arc::new(OsVfs), &mark.with_extension("")).expect("a directory");
         assert_eq!(place.distrust().path(), mark);
-        Core::open("kv.redb".into(), Some(place.distrust()), || database(disk, options), OWNER, options)
+        Core::open("kv.redb".into(), Some(place.distrust()), |first| database(disk, options, first), OWNER, options)
     }
 
     fn fail(&self, fails: bool) {

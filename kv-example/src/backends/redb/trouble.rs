@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use raftkv::{Fatal, FatalKind, StorageError};
+use raftkv::{Fatal, FatalKind, StorageError, mutant};
 
 use super::place::Distrust;
 
@@ -35,7 +35,7 @@ pub(super) fn panicked(path: &str, reason: &str) -> Fatal {
 /// disk.
 pub(super) fn told(path: &str, distrust: Option<&Distrust>, fatal: Fatal) -> Fatal {
     let failed = matches!(fatal.kind(), FatalKind::Storage(StorageError::Io { .. } | StorageError::Full { .. }));
-    if let Some(distrust) = distrust.filter(|_| failed)
+    if let Some(distrust) = distrust.filter(|_| failed && !mutant!("failed-disk-trusted"))
         && let Err(error) = distrust.mark()
     {
         tracing::warn!(%error, "{} can't be made: delete {path} before the next start", distrust.path().display());

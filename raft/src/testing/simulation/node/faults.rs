@@ -240,14 +240,19 @@ impl<S: Subject, T: Stores> World<S, T> {
     /// Damages what is durable, on a minority at most.
     fn damage(&mut self, nodes: &[NodeId]) {
         let minority = (self.seats.len() - 1) / 2;
-        let damaged = self.seats.values().filter(|seat| !seat.is_sound()).count();
+        let damaged = self.seats.values().filter(|seat| !seat.is_sound() || seat.excuses.machine_damaged).count();
         // A last batch that is damaged right after a loss of power looks like a torn one, as the log's documentation says. So power comes
         // back, and the log is opened, before anything else happens to it.
         let sound = |seat: &super::seat::Seat<S, T>| seat.is_sound() && seat.is_up();
         let sound: Vec<NodeId> = nodes.iter().copied().filter(|id| self.seats.get(id).is_some_and(sound)).collect();
         let Some(id) = self.random.pick(&sound).filter(|_| damaged < minority) else { return };
-        let fault = if self.random.percent(70) { DiskFault::Rot } else { DiskFault::Misdirected };
-        self.sick(id, fault, if fault == DiskFault::Rot { "bit rot" } else { "misdirected writes" });
+        let of_machine = self.load.subject.is_durable() && self.random.percent(70);
+        let (fault, class) = match self.random.percent(70) {
+            _ if of_machine => (DiskFault::MachineDamaged, "damage to what state machines keep"),
+            true => (DiskFault::Rot, "bit rot"),
+            false => (DiskFault::Misdirected, "misdirected writes"),
+        };
+        self.sick(id, fault, class);
         if self.random.percent(60) {
             // It shows at the next start at the latest.
             self.take_down(id, Outage::Kill);

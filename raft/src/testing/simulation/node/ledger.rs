@@ -11,9 +11,10 @@ use bytes::{Buf, Bytes, BytesMut};
 use tokio::time::{Instant, sleep};
 
 use super::record::Record;
+use super::vouched::Memory;
 use crate::error::Fatal;
 use crate::testing::lock;
-use crate::traits::{Chunks, StateMachine};
+use crate::traits::{Chunks, Record as Kept, Recorded, StateMachine};
 use crate::types::{Index, LogId, NodeId};
 
 /// Names one command of one client, for good.
@@ -45,8 +46,12 @@ struct Applied {
     id: LogId,
     tag: Tag,
     command: u64,
-    answer: u64,
+    /// Unknown until the first machine has answered.
+    answer: Option<u64>,
 }
+
+/// Commands, each at its place.
+type Commands = Vec<(LogId, Bytes)>;
 
 /// All that was applied anywhere. Clones share it.
 #[derive(Clone, Debug)]
@@ -58,6 +63,8 @@ pub(super) struct Ledger {
 #[derive(Debug, Default)]
 struct State {
     by_index: BTreeMap<Index, Applied>,
+    /// All commands in order, where machines are compared with one that was given them all.
+    commands: BTreeMap<LogId, Bytes>,
     by_tag: BTreeMap<Tag, Index>,
     /// What clients were told: the answer to a command.
     answered: Vec<(Vec<(Tag, u64)>, NodeId)>,
@@ -131,7 +138,27 @@ impl Ledger {
         lock(&self.state).by_index.range(..=index).count()
     }
 
-    fn apply(&self, node: NodeId, after: Index, applied: Applied) -> Result<(), String> {
+    /// All commands up to an index, in order; none where they are not kept.
+    pub(super) fn commands(&self, upto: Index) -> Commands {
+        let state = lock(&self.state);
+        let upto = state.commands.iter().take_while(|(id, _)| id.index <= upto);
+        upto.map(|(id, command)| (*id, command.clone())).collect()
+    }
+
+    /// A node's state machine has answered a command that it was given.
+    fn answer(&self, node: NodeId, id: LogId, answer: u64) -> Result<(), String> {
+        let mut state = lock(&self.state);
+        let Some(applied) = state.by_index.get_mut(&id.index) else { return Ok(()) };
+        match *applied.answer.get_or_insert(answer) {
+            known if known == answer => Ok(()),
+            known => Err(format!(
+                "{node} applied the same command, with a different answer at {id}: {known:x} elsewhere, {answer:x} here"
+            )),
+        }
+    }
+
+    /// A node's state machine is given a command.
+    fn give(&self, node: NodeId, after: Index, applied: Applied) -> Result<(), String> {
         let mut state = lock(&self.state);
         let Applied { id, tag, .. } = applied;
         if id.index <= after {
@@ -141,14 +168,10 @@ impl Ledger {
             return Err(format!("{node} applied {id}, but skipped index {}, which another applied", skipped.0));
         }
         if let Some(known) = state.by_index.get(&id.index) {
-            if *known == applied {
+            if (known.id, known.tag, known.command) == (id, tag, applied.command) {
                 return Ok(());
             }
-            let what = match () {
-                () if known.id != id || known.tag != tag || known.command != applied.command => "a different command",
-                () => "the same command, with a different answer",
-            };
-            return Err(format!("{node} applied {what} at {id}: {known:?} elsewhere, {applied:?} here"));
+            return Err(format!("{node} applied a different command at {id}: {known:?} elsewhere, {applied:?} here"));
         }
         if let Some((last, _)) = state.by_index.last_key_value()
             && *last > id.index
@@ -185,7 +208,7 @@ impl Ledger {
                 let Some(index) = state.by_tag.get(tag) else {
                     return Err(format!("{node} acknowledged command {:x}, and nobody applied it", tag.0));
                 };
-                if state.by_index.get(index).is_none_or(|applied| applied.answer != *answer) {
+                if state.by_index.get(index).is_none_or(|applied| applied.answer != Some(*answer)) {
                     return Err(format!("{node} gave another answer to command {:x} than the state machines", tag.0));
                 }
                 if before.is_some_and(|before| before.next() != *index) {
@@ -211,6 +234,8 @@ pub(super) struct Witness<M> {
     last: Index,
     /// How many were applied here; unknown before the first one after an image.
     count: Option<usize>,
+    /// Where machines are durable by themselves: notes when something begins to be done to what they keep.
+    watch: Option<(Memory, u64)>,
     /// Held as long as the runtime holds the state machine.
     _alive: Arc<()>,
 }
@@ -218,12 +243,64 @@ pub(super) struct Witness<M> {
 impl<M: StateMachine> Witness<M> {
     pub(super) fn new(machine: M, node: NodeId, ledger: Ledger, alive: Arc<()>) -> Self {
         ledger.reach(node, Some(Index::ZERO));
-        Self { machine, node, ledger, last: Index::ZERO, count: Some(0), _alive: alive }
+        Self { machine, node, ledger, last: Index::ZERO, count: Some(0), watch: None, _alive: alive }
+    }
+
+    /// The machine is durable by itself, and reflects everything up to here.
+    pub(super) fn goes_on(self, reflected: Index, memory: Memory, run: u64) -> Self {
+        self.ledger.reach(self.node, Some(reflected));
+        let count = Some(self.ledger.up_to(reflected));
+        Self { last: reflected, count, watch: Some((memory, run)), ..self }
     }
 
     fn broken(&self, what: String) -> Fatal {
         self.ledger.record.violated(what.clone());
         Fatal::state_machine(what)
+    }
+
+    /// Takes the names off commands that the machine is given, and notes that it is: it may go down before it has answered, and have applied them.
+    fn give(&mut self, batch: Commands) -> Result<(Vec<(LogId, Tag)>, Commands), Fatal> {
+        let mut plain = Vec::with_capacity(batch.len());
+        let mut marks = Vec::with_capacity(batch.len());
+        for (id, marked) in batch {
+            let Some((tag, command)) = Tag::unmark(marked) else {
+                return Err(self.broken(format!("{} was given a command at {id} that nobody wrote", self.node)));
+            };
+            if self.count.is_none() {
+                self.last = id.index.prev();
+            }
+            let applied = Applied { id, tag, command: hash(&command), answer: None };
+            self.ledger.give(self.node, self.last, applied).map_err(|what| self.broken(what))?;
+            if self.watch.is_some() {
+                lock(&self.ledger.state).commands.entry(id).or_insert_with(|| command.clone());
+            }
+            self.last = id.index;
+            self.count = Some(self.count.map_or_else(|| self.ledger.up_to(id.index), |count| count + 1));
+            marks.push((id, tag));
+            plain.push((id, command));
+        }
+        Ok((marks, plain))
+    }
+
+    /// The machine has answered.
+    fn answered(&self, marks: Vec<(LogId, Tag)>, answers: &[Bytes]) -> Result<(), Fatal> {
+        if answers.len() != marks.len() {
+            return Ok(());
+        }
+        for ((id, tag), answer) in marks.into_iter().zip(answers) {
+            let answer = hash(answer);
+            self.ledger.record.step((self.node, id, answer), || {
+                let text = format!("applies {:x} at {id}", tag.0);
+                crate::testing::simulation::TraceEvent::Node { node: self.node, text }
+            });
+            self.ledger.answer(self.node, id, answer).map_err(|what| self.broken(what))?;
+        }
+        self.ledger.reach(self.node, self.count.map(|_| self.last));
+        if self.count.is_some_and(|count| count != self.ledger.up_to(self.last)) {
+            let what = format!("other commands: {} did not apply all that others did up to {}", self.node, self.last.0);
+            return Err(self.broken(what));
+        }
+        Ok(())
     }
 }
 
@@ -240,47 +317,60 @@ impl<M: StateMachine> StateMachine for Witness<M> {
 
     async fn apply_batch(&mut self, batch: Vec<(LogId, Bytes)>) -> Result<Vec<Bytes>, Fatal> {
         self.ledger.while_hanging(self.node).await;
-        let mut plain = Vec::with_capacity(batch.len());
-        let mut marks = Vec::with_capacity(batch.len());
-        for (id, marked) in batch {
-            let Some((tag, command)) = Tag::unmark(marked) else {
-                return Err(self.broken(format!("{} was given a command at {id} that nobody wrote", self.node)));
-            };
-            marks.push((id, tag, hash(&command)));
-            plain.push((id, command));
-        }
-        let answers = self.machine.apply_batch(plain).await?;
-        if answers.len() != marks.len() {
-            return Ok(answers);
-        }
-        for ((id, tag, command), answer) in marks.into_iter().zip(&answers) {
-            let applied = Applied { id, tag, command, answer: hash(answer) };
-            self.ledger.record.step((self.node, id, applied.answer), || {
-                let text = format!("applies {:x} at {id}", tag.0);
-                crate::testing::simulation::TraceEvent::Node { node: self.node, text }
-            });
-            if self.count.is_none() {
-                self.last = id.index.prev();
-            }
-            self.ledger.apply(self.node, self.last, applied).map_err(|what| self.broken(what))?;
-            self.last = id.index;
-            self.count = Some(self.count.map_or_else(|| self.ledger.up_to(id.index), |count| count + 1));
-        }
-        self.ledger.reach(self.node, self.count.map(|_| self.last));
-        if self.count.is_some_and(|count| count != self.ledger.up_to(self.last)) {
-            let what = format!("other commands: {} did not apply all that others did up to {}", self.node, self.last.0);
-            return Err(self.broken(what));
-        }
+        let (marks, plain) = self.give(batch)?;
+        let answers = watched(&self.watch, self.machine.apply_batch(plain)).await?;
+        self.answered(marks, &answers)?;
         Ok(answers)
     }
 
+    async fn apply_recorded(&mut self, mut batch: Recorded) -> Result<Vec<Bytes>, Fatal> {
+        self.ledger.while_hanging(self.node).await;
+        let (marks, plain) = self.give(std::mem::take(&mut batch.commands))?;
+        batch.commands = plain;
+        let answers = watched(&self.watch, self.machine.apply_recorded(batch)).await?;
+        self.answered(marks, &answers)?;
+        Ok(answers)
+    }
+
+    async fn records(&self) -> Result<Option<Vec<Kept>>, Fatal> {
+        self.machine.records().await
+    }
+
     async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
-        self.machine.snapshot().await
+        let chunks = self.machine.snapshot().await?;
+        Ok(Box::new(WatchedChunks { chunks, watch: self.watch.clone() }))
     }
 
     async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
         self.count = None;
         self.ledger.reach(self.node, None);
-        self.machine.restore(image).await
+        watched(&self.watch, self.machine.restore(image)).await
+    }
+
+    async fn restore_recorded(&mut self, image: Box<dyn Chunks>, records: Vec<Kept>, last: LogId) -> Result<(), Fatal> {
+        self.count = None;
+        self.ledger.reach(self.node, None);
+        watched(&self.watch, self.machine.restore_recorded(image, records, last)).await
+    }
+}
+
+/// Does something to what a machine keeps.
+async fn watched<T>(watch: &Option<(Memory, u64)>, work: impl Future<Output = Result<T, Fatal>>) -> Result<T, Fatal> {
+    match watch {
+        Some((memory, run)) => memory.watch(*run, work).await,
+        None => work.await,
+    }
+}
+
+/// An image, whose end may have to wait for the disk.
+struct WatchedChunks {
+    chunks: Box<dyn Chunks>,
+    watch: Option<(Memory, u64)>,
+}
+
+#[async_trait]
+impl Chunks for WatchedChunks {
+    async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
+        watched(&self.watch, self.chunks.next()).await
     }
 }

@@ -144,9 +144,10 @@ impl<S: Subject> Client<S> {
         }
         let mut history = lock(&self.load.history);
         // A read that was not answered has no effect that anyone could see.
-        match &answer {
-            Some(Ok(())) => history.returned(call, self.load.subject.look(&desk.view, &op)),
-            Some(Err(_)) | None => history.failed(call),
+        let seen = matches!(answer, Some(Ok(()))).then(|| self.load.subject.try_look(&desk.view, &op)).flatten();
+        match seen {
+            Some(seen) => history.returned(call, seen),
+            None => history.failed(call),
         }
         drop(history);
         self.note(node, tag, "read", &answer.map(|answer| answer.map(drop)));

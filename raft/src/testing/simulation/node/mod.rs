@@ -10,6 +10,7 @@
 //! | starting nodes, taking them down, judging why they stopped | `world.rs`, `seat.rs` |
 //! | what goes wrong | `faults.rs` |
 //! | members that come and go | `members.rs` |
+//! | opening what nodes keep; state machines that are durable by themselves, compared with others | `durable.rs` |
 //! | clients | `load.rs` |
 //! | the machine: clock, pauses, power | `machine.rs` |
 //! | the network | `network.rs` |
@@ -22,6 +23,7 @@
 //! * All nodes are given the same commands at the same places, each once, in order and without a gap, and answer the same.
 //! * What was acknowledged was applied, with that answer; what was refused or [`Lost`](crate::Error::Lost) never was.
 //! * A log that acknowledged a write has it at the next start, or refuses to open; one that was under way is there in part at most.
+//! * A state machine that is durable by itself has, when it goes on, what all commands up to there make.
 //! * A term has one leader.
 //! * Every call is answered in bounded time, as long as its node's machine runs.
 //! * A node stops only for a reason that a fault explains. From then on every call at it says so at once, and its state machine and stores
@@ -30,6 +32,7 @@
 //! * Where members come and go: whatever was asked for, and whichever machine lost its disk, all that work can become voters again; whoever leaves
 //!   learns it, and the others go on.
 
+mod durable;
 mod faults;
 mod kept;
 mod ledger;
@@ -52,5 +55,5 @@ mod world;
 
 pub use registers::{RegisterMachine, RegisterView, Registers};
 pub use simulation::Simulation;
-pub use stores::{DiskFault, MemStores, Outage, Site, Stores};
+pub use stores::{Disk, DiskFault, MemStores, Outage, Site, Stores};
 pub use subject::{OpOf, RetOf, Subject};

@@ -133,6 +133,12 @@ impl Plan {
         if random.percent(20) { Kept::Nothing } else { Kept::durable(one_of(&mut random, &[1, 3, 20], 3)) }
     }
 
+    /// Images of machines that keep their contents are larger than some registers: in the smallest pieces they would take longer than a cluster has.
+    pub(super) fn widen(&mut self) {
+        self.config.snapshot_chunk_bytes = self.config.snapshot_chunk_bytes.max(2000);
+        self.config.snapshot_window_bytes = self.config.snapshot_window_bytes.max(20_000);
+    }
+
     /// Whether what is durable may be damaged.
     pub(super) fn may_damage(&self) -> bool {
         self.weights[5] > 0

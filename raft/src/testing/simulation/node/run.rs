@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::kept::Kept;
 use super::ledger::Ledger;
 use super::load::Load;
 use super::network::Network;
@@ -42,7 +43,10 @@ pub(super) async fn run<S: Subject, T: Stores>(
     keep: usize,
 ) -> Outcome {
     let mut random = Random::new(seed);
-    let plan = Plan::new(seed, &mut random, options);
+    let mut plan = Plan::new(seed, &mut random, options);
+    if subject.is_durable() {
+        plan.widen();
+    }
     let record = Record::new(keep);
     let mut world = World::new(plan, random, record.clone(), subject, stores);
     let network = tokio::spawn(world.network.clone().deliver());
@@ -69,7 +73,7 @@ impl<S: Subject, T: Stores> World<S, T> {
         let ledger = Ledger::new(record.clone());
         let leaders = Leaders::default();
         let load = Load {
-            subject,
+            subject: subject.clone(),
             leaders: leaders.clone(),
             config: plan.config.clone(),
             record: record.clone(),
@@ -79,7 +83,8 @@ impl<S: Subject, T: Stores> World<S, T> {
             written: Mutex::default(),
             closed: AtomicBool::new(false),
         };
-        let seat = |id| (id, Seat::new(id, stores(), plan.kept(id)));
+        let kept = |id| if subject.is_durable() { Kept::AsItIs } else { plan.kept(id) };
+        let seat = |id| (id, Seat::new(id, stores(), kept(id)));
         let all = (1..=plan.nodes + plan.reserve).map(|id| seat(NodeId(id)));
         let (seats, reserve) = all.partition(|(id, _)| id.0 <= plan.nodes);
         let changing = plan.may_change();
@@ -147,6 +152,7 @@ impl<S: Subject, T: Stores> World<S, T> {
     pub(super) async fn mend(&mut self, id: NodeId) {
         self.ledger.hang(id, None);
         self.disk(id, DiskFault::Heal);
+        self.move_away(id);
         let Some(seat) = self.seats.get(&id) else { return };
         if let Some(running) = seat.running() {
             running.machine.resume();
@@ -278,7 +284,7 @@ impl<S: Subject, T: Stores> World<S, T> {
                 && statuses.len() == up.len()
                 && nodes.iter().all(|id| up.contains(id))
             {
-                break;
+                return self.compare_all().await;
             }
             if Instant::now() > bound {
                 self.record.violated(format!("no agreement: the nodes differ for too long: {statuses:#?}"));

@@ -71,6 +71,8 @@ pub(super) struct Excuses {
     room: Option<Instant>,
     /// Something durable is damaged, for good.
     pub(super) damaged: bool,
+    /// What the state machine keeps is damaged, until it is moved away.
+    pub(super) machine_damaged: bool,
 }
 
 impl Excuses {
@@ -88,6 +90,7 @@ impl Excuses {
                 }
             }
             DiskFault::Rot | DiskFault::Misdirected => self.damaged = true,
+            DiskFault::MachineDamaged => self.machine_damaged = true,
             DiskFault::Slow(_) | DiskFault::Stall | DiskFault::Resume | DiskFault::PowerFailsSoon => {}
         }
     }

@@ -1,5 +1,6 @@
 //! What a simulated machine keeps: disks that outlive the node, and what befalls them.
 
+use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,9 +46,14 @@ pub enum DiskFault {
     Rot,
     /// A write went to another place than it was meant for, some time ago.
     Misdirected,
+    /// One of both happened to what the state machine keeps, of which the node can make another: asked for where machines are durable by themselves.
+    MachineDamaged,
     /// All is well from now on, save what is damaged already.
     Heal,
 }
+
+/// What a state machine keeps something on: a type that the stores and the [`Subject`](super::Subject) agree on.
+pub type Disk = Arc<dyn Any + Send + Sync>;
 
 /// A node's disks. One value for each node, which outlives all of its restarts.
 ///
@@ -63,6 +69,14 @@ pub trait Stores: Send + 'static {
 
     /// The machine went down. What was opened has no effect any more, not even when it is dropped.
     fn outage(&mut self, how: Outage, random: &mut Random);
+
+    /// The disk, as it was opened last, for a state machine that keeps something on it; see [`Subject::start_on`](super::Subject::start_on).
+    fn disk(&self) -> Option<Disk> {
+        None
+    }
+
+    /// The node is down, and what its state machine keeps is moved out of its way: it makes another from image and log.
+    fn move_away(&mut self) {}
 
     /// Something befalls the disk. False if this is not simulated here.
     fn fault(&mut self, fault: DiskFault, random: &mut Random) -> bool {
@@ -97,6 +111,11 @@ impl Site {
     /// Counts a situation of the stores' own in the run's coverage.
     pub fn hit(&self, class: &'static str) {
         self.record.hit(class);
+    }
+
+    /// A promise of the stores' or the state machine's own is broken.
+    pub fn violated(&self, what: impl Into<String>) {
+        self.record.violated(what);
     }
 
     /// Adds a step of the stores' own to the trace.
@@ -153,7 +172,8 @@ impl Stores for MemStores {
             | DiskFault::Room
             | DiskFault::PowerFailsSoon
             | DiskFault::Rot
-            | DiskFault::Misdirected => return false,
+            | DiskFault::Misdirected
+            | DiskFault::MachineDamaged => return false,
         }
         true
     }

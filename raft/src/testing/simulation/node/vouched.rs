@@ -26,24 +26,20 @@ struct Known {
     doubtful: Vec<Held>,
     /// When the write began that is under way, or has failed.
     began: Option<Instant>,
-    /// The same of what is done to images, by number.
+    /// The same of what is done to images and to the state machine, by number.
     imaging: BTreeMap<u64, Instant>,
     numbers: u64,
 }
 
 impl Memory {
-    /// When the first write began, to the log or to images, that did not succeed.
+    /// When the first write began, to the log, to images, or to what the state machine keeps, that did not succeed.
     pub(super) fn began(&self) -> Option<Instant> {
         let known = lock(&self.0);
         known.imaging.values().copied().chain(known.began).min()
     }
 
-    /// Does something to images, and notes when it began until it has succeeded.
-    pub(super) async fn watch<T>(
-        &self,
-        run: u64,
-        work: impl Future<Output = Result<T, StorageError>>,
-    ) -> Result<T, StorageError> {
+    /// Does something to images or the state machine, and notes when it began until it has succeeded.
+    pub(super) async fn watch<T, E>(&self, run: u64, work: impl Future<Output = Result<T, E>>) -> Result<T, E> {
         let number = {
             let mut known = lock(&self.0);
             known.numbers += 1;

@@ -8,8 +8,9 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use super::kept::{Keeping, Kept};
-use super::ledger::{Ledger, Witness};
+use super::durable::Opened;
+use super::kept::Kept;
+use super::ledger::Ledger;
 use super::load::{Desk, Load};
 use super::machine::Machine;
 use super::members::Made;
@@ -27,7 +28,7 @@ use crate::error::{Fatal, FatalKind, StorageError};
 use crate::handle::Raft;
 use crate::runtime::{Event, Events};
 use crate::testing::{Random, lock};
-use crate::types::{ClusterId, GroupId, LogId, NodeId, Peer, Term};
+use crate::types::{ClusterId, GroupId, NodeId, Peer, Term};
 
 pub(super) const CLUSTER: ClusterId = ClusterId(0x5151);
 
@@ -226,18 +227,10 @@ impl<S: Subject, T: Stores> World<S, T> {
         // Up to a tenth too slow or too fast, the same in all runs of the machine.
         let rate = 900_000 + u32::try_from(Random::new(site.seed).below(200_000)).unwrap_or(100_000);
         let machine = Arc::new(Machine::new(if self.plan.may_misjudge_time() { rate } else { 1_000_000 }));
-        let alive = Arc::new(());
-        seat.alive.push(Arc::downgrade(&alive));
-        let (user, view) = self.load.subject.start();
-        let witness = Witness::new(user, id, self.ledger.clone(), alive);
-        let opened = (seat.stores.open(&site).await, Keeping::open(witness, seat.kept.clone(), run).await);
+        let opened = seat.open(&site, &self.load.subject, &self.ledger).await;
         let started = match opened {
-            (Err(error), _) => Err(Fatal::from(error)),
-            (Ok(_), Err(fatal)) => Err(fatal),
-            (Ok((log, snapshots)), Ok(keeping)) => {
-                if keeping.upto() > LogId::ZERO {
-                    self.record.hit("durable state machines that go on");
-                }
+            Err(fatal) => Err(fatal),
+            Ok(Opened { log, snapshots, keeping, view }) => {
                 let log = Vouched::new(log, seat.memory.clone(), run, id, self.record.clone());
                 let snapshots = Watched::new(snapshots, seat.memory.clone(), run);
                 let Preference { priority, may_lead } = seat.preference;
@@ -249,11 +242,12 @@ impl<S: Subject, T: Stores> World<S, T> {
                     .log(log)
                     .snapshots(snapshots)
                     .state_machine(keeping);
-                start_or_lose_power(node.start(), id, run, &mut self.notices, &self.notify).await
+                let started = start_or_lose_power(node.start(), id, run, &mut self.notices, &self.notify).await;
+                started.map(|raft| (raft, view))
             }
         };
         match started {
-            Ok(raft) => {
+            Ok((raft, view)) => {
                 tokio::spawn(watch(
                     raft.events(),
                     id,
@@ -295,7 +289,9 @@ impl<S: Subject, T: Stores> World<S, T> {
     /// Checks that a node had a reason to stop, and decides how it goes on.
     fn judge(&mut self, id: NodeId, fatal: &Fatal, ending: bool, began: Option<Instant>) {
         let Some(seat) = self.seats.get_mut(&id) else { return };
-        if !seat.excuses.explain(fatal, ending, began) {
+        if seat.excuses.machine_damaged && self.load.subject.is_damage(fatal) {
+            seat.move_away(&self.record);
+        } else if !seat.excuses.explain(fatal, ending, began) {
             let excuses = seat.excuses;
             return self
                 .record
