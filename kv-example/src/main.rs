@@ -9,7 +9,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// What jemalloc reads when it starts: pages that are not used go back to the system after a second, and not after ten and another ten.
 #[cfg(all(feature = "jemalloc", unix))]
-#[expect(unsafe_code, reason = "the name is jemalloc's, and nobody else's: its crate puts the prefix before all of its names")]
+#[expect(
+    unsafe_code,
+    reason = "the name is jemalloc's, and nobody else's: its crate puts the prefix before all of its names"
+)]
 #[unsafe(export_name = "_rjem_malloc_conf")]
 static CONFIGURATION: &[u8; 37] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 

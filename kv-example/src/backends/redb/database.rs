@@ -192,6 +192,7 @@ impl Core {
     /// What was found to be wrong stops the node with the next command: it can neither go on from it, nor answer for it. Nobody sweeps any more either.
     fn broke(&self, fatal: Fatal) -> Fatal {
         _ = self.broken.set(fatal.clone());
+        self.first.freeze();
         self.swept.send_replace(NEVER_SWEPT);
         told(&self.path, self.distrust.as_ref(), fatal)
     }

@@ -304,6 +304,28 @@ fn a_panic_that_is_not_of_the_database_is_not_told_as_damage() {
     assert!(core.change(|_| ()).is_err(), "it goes on");
 }
 
+/// redb closes such a database with a commit of one phase, on which a loss of power may leave nothing that can be opened.
+#[test]
+fn nothing_is_written_to_a_database_any_more_in_which_something_is_wrong() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = Failing::default();
+    let core = disk.open(&dir.path().join("kv.redb.failed")).expect("a database");
+    core.change(|store| model::change(store, &[put("a", b"1")])).expect("a change");
+    core.make_durable(LogId::new(9, 9)).expect("a sync");
+    core.change(|store| model::change(store, &[put("a", b"2")])).expect("a change");
+    let bytes = || {
+        let mut all = vec![0; disk.disk.len().expect("a length") as usize];
+        disk.disk.read(0, &mut all).expect("all of it");
+        all
+    };
+    core.change(|_| -> () { panic!("revisions go back") }).expect_err("it panicked");
+    let before = bytes();
+    drop(core);
+    assert!(bytes() == before, "it was written to");
+    let again = disk.open(&dir.path().join("kv.redb.failed")).expect("it is as it was synced");
+    assert!(again.change(|_| ()).is_ok());
+}
+
 /// A client that waits for the room of what it compacted is told, and does not wait until it loses patience.
 #[tokio::test]
 async fn a_sweep_that_can_not_end_is_told_to_whoever_waits_for_it() {
