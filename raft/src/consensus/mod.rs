@@ -343,6 +343,12 @@ impl Consensus {
         }
     }
 
+    /// The current term.
+    #[must_use]
+    pub fn term(&self) -> Term {
+        self.hard_state.term
+    }
+
     /// The leader of this term, as far as this node knows; itself when it leads.
     #[must_use]
     pub fn leader(&self) -> Option<NodeId> {

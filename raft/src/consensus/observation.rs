@@ -2,15 +2,9 @@
 
 use super::Consensus;
 use super::role::Role;
-use crate::types::{Index, NodeId, Term};
+use crate::types::{Index, NodeId};
 
 impl Consensus {
-    /// The current term.
-    #[must_use]
-    pub fn term(&self) -> Term {
-        self.hard_state.term
-    }
-
     /// The candidate that has its vote in the current term.
     #[must_use]
     pub fn voted_for(&self) -> Option<NodeId> {
