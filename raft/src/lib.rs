@@ -82,7 +82,7 @@ pub use runtime::Host;
 pub use runtime::{Arrivals, Event, Events, Inbox, Stall};
 pub use session::{Once, Sequencer, Session, SessionId};
 pub use traits::{
-    Chunks, Drafts, HardState, LogState, LogStore, LogWrite, Published, Record, RecordChange, Recorded, Snapshot,
-    SnapshotId, SnapshotMeta, SnapshotWriter, StateMachine, TermRun, Transport, Turn,
+    Chunks, Drafts, HardState, HeldLog, LogState, LogStore, LogWrite, Published, Record, RecordChange, Recorded, Shelf,
+    Shelved, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StateMachine, TermRun, Transport, Turn,
 };
 pub use types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, Membership, NodeId, Peer, Term};

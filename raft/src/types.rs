@@ -368,6 +368,13 @@ impl Membership {
     /// # Errors
     /// The reason, for a person: undecodable bytes, a member named twice, or what [`Membership::validate`] finds.
     pub fn decode(bytes: &[u8]) -> Result<Self, String> {
+        let membership = Self::read(bytes)?;
+        membership.validate()?;
+        Ok(membership)
+    }
+
+    /// The same, whether it is valid or not.
+    pub(crate) fn read(bytes: &[u8]) -> Result<Self, String> {
         let wire = <wire::Membership as prost::Message>::decode(bytes).map_err(|e| e.to_string())?;
         let counts = [wire.voters.len(), wire.outgoing.len(), wire.learners.len()];
         let read = |peers: Vec<wire::Peer>| by_id(peers.into_iter().map(|peer| Peer::new(peer.id, peer.address)));
@@ -375,9 +382,7 @@ impl Membership {
         if [voters.len(), outgoing.len(), learners.len()] != counts {
             return Err("a member is named twice".into());
         }
-        let membership = Self { voters, outgoing, learners };
-        membership.validate()?;
-        Ok(membership)
+        Ok(Self { voters, outgoing, learners })
     }
 }
 

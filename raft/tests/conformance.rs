@@ -51,6 +51,115 @@ mod memory_snapshots {
     raftkv::snapshot_conformance!(Memory(MemSnapshots::new()));
 }
 
+/// A shelf in memory, under the store that the framework makes of it.
+mod shelf {
+    use std::collections::BTreeMap;
+    use std::sync::Mutex;
+
+    use raftkv::{Shelf, Shelved};
+
+    use super::*;
+
+    /// What is on it, how many operations pass before the fault, and whether that has come.
+    #[derive(Default)]
+    struct Contents {
+        names: BTreeMap<String, Vec<u8>>,
+        armed: Option<(Fault, u64)>,
+        dead: bool,
+    }
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Contents>>);
+
+    impl Memory {
+        fn look<T>(&self, look: impl FnOnce(&mut Contents) -> T) -> T {
+            look(&mut self.0.lock().expect("no panic"))
+        }
+
+        /// Does something, or a part of it where the fault comes in the middle of it.
+        fn change(
+            &self,
+            whole: impl FnOnce(&mut Contents),
+            half: impl FnOnce(&mut Contents),
+        ) -> Result<(), StorageError> {
+            self.look(|contents| {
+                let gone = || Err(StorageError::io("change", "shelf".as_ref())(std::io::ErrorKind::Other.into()));
+                if contents.dead {
+                    return gone();
+                }
+                let Some((fault, left)) = contents.armed.take() else {
+                    whole(contents);
+                    return Ok(());
+                };
+                if left > 0 {
+                    contents.armed = Some((fault, left - 1));
+                    whole(contents);
+                    return Ok(());
+                }
+                contents.dead = fault != Fault::Error;
+                half(contents);
+                gone()
+            })
+        }
+    }
+
+    impl Shelf for Memory {
+        fn names(&self) -> Result<Vec<String>, StorageError> {
+            Ok(self.look(|contents| contents.names.keys().cloned().collect()))
+        }
+
+        fn read(&self, name: &str) -> Result<Bytes, StorageError> {
+            let found = self.look(|contents| contents.names.get(name).cloned());
+            found.map(Bytes::from).ok_or_else(|| StorageError::Misuse(format!("there is no {name}")))
+        }
+
+        fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
+            let add = |part: usize| {
+                move |contents: &mut Contents| contents.names.entry(name.into()).or_default().extend(&bytes[..part])
+            };
+            self.change(add(bytes.len()), add(bytes.len() / 2))
+        }
+
+        fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
+            let rename = |contents: &mut Contents| {
+                let bytes = contents.names.remove(from).expect("it is there");
+                contents.names.insert(to.into(), bytes);
+            };
+            self.change(rename, |_| ())
+        }
+
+        fn remove(&self, name: &str) -> Result<(), StorageError> {
+            self.change(|contents| drop(contents.names.remove(name).expect("it is there")), |_| ())
+        }
+    }
+
+    impl snapshot::Backend for Memory {
+        type Store = Shelved<Self>;
+
+        async fn open(&self) -> Result<Self::Store, StorageError> {
+            self.look(|contents| (contents.armed, contents.dead) = (None, false));
+            Shelved::open(self.clone())
+        }
+
+        fn arm(&self, fault: Fault, after: u64) -> bool {
+            self.look(|contents| contents.armed = Some((fault, after)));
+            true
+        }
+
+        fn damage(&self, place: u64) -> bool {
+            self.look(|contents| {
+                let (_, image) =
+                    contents.names.iter_mut().find(|(name, _)| name.ends_with(".image")).expect("an image");
+                let bit = usize::try_from(place).expect("64 bits") % (image.len() * 8);
+                image[bit / 8] ^= 1 << (bit % 8);
+            });
+            true
+        }
+    }
+
+    raftkv::snapshot_conformance!(Memory::default());
+}
+
 mod memory_network {
     use super::*;
 

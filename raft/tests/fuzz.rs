@@ -2,4 +2,4 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
-raftkv::fuzz_tests!(raftkv::testing::fuzzing::TARGETS; membership image);
+raftkv::fuzz_tests!(raftkv::testing::fuzzing::TARGETS; membership image shelf);

@@ -7,7 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use super::Random;
-use crate::types::{Membership, NodeId, Peer};
+use crate::traits::{SnapshotId, SnapshotMeta};
+use crate::types::{LogId, Membership, NodeId, Peer};
 
 /// A decoder under test.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +25,19 @@ pub struct Target {
 pub const TARGETS: &[Target] = &[
     Target { name: "membership", run: membership, sample: sample_membership },
     Target { name: "image", run: image, sample: sample_image },
+    Target { name: "shelf", run: shelf, sample: sample_shelf },
 ];
+
+/// What an image on a shelf begins with.
+fn shelf(bytes: &[u8]) {
+    within(bytes.len(), || crate::traits::fuzz_shelf(bytes));
+}
+
+fn sample_shelf(random: &mut Random) -> Vec<u8> {
+    let membership = Membership::decode(&sample_membership(random)).unwrap_or_default();
+    let (last, membership_at) = (LogId::new(random.any(), random.any()), LogId::new(1, random.below(99)));
+    crate::traits::sample_shelf(&SnapshotMeta { id: SnapshotId(random.any()), last, membership, membership_at })
+}
 
 /// What an image of a state machine begins with.
 fn image(bytes: &[u8]) {

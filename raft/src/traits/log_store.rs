@@ -96,6 +96,8 @@ impl LogWrite {
 /// The runtime calls [`LogStore::write`] and [`LogStore::compact`] one at a time; [`LogStore::read`] may run beside them.
 /// Any error stops the node, and the store must refuse every later write: after a failed fsync nobody knows
 /// what is on disk.
+///
+/// For a store that holds its entries in memory as well, [`HeldLog`](super::HeldLog) is that half of it.
 #[async_trait]
 pub trait LogStore: Send + Sync + 'static {
     /// Tells what is held. Called once, before everything else.

@@ -42,7 +42,7 @@ pub struct Published {
     pub checksum: u32,
 }
 
-/// Where images of the state machine rest.
+/// Where images of the state machine rest. [`Shelved`](super::Shelved) is one for whatever keeps bytes under names ([`Shelf`](super::Shelf)).
 #[async_trait]
 pub trait Snapshot: Send + Sync + 'static {
     /// The newest complete image, verified when it was published.

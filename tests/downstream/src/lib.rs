@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `transport.rs` | `Transport` | plain TCP, one connection to each peer and lane |
 //! | `records.rs`, `log.rs` | `LogStore` | one file, which is written anew when the log is cut |
-//! | `snapshots.rs` | `Snapshot` | a directory of images |
+//! | `snapshots.rs` | `Snapshot`, by way of `Shelf` | a directory of images |
 //! | `ledger.rs` | `StateMachine` | accounts, between which money is moved |
 
 mod ledger;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use downstream::{Images, Ledger, OneFile, Tcp, Transfer, serve};
 use raftkv::testing::Random;
 use raftkv::testing::conformance::{log_store, snapshot, state_machine, transport};
-use raftkv::{ClusterId, Inbox, Peer, StorageError, Transport};
+use raftkv::{ClusterId, Inbox, Peer, Shelved, StorageError, Transport};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -33,9 +33,9 @@ impl log_store::Backend for Dir {
 }
 
 impl snapshot::Backend for Dir {
-    type Store = Images;
+    type Store = Shelved<Images>;
 
-    async fn open(&self) -> Result<Images, StorageError> {
+    async fn open(&self) -> Result<Shelved<Images>, StorageError> {
         Images::open(self.path("images"))
     }
 
