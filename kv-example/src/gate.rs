@@ -33,8 +33,8 @@ use tracing::warn;
 
 use crate::config::Limits;
 use crate::service::refused;
-use anteroom::Anteroom;
 pub(crate) use anteroom::Waiting;
+use anteroom::{Anteroom, Place};
 
 /// What a request takes beside its bytes, estimated: a stream of HTTP/2, and a task.
 const REQUEST_OVERHEAD: usize = 4 << 10;
@@ -131,15 +131,14 @@ impl Gate {
     }
 
     /// A place for a client's connection, which has yet to begin.
-    pub(crate) fn client(&self, connection: &impl AsFd, from: IpAddr) -> Option<(Share, Waiting)> {
-        let place = self.clients.take(Some(from), 1);
-        let place = place.inspect_err(|full| {
-            if matches!(full, Exhausted::All(_)) && self.anteroom.end_oldest() {
-                self.refuse(Limit::ClientConnections, OUTWAITED);
-            }
-        });
-        let place = self.or_close(place, Limit::ClientConnections)?;
-        let Ok((waiting, made_room)) = self.anteroom.enter(connection) else {
+    pub(crate) fn client(&self, connection: &impl AsFd, from: IpAddr) -> Option<(Place, Waiting)> {
+        let mut place = self.clients.take(Some(from), 1);
+        if matches!(place, Err(Exhausted::All(_))) && self.anteroom.end_oldest() {
+            self.refuse(Limit::ClientConnections, OUTWAITED);
+            place = self.clients.take(Some(from), 1);
+        }
+        let place = Place::new(self.or_close(place, Limit::ClientConnections)?);
+        let Ok((waiting, made_room)) = self.anteroom.enter(connection, place.clone()) else {
             self.refuse(
                 Limit::ClientConnections,
                 "a connection was closed unheard: there are no more file descriptors",

@@ -9,6 +9,8 @@ use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use raftkv::transport_kit::Share;
+
 /// Those who wait. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(crate) struct Anteroom(Arc<Inner>);
@@ -24,7 +26,21 @@ struct Queue {
     /// How many have come so far.
     came: u64,
     /// By when they came, with a handle of each connection to end it by.
-    by_age: BTreeMap<u64, TcpStream>,
+    by_age: BTreeMap<u64, (TcpStream, Place)>,
+}
+
+/// The place of a connection among all that there may be. Clones are the same: whoever is ended gives it up at once, and not only once its task has noticed.
+#[derive(Clone, Debug)]
+pub(crate) struct Place(Arc<Mutex<Option<Share>>>);
+
+impl Place {
+    pub(super) fn new(share: Share) -> Self {
+        Self(Arc::new(Mutex::new(Some(share))))
+    }
+
+    fn give_up(&self) {
+        drop(self.0.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// A connection that waits, until this is dropped.
@@ -48,14 +64,14 @@ impl Anteroom {
     ///
     /// # Errors
     /// There is no file descriptor left.
-    pub(super) fn enter(&self, connection: &impl AsFd) -> io::Result<(Waiting, bool)> {
+    pub(super) fn enter(&self, connection: &impl AsFd, place: Place) -> io::Result<(Waiting, bool)> {
         let handle = connection.as_fd().try_clone_to_owned()?.into();
         let is_full = self.waiting().by_age.len() >= self.0.most;
         let made_room = is_full && self.end_oldest();
         let mut waiting = self.waiting();
         waiting.came += 1;
         let number = waiting.came;
-        waiting.by_age.insert(number, handle);
+        waiting.by_age.insert(number, (handle, place));
         Ok((Waiting { room: self.clone(), number }, made_room))
     }
 
@@ -63,8 +79,9 @@ impl Anteroom {
     pub(super) fn end_oldest(&self) -> bool {
         let oldest = self.waiting().by_age.pop_first();
         // Whoever reads from it sees its end. One that has ended already can't be ended.
-        oldest.is_some_and(|(_, connection)| {
+        oldest.is_some_and(|(_, (connection, place))| {
             _ = connection.shutdown(Shutdown::Both);
+            place.give_up();
             true
         })
     }
@@ -81,6 +98,8 @@ mod tests {
     use std::io::Read;
     use std::net::TcpListener;
 
+    use raftkv::transport_kit::Shares;
+
     use super::*;
 
     #[test]
@@ -91,17 +110,21 @@ mod tests {
             (client, listener.accept().unwrap().0)
         };
         let room = Anteroom::new(2);
+        let places = Shares::new(9, 9);
+        let place = || Place::new(places.take(None, 1).unwrap());
         let [(first, one), (second, two), (third, three), (fourth, four)] = std::array::from_fn(|_| connect());
-        let (begun, made_room) = room.enter(&one).unwrap();
+        let (begun, made_room) = room.enter(&one, place()).unwrap();
         assert!(!made_room);
         drop(begun);
-        let [(_two, before), (_three, then), (_four, last)] = [&two, &three, &four].map(|one| room.enter(one).unwrap());
+        let [(_two, before), (_three, then), (_four, last)] =
+            [&two, &three, &four].map(|one| room.enter(one, place()).unwrap());
         assert_eq!([before, then, last], [false, false, true]);
         let is_open = |mut client: &TcpStream| {
             client.set_nonblocking(true).unwrap();
             client.read(&mut [0]).is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
         };
         assert_eq!([&first, &second, &third, &fourth].map(is_open), [true, false, true, true]);
+        assert_eq!(places.taken(), 2, "the place of the one that had to go is free at once");
         assert!(room.end_oldest() && !is_open(&third));
         drop((_two, _three, _four));
         assert!(!room.end_oldest() && room.waiting().by_age.is_empty());

@@ -10,8 +10,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::shares::Share;
-
 /// A byte stream that fails once the other side takes longer than it may: until it is admitted, and whenever it takes nothing of what is written.
 ///
 /// What waits to be written is memory of this process, and a protocol's own probes find nobody out who answers none of them because
@@ -23,7 +21,7 @@ pub struct Guarded<S> {
     max_stall: Duration,
     /// Runs while nothing of what is to be written can be.
     stalled: Option<Pin<Box<Sleep>>>,
-    _share: Share,
+    _share: Box<dyn Send + Sync>,
 }
 
 /// A connection on which nobody has said yet what it is for.
@@ -45,16 +43,16 @@ impl Admission {
 
 impl<S> Guarded<S> {
     /// A connection that has until `entry` to be admitted, and `max_stall` each time that it takes nothing of what is written; it keeps its
-    /// share of the connections that there may be. When it was not admitted in time, `late` is called.
+    /// share of the connections that there may be, a [`Share`](super::Share) or what holds one. When it was not admitted in time, `late` is called.
     pub fn new(
         stream: S,
-        share: Share,
+        share: impl Send + Sync + 'static,
         entry: Duration,
         max_stall: Duration,
         late: impl FnOnce() + Send + 'static,
     ) -> Self {
         let waiting = Some(Waiting { deadline: Box::pin(sleep(entry)), late: Box::new(late) });
-        Self { stream, waiting, admitted: Admission::default(), max_stall, stalled: None, _share: share }
+        Self { stream, waiting, admitted: Admission::default(), max_stall, stalled: None, _share: Box::new(share) }
     }
 
     /// Lets it stay.
