@@ -147,7 +147,9 @@ async fn requests_on_one_connection_that_are_too_many() {
     fifth.send(server::framed(&PutRequest { key: "fifth".into(), ..PutRequest::default() }));
     fifth.end();
     node.others_go_on().await;
-    assert_eq!(node.counted("raftkv_kv_requests_in_progress"), 4, "the fifth waits");
+    let get = RangeRequest { key: "fifth".into(), ..RangeRequest::default() };
+    let mut client = node.client(2).await;
+    assert_eq!(client.range(get.clone()).await.unwrap().into_inner().count, 0, "the fifth did not wait");
     let mut rude = server::Rude::connect(&node, 3).await;
     for stream in [1, 3, 5, 7] {
         rude.begin(stream).await;
@@ -159,8 +161,6 @@ async fn requests_on_one_connection_that_are_too_many() {
     // As soon as one of the four is done.
     halves.pop().unwrap().reset();
     assert!(fifth.refusal().await.is_none(), "it is answered");
-    let mut client = node.client(2).await;
-    let get = RangeRequest { key: "fifth".into(), ..RangeRequest::default() };
     assert_eq!(client.range(get).await.unwrap().into_inner().count, 1);
 }
 
