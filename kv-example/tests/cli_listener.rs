@@ -103,7 +103,7 @@ fn connections_that_were_reset_before_they_were_accepted_do_no_harm() {
     use rustix::process::Signal;
     let server = Server::start(None);
     for _ in 0..5 {
-        server.process.signal(Signal::STOP);
+        server.process.stop();
         for address in [&server.clients, &server.members] {
             for _ in 0..100 {
                 let stream = TcpStream::connect(address).unwrap();
@@ -115,7 +115,41 @@ fn connections_that_were_reset_before_they_were_accepted_do_no_harm() {
         let begun = Instant::now();
         assert!(server.put(), "{}", server.process.log());
         assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+        // Those of before would take up room among those of the next turn: the system may allow no more than 128 to wait.
+        for address in [&server.clients, &server.members] {
+            wait_for("the last of them to be accepted", || (unaccepted(address) == 0).then_some(()));
+        }
     }
+}
+
+/// A server that is busy for a moment, while all its clients come back: none of them may be left to its system's next try, a second
+/// later.
+#[test]
+fn a_crowd_that_comes_at_once_finds_room_to_wait() {
+    use rustix::process::Signal;
+    let system: usize = std::fs::read_to_string("/proc/sys/net/core/somaxconn").unwrap().trim().parse().unwrap();
+    let crowd = system.min(400);
+    let server = Server::start(None);
+    for address in [&server.clients, &server.members] {
+        server.process.stop();
+        let connect = |_| TcpStream::connect_timeout(&address.parse().unwrap(), Duration::from_secs(20));
+        let waiting: Result<Vec<_>, _> = (0..crowd).map(connect).collect();
+        let found = waiting.as_ref().map_or_else(ToString::to_string, |all| format!("{} connected", all.len()));
+        assert_eq!((found, unaccepted(address)), (format!("{crowd} connected"), crowd));
+        server.process.signal(Signal::CONT);
+        assert!(server.put(), "{}", server.process.log());
+    }
+}
+
+/// How many connections wait to be accepted at an address of 127.0.0.1: what Linux tells of a listener as bytes to be read.
+fn unaccepted(address: &str) -> usize {
+    let port: u16 = address.rsplit_once(':').unwrap().1.parse().unwrap();
+    let local = format!("0100007F:{port:04X}");
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let mut fields = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    // The state of a listener is 0A.
+    let listener = fields.find(|fields| fields[1] == local && fields[3] == "0A").expect("a listener");
+    usize::from_str_radix(listener[4].rsplit_once(':').unwrap().1, 16).unwrap()
 }
 
 /// No file descriptors left: connections wait, and the processor has a rest. Those that say nothing are ended, or end by

@@ -8,7 +8,7 @@ use futures_util::StreamExt;
 use raftkv::metrics::RefusedFor;
 use raftkv::transport_kit::listener::connections;
 use raftkv::transport_kit::{Gate as TlsGate, Guarded, RefusalLog, Tls};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tonic::service::Routes;
 use tonic::transport::Server;
@@ -23,6 +23,9 @@ use crate::metrics::MeterLayer;
 
 /// File descriptors that are for everything else.
 const OTHER_FILES: usize = 256;
+/// How many connections may wait to be accepted, if the system allows as many (Linux: `net.core.somaxconn`). A client that finds no room
+/// is not told: its system tries again after a second, and after two more.
+const BACKLOG: u32 = 4096;
 /// What one client connection may have under way before it is read, in bytes.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
@@ -51,9 +54,29 @@ pub(super) async fn bind(option: &str, address: &HostPort) -> Result<TcpListener
         let known = ADVICE.iter().find(|(of, _)| *of == kind);
         known.map_or("choose an address of this machine", |(_, advice)| advice)
     };
-    TcpListener::bind((address.host(), address.port()))
-        .await
-        .map_err(|e| Failure::usage(format!("{option} {address}: {e}; {}", advice(e.kind()))))
+    open(address).await.map_err(|e| Failure::usage(format!("{option} {address}: {e}; {}", advice(e.kind()))))
+}
+
+/// The first address of this name that can be listened at.
+async fn open(address: &HostPort) -> io::Result<TcpListener> {
+    let mut failure = None;
+    for address in tokio::net::lookup_host((address.host(), address.port())).await? {
+        match listen(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+/// As `TcpListener::bind`, which lets no more than 128 connections wait.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // Else the port of a server that ended is taken for a minute. On Windows the option would let two servers have one port.
+    #[cfg(not(windows))]
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// How many client connections there may be: as many as were configured, and as there are file descriptors for, after asking for

@@ -134,6 +134,19 @@ impl Running {
         signal_pid(self.child.id(), signal);
     }
 
+    /// Stops it, and waits until each of its threads stands still: a signal takes its time.
+    pub(crate) fn stop(&self) {
+        self.signal(rustix::process::Signal::STOP);
+        let stands = |task: std::path::PathBuf| {
+            let stat = std::fs::read_to_string(task.join("stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+        };
+        wait_for("a process to stand still", || {
+            let mut tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).expect("a process");
+            tasks.all(|task| stands(task.expect("a thread").path())).then_some(())
+        });
+    }
+
     /// Waits for its end, and gives its exit code.
     pub(crate) fn code(&mut self) -> Option<i32> {
         let log = self.log.clone();
