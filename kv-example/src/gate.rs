@@ -9,6 +9,7 @@
 
 mod anteroom;
 mod body;
+mod census;
 #[cfg(test)]
 mod tests;
 
@@ -33,8 +34,10 @@ use tracing::warn;
 
 use crate::config::Limits;
 use crate::service::refused;
+use crate::store;
 pub(crate) use anteroom::Waiting;
 use anteroom::{Anteroom, Place};
+use census::What;
 
 /// What a request takes beside its bytes, estimated: a stream of HTTP/2, and a task.
 const REQUEST_OVERHEAD: usize = 4 << 10;
@@ -42,6 +45,9 @@ const REQUEST_OVERHEAD: usize = 4 << 10;
 const QUIET: Duration = Duration::from_secs(10);
 /// Methods whose requests are streams: they may take as long as they like, and hold one message at a time.
 const STREAMED: [&str; 2] = ["/etcdserverpb.Watch/Watch", "/etcdserverpb.Lease/LeaseKeepAlive"];
+
+/// The method whose answer has no end. It would keep the place of a request for as long as its client likes.
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// What was exceeded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +58,7 @@ pub(crate) enum Limit {
     AddressPercent,
     Handshake,
     Requests,
+    HealthWatches,
     Memory,
     Receive,
     RequestSize,
@@ -59,12 +66,13 @@ pub(crate) enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::ClientConnections,
         Self::MetricsConnections,
         Self::AddressPercent,
         Self::Handshake,
         Self::Requests,
+        Self::HealthWatches,
         Self::Memory,
         Self::Receive,
         Self::RequestSize,
@@ -79,6 +87,7 @@ impl Limit {
             Self::AddressPercent => "max-address-percent",
             Self::Handshake => "handshake-timeout-ms",
             Self::Requests => "max-pending-requests",
+            Self::HealthWatches => "max-health-watches",
             Self::Memory => "max-pending-mib",
             Self::Receive => "receive-timeout-ms",
             Self::RequestSize => "max-request-bytes",
@@ -93,11 +102,15 @@ pub(crate) struct Gate {
     limits: Limits,
     /// The largest message that is looked at.
     max_message_bytes: usize,
+    /// How many parts a message may have.
+    max_parts: usize,
     clients: Shares,
     /// Clients that have not begun yet.
     anteroom: Anteroom,
     metrics: Shares,
     requests: Shares,
+    /// Requests that tell how the node is for as long as their clients like.
+    watches: Shares,
     bytes: Shares,
     refused: [Count; Limit::ALL.len()],
 }
@@ -109,17 +122,19 @@ struct Count {
 }
 
 impl Gate {
-    /// `connections` is how many clients there may be, and `requests` how many requests of theirs; a message beyond `max_request_bytes` is refused
-    /// unread, or in etcd's words when it is not much larger.
-    pub(crate) fn new(limits: Limits, connections: usize, requests: usize, max_request_bytes: usize) -> Self {
+    /// `connections` is how many clients there may be, and `requests` how many requests of theirs; a message that is larger than a request may be is
+    /// refused unread, or in etcd's words when it is not much larger.
+    pub(crate) fn new(limits: Limits, connections: usize, requests: usize, of_request: store::Limits) -> Self {
         let shares = |limit: usize| Shares::new(limit, limits.of_address(limit));
         Self {
-            max_message_bytes: max_request_bytes.saturating_add(refused::OVERSIZE),
+            max_message_bytes: of_request.request_bytes.saturating_add(refused::OVERSIZE),
+            max_parts: of_request.txn_ops,
             clients: shares(connections),
             // The other half is for those that have begun.
             anteroom: Anteroom::new(connections / 2),
             metrics: shares(limits.metrics_connections),
             requests: shares(requests),
+            watches: shares(limits.health_watches),
             bytes: shares(limits.pending_bytes),
             refused: Default::default(),
             limits,
@@ -189,13 +204,17 @@ impl Gate {
         self.bytes.taken()
     }
 
-    /// Lets a request in.
-    fn admit(self: &Arc<Self>, from: Option<IpAddr>, header_bytes: usize) -> Result<Ticket, Status> {
-        let request = self.requests.take(from, 1);
-        let request = request.map_err(|full| self.overloaded(Limit::Requests, "requests in progress", full))?;
+    /// Lets a request of this method in.
+    fn admit(self: &Arc<Self>, from: Option<IpAddr>, path: &str, header_bytes: usize) -> Result<Ticket, Status> {
+        let (places, limit, what) = if path == HEALTH_WATCH {
+            (&self.watches, Limit::HealthWatches, "watches of health")
+        } else {
+            (&self.requests, Limit::Requests, "requests in progress")
+        };
+        let place = places.take(from, 1).map_err(|full| self.overloaded(limit, what, full))?;
         let bytes = self.bytes.take(from, REQUEST_OVERHEAD + header_bytes);
         let bytes = bytes.map_err(|full| self.overloaded(Limit::Memory, HELD, full))?;
-        Ok(Ticket { gate: self.clone(), from, _request: request, bytes: Mutex::new(bytes) })
+        Ok(Ticket { gate: self.clone(), from, _place: place, bytes: Mutex::new(bytes) })
     }
 
     fn overloaded(&self, limit: Limit, what: &str, full: Exhausted) -> Status {
@@ -225,7 +244,7 @@ fn which(limit: Limit, full: Exhausted) -> Limit {
 pub(crate) struct Ticket {
     gate: Arc<Gate>,
     from: Option<IpAddr>,
-    _request: Share,
+    _place: Share,
     bytes: Mutex<Share>,
 }
 
@@ -339,12 +358,13 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let from = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
         let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
-        let ticket = match self.gate.admit(from.map(|from| from.ip()), headers.sum()) {
+        let path = request.uri().path();
+        let (is_streamed, counts) = (STREAMED.contains(&path), What::of(path));
+        let ticket = match self.gate.admit(from.map(|from| from.ip()), path, headers.sum()) {
             Ok(ticket) => Arc::new(ticket),
             Err(status) => return Box::pin(ready(Ok(status.into_http()))),
         };
-        let is_streamed = STREAMED.contains(&request.uri().path());
-        let mut request = request.map(|body| body::received(body, ticket.clone(), is_streamed));
+        let mut request = request.map(|body| body::received(body, ticket.clone(), is_streamed, counts));
         request.extensions_mut().insert(ticket.clone());
         let answer = self.inner.call(request);
         Box::pin(async move {

@@ -26,12 +26,16 @@ pub use memory::KvMachine;
 const SMALL_STORE: usize = 4096;
 /// How many of them run at once; others wait for their turn. Each holds what it has found, and there is no use in more threads than that.
 const MAX_LONG_READS: usize = 32;
+/// How many reads of single keys wait for the disk at once; others wait for their turn. The runtime has 512 threads for all that blocks: were they all to wait for
+/// a disk that hangs, nobody could read certificates any more, or close the log.
+const MAX_SHORT_READS: usize = 128;
 
 /// A reader's view of a state machine. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct KvView {
     engine: Arc<dyn Engine>,
     long_reads: Arc<Semaphore>,
+    short_reads: Arc<Semaphore>,
 }
 
 /// Why a read has no answer.
@@ -148,7 +152,8 @@ pub(crate) fn apply_one<K: KeysMut>(store: &mut Store<K>, at: LogId, command: By
 
 impl KvView {
     pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
-        Self { engine, long_reads: Arc::new(Semaphore::new(MAX_LONG_READS)) }
+        let turns = |most| Arc::new(Semaphore::new(most));
+        Self { engine, long_reads: turns(MAX_LONG_READS), short_reads: turns(MAX_SHORT_READS) }
     }
 
     /// Reads keys as nobody in particular, from what this node has applied.
@@ -276,8 +281,9 @@ impl KvView {
         if self.engine.is_quick(of_one_key) {
             return read(&*self.engine);
         }
-        // It is never closed.
-        let turn = if of_one_key { None } else { Some(Arc::clone(&self.long_reads).acquire_owned().await) };
+        let turns = if of_one_key { &self.short_reads } else { &self.long_reads };
+        // Never closed.
+        let turn = Arc::clone(turns).acquire_owned().await;
         let engine = Arc::clone(&self.engine);
         let read = move || {
             // Whoever asked may be gone before the read is done.

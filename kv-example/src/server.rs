@@ -326,8 +326,15 @@ fn message_limit(config: &ServerConfig) -> usize {
 
 fn gate(config: &ServerConfig) -> Gate {
     let connections = listen::connection_limit(config.limits.client_connections);
-    let largest = usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX);
-    Gate::new(config.limits.clone(), connections, config.raft.max_pending_requests, largest)
+    Gate::new(config.limits.clone(), connections, config.raft.max_pending_requests, limits_of_requests(config))
+}
+
+fn limits_of_requests(config: &ServerConfig) -> Limits {
+    Limits {
+        request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
+        response_bytes: config.limits.response_bytes,
+        ..Limits::default()
+    }
 }
 
 fn serve_members(
@@ -351,11 +358,7 @@ fn service_options(config: &ServerConfig, protection: &Protection) -> service::O
         node: config.id,
         client_address: config.client_address.clone(),
         client_addresses: config.client_addresses.clone(),
-        limits: Limits {
-            request_bytes: usize::try_from(config.max_request_bytes).unwrap_or(usize::MAX),
-            response_bytes: config.limits.response_bytes,
-            ..Limits::default()
-        },
+        limits: limits_of_requests(config),
         max_members: config.raft.max_members,
         keeps_members: true,
         write_timeout: config.raft.write_timeout,

@@ -131,6 +131,55 @@ async fn requests_that_are_too_many_or_never_arrive() {
     client.put(PutRequest { key: "k".into(), ..PutRequest::default() }).await.unwrap();
 }
 
+/// They last for as long as their clients like, so they must not have the places of requests.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_of_health_that_are_too_many() {
+    let node = Node::start(&["--max-pending-requests", "8", "--max-health-watches", "6"]).await;
+    let mut abuser = Abuser::connect(&node, 1).await;
+    let mut watches = Vec::new();
+    for n in 0..4 {
+        let mut watch = abuser.call("/grpc.health.v1.Health/Watch").await;
+        watch.send(announced(0, &[]));
+        watch.end();
+        let refusal = watch.refusal().await;
+        if n < 3 {
+            assert!(refusal.is_none(), "{refusal:?}");
+        } else {
+            let refused = refusal.expect("a refusal");
+            assert_eq!((refused.code(), refused.message()), (Code::ResourceExhausted, "etcdserver: too many requests"));
+            let words = "watches of health: 127.0.0.1 has 3 of them, as much as one address may (--max-address-percent of \
+                         --max-health-watches; try again later)";
+            assert_eq!(detail(&refused), words);
+        }
+        watches.push(watch);
+    }
+    node.others_go_on().await;
+    // As many requests of that address as without them.
+    let mut halves = Vec::new();
+    for _ in 0..4 {
+        let mut call = abuser.call("/etcdserverpb.KV/Put").await;
+        call.send(announced(1000, &[0; 10]));
+        halves.push(call);
+    }
+    node.until_in_progress(4).await;
+    let mut fifth = abuser.call("/etcdserverpb.KV/Put").await;
+    assert!(detail(&fifth.status().await).starts_with("requests in progress: 127.0.0.1 has 4 of them"));
+    drop((abuser, watches));
+    // There is room again.
+    let mut abuser = Abuser::connect(&node, 1).await;
+    within("room", async {
+        loop {
+            let mut watch = abuser.call("/grpc.health.v1.Health/Watch").await;
+            watch.send(announced(0, &[]));
+            watch.end();
+            if watch.refusal().await.is_none() {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
 /// HTTP/2 tells a client how many it may have. One that keeps to it waits, and is refused nothing; of one that doesn't only those beyond are refused.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn requests_on_one_connection_that_are_too_many() {
@@ -213,6 +262,27 @@ async fn requests_that_are_too_large() {
     node.others_go_on().await;
     assert_eq!(node.counted("raftkv_kv_limits_exceeded_total{limit=\"max-request-bytes\"}"), 4);
     assert!(node.memory() < before + 8 * MIB, "{before} bytes became {}", node.memory());
+}
+
+/// Two bytes stand for an operation that takes more than a hundred once it is decoded: they are counted before.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_of_very_many_empty_operations() {
+    let node = Node::start(&[]).await;
+    let before = node.peak_memory();
+    let mut abuser = Abuser::connect(&node, 1).await;
+    for empty in [b"\x0a\0", b"\x12\0", b"\x1a\0"] {
+        let mut call = abuser.call("/etcdserverpb.KV/Txn").await;
+        let bytes = empty.repeat(1 << 19);
+        call.send(announced(bytes.len().try_into().unwrap(), &bytes));
+        call.end();
+        let status = call.status().await;
+        let words = "etcdserver: too many operations in txn request";
+        assert_eq!((status.code(), status.message()), (Code::InvalidArgument, words));
+    }
+    let after = node.peak_memory();
+    println!("{before} bytes of memory became {after} at most");
+    assert!(after < before + 16 * MIB, "{before} bytes became {after} at most");
+    node.others_go_on().await;
 }
 
 /// Requests announce what they would hold, and send little of it.

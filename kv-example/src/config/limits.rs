@@ -54,6 +54,11 @@ pub struct LimitArgs {
     #[arg(long, value_name = "COUNT")]
     pub max_connection_requests: Option<String>,
 
+    /// How many watches of health there may be (`Health.Watch`), which last for as long as their clients like; they are no requests in progress
+    /// [default: 128] [env: RAFTKV_MAX_HEALTH_WATCHES]
+    #[arg(long, value_name = "COUNT")]
+    pub max_health_watches: Option<String>,
+
     /// How much memory clients' requests in progress may hold, with the answers that were not fetched yet, in MiB [default: 512]
     /// [env: RAFTKV_MAX_PENDING_MIB]
     #[arg(long, value_name = "MIB")]
@@ -86,6 +91,8 @@ pub struct Limits {
     pub header_bytes: u32,
     /// How many requests a connection may have in progress.
     pub connection_requests: u32,
+    /// How many watches of health there may be.
+    pub health_watches: usize,
     /// What requests in progress may hold.
     pub pending_bytes: usize,
     /// The largest answer.
@@ -130,6 +137,7 @@ impl Limits {
         let receive = number("receive-timeout-ms", &a.receive_timeout_ms, |f| f.receive_timeout_ms, 30_000)?;
         let streams =
             number("max-connection-requests", &a.max_connection_requests, |f| f.max_connection_requests, 1024)?;
+        let watches = number("max-health-watches", &a.max_health_watches, |f| f.max_health_watches, 128)?;
         let pending = number("max-pending-mib", &a.max_pending_mib, |f| f.max_pending_mib, 512)?;
         let response = number("max-response-mib", &a.max_response_mib, |f| f.max_response_mib, 256)?;
         Ok(Self {
@@ -142,6 +150,7 @@ impl Limits {
             receive_timeout: Duration::from_millis(receive.value),
             header_bytes: small(header.value),
             connection_requests: small(streams.value),
+            health_watches: count(watches.value),
             pending_bytes: mib(pending.value),
             response_bytes: mib(response.value),
         })

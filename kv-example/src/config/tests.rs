@@ -493,11 +493,11 @@ fn limits_from_each_of_the_three_places() {
     let limits = load(&args()).unwrap().limits;
     assert_eq!((limits.client_connections, limits.peer_connections, limits.metrics_connections), (8192, 1024, 16));
     assert_eq!((limits.address_percent, limits.header_bytes, limits.connection_requests), (50, 16 << 10, 1024));
-    assert_eq!((limits.pending_bytes, limits.response_bytes), (512 << 20, 256 << 20));
+    assert_eq!((limits.health_watches, limits.pending_bytes, limits.response_bytes), (128, 512 << 20, 256 << 20));
     let (_dir, path) = file(
         "max-client-connections = 1\nmax-peer-connections = 2\nmax-metrics-connections = 3\nmax-address-percent = 4\n\
          handshake-timeout-ms = 5\nclient-silence-ms = 6\nreceive-timeout-ms = 7\nmax-header-bytes = 8192\n\
-         max-connection-requests = 9\nmax-pending-mib = 10\nmax-response-mib = 11\n",
+         max-connection-requests = 9\nmax-pending-mib = 10\nmax-response-mib = 11\nmax-health-watches = 12\n",
     );
     let told = LimitArgs { max_peer_connections: Some("20".into()), ..LimitArgs::default() };
     let args = ServerArgs { config: Some(path), limits: told, ..args() };
@@ -514,6 +514,7 @@ fn limits_from_each_of_the_three_places() {
         receive_timeout: Duration::from_millis(7),
         header_bytes: 8192,
         connection_requests: 9,
+        health_watches: 12,
         pending_bytes: 30 << 20,
         response_bytes: 11 << 20,
     };

@@ -10,15 +10,18 @@ use tokio::time::{Sleep, sleep};
 use tonic::Status;
 use tonic::body::Body;
 
+use super::census::{Census, What};
 use super::{Limit, Ticket};
 use crate::service::refused;
 
 /// In front of each message: a flag, and the message's length.
 const PREFIX: usize = 5;
 
-/// What comes of a request. The services begin when all of it is there, and make room for a message as soon as its length is known.
-pub(super) fn received(body: Body, ticket: Arc<Ticket>, is_streamed: bool) -> Body {
-    Body::new(Received { body, ticket, is_streamed, prefix: [0; PREFIX], seen: 0, left: 0, deadline: None })
+/// What comes of a request. The services begin when all of it is there, and make room for a message as soon as its length is known. What is in it is
+/// counted where it says what: it is decoded as a whole.
+pub(super) fn received(body: Body, ticket: Arc<Ticket>, is_streamed: bool, counts: Option<What>) -> Body {
+    let (prefix, census) = ([0; PREFIX], None);
+    Body::new(Received { body, ticket, is_streamed, prefix, seen: 0, left: 0, counts, census, deadline: None })
 }
 
 /// What goes to the client. Until all of it has been written to the client's connection, the request is in progress.
@@ -34,6 +37,9 @@ struct Received {
     seen: usize,
     /// What is still to come of the message.
     left: usize,
+    counts: Option<What>,
+    /// There once the length is known.
+    census: Option<Census>,
     /// Set when something has to be waited for.
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -51,11 +57,12 @@ impl Received {
         }
         if !begun {
             self.left = self.length()?;
+            self.census = self.counts.map(|what| Census::new(what, self.left, self.ticket.gate.max_parts));
         }
         if !self.is_streamed {
             self.left = self.left.checked_sub(data.len() - now).ok_or_else(refused::several_messages)?;
         }
-        Ok(())
+        self.census.as_mut().map_or(Ok(()), |census| census.count(&data[now..]))
     }
 
     /// The length of the first message, for which there is room now.

@@ -13,6 +13,7 @@ use tonic::{Code, Status};
 
 use super::{Gate, Holding, body};
 use crate::config::Limits;
+use crate::store;
 
 fn message(length: usize) -> Vec<u8> {
     let mut bytes = vec![0];
@@ -33,19 +34,21 @@ fn gate() -> Arc<Gate> {
         receive_timeout: second,
         header_bytes: 8192,
         connection_requests: 10,
+        health_watches: 10,
         pending_bytes: 1 << 20,
         response_bytes: 1 << 20,
     };
-    Arc::new(Gate::new(limits, 10, 10, 1 << 20))
+    let of_request = store::Limits { request_bytes: 1 << 20, ..store::Limits::default() };
+    Arc::new(Gate::new(limits, 10, 10, of_request))
 }
 
 /// What becomes of a request that comes in these pieces, and what it holds at its end.
 async fn passes(pieces: Vec<Vec<u8>>, is_streamed: bool) -> Result<usize, Status> {
     let gate = gate();
-    let ticket = Arc::new(gate.admit(None, 0)?);
+    let ticket = Arc::new(gate.admit(None, "/etcdserverpb.KV/Range", 0)?);
     let before = gate.held_bytes();
     let frames = pieces.into_iter().map(|piece| Ok::<_, Infallible>(Frame::data(Bytes::from(piece))));
-    let request = body::received(Body::new(StreamBody::new(stream::iter(frames))), ticket.clone(), is_streamed);
+    let request = body::received(Body::new(StreamBody::new(stream::iter(frames))), ticket.clone(), is_streamed, None);
     request.collect().await?;
     Ok(gate.held_bytes() - before)
 }
@@ -75,7 +78,7 @@ async fn a_second_message_is_not_gathered() {
 #[tokio::test]
 async fn an_answer_counts_for_as_long_as_its_data_is_somewhere() {
     let gate = gate();
-    let ticket = Arc::new(gate.admit(None, 0).unwrap());
+    let ticket = Arc::new(gate.admit(None, "/etcdserverpb.KV/Range", 0).unwrap());
     ticket.hold(3000).unwrap();
     let held = gate.held_bytes();
     let frames = [vec![1; 1000], vec![2; 2000]].map(|data| Ok::<_, Infallible>(Frame::data(Bytes::from(data))));
@@ -97,7 +100,7 @@ async fn an_answer_counts_for_as_long_as_its_data_is_somewhere() {
 #[test]
 fn room_for_an_answer_is_taken_while_it_is_gathered_and_given_back_when_it_is_smaller() {
     let gate = gate();
-    let ticket = Arc::new(gate.admit(None, 0).unwrap());
+    let ticket = Arc::new(gate.admit(None, "/etcdserverpb.KV/Range", 0).unwrap());
     let before = gate.held_bytes();
     let mut request = tonic::Extensions::new();
     request.insert(ticket);
@@ -112,7 +115,7 @@ fn room_for_an_answer_is_taken_while_it_is_gathered_and_given_back_when_it_is_sm
     drop(request);
     assert_eq!(gate.held_bytes(), 0);
     // Whoever gives up meanwhile gives it back as well.
-    let ticket = Arc::new(gate.admit(None, 0).unwrap());
+    let ticket = Arc::new(gate.admit(None, "/etcdserverpb.KV/Range", 0).unwrap());
     let mut request = tonic::Extensions::new();
     request.insert(ticket);
     let holding = Holding::of(&request);

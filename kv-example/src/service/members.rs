@@ -109,7 +109,7 @@ pub(super) fn one_address(urls: &[String], with_tls: bool) -> Result<String, Sta
     match urls {
         [url] => address(url, with_tls),
         [] => Err(refused::bad_address("there is none; name the address at which the other members will reach it")),
-        _ => Err(refused::bad_address("there are several; a member has one here")),
+        _ => Err(refused::several_addresses()),
     }
 }
 

@@ -150,6 +150,11 @@ pub(crate) fn several_messages() -> Status {
     Status::invalid_argument("etcdserver: more than one message came where one is a request")
 }
 
+/// What came can't be read as what the method takes.
+pub(crate) fn no_message() -> Status {
+    Status::invalid_argument("raftkv: what came is no message of this method")
+}
+
 /// As many passwords are being hashed as may be, in all, or for this address or name.
 pub(super) fn too_many_logins(detail: &str) -> Status {
     marked(Code::ResourceExhausted, "etcdserver: too many requests", Some(RETRY_SAFE), detail)
@@ -169,6 +174,11 @@ pub(super) fn foreign_session() -> Status {
 
 pub(super) fn bad_address(reason: &str) -> Status {
     marked(Code::InvalidArgument, "etcdserver: given member URLs are invalid", None, reason)
+}
+
+/// A member has one address here.
+pub(crate) fn several_addresses() -> Status {
+    bad_address("there are several; a member has one here")
 }
 
 pub(super) fn address_used(by: &Peer) -> Status {

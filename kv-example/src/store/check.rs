@@ -26,7 +26,7 @@ impl Default for Limits {
 }
 
 /// How deep transactions may nest. Decoders stop at a hundred nested messages, and each level takes two.
-const MAX_DEPTH: usize = 32;
+pub(crate) const MAX_DEPTH: usize = 32;
 
 /// Checks a read.
 ///

@@ -46,6 +46,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 pub use auth::Auth;
+pub(crate) use check::MAX_DEPTH;
 pub use check::{Limits, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
 pub use compact::Checksum;
 pub(crate) use compact::Sweep;

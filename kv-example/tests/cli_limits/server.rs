@@ -76,9 +76,21 @@ impl Node {
 
     /// What it holds of the memory, in bytes.
     pub(crate) fn memory(&self) -> u64 {
+        self.of_memory("VmRSS:")
+    }
+
+    fn of_memory(&self, what: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.running.child.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    }
+
+    /// The most that it has held of the memory since the last call, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let (id, peak) = (self.running.child.id(), self.of_memory("VmHWM:"));
+        // Resets it (proc(5)).
+        std::fs::write(format!("/proc/{id}/clear_refs"), "5").unwrap();
+        peak
     }
 
     /// A connection from 127.0.0.N.

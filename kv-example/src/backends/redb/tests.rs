@@ -369,6 +369,41 @@ async fn a_get_from_a_disk_that_hangs_holds_up_no_other_task() {
     assert_eq!(get.await.expect("no panic").expect("an answer").count, 1);
 }
 
+/// There are 512 threads for all that blocks, and others need them: certificates are read on them, for one.
+#[tokio::test]
+async fn gets_from_a_disk_that_hangs_leave_threads_to_others() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let disk = Failing::default();
+    let core = Arc::new(disk.open(&dir.path().join("kv.redb.failed")).expect("a database"));
+    // More than one page of them.
+    let changes: Vec<_> = (0..2000).map(|n| put(&format!("key-{n}"), &[7; 90])).collect();
+    core.change(|store| changes.iter().for_each(|one| model::change(store, std::slice::from_ref(one))))
+        .expect("changes");
+    core.close().expect("a sync");
+    disk.hang(true);
+    let view = KvView::new(core);
+    let begun = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut gets = tokio::task::JoinSet::new();
+    for _ in 0..600 {
+        let begun = begun.clone();
+        let (view, get) = (view.clone(), RangeRequest { key: "key-1000".into(), ..Default::default() });
+        // Polled one after the other.
+        let and_then = async move { begun.fetch_add(1, Ordering::Relaxed) };
+        gets.spawn(async move { futures_util::future::join(view.range(get), and_then).await.0 });
+    }
+    while begun.load(Ordering::Relaxed) < 600 {
+        tokio::task::yield_now().await;
+    }
+    let other = tokio::task::spawn_blocking(|| ());
+    let other = tokio::time::timeout(std::time::Duration::from_secs(2), other).await;
+    other.expect("all threads wait for the disk").expect("no panic");
+    assert!(gets.try_join_next().is_none(), "the disk does not hang any more");
+    disk.hang(false);
+    while let Some(get) = gets.join_next().await {
+        assert_eq!(get.expect("no panic").expect("an answer").count, 1);
+    }
+}
+
 #[test]
 fn room_is_asked_for_before_an_answer_is_made() {
     let mut tables = InTables::new();
