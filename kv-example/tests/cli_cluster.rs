@@ -258,6 +258,8 @@ fn ctrl_c_ends_every_node_in_good_order() {
     let mut cluster = Cluster::start(&[]);
     let pids = cluster.pids();
     assert_eq!(pids.len(), 3);
+    // One that is told during its start has nothing to shut down.
+    wait_for("all to serve", || (cluster.log().matches("serving clients on").count() == 3).then_some(()));
     cluster.running.signal(Signal::INT);
     assert_eq!(cluster.running.code(), Some(0), "{}", cluster.log());
     assert!(pids.iter().all(|pid| !is_alive(*pid)), "no orphans");
