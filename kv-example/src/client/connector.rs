@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use http::Uri;
 use hyper_util::rt::TokioIo;
-use raftkv::transport_kit::{Link, Tls, Trouble};
+use raftkv::transport_kit::{Gathering, Link, Tls, Trouble};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::codegen::Service;
@@ -92,7 +92,7 @@ impl Connector {
         *self.connections.trouble.lock().unwrap_or_else(PoisonError::into_inner) = stream.trouble();
         self.connections.open.fetch_add(1, Ordering::SeqCst);
         self.connections.made.fetch_add(1, Ordering::SeqCst);
-        Ok(TokioIo::new(Connection { stream, connections: self.connections }))
+        Ok(TokioIo::new(Connection { stream: Gathering::new(stream), connections: self.connections }))
     }
 }
 
@@ -123,7 +123,7 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
 /// A connection that is counted as long as it is there.
 #[derive(Debug)]
 pub(super) struct Connection {
-    stream: Link,
+    stream: Gathering<Link>,
     connections: Arc<Connections>,
 }
 
@@ -136,7 +136,7 @@ impl Drop for Connection {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.stream).poll_read(cx, buf);
-        match (read, self.stream.trouble().get()) {
+        match (read, self.stream.get_ref().trouble().get()) {
             (Poll::Ready(Err(_)), Some(reason)) => Poll::Ready(Err(refusal(reason))),
             (read, _) => read,
         }

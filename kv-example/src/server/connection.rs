@@ -9,7 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use raftkv::transport_kit::{Guarded, Link};
+use raftkv::transport_kit::{Gathering, Guarded, Link};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
@@ -30,7 +30,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// before the client has read what the server sent last: the answers to writes, and which requests were not looked at. They would be lost, and
 /// the outcome of those writes unknown. So this side is ended first, and what still comes is read until the client ends its side.
 pub(super) struct ClientConnection {
-    stream: Guarded<Link>,
+    stream: Gathering<Guarded<Link>>,
     remote: SocketAddr,
     /// Is told when the client speaks TLS where this server does not.
     turned_away: Arc<TurnedAway>,
@@ -56,7 +56,7 @@ impl ClientConnection {
         waiting: Option<Waiting>,
     ) -> Self {
         Self {
-            stream,
+            stream: Gathering::new(stream),
             remote,
             turned_away,
             authorities: Authorities::default(),
@@ -90,7 +90,7 @@ impl Connected for ClientConnection {
     type ConnectInfo = TcpConnectInfo;
 
     fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.get_ref().tcp().connect_info()
+        self.stream.get_ref().get_ref().tcp().connect_info()
     }
 }
 
@@ -107,7 +107,7 @@ impl AsyncRead for ClientConnection {
                 // A frame that is not whole yet is held back: then there is more to read.
                 this.authorities.push(read.filled(), &mut this.incoming);
                 if this.authorities.has_begun() {
-                    this.stream.admit();
+                    this.stream.get_mut().admit();
                     this.waiting = None;
                 }
                 continue;
@@ -118,7 +118,7 @@ impl AsyncRead for ClientConnection {
                 this.silent_until = None;
                 return Poll::Ready(Ok(()));
             }
-            if let (Poll::Ready(Err(_)), Some(reason)) = (&outcome, this.stream.get_ref().trouble().get()) {
+            if let (Poll::Ready(Err(_)), Some(reason)) = (&outcome, this.stream.get_ref().get_ref().trouble().get()) {
                 this.turned_away.tell(this.remote, reason);
             }
             return outcome;

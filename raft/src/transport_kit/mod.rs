@@ -12,11 +12,13 @@
 //! | TLS, where it is wanted: certificates from files, and peers that prove who they are (feature `tls`) | [`Gate`] for connections that come, [`connect_link`] for those that are opened; `tls` |
 //! | limits on what all who come may have together, and on what one address may | [`Shares`] |
 //! | connections that end by themselves when nobody says in time what they are for, or takes what is written | [`Guarded`] |
+//! | fewer and larger writes where many tasks share a connection | [`Gathering`] |
 //! | an accept loop that survives what single connections do, and ends when the listener is broken | [`listener`] |
 //! | what the log and the node learn of the peers that are connected, and of those that are refused | [`Presence`], [`RefusalLog`] |
 //!
 //! [`Lanes`] is a [`Transport`](crate::Transport) itself. `raftkv-transport-tarpc` shows all of it at work.
 
+mod gathering;
 mod guarded;
 mod handshake;
 mod lane;
@@ -34,6 +36,7 @@ mod tls;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+pub use gathering::Gathering;
 pub use guarded::{Admission, Guarded};
 pub use handshake::{MAX_ADDRESS_BYTES, greet};
 pub use lane::{Connection, Dial, Failure};
