@@ -26,7 +26,7 @@ fn detail(status: &Status) -> String {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_that_are_too_many_or_never_begin() {
-    let limits = ["--max-client-connections", "50", "--max-address-percent", "40", "--handshake-timeout-ms", "1000"];
+    let limits = ["--max-client-connections", "50", "--max-address-percent", "40", "--handshake-timeout-ms", "5000"];
     let node = Node::start(&limits).await;
     let (before, begun) = (node.memory(), Instant::now());
     // Silence, half of what HTTP/2 begins with, all but the end of its first frame.
@@ -43,7 +43,7 @@ async fn connections_that_are_too_many_or_never_begin() {
     let last = strangers.pop().unwrap();
     let mut others = strangers.into_iter();
     server::closed(&mut others.next().unwrap()).await;
-    assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_secs(5), "{:?}", begun.elapsed());
     for mut stranger in others.chain([last]) {
         server::closed(&mut stranger).await;
     }
@@ -548,7 +548,7 @@ async fn streams_that_are_opened_to_be_reset() {
 /// Strangers at the members' port: what they send before they have said who they are is not kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn strangers_at_the_members_port() {
-    let node = Node::start(&["--max-peer-connections", "40", "--handshake-timeout-ms", "500"]).await;
+    let node = Node::start(&["--max-peer-connections", "40", "--handshake-timeout-ms", "10000"]).await;
     let before = node.memory();
     let mut abusers = Vec::new();
     for _ in 0..20 {
@@ -579,7 +579,7 @@ async fn strangers_at_the_members_port() {
 /// They ask for nothing, or for too much, while others ask.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_crowds_the_metrics() {
-    let node = Node::start(&["--max-metrics-connections", "4", "--handshake-timeout-ms", "1500"]).await;
+    let node = Node::start(&["--max-metrics-connections", "4", "--handshake-timeout-ms", "8000"]).await;
     let silent = [node.connect_to(&node.metrics(), 1).await, node.connect_to(&node.metrics(), 1).await];
     server::closed(&mut node.connect_to(&node.metrics(), 1).await).await;
     let mut other = server::connect_blocking(&node.metrics(), 2);

@@ -7,7 +7,7 @@ mod cli_support;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cli_support::{PROGRAM, Running, deaf, free_ports, run, wait_for};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
@@ -33,12 +33,13 @@ impl Server {
         command.args(["--peers", &format!("1={members}"), "--listen-client", &clients]);
         let process = Running::spawn(&dir.path().join("log"), command);
         let server = Self { dir, clients, members, process };
-        wait_for("the first write", || server.put().then_some(()));
+        wait_for("the first write", || server.put(1).then_some(()));
         server
     }
 
-    fn put(&self) -> bool {
-        run(&["put", "k", "v", "--endpoints", &self.clients, "--timeout", "1"]).status.success()
+    /// Whether a write is acknowledged within so many seconds.
+    fn put(&self, limit: u8) -> bool {
+        run(&["put", "k", "v", "--endpoints", &self.clients, "--timeout", &limit.to_string()]).status.success()
     }
 
     /// How much of a processor it has used so far.
@@ -112,9 +113,7 @@ fn connections_that_were_reset_before_they_were_accepted_do_no_harm() {
             }
         }
         server.process.signal(Signal::CONT);
-        let begun = Instant::now();
-        assert!(server.put(), "{}", server.process.log());
-        assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
+        assert!(server.put(30), "{}", server.process.log());
         // Those of before would take up room among those of the next turn: the system may allow no more than 128 to wait.
         for address in [&server.clients, &server.members] {
             wait_for("the last of them to be accepted", || (unaccepted(address) == 0).then_some(()));
@@ -137,7 +136,7 @@ fn a_crowd_that_comes_at_once_finds_room_to_wait() {
         let found = waiting.as_ref().map_or_else(ToString::to_string, |all| format!("{} connected", all.len()));
         assert_eq!((found, unaccepted(address)), (format!("{crowd} connected"), crowd));
         server.process.signal(Signal::CONT);
-        assert!(server.put(), "{}", server.process.log());
+        assert!(server.put(30), "{}", server.process.log());
     }
 }
 
@@ -165,7 +164,7 @@ fn a_server_without_file_descriptors_waits_for_some() {
     let used = server.cpu() - before;
     assert!(used < Duration::from_millis(700), "in 2 s it used {used:?} of a processor");
     drop(strangers);
-    wait_for("service after that", || server.put().then_some(()));
+    wait_for("service after that", || server.put(1).then_some(()));
     // The members' listener hears again as well: what is said there is read, and refused with an end of the connection.
     wait_for("the members' ear", || {
         use std::io::{Read, Write};

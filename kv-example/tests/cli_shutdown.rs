@@ -60,7 +60,7 @@ fn a_shutdown_under_load_loses_nothing_and_leaves_nothing_unclear() {
     let workers: Vec<_> = runtime.block_on(async {
         // Without sessions, for whose writes nothing would be unclear either way.
         let options =
-            ClientOptions { timeout: Duration::from_secs(2), exactly_once: false, ..ClientOptions::default() };
+            ClientOptions { timeout: Duration::from_secs(30), exactly_once: false, ..ClientOptions::default() };
         // Several connections with several requests each: every connection has its own end.
         let clients: Vec<_> = (0..24).map(|_| Client::new(&[&server.client], options.clone()).unwrap()).collect();
         let workers = (0..96).zip(clients.iter().cycle());
@@ -97,5 +97,6 @@ fn a_client_that_keeps_its_connection_does_not_delay_the_shutdown() {
     let begun = std::time::Instant::now();
     node.signal(Signal::TERM);
     assert_eq!(node.code(), Some(0), "{}", node.log());
-    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}\n{}", begun.elapsed(), node.log());
+    assert!(!node.log().contains("still in progress"), "{}", node.log());
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}\n{}", begun.elapsed(), node.log());
 }

@@ -303,16 +303,21 @@ fn passes_on_what_its_users_ask(cluster: &Cluster) {
     let nobody = cluster.client_of(asked, &transfer);
     assert!(nobody.status.code() == Some(1) && stderr(&nobody).contains("user name is empty"), "{}", stderr(&nobody));
     let as_root = |args: &[&str]| {
-        let output = cluster.client_of(asked, &[args, &["--user", "root:rootpw"]].concat());
+        let output = cluster.client_of(asked, &[args, &["--user", "root:rootpw", "--timeout", "60"]].concat());
         assert!(output.status.success(), "{args:?}: {}", stderr(&output));
         stdout(&output)
     };
-    as_root(&transfer);
-    assert_eq!(cluster.leader(), successor);
-    // How far the others are only the leader knows, of whose address only the list tells.
-    let list = as_root(&["member", "list"]);
-    assert!(list.lines().any(|line| line.contains(&format!("n{successor}")) && line.contains("leader")), "{list}");
-    assert_eq!(list.lines().filter(|line| line.contains("runs")).count(), 4, "{list}");
+    // Where the machine is busy, somebody else may be elected in between.
+    wait_for("the successor to lead", || {
+        as_root(&transfer);
+        (cluster.leader() == successor).then_some(())
+    });
+    // How far the others are only the leader knows, of whose address only the list tells; and it has to hear from them first.
+    wait_for("a list of all four", || {
+        let list = as_root(&["member", "list"]);
+        let leads = list.lines().any(|line| line.contains(&format!("n{successor}")) && line.contains("leader"));
+        (leads && list.lines().filter(|line| line.contains("runs")).count() == 4).then_some(())
+    });
     // A leader that is to go is asked itself.
     as_root(&["member", "remove", &successor.to_string()]);
     let list = as_root(&["member", "list"]);

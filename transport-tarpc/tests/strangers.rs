@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use common::{receiver, sender};
-use raftkv::testing::conformance::connections::{CLUSTER, Log, Receiver, number, tick, within};
+use raftkv::testing::conformance::connections::{CLUSTER, Log, Receiver, Stopwatch, number, tick, within};
 use raftkv::{GroupId, Inbox, NodeId, Peer, Transport};
 use raftkv_transport_tarpc::{Options, PROTOCOL_VERSION, ServerOptions, TarpcServer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -243,12 +243,12 @@ async fn a_connection_that_never_becomes_a_peers_is_hung_up_on() {
     // Silence, and the beginning of a hello.
     let hello = Hello::to(&b.peer).frame();
     for opening in [&hello[..0], &hello[..4], &hello[..hello.len() - 1]] {
-        let begin = Instant::now();
+        let (begin, watch) = (Instant::now(), Stopwatch::start());
         let mut stranger = Stranger::connect(&b.peer).await;
         stranger.say(opening).await;
         stranger.end().await;
-        let took = begin.elapsed();
-        assert!(took > Duration::from_millis(150) && took < Duration::from_secs(3), "{opening:?}: {took:?}");
+        assert!(begin.elapsed() > Duration::from_millis(150), "{opening:?}: {:?}", begin.elapsed());
+        watch.expect_less_than(Duration::from_secs(3));
     }
     // A real peer's connection outlives the limit.
     transport.send(&b.peer, vec![tick(&b.peer, 2)]).await.unwrap();
@@ -258,23 +258,23 @@ async fn a_connection_that_never_becomes_a_peers_is_hung_up_on() {
 /// A peer that was welcomed, and then vanished without a word: no FIN, no probe.
 #[tokio::test]
 async fn a_peer_that_gives_no_sign_of_life_is_given_up() {
-    let options = ServerOptions { keep_alive_timeout: Duration::from_millis(200), ..ServerOptions::default() };
+    let options = ServerOptions { keep_alive_timeout: Duration::from_millis(1500), ..ServerOptions::default() };
     let mut b = receiver(2, options).await;
     let log = Log::default();
     let _guard = log.start();
     // It said that it would probe once a second.
     let mut stranger = Stranger::welcomed(&b.peer).await;
-    let begin = Instant::now();
+    let (begin, watch) = (Instant::now(), Stopwatch::start());
     for id in 1..4 {
-        sleep(Duration::from_millis(700)).await;
+        sleep(Duration::from_secs(1)).await;
         stranger.say(&ask(id, 1000, PROBE, b"")).await;
         stranger.answers(1 + usize::try_from(id).unwrap()).await;
     }
     stranger.end().await;
-    assert!(begin.elapsed() > Duration::from_millis(3000), "given up after {:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_millis(5000), "given up after {:?} only", begin.elapsed());
+    assert!(begin.elapsed() > Duration::from_millis(5200), "given up after {:?}", begin.elapsed());
+    watch.expect_less_than(Duration::from_millis(7500));
     within("the line", async {
-        while log.lines(&["peer disconnected", "nothing was heard from it for 1.2s"]).is_empty() {
+        while log.lines(&["peer disconnected", "nothing was heard from it for 2.5s"]).is_empty() {
             sleep(Duration::from_millis(10)).await;
         }
     })

@@ -166,7 +166,7 @@ mod tests {
     use crate::client::connector::ALPN;
     use crate::service::RETRY;
 
-    const LIMIT: Duration = Duration::from_secs(10);
+    const LIMIT: Duration = Duration::from_secs(60);
     const VALUE: &str = "a value to be recognized";
 
     /// Somebody whose certificate is signed by a CA that not every server knows.

@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use crate::SERVER;
+use crate::cut::ensure_calm;
 
 const CLIENTS: usize = 6;
 const PAUSE: Duration = Duration::from_millis(5);
@@ -370,12 +371,13 @@ async fn a_removed_node_says_so_and_disturbs_nobody() -> Result<()> {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let asked = Instant::now();
-        let (code, text) = machines.command(&["put", "k", "v", "--timeout", "2"], &[3]).await?;
+        let (code, text) = machines.command(&["put", "k", "v", "--timeout", "60"], &[3]).await?;
         ensure!(code == Some(1) && text.contains("permanently removed"), "{code:?}: {text}");
-        ensure!(asked.elapsed() < Duration::from_secs(4), "it took {:?}", asked.elapsed());
+        ensure!(asked.elapsed() < Duration::from_secs(30), "it took {:?}", asked.elapsed());
         let term = machines.status(1).await?.term;
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        ensure!(machines.status(1).await?.term == term, "the removed node disturbs the others");
+        tokio::time::sleep(Duration::from_secs(4)).await;
+        // One that may disturb them does so with each of its election timeouts, which are a third of a second.
+        ensure_calm(term, machines.status(1).await?.term)?;
     }
     let (_, text) = machines.command(&["status"], &[1, 2, 3]).await?;
     ensure!(text.contains("removed"), "{text}");

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::dev::{DevCa, Issued, Subject, Validity};
 use super::*;
 use crate::testing::certs::Desk;
-use crate::testing::conformance::connections::Log;
+use crate::testing::conformance::connections::{Log, Stopwatch};
 use crate::transport_kit::link::Gate;
 
 const PROTOCOL: &[u8] = b"test/1";
@@ -436,15 +436,15 @@ async fn a_certificate_that_is_not_valid_yet_is_used_once_it_is() {
     let _guard = log.start();
     let (old, begun) = (two.expires(), Instant::now());
     let mut validity = Validity::days(2);
-    // In whole seconds, as certificates have it: two to three from now on.
-    validity.from += Duration::from_secs(3600 + 3);
+    // In whole seconds, as certificates have it: nine to ten from now on, so that it is looked at before, however busy the machine is.
+    validity.from += Duration::from_secs(3600 + 10);
     desk.lay("n2", &Desk::issue(&desk.ca, 2, validity), &[&desk.ca]);
     while two.expires() == old {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the new one is not used: {:?}", log.lines(&[]));
+        assert!(begun.elapsed() < Duration::from_secs(60), "the new one is not used: {:?}", log.lines(&[]));
         assert_eq!(meet(&one, &two).await, (Ok(()), Ok(())));
         sleep(Duration::from_millis(100)).await;
     }
-    assert!(begun.elapsed() > Duration::from_secs(2), "it was not valid before");
+    assert!(begun.elapsed() > Duration::from_secs(9), "it was not valid before");
     assert_eq!(log.lines(&["ERROR", "can't be used", "it is not valid yet"]).len(), 1, "{:?}", log.lines(&[]));
     assert_eq!(meet(&one, &two).await, (Ok(()), Ok(())));
 }
@@ -496,9 +496,9 @@ fn whoever_connects_waits_for_no_disk() {
         assert!(two.expires().is_some());
         // What is short of time gets no more of it for looking.
         let (_near, far) = wire().await;
-        let begun = Instant::now();
+        let watch = Stopwatch::start();
         two.accept(far, PROTOCOL, Duration::from_millis(50)).await.unwrap_err();
-        assert!(begun.elapsed() < PATIENCE, "{:?}", begun.elapsed());
+        watch.expect_less_than(PATIENCE);
         drop(go);
         hanging.await.unwrap().unwrap_err();
     });
