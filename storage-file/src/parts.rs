@@ -15,4 +15,5 @@
 //! ```
 
 pub use crate::directory::{Claim, SyncedNote, kind_of};
+pub use crate::segment::zero;
 pub use crate::vfs::{failed, read_full, write_all};

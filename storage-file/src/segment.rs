@@ -161,7 +161,10 @@ pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, id: u64, size: u64) -> Result<Ar
 }
 
 /// Writes zeros over a range.
-pub(crate) fn zero(file: &dyn VfsFile, from: u64, to: u64) -> io::Result<()> {
+///
+/// # Errors
+/// As the operating system says.
+pub fn zero(file: &dyn VfsFile, from: u64, to: u64) -> io::Result<()> {
     let mut at = from;
     while at < to {
         let n = usize::try_from(to - at).unwrap_or(usize::MAX).min(ZEROS.len());

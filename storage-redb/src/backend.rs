@@ -1,7 +1,7 @@
 //! The file of a database, as redb writes it: redb's own seam to the machine ([`StorageBackend`]), laid onto the one of
 //! `raftkv-storage-file`, so that the same simulated disk can hurt both.
 //!
-//! Two things are added on the way.
+//! Three things are added on the way.
 //!
 //! **The header is kept twice.** redb overwrites its first 320 bytes in place with each commit, and relies on the disk to leave the sector
 //! either old or new when power fails. A disk that leaves it unreadable would take the whole database along, so there are copies in the unused
@@ -20,6 +20,8 @@
 //! the one before: that is the header as it was last synced. To redb's own tools the file is a database like any other.
 //!
 //! **A ledger tells the next process what was synced** ([`Ledger`]).
+//!
+//! **New room is filled with zeros**, piece by piece, before the first write to it ([`Blank`]): later syncs are cheaper then.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -27,9 +29,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use raftkv::StorageError;
 use raftkv_storage_file::VfsFile;
-use raftkv_storage_file::parts::{SyncedNote, failed, read_full, write_all};
+use raftkv_storage_file::parts::{SyncedNote, failed, read_full, write_all, zero};
 use redb::StorageBackend;
 
+use crate::blank::Blank;
 use crate::error::corrupt;
 
 const SECTOR: usize = 512;
@@ -108,6 +111,8 @@ struct Inner {
 #[derive(Debug)]
 struct State {
     ledger: Ledger,
+    /// What of the file was never written to.
+    blank: Blank,
     /// How many syncs that a header was written for have passed.
     epoch: u64,
     /// A header was written in this epoch.
@@ -120,8 +125,9 @@ struct State {
 }
 
 impl Backend {
-    pub(crate) fn new(file: Arc<dyn VfsFile>, path: PathBuf, ledger: Ledger) -> Self {
-        let state = State { ledger, epoch: 0, header_written: false, unsynced: false, failed: false, failure: None };
+    pub(crate) fn new(file: Arc<dyn VfsFile>, path: PathBuf, ledger: Ledger, blank: Blank) -> Self {
+        let (epoch, failure) = (0, None);
+        let state = State { ledger, blank, epoch, header_written: false, unsynced: false, failed: false, failure };
         Self(Arc::new(Inner { file, path, state: Mutex::new(state) }))
     }
 
@@ -244,10 +250,19 @@ impl Inner {
 
     fn write(&self, data: &[u8], offset: u64) -> io::Result<()> {
         self.tried("write", |state| {
-            state.ledger.open()?;
-            state.unsynced = true;
+            self.begin_write(state, offset, data.len())?;
             Ok(write_all(&*self.file, data, offset)?)
         })
+    }
+
+    /// So many bytes are about to be written at an offset.
+    fn begin_write(&self, state: &mut State, offset: u64, len: usize) -> Result<(), Refused> {
+        state.ledger.open()?;
+        state.unsynced = true;
+        for room in state.blank.take(offset..offset + len as u64) {
+            zero(&*self.file, room.start, room.end)?;
+        }
+        Ok(())
     }
 
     fn write_header(&self, header: &[u8]) -> io::Result<()> {
@@ -255,8 +270,7 @@ impl Inner {
             if header.len() > HEADER {
                 return Err(io::Error::other("this release of redb has a longer header").into());
             }
-            state.ledger.open()?;
-            state.unsynced = true;
+            self.begin_write(state, 0, 3 * SECTOR)?;
             let mut sector = [0; SECTOR];
             sector[..header.len()].copy_from_slice(header);
             sector[HEADER..EPOCH_AT].copy_from_slice(MAGIC);
@@ -320,11 +334,15 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.tried("allocate", |state| {
-            if len > self.0.file.len()? {
+            let before = self.0.file.len()?;
+            if len > before {
                 state.ledger.open()?;
                 state.unsynced = true;
-                return Ok(self.0.file.allocate(len)?);
+                self.0.file.allocate(len)?;
+                state.blank.add(before..len);
+                return Ok(());
             }
+            state.blank.cut(len);
             // redb cuts only what no commit refers to: whether the cut reaches the disk makes no difference.
             Ok(self.0.file.set_len(len)?)
         })

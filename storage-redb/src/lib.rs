@@ -86,6 +86,8 @@
 //! the log (`Config::snapshot_entries`, `trailing_entries`), and the file stays within some four times that. It shrinks in a commit that finds more than half
 //! of the file free at its end, and to its last page in use when it is closed. What lies in between is given back when a log is opened of whose file less than
 //! a quarter is in use. [`RedbLog::stats`] tells where it stands. Room is reserved when the file grows (`fallocate`), so a disk that is full says so then.
+//! Zeros are written over it in pieces of 256 KiB, each when the first page of it is used: a commit into room that was only reserved took nearly twice as long,
+//! as the file system had more to note with each.
 //!
 //! ## Small images and large ones
 //!
@@ -99,6 +101,7 @@
 //! | file | what it knows |
 //! |---|---|
 //! | `backend.rs` | redb's seam to the machine, laid onto [`Vfs`](raftkv_storage_file::Vfs): the header kept twice, and the note of what was synced |
+//! | `blank.rs` | which room of the file was never written to |
 //! | `volume.rs` | a database in its directory: claimed, made, copied, checked, closed |
 //! | `record.rs` | the bytes of an entry and of the state, and their checksums |
 //! | `index.rs` | what the log holds, without the payloads |
@@ -117,6 +120,7 @@
 //! [redb]: https://docs.rs/redb
 
 mod backend;
+mod blank;
 mod dump;
 mod error;
 #[cfg(feature = "testing")]

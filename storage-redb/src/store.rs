@@ -219,8 +219,8 @@ impl Store {
 }
 
 /// What the database of a log is.
-pub(crate) fn plan(Options { commit, cache_bytes, .. }: Options) -> Plan {
-    Plan { kind: "redb log", file: "log.redb", commit, cache_bytes }
+pub(crate) fn plan(Options { commit, cache_bytes, background }: Options) -> Plan {
+    Plan { kind: "redb log", file: "log.redb", commit, cache_bytes, background }
 }
 
 type Indexes = (Bound<u64>, Bound<u64>);

@@ -10,6 +10,7 @@ use redb::{Database, DatabaseStats, ReadTransaction, ReadableDatabase, WriteTran
 
 use crate::Commit;
 use crate::backend::{Backend, Ledger};
+use crate::blank::Blank;
 use crate::error::{Trouble, corrupt, guarded};
 
 /// Copying goes in pieces of this many bytes.
@@ -29,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) file: &'static str,
     pub(crate) commit: Commit,
     pub(crate) cache_bytes: usize,
+    /// Whether the store has a thread of its own.
+    pub(crate) background: bool,
 }
 
 /// An open database.
@@ -86,12 +89,13 @@ impl Volume {
             return Err(corrupt(&place.path, None, reason));
         }
         let in_place = exists && ledger.is_closed();
+        let mut blank = Blank::new(plan.background);
         let file = match (exists, in_place) {
             (true, true) => vfs.open(&place.path, Access::Write).map_err(failed("open", &place.path))?,
-            (true, false) => place.copy()?,
+            (true, false) => place.copy(&mut blank)?,
             (false, _) => vfs.open(&place.new, Access::Create).map_err(failed("create", &place.new))?,
         };
-        let backend = Backend::new(file, place.path.clone(), ledger);
+        let backend = Backend::new(file, place.path.clone(), ledger, blank);
         if exists {
             backend.restore_header()?;
         }
@@ -121,7 +125,7 @@ impl Volume {
         nonce: u64,
         thorough: bool,
     ) -> Result<Self, StorageError> {
-        let backend = Backend::new(file, path, Ledger::noted(0));
+        let backend = Backend::new(file, path, Ledger::noted(0), Blank::new(plan.background));
         backend.restore_header()?;
         let database = open_database(&backend, plan.cache_bytes, thorough)?;
         Ok(Self { backend, plan, nonce, open: RwLock::new(Some(Open { database, claim: None })) })
@@ -265,25 +269,28 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Copies the file, durably, save its name.
-    fn copy(&self) -> Result<Arc<dyn VfsFile>, StorageError> {
+    /// Copies the file, durably, save its name. What it left out is told to `blank`.
+    fn copy(&self, blank: &mut Blank) -> Result<Arc<dyn VfsFile>, StorageError> {
         let from = self.vfs.open(&self.path, Access::Read).map_err(failed("open", &self.path))?;
         let to = self.vfs.open(&self.new, Access::Create).map_err(failed("create", &self.new))?;
         let len = from.len().map_err(failed("stat", &self.path))?;
         tracing::info!(path = %self.path.display(), bytes = len, "writing the database anew: after an unclean stop nobody knows what of it is on the disk");
         to.set_len(len).map_err(failed("allocate", &self.new))?;
         let mut buf = vec![0; PIECE];
-        let mut at = 0;
+        let (mut at, mut copied) = (0, 0);
         while at < len {
             let n = read_full(&*from, &mut buf, at).map_err(failed("read", &self.path))?;
             if n == 0 {
                 return Err(corrupt(&self.path, None, format!("the file ends at {at}, and not at {len}")));
             }
             for (start, end) in written(&buf[..n]) {
+                blank.add(copied..at + start as u64);
                 write_all(&*to, &buf[start..end], at + start as u64).map_err(failed("write", &self.new))?;
+                copied = at + end as u64;
             }
             at += n as u64;
         }
+        blank.add(copied..len);
         to.sync_data().map_err(failed("fsync", &self.new))?;
         self.vfs.sync_dir(self.dir).map_err(failed("fsync", self.dir))?;
         Ok(to)

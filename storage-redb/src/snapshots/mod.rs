@@ -122,7 +122,8 @@ impl RedbSnapshots {
         let dir = dir.as_ref();
         // A small image is all that is ever in the database.
         let cache_bytes = 4 * options.small_bytes.max(64 << 10);
-        let plan = Plan { kind: "redb images", file: "images.redb", commit: options.commit, cache_bytes };
+        let SnapshotOptions { commit, background, .. } = options;
+        let plan = Plan { kind: "redb images", file: "images.redb", commit, cache_bytes, background };
         let (volume, state) = Volume::open(&vfs, dir, plan, identity, make, check)?;
         let files = FileSnapshots::open_on(vfs, dir.join("files"), identity, options.background)?;
         let store = Store {
