@@ -12,7 +12,7 @@
 //! | `keys.rs` | the seam: what the rules need of an engine |
 //! | `tree.rs`, `history.rs` | the engine in memory: the map, the versions of a key |
 //! | `check.rs` | which requests are refused before they enter the log |
-//! | `range.rs` | reads |
+//! | `range.rs`, `best.rs` | reads |
 //! | `write.rs`, `txn.rs`, `draft.rs` | changes, some of them on trial first |
 //! | `compact.rs` | forgetting, and the checksum over what is left |
 //! | `members.rs` | what members know of each other |
@@ -20,6 +20,7 @@
 //! | `image.rs` | the store as a stream of bytes, and back |
 
 pub(crate) mod auth;
+mod best;
 mod check;
 mod compact;
 mod draft;

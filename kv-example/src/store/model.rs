@@ -383,9 +383,14 @@ pub(super) fn range_end() -> impl Strategy<Value = Bytes> {
     prop_oneof![3 => Just(Bytes::new()), 1 => Just(Bytes::from_static(&[0])), 3 => key()]
 }
 
+/// Some begin with the same, and a lot of it.
+fn value() -> impl Strategy<Value = String> {
+    prop_oneof![3 => "[xyz]{0,2}", 1 => "[xyz]{0,2}".prop_map(|end| format!("{}{end}", "x".repeat(80)))]
+}
+
 fn a_change() -> impl Strategy<Value = Change> {
     prop_oneof![
-        3 => (key(), "[xyz]{0,2}", prop::bool::weighted(0.2)).prop_map(|(key, value, ignore_value)| {
+        3 => (key(), value(), prop::bool::weighted(0.2)).prop_map(|(key, value, ignore_value)| {
             let value = if ignore_value { Bytes::new() } else { value.into() };
             Change::Put(PutRequest { key, value, ignore_value, ..Default::default() })
         }),

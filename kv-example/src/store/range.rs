@@ -1,8 +1,8 @@
 //! Reads.
 
-use std::cmp::Ordering;
 use std::sync::Arc;
 
+use super::best::{Best, Ranked};
 use super::keys::{Found, Keys};
 use super::version::Meta;
 use super::{Refusal, Span, Store};
@@ -14,18 +14,38 @@ use crate::api::mvccpb::KeyValue;
 #[derive(Clone)]
 pub(crate) struct Room {
     left: usize,
+    /// What was asked for and not yet taken.
+    ahead: usize,
     hold: Option<Arc<dyn Fn(usize) -> bool + Send + Sync>>,
 }
 
 impl Room {
     /// At most so many bytes, for which `hold` makes room, or does not.
     pub(crate) fn held(most: usize, hold: impl Fn(usize) -> bool + Send + Sync + 'static) -> Self {
-        Self { left: most, hold: Some(Arc::new(hold)) }
+        Self { left: most, ahead: 0, hold: Some(Arc::new(hold)) }
     }
 
     /// Takes so many bytes of it.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.left = self.left.checked_sub(bytes).ok_or(Refusal::AnswerTooLarge)?;
+        let asked = bytes.min(self.ahead);
+        self.ahead -= asked;
+        self.ask(bytes - asked)
+    }
+
+    /// Asks for so many bytes that are needed on the way to the answer, and for the answer afterwards.
+    pub(super) fn ask_ahead(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.ask(bytes)?;
+        self.ahead += bytes;
+        Ok(())
+    }
+
+    /// Refuses an answer that will take so many bytes, if it may not.
+    pub(super) fn check(&self, bytes: usize) -> Result<(), Refusal> {
+        if bytes <= self.left { Ok(()) } else { Err(Refusal::AnswerTooLarge) }
+    }
+
+    fn ask(&self, bytes: usize) -> Result<(), Refusal> {
         match &self.hold {
             Some(hold) if bytes > 0 && !hold(bytes) => Err(Refusal::AnswerTooLarge),
             Some(_) | None => Ok(()),
@@ -36,7 +56,7 @@ impl Room {
 impl From<usize> for Room {
     /// Nobody needs to be asked.
     fn from(most: usize) -> Self {
-        Self { left: most, hold: None }
+        Self { left: most, ahead: 0, hold: None }
     }
 }
 
@@ -49,16 +69,15 @@ impl<K: Keys> Store<K> {
         self.range_at(request, self.head.revision, &mut room.into())
     }
 
-    /// How many bytes the answers to these reads take together, as they are counted for limits. What is refused takes none.
+    /// How many bytes the answers to these reads take together, as they are counted for limits. What is refused takes none. No answer is made.
     ///
     /// # Errors
     /// More than `most`.
     pub(crate) fn answer_bytes(&self, reads: &[RangeRequest], most: usize) -> Result<usize, Refusal> {
         let mut room = Room::from(most);
         for read in reads {
-            if let Err(Refusal::AnswerTooLarge) = self.select(read, self.head.revision, &mut room) {
-                return Err(Refusal::AnswerTooLarge);
-            }
+            let Ok((revision, options)) = self.options(read, self.head.revision) else { continue };
+            self.select(read, revision, &options, &mut room, &mut |_, _| ())?;
         }
         Ok(most - room.left)
     }
@@ -71,17 +90,19 @@ impl<K: Keys> Store<K> {
         newest: i64,
         room: &mut Room,
     ) -> Result<RangeResponse, Refusal> {
-        let found = self.select(request, newest, room)?;
-        Ok(RangeResponse {
-            header: Some(ResponseHeader { revision: newest, ..Default::default() }),
-            kvs: found.items.iter().map(|item| item.to_kv(request.keys_only)).collect(),
-            more: found.more,
-            count: found.count,
-        })
+        let (revision, options) = self.options(request, newest)?;
+        let mut kvs = Vec::new();
+        // Copies: what was found may hold a page of a database that is much larger.
+        let found = self.select(request, revision, &options, room, &mut |key, version| {
+            kvs.push(if options.keys_only { kv(key, version.meta()) } else { full_kv(key, version) });
+        })?;
+        options.sort(&mut kvs);
+        let header = Some(ResponseHeader { revision: newest, ..Default::default() });
+        Ok(RangeResponse { header, kvs, more: found.more, count: found.count })
     }
 
-    /// What an answer is made of. There is room for all of it.
-    fn select(&self, request: &RangeRequest, newest: i64, room: &mut Room) -> Result<Selected<'_, K>, Refusal> {
+    /// At which revision to read, and how.
+    fn options(&self, request: &RangeRequest, newest: i64) -> Result<(i64, Options), Refusal> {
         let revision = if request.revision <= 0 { newest } else { request.revision };
         if revision > newest {
             return Err(Refusal::FutureRevision);
@@ -89,49 +110,74 @@ impl<K: Keys> Store<K> {
         if revision < self.head.compacted {
             return Err(Refusal::Compacted);
         }
-        let options = Options::new(request)?;
-        let mut found = self.find(Span::new(&request.key, &request.range_end), revision, &options, room)?;
-        found.more = found.items.len() > options.limit;
-        options.sort(&mut found.items);
-        found.items.truncate(options.limit);
-        if !options.gives_back_what_it_finds() {
-            room.take(found.items.iter().map(|item| item.bytes(&options)).sum())?;
-        }
-        Ok(found)
+        Ok((revision, Options::new(request)?))
     }
 
-    /// What `span` held at `revision`, in the order of the keys. Where all of it is given back there is room for it, and no more is gathered than that: a
-    /// key that was found may hold a page of a database.
-    fn find<'a>(
-        &'a self,
-        span: Span<'_>,
+    /// Calls `keep` with what an answer is made of, for which room is taken on the way; in the order of the answer, where that is not all that there is.
+    fn select(
+        &self,
+        request: &RangeRequest,
         revision: i64,
         options: &Options,
         room: &mut Room,
-    ) -> Result<Selected<'a, K>, Refusal> {
-        let mut found = Selected { items: Vec::new(), count: 0, more: false };
+        keep: &mut impl FnMut(&[u8], &K::Found<'_>),
+    ) -> Result<Selected, Refusal> {
+        let span = Span::new(&request.key, &request.range_end);
         let mut untaken = 0;
-        let mut enough = Ok(());
-        self.each(span, revision, |key, version| {
-            found.count += 1;
-            if found.items.len() >= options.fetch || enough.is_err() {
-                return;
+        let mut give = |room: &mut Room, key: &[u8], version: &K::Found<'_>| {
+            untaken += kv_bytes(key, if options.keys_only { &[] } else { version.value() });
+            if untaken >= STEP {
+                room.take(std::mem::take(&mut untaken))?;
             }
-            let item = Item { meta: version.meta(), key, version };
-            if !options.wants(&item.meta) {
-                return;
+            keep(key, version);
+            Ok(())
+        };
+        let found = match options.sort_first() {
+            None => {
+                let mut left = options.limit;
+                self.find(span, revision, options, |key, version| {
+                    if left == 0 {
+                        return Ok(());
+                    }
+                    left -= 1;
+                    give(room, key, version)
+                })?
             }
-            if options.gives_back_what_it_finds() && found.items.len() < options.limit {
-                untaken += item.bytes(options);
-                if untaken >= STEP {
-                    enough = room.take(std::mem::take(&mut untaken));
+            Some(sort) => {
+                let mut best = Best::new(self, revision, sort, options.limit);
+                let found = self.find(span, revision, options, |key, version| best.offer(key, version, room))?;
+                for Ranked { key, .. } in best.into_ranked() {
+                    // It is there, unless the engine has failed meanwhile.
+                    if let Some(version) = self.get_at(key.as_slice(), revision) {
+                        give(room, key.as_slice(), &version)?;
+                    }
                 }
+                found
             }
-            found.items.push(item);
-        });
-        enough?;
+        };
         room.take(untaken)?;
         Ok(found)
+    }
+
+    /// Calls `visit` with what `span` held at `revision` and the filters let through, in the order of the keys, until enough was found or it fails.
+    fn find(
+        &self,
+        span: Span<'_>,
+        revision: i64,
+        options: &Options,
+        mut visit: impl FnMut(&[u8], &K::Found<'_>) -> Result<(), Refusal>,
+    ) -> Result<Selected, Refusal> {
+        let (mut count, mut wanted) = (0, 0);
+        let mut visited = Ok(());
+        self.each(span, revision, |key, version| {
+            count += 1;
+            if wanted < options.fetch && visited.is_ok() && options.wants(&version.meta()) {
+                wanted += 1;
+                visited = visit(key.as_ref(), &version);
+            }
+        });
+        visited?;
+        Ok(Selected { more: wanted > options.limit, count })
     }
 
     /// Calls `visit` with each key of `span` that existed at `revision`, in order.
@@ -148,7 +194,7 @@ impl<K: Keys> Store<K> {
 }
 
 /// What a key takes in an answer beside its bytes, estimated.
-const KV_OVERHEAD: usize = 64;
+pub(super) const KV_OVERHEAD: usize = 64;
 
 pub(super) fn bytes_of(kv: &KeyValue) -> usize {
     kv_bytes(&kv.key, &kv.value)
@@ -160,35 +206,14 @@ pub(super) fn kv_bytes(key: &[u8], value: &[u8]) -> usize {
 }
 
 /// For how many bytes room is asked at a time, while keys are gathered.
-const STEP: usize = 64 << 10;
+pub(super) const STEP: usize = 64 << 10;
 
-struct Selected<'a, K: Keys + 'a> {
-    items: Vec<Item<'a, K>>,
+/// What an answer says of what was found.
+struct Selected {
     /// Whether there were others beyond the limit.
     more: bool,
     /// How many keys the span holds, whatever the filters and the limit say: as in etcd.
     count: i64,
-}
-
-struct Item<'a, K: Keys + 'a> {
-    key: K::Name<'a>,
-    version: K::Found<'a>,
-    meta: Meta,
-}
-
-impl<K: Keys> Item<'_, K> {
-    /// What it takes in an answer.
-    fn bytes(&self, options: &Options) -> usize {
-        kv_bytes(self.key.as_ref(), if options.keys_only { &[] } else { self.version.value() })
-    }
-
-    fn to_kv(&self, keys_only: bool) -> KeyValue {
-        let mut kv = kv(self.key.as_ref(), self.meta);
-        if !keys_only {
-            kv.value = self.version.value_bytes();
-        }
-        kv
-    }
 }
 
 /// A key and what its version says, without the value.
@@ -260,9 +285,10 @@ impl Options {
         })
     }
 
-    /// Whether the first that are found are those that are given back, up to the limit.
-    fn gives_back_what_it_finds(&self) -> bool {
-        self.sort.is_none() || self.limit == usize::MAX
+    /// How to sort before it is known what is given back. Not needed where that is what is found first, or all of it, which can be sorted afterwards.
+    fn sort_first(&self) -> Option<(SortTarget, SortOrder)> {
+        let all = self.limit == usize::MAX;
+        self.sort.filter(|(target, _)| !all || (*target == SortTarget::Value && self.keys_only))
     }
 
     fn wants(&self, meta: &Meta) -> bool {
@@ -270,20 +296,19 @@ impl Options {
         within(self.modified, meta.modified) && within(self.created, meta.created)
     }
 
-    /// Sorts. Equals stay in the order of their keys.
-    fn sort<K: Keys>(&self, items: &mut [Item<'_, K>]) {
-        let Some((target, order)) = self.sort else { return };
-        let compare = |a: &Item<'_, K>, b: &Item<'_, K>| match target {
-            SortTarget::Key => a.key.as_ref().cmp(b.key.as_ref()),
-            SortTarget::Version => a.meta.version.cmp(&b.meta.version),
-            SortTarget::Create => a.meta.created.cmp(&b.meta.created),
-            SortTarget::Mod => a.meta.modified.cmp(&b.meta.modified),
-            SortTarget::Value => a.version.value().cmp(b.version.value()),
+    /// Sorts what was not sorted first. Equals stay in the order of their keys.
+    fn sort(&self, kvs: &mut [KeyValue]) {
+        let Some((target, order)) = self.sort.filter(|_| self.sort_first().is_none()) else { return };
+        let compare = |a: &KeyValue, b: &KeyValue| match target {
+            SortTarget::Key => a.key.cmp(&b.key),
+            SortTarget::Version => a.version.cmp(&b.version),
+            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+            SortTarget::Value => a.value.cmp(&b.value),
         };
-        let directed = |a: &Item<'_, K>, b: &Item<'_, K>| match order {
+        kvs.sort_by(|a, b| match order {
             SortOrder::Descend => compare(b, a),
             SortOrder::None | SortOrder::Ascend => compare(a, b),
-        };
-        items.sort_by(|a, b| -> Ordering { directed(a, b) });
+        });
     }
 }
