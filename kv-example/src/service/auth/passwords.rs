@@ -4,6 +4,7 @@
 //!
 //! A hash is work that anybody may ask for, so whoever floods a node with logins must not keep the others out. Only so many wait at a time, of which
 //! one address may be a part, and one name; and root, who may have to end the flood, has places and a turn of its own.
+//! Whoever can name root can fill these too, so there are others again for what root asks for who is in already.
 
 mod bench;
 mod places;
@@ -20,7 +21,7 @@ use places::Places;
 
 /// How many hashes are made at a time, so that they take so many times what one does (19 MiB), and as many cores, at most.
 const AT_A_TIME: usize = 2;
-/// How many more for root.
+/// How many more for logins of root, and how many for what root asks for.
 const AT_A_TIME_FOR_ROOT: usize = 1;
 /// How many more may wait for their turn: a flood of logins is refused beyond that.
 const MOST_WAITING: usize = 64;
@@ -44,6 +45,8 @@ pub(in super::super) struct Asker {
 pub(in super::super) struct Passwords {
     root: Queue,
     others: Queue,
+    /// Not for logins: for new passwords.
+    new: Queue,
     bench: Arc<Bench>,
 }
 
@@ -67,15 +70,16 @@ impl Passwords {
         let all_of_root = AT_A_TIME_FOR_ROOT + MOST_WAITING_FOR_ROOT;
         Self {
             root: Queue::new(AT_A_TIME_FOR_ROOT, MOST_WAITING_FOR_ROOT, all_of_root, &of_address),
+            new: Queue::new(AT_A_TIME_FOR_ROOT, MOST_WAITING_FOR_ROOT, all_of_root, &of_address),
             others: Queue::new(AT_A_TIME, MOST_WAITING, MOST_OF_NAME, of_address),
             bench: Arc::default(),
         }
     }
 
-    /// What a new password hashes to, with a salt of its own, in PHC's string format.
+    /// What a new password hashes to, with a salt of its own, in PHC's string format. Only who may change passwords is to get here.
     pub(in super::super) async fn hash(&self, asker: Asker, password: String) -> Result<String, Status> {
         check(&password)?;
-        self.run(asker, move |bench| bench.hash(password.as_bytes())).await?
+        self.work(&self.new, asker, move |bench| bench.hash(password.as_bytes())).await?
     }
 
     /// Whether this is the password of the hash; there is none for a user that there is not, or that has none.
@@ -89,13 +93,23 @@ impl Passwords {
         self.run(asker, move |bench| bench.verify(hash.as_deref(), password.as_bytes())).await?
     }
 
-    /// Waits for a turn, then works on a thread that may take long. Whoever gives up while it works keeps the turn until it is done.
+    /// Works for a login.
     async fn run<T: Send + 'static>(
         &self,
         asker: Asker,
         work: impl FnOnce(&Bench) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let queue = if asker.name == ROOT { &self.root } else { &self.others };
+        self.work(queue, asker, work).await
+    }
+
+    /// Waits for a turn, then works on a thread that may take long. Whoever gives up while it works keeps the turn until it is done.
+    async fn work<T: Send + 'static>(
+        &self,
+        queue: &Queue,
+        asker: Asker,
+        work: impl FnOnce(&Bench) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         let place = queue.places.take(asker)?;
         let turn = Arc::clone(&queue.turn).acquire_owned().await.map_err(|_| unhashed("there is no turn"))?;
         let bench = Arc::clone(&self.bench);
@@ -200,6 +214,34 @@ mod tests {
         assert!((1..=300 - AT_A_TIME - MOST_WAITING).contains(&refused), "{refused}");
         // And then there is room again.
         passwords.run(asker(1, "ann"), |_| ()).await.unwrap();
+    }
+
+    /// Whoever knows no password can still keep root from logging in, but not from acting who is in.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn root_can_change_passwords_while_many_addresses_log_in_as_root() {
+        let passwords = passwords();
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let ended = Arc::new(std::sync::Mutex::new(ended));
+        let mut logins = Vec::new();
+        for n in 0..AT_A_TIME_FOR_ROOT + MOST_WAITING_FOR_ROOT {
+            let (ended, passwords) = (ended.clone(), passwords.clone());
+            let mut login = Box::pin(async move {
+                passwords.run(asker(n as u8, "root"), move |_| _ = ended.lock().unwrap().recv()).await
+            });
+            assert!(futures_util::poll!(&mut login).is_pending());
+            logins.push(tokio::spawn(login));
+        }
+        let full = passwords.run(asker(99, "root"), |_| ()).await.unwrap_err();
+        assert_eq!(full.code(), tonic::Code::ResourceExhausted);
+        let changed = tokio::time::timeout(
+            std::time::Duration::from_secs(20),
+            passwords.hash(asker(99, "root"), "another".into()),
+        );
+        changed.await.expect("it waits for the flood").unwrap();
+        drop(end);
+        for login in logins {
+            login.await.unwrap().unwrap();
+        }
     }
 
     /// Who comes as the one of this number.
