@@ -354,13 +354,14 @@ impl<B: StorageBackend> StorageBackend for Sealed<B> {
         _ = unsynced.changed.split_off(&groups);
         // What comes back after a cut is blank, and has not been synced.
         _ = unsynced.begun.split_off(&Slots::Sums(groups));
-        // Of the pages that are gone, the last group has checksums left: should they come again, they were never written.
-        let end = before.min(1 + groups * GROUP);
-        if (1..end).contains(&pages) {
+        // Of the pages that are gone, the last group has checksums left: should they come again, they were never written. They come now where a loss of
+        // power has left a file that was cut, and not what is said of its checksums here.
+        let gone = pages.min(before).max(1);
+        if index(gone) > 0 {
             // At most GROUP.
-            let gone = (end - pages) as usize;
-            let blank = std::iter::repeat_n([0; SUM], gone);
-            self.changing(&mut unsynced, group(pages))?.set_sums(pages, blank);
+            let rest = (GROUP - index(gone)) as usize;
+            let blank = std::iter::repeat_n([0; SUM], rest);
+            self.changing(&mut unsynced, group(gone))?.set_sums(gone, blank);
         }
         Ok(())
     }

@@ -74,6 +74,32 @@ fn pages_that_were_cut_off_and_come_again_are_blank() {
     }
 }
 
+/// The length is the file system's, and may be on the disk though nothing was synced since.
+#[test]
+fn pages_that_a_loss_of_power_has_left_cut_off_are_blank_when_they_come_again() {
+    let (few, many) = (3 * PAGE as u64, (GROUP + 8) * PAGE as u64);
+    for (before, after) in [(many, 7 * PAGE as u64), (10 * PAGE as u64, many)] {
+        let file = sealed();
+        file.set_len(before).expect("room");
+        let pages = [2, 5, 6].map(|at| at * PAGE as u64);
+        pages.iter().for_each(|at| file.write(*at, &page(1)).expect("a write"));
+        file.sync_data().expect("a sync");
+        file.set_len(few).expect("a cut");
+        let file = Sealed::new(file.file).expect("what is left");
+        assert_eq!(file.len().expect("a length"), few);
+        file.set_len(after).expect("room");
+        for synced in [false, true] {
+            for at in pages {
+                let mut got = vec![1; PAGE];
+                file.read(at, &mut got).expect("a read");
+                let wanted = if at < few { page(1) } else { vec![0; PAGE] };
+                assert!(got == wanted, "synced: {synced}");
+            }
+            file.sync_data().expect("a sync");
+        }
+    }
+}
+
 #[test]
 fn what_is_left_of_a_database_is_no_empty_file() {
     let file = sealed();
