@@ -190,8 +190,11 @@ impl Core {
     }
 
     /// What was found to be wrong stops the node with the next command: it can neither go on from it, nor answer for it. Nobody sweeps any more either.
+    /// It is what was found first that counts: what fails later may do so because nothing is written any more, and no disk is to blame for that.
     fn broke(&self, fatal: Fatal) -> Fatal {
-        _ = self.broken.set(fatal.clone());
+        if self.broken.set(fatal.clone()).is_err() {
+            return self.broken.get().cloned().unwrap_or(fatal);
+        }
         self.first.freeze();
         self.swept.send_replace(NEVER_SWEPT);
         told(&self.path, self.distrust.as_ref(), fatal)

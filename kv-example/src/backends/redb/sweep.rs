@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use raftkv::Fatal;
 
 use super::database::{BATCH, Core, change};
+use crate::machine::NEVER_SWEPT;
 use crate::store::Sweep;
 
 /// Keys looked through in one step.
@@ -44,8 +45,11 @@ impl Core {
             }
             match self.sweep_step(next, SWEEP) {
                 Ok(further) => next = further,
-                // Told where it was found, to whoever waits for this as well; the next command stops the node.
-                Err(error) => return tracing::error!(%error, "dropping what was compacted failed"),
+                Err(error) => {
+                    // To whoever waits for this; the next command stops the node.
+                    self.swept.send_replace(NEVER_SWEPT);
+                    return tracing::error!(%error, "dropping what was compacted failed");
+                }
             }
             std::thread::yield_now();
         }

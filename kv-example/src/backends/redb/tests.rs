@@ -326,6 +326,24 @@ fn nothing_is_written_to_a_database_any_more_in_which_something_is_wrong() {
     assert!(again.change(|_| ()).is_ok());
 }
 
+/// Such writes fail, and that is no failure of the disk: the node would give another reason than the one it stopped for, and its next start would replace a
+/// file that is to be left as it is.
+#[test]
+fn a_write_that_is_kept_from_such_a_database_is_not_told_as_a_failure_of_its_disk() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mark = dir.path().join("kv.redb.failed");
+    let core = Failing::default().open(&mark).expect("a database");
+    // While it is under way a read comes upon something.
+    let committed = core.transact(&mut core.writer(), true, |_, _| {
+        let read = core.read(core.view(), |_| -> Result<(), Refusal> { panic!("revisions go back") });
+        assert!(read.is_err());
+        Ok(Ok(()))
+    });
+    let error = committed.expect_err("it was written to").to_string();
+    assert!(error.contains("revisions go back") && error.contains("leave the file as it is"), "{error}");
+    assert!(!mark.exists(), "the next start replaces the file");
+}
+
 /// A client that waits for the room of what it compacted is told, and does not wait until it loses patience.
 #[tokio::test]
 async fn a_sweep_that_can_not_end_is_told_to_whoever_waits_for_it() {
