@@ -9,7 +9,8 @@
 //! * [`mortal`] gives a server files on which it dies at a chosen operation of the install of an image.
 //!
 //! `cargo run --release -p raftkv-tests --bin chaos -- --minutes 5` does all of this at random, from a seed: see [`chaos`].
-//! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader.
+//! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader, and
+//! `cargo run --release -p raftkv-tests --bin curves` how cost grows with clients, values, nodes, keys and distance: see [`curves`].
 //!
 //! Environment variables:
 //!
@@ -25,6 +26,7 @@
 pub mod chaos;
 pub mod client;
 mod cluster;
+pub mod curves;
 pub mod disk;
 pub mod history;
 pub mod hot;

@@ -1,6 +1,6 @@
 //! The clients and their threads.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,18 +24,17 @@ use crate::service::Freshness;
 
 const PUT: &str = "/etcdserverpb.KV/Put";
 const RANGE: &str = "/etcdserverpb.KV/Range";
+const TXN: &str = "/etcdserverpb.KV/Txn";
 const STATUS: &str = "/etcdserverpb.Maintenance/Status";
 
 /// After an error a client waits this long, so that it does not spin.
-const PAUSE: Duration = Duration::from_millis(20);
-/// How many clients write the keys before they are read.
-const FILLERS: u64 = 64;
+pub(super) const PAUSE: Duration = Duration::from_millis(20);
 
 /// Everything a thread needs to know.
 #[derive(Clone, Debug)]
 pub(super) struct Plan {
-    connections: Vec<HostPort>,
-    tls: Option<Tls>,
+    pub(super) connections: Vec<HostPort>,
+    pub(super) tls: Option<Tls>,
     clients: usize,
     threads: usize,
     read_share: f64,
@@ -43,8 +42,9 @@ pub(super) struct Plan {
     warmup: Duration,
     duration: Duration,
     timeout: Duration,
-    keys: u64,
-    value_size: usize,
+    pub(super) keys: u64,
+    pub(super) prefix: String,
+    pub(super) value: Bytes,
     put: Template,
     get: Template,
     freshness: Option<Freshness>,
@@ -59,7 +59,7 @@ impl Plan {
         tls: Option<Tls>,
         token: Option<HeaderValue>,
     ) -> Self {
-        let value_size = args.value_size as usize;
+        let value = value(args.value_size as usize, args.seed);
         Self {
             connections,
             tls,
@@ -75,8 +75,9 @@ impl Plan {
             duration: args.duration,
             timeout: args.timeout,
             keys: args.keys,
-            value_size,
-            put: Template::put(&args.prefix, args.keys, value(value_size, args.seed)),
+            prefix: args.prefix.clone(),
+            put: Template::put(&args.prefix, args.keys, value.clone()),
+            value,
             get: Template::get(&args.prefix, args.keys, args.freshness() == Some(Freshness::Stale)),
             freshness: args.freshness(),
             token,
@@ -85,12 +86,21 @@ impl Plan {
     }
 }
 
+/// What a client may ask for.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Method {
+    Put,
+    Range,
+    Txn,
+}
+
 /// One client: a place in a connection, its own requests, its own luck.
-struct Client {
-    connection: Rc<Connection>,
+pub(super) struct Client {
+    pub(super) connection: Rc<Connection>,
     sender: Option<(u64, h2::client::SendRequest<Bytes>)>,
     put_route: Route,
     get_route: Route,
+    txn_route: Route,
     put: Template,
     get: Template,
     /// The least that a found key's answer has.
@@ -100,54 +110,61 @@ struct Client {
 }
 
 impl Client {
-    fn new(plan: &Plan, connection: &Rc<Connection>, n: usize) -> Result<Self, String> {
+    pub(super) fn new(plan: &Plan, connection: &Rc<Connection>, n: usize) -> Result<Self, String> {
+        let route = |path| {
+            let route = Route::new(connection.address(), plan.tls.is_some(), path)?;
+            Ok::<_, String>(route.signed(plan.token.as_ref()))
+        };
         Ok(Self {
             connection: Rc::clone(connection),
             sender: None,
-            put_route: Route::new(connection.address(), plan.tls.is_some(), PUT)?.signed(plan.token.as_ref()),
-            get_route: Route::new(connection.address(), plan.tls.is_some(), RANGE)?
-                .fresh(plan.freshness)
-                .signed(plan.token.as_ref()),
+            put_route: route(PUT)?,
+            get_route: route(RANGE)?.fresh(plan.freshness),
+            txn_route: route(TXN)?,
             put: plan.put.clone(),
             get: plan.get.clone(),
-            answer_size: plan.value_size + FRAME_HEAD,
+            answer_size: plan.value.len() + FRAME_HEAD,
             timeout: plan.timeout,
             random: Random::new(plan.seed ^ (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
         })
     }
 
     async fn request(&mut self, read: bool, key: u64) -> Result<(), CallError> {
+        if !read {
+            let frame = self.put.frame(key);
+            return self.send(Method::Put, frame).await.map(drop);
+        }
+        let frame = self.get.frame(key);
+        let length = self.send(Method::Range, frame).await?;
+        if length < self.answer_size {
+            return Err(CallError::Answer("the key is missing, or its value is short".into()));
+        }
+        Ok(())
+    }
+
+    /// Sends a frame, and gives the length of the answer.
+    pub(super) async fn send(&mut self, method: Method, frame: Bytes) -> Result<usize, CallError> {
         let (generation, mut sender) = match self.sender.take() {
             Some(sender) => sender,
             None => self.connection.sender(None).await?,
         };
-        let (route, frame) =
-            if read { (&self.get_route, self.get.frame(key)) } else { (&self.put_route, self.put.frame(key)) };
+        let route = match method {
+            Method::Put => &self.put_route,
+            Method::Range => &self.get_route,
+            Method::Txn => &self.txn_route,
+        };
         let answer = match tokio::time::timeout(self.timeout, call(&mut sender, route, frame, None)).await {
             Ok(answer) => answer,
             Err(_) => Err(CallError::Timeout),
         };
-        match answer {
-            Err(error @ CallError::Lost(_)) => {
-                // The next request gets a new connection, which only the first of the losers opens.
-                self.sender = self.connection.sender(Some(generation)).await.ok();
-                Err(error)
+        self.sender = match &answer {
+            // The next request gets a new connection, which only the first of the losers opens.
+            Err(CallError::Lost(_)) => self.connection.sender(Some(generation)).await.ok(),
+            Ok(_) | Err(CallError::Connect(_) | CallError::Timeout | CallError::Status(..) | CallError::Answer(_)) => {
+                Some((generation, sender))
             }
-            Ok(length) if read && length < self.answer_size => {
-                self.sender = Some((generation, sender));
-                Err(CallError::Answer("the key is missing, or its value is short".into()))
-            }
-            Ok(_) => {
-                self.sender = Some((generation, sender));
-                Ok(())
-            }
-            Err(
-                error @ (CallError::Connect(_) | CallError::Timeout | CallError::Status(..) | CallError::Answer(_)),
-            ) => {
-                self.sender = Some((generation, sender));
-                Err(error)
-            }
-        }
+        };
+        answer
     }
 }
 
@@ -263,7 +280,7 @@ fn thread(plan: Plan, thread: usize, start: Instant, done: Arc<AtomicU64>) -> Re
     })
 }
 
-fn on_this_thread<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+pub(super) fn on_this_thread<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -292,52 +309,6 @@ fn show_progress(plan: &Plan, start: Instant, done: &AtomicU64, finished: impl F
         }
     }
     bar.finish_and_clear();
-}
-
-/// Writes every key once.
-pub(super) fn fill(plan: &Plan) -> Result<(), String> {
-    let bar = ProgressBar::new(plan.keys);
-    if let Ok(style) = ProgressStyle::with_template("{bar:40} writing the keys, {pos}/{len}") {
-        bar.set_style(style);
-    }
-    let plan = Rc::new(plan.clone());
-    let filled = on_this_thread(async {
-        let connect = |address: &HostPort| Connection::new(address.clone(), plan.tls.clone());
-        let connections: Vec<_> = plan.connections.iter().map(connect).collect();
-        let next = Rc::new(Cell::new(0));
-        let mut tasks = Vec::new();
-        for n in 0..FILLERS.min(plan.keys) as usize {
-            let one = Client::new(&plan, &connections[n % connections.len()], n)?;
-            tasks.push(tokio::task::spawn_local(fill_some(one, Rc::clone(&next), plan.keys, bar.clone())));
-        }
-        for task in tasks {
-            task.await.map_err(|e| e.to_string())??;
-        }
-        Ok(())
-    });
-    bar.finish_and_clear();
-    filled.map_err(|e| format!("writing the keys before the run failed: {e}"))
-}
-
-async fn fill_some(mut client: Client, next: Rc<Cell<u64>>, keys: u64, bar: ProgressBar) -> Result<(), String> {
-    const ATTEMPTS: u32 = 100;
-    loop {
-        let key = next.get();
-        if key >= keys {
-            return Ok(());
-        }
-        next.set(key + 1);
-        let mut attempt = 0;
-        // Writing the same value twice is harmless.
-        while let Err(error) = client.request(false, key).await {
-            attempt += 1;
-            if attempt == ATTEMPTS {
-                return Err(format!("{}: {error}", client.connection.address()));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        bar.inc(1);
-    }
 }
 
 /// The endpoint that leads.

@@ -4,6 +4,7 @@
 //! client library in between. At a fixed rate a latency counts from the moment at which the request should have been sent,
 //! so that a stall of the server is not hidden by the requests that it kept from being sent (coordinated omission).
 
+mod fill;
 mod load;
 mod pacer;
 mod report;
@@ -207,7 +208,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode, Failure> {
     let targets_in_turn = targets.iter().cycle().take(connections).cloned().collect();
     let plan = load::Plan::new(args, targets_in_turn, tls.clone(), token);
     if args.workload != Workload::Put && !args.no_fill {
-        load::fill(&plan).map_err(Failure::runtime)?;
+        fill::fill(&plan).map_err(Failure::runtime)?;
     }
     let result = load::run(&plan).map_err(Failure::runtime)?;
     report::print(args, &targets, connections, &result)?;

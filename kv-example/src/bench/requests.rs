@@ -5,7 +5,8 @@ use std::ops::Range;
 use bytes::Bytes;
 use prost::Message;
 
-use crate::api::etcdserverpb::{PutRequest, RangeRequest};
+use crate::api::etcdserverpb::request_op::Request;
+use crate::api::etcdserverpb::{PutRequest, RangeRequest, RequestOp, TxnRequest};
 
 /// Pseudo-random numbers (SplitMix64): fast, seeded, and good enough to spread keys.
 #[derive(Clone, Debug)]
@@ -98,8 +99,23 @@ pub(super) fn frame(message: &[u8]) -> Vec<u8> {
 }
 
 fn first_key(prefix: &str, keys: u64) -> Bytes {
+    key(prefix, keys, 0)
+}
+
+/// The name of a key, of so many: as long as every other.
+fn key(prefix: &str, keys: u64, key: u64) -> Bytes {
     let width = keys.saturating_sub(1).max(1).ilog10() as usize + 1;
-    format!("{prefix}{:0width$}", 0).into()
+    format!("{prefix}{key:0width$}").into()
+}
+
+/// A frame with the transaction that writes these of so many keys.
+pub(super) fn puts(prefix: &str, keys: u64, some: Range<u64>, value: &Bytes) -> Vec<u8> {
+    let put = |n| {
+        let put = PutRequest { key: key(prefix, keys, n), value: value.clone(), ..PutRequest::default() };
+        RequestOp { request: Some(Request::RequestPut(put)) }
+    };
+    let transaction = TxnRequest { success: some.map(put).collect(), ..TxnRequest::default() };
+    frame(&transaction.encode_to_vec())
 }
 
 #[cfg(test)]
@@ -120,6 +136,19 @@ mod tests {
             let mut template = Template::get(prefix, 1001, true);
             let get = RangeRequest::decode(&template.frame(1000)[FRAME_HEAD..]).unwrap();
             assert_eq!((get.key, get.serializable), (format!("{prefix}1000").into(), true));
+        }
+    }
+
+    #[test]
+    fn a_transaction_writes_the_keys_that_are_read_later() {
+        let mut template = Template::get("bench/", 1000, false);
+        let transaction = TxnRequest::decode(&puts("bench/", 1000, 8..11, &value(16, 1))[FRAME_HEAD..]).unwrap();
+        assert!(transaction.compare.is_empty() && transaction.failure.is_empty());
+        assert_eq!(transaction.success.len(), 3);
+        for (operation, n) in transaction.success.iter().zip(8..) {
+            let get = RangeRequest::decode(&template.frame(n)[FRAME_HEAD..]).unwrap();
+            let put = PutRequest { key: get.key, value: value(16, 1), ..PutRequest::default() };
+            assert_eq!(operation.request, Some(Request::RequestPut(put)));
         }
     }
 

@@ -5,6 +5,7 @@ mod away;
 mod chaos;
 mod cluster_command;
 mod config;
+mod curves;
 mod cut;
 mod engine;
 mod etcdctl;
