@@ -260,7 +260,7 @@ impl Panel {
             && let Some(y) = y(*value)
         {
             svg.stroke((left, y), (right, y), "#999999", DASHED);
-            svg.text((right - 4.0, y - 4.0), r##"text-anchor="end" font-size="11" fill="#777777""##, name);
+            svg.text((right - 4.0, y + 13.0), r##"text-anchor="end" font-size="11" fill="#777777""##, name);
         }
         for line in &self.lines {
             line.draw(svg, x, y);
