@@ -1,8 +1,20 @@
 //! From a table to a figure: medians, panels, and which lines are in them.
 
+use std::collections::BTreeMap;
+
 use super::svg::{Axis, Line, Mark, Page, Panel, Scale};
 use super::sweep::Sweep;
 use super::table::{Row, Table};
+
+/// How many requests failed, and where.
+fn failures(sweep: Sweep, table: &Table) -> String {
+    let mut at: BTreeMap<u64, u64> = BTreeMap::new();
+    for row in table.rows.iter().filter(|row| row.measured.errors > 0) {
+        *at.entry(row.x).or_default() += row.measured.errors;
+    }
+    let each: Vec<_> = at.iter().map(|(x, count)| format!("{count} at {}", sweep.label(*x))).collect();
+    if each.is_empty() { String::new() } else { format!(" Requests that failed: {}.", each.join(", ")) }
+}
 
 type Quantity = fn(&Row) -> f64;
 
@@ -37,8 +49,9 @@ pub fn draw(sweep: Sweep, table: &Table) -> Page {
         dashed: None,
         panels,
         note: format!(
-            "{of} of {seconds} s each at {}; servers and load generator on {cores} cores and one disk.",
-            table.origin.commit
+            "{of} of {seconds} s each at {}; servers and load generator on {cores} cores and one disk.{}",
+            table.origin.commit,
+            failures(sweep, table)
         ),
     }
 }
@@ -145,6 +158,15 @@ mod tests {
         assert_eq!(mark(4, vec![3.0, f64::NAN, 1.0, 2.0]), Some(Mark { x: 4.0, y: 2.0, least: 1.0, most: 3.0 }));
         assert_eq!(mark(4, vec![2.0, 1.0]).unwrap().y, 1.0);
         assert_eq!(mark(4, vec![f64::NAN]), None);
+    }
+
+    #[test]
+    fn requests_that_failed_are_told() {
+        let mut table = table(Sweep::Values);
+        table.rows.retain(|row| row.round == 1 && row.x >= 64 << 10);
+        assert!(draw(Sweep::Values, &table).note.ends_with("Requests that failed: 4 at 64 KiB, 4 at 1 MiB."));
+        table.rows.iter_mut().for_each(|row| row.measured.errors = 0);
+        assert!(draw(Sweep::Values, &table).note.ends_with("one disk."));
     }
 
     #[test]

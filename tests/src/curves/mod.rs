@@ -27,7 +27,7 @@ pub use figure::draw;
 pub use sweep::{Series, Setting, Sweep};
 pub use table::{Measured, Origin, Row, Table};
 
-use stage::Stage;
+use stage::{Ran, Stage};
 
 /// What is measured, and where it goes.
 #[derive(Clone, Debug)]
@@ -98,18 +98,22 @@ pub async fn measure(options: &Options, stopped: &watch::Receiver<bool>, say: &d
                         stage.end()?;
                         bail!("stopped on the way through {}", sweep.word());
                     }
-                    let (setting, measured) = stage.run(series, options.warmup, options.duration).await?;
+                    let Ran { setting, measured, kinds } = stage.run(series, options.warmup, options.duration).await?;
                     let row = Row { x, series: series.name.into(), round, setting, measured };
                     say(&line(*sweep, options.rounds, &row));
+                    for (kind, count) in kinds {
+                        say(&format!("    {count} requests failed: {kind}"));
+                    }
                     rows.push(row);
                 }
                 stage.end()?;
             }
         }
-        let table = Table { origin: origin.clone(), rows };
         let path = table_path(&options.out, *sweep);
-        write(&path, &table.to_csv())?;
-        say(&format!("{}, {}", path.display(), save_figure(&options.out, *sweep, &table)?.display()));
+        write(&path, &Table { origin: origin.clone(), rows }.to_csv())?;
+        say(&path.display().to_string());
+        // From the table as it was written, with its rounded numbers: drawn again it is the same.
+        redraw(&options.out, &[*sweep], say)?;
     }
     Ok(())
 }
@@ -163,9 +167,8 @@ fn commit() -> String {
 
 fn line(sweep: Sweep, rounds: u32, row: &Row) -> String {
     let Row { x, series, round, measured, .. } = row;
-    let errors = if measured.errors > 0 { format!(", {} ERRORS", measured.errors) } else { String::new() };
     format!(
-        "{round}/{rounds} {:<7} {:>7}  {series:<23} {:>7.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms  cores: servers {:.2}, load {:.2}, others {:.2}  {:>5.0} MiB{errors}",
+        "{round}/{rounds} {:<7} {:>7}  {series:<23} {:>7.0}/s  p50 {:>7.2} ms  p99 {:>7.2} ms  cores: servers {:.2}, load {:.2}, others {:.2}  {:>5.0} MiB",
         sweep.word(),
         sweep.label(*x),
         measured.throughput,

@@ -1,5 +1,6 @@
 //! A cluster for one point, and the load generator's runs against it.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -78,12 +79,7 @@ impl Stage {
     }
 
     /// Lets the load generator run, and looks at what that costs.
-    pub(super) async fn run(
-        &mut self,
-        series: &Series,
-        warmup: Duration,
-        duration: Duration,
-    ) -> Result<(Setting, Measured)> {
+    pub(super) async fn run(&mut self, series: &Series, warmup: Duration, duration: Duration) -> Result<Ran> {
         let pids = self.pids()?;
         self.wait_until_idle(&pids).await;
         let setting = Setting { clients: series.clients.unwrap_or(self.setting.clients), ..self.setting };
@@ -113,9 +109,11 @@ impl Stage {
         if !status.success() && report.throughput > 0.0 {
             bail!("the load generator ended with {status}; it printed:\n{}", tail(&printed, 40));
         }
-        let Report { throughput, latency: [p50, p99, p999, max], errors } = report;
+        let Report { throughput, latency: [p50, p99, p999, max], kinds } = report;
+        let errors = kinds.values().sum();
         let (servers, generator, others) = (cores.servers, cores.generator, cores.others);
-        Ok((setting, Measured { throughput, p50, p99, p999, max, errors, servers, generator, others, memory }))
+        let measured = Measured { throughput, p50, p99, p999, max, errors, servers, generator, others, memory };
+        Ok(Ran { setting, measured, kinds })
     }
 
     fn pids(&self) -> Result<Vec<u32>> {
@@ -143,11 +141,20 @@ impl Stage {
     }
 }
 
+/// A run.
+pub(super) struct Ran {
+    /// What it depended on, with the series' own number of clients.
+    pub(super) setting: Setting,
+    pub(super) measured: Measured,
+    /// How many requests failed, by what they were told.
+    pub(super) kinds: BTreeMap<String, u64>,
+}
+
 struct Report {
     throughput: f64,
     /// p50, p99, p99.9, and the longest, in milliseconds.
     latency: [f64; 4],
-    errors: u64,
+    kinds: BTreeMap<String, u64>,
 }
 
 /// What the load generator prints at the end.
@@ -160,7 +167,7 @@ fn report(printed: &str) -> Result<Report> {
     Ok(Report {
         throughput: json["throughput"].as_f64().context("no throughput is named")?,
         latency,
-        errors: errors.values().filter_map(Json::as_u64).sum(),
+        kinds: errors.iter().filter_map(|(kind, count)| Some((kind.clone(), count.as_u64()?))).collect(),
     })
 }
 
@@ -173,7 +180,8 @@ mod tests {
         let printed = "--- the load generator: run 1: bench put\n{\n  \"throughput\": 31000.5, \"errors\": {\"timeout\": 3, \"other\": 4},\n\
                        \"latency_ms\": {\"all\": {\"p50\": 1.5, \"p99\": 4.0, \"p999\": 5.0, \"max\": 9.0}}}\n";
         let report = report(printed).unwrap();
-        assert_eq!((report.throughput, report.latency, report.errors), (31000.5, [1.5, 4.0, 5.0, 9.0], 7));
+        assert_eq!((report.throughput, report.latency), (31000.5, [1.5, 4.0, 5.0, 9.0]));
+        assert_eq!(report.kinds, BTreeMap::from([("timeout".into(), 3), ("other".into(), 4)]));
     }
 
     #[test]
