@@ -123,7 +123,7 @@ impl<'s, K: Keys> Best<'s, K> {
             (Rank::Head(head), Rank::Head(other)) => match head.cmp(other) {
                 Ordering::Equal if head.len() == HEAD => self.compare_values(a, value, b),
                 // The shorter one is all of its value.
-                different => different,
+                different @ (Ordering::Less | Ordering::Equal | Ordering::Greater) => different,
             },
             // All of a read are sorted by the same.
             (Rank::Key | Rank::Number(_) | Rank::Head(_), _) => a.key.cmp(&b.key),
