@@ -7,7 +7,6 @@
 //!
 //! Nobody is to suffer from what others take, so one address may have only a part of everything ([`Shares`]). `body.rs` looks at what comes.
 
-mod anteroom;
 mod body;
 mod census;
 #[cfg(test)]
@@ -16,7 +15,6 @@ mod tests;
 use std::convert::Infallible;
 use std::future::ready;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,7 +22,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
-use raftkv::transport_kit::{Exhausted, Share, Shares};
+use raftkv::transport_kit::listener::OUTWAITED;
+use raftkv::transport_kit::{Entrance, Exhausted, Share, Shares, Visitor};
 use tonic::body::Body;
 use tonic::transport::server::TcpConnectInfo;
 use tonic::{Extensions, Status};
@@ -35,8 +34,6 @@ use tracing::warn;
 use crate::config::Limits;
 use crate::service::refused;
 use crate::store;
-pub(crate) use anteroom::Waiting;
-use anteroom::{Anteroom, Place};
 use census::What;
 
 /// What a request takes beside its bytes, estimated: a stream of HTTP/2, and a task.
@@ -104,9 +101,7 @@ pub(crate) struct Gate {
     max_message_bytes: usize,
     /// How many parts a message may have.
     max_parts: usize,
-    clients: Shares,
-    /// Clients that have not begun yet.
-    anteroom: Anteroom,
+    clients: Entrance,
     metrics: Shares,
     requests: Shares,
     /// Requests that tell how the node is for as long as their clients like.
@@ -129,9 +124,8 @@ impl Gate {
         Self {
             max_message_bytes: of_request.request_bytes.saturating_add(refused::OVERSIZE),
             max_parts: of_request.txn_ops,
-            clients: shares(connections),
             // The other half is for those that have begun.
-            anteroom: Anteroom::new(connections / 2),
+            clients: Entrance::new(connections, limits.of_address(connections), connections / 2),
             metrics: shares(limits.metrics_connections),
             requests: shares(requests),
             watches: shares(limits.health_watches),
@@ -146,24 +140,12 @@ impl Gate {
     }
 
     /// A place for a client's connection, which has yet to begin.
-    pub(crate) fn client(&self, connection: &impl AsFd, from: IpAddr) -> Option<(Place, Waiting)> {
-        let mut place = self.clients.take(Some(from), 1);
-        if matches!(place, Err(Exhausted::All(_))) && self.anteroom.end_oldest() {
-            self.refuse(Limit::ClientConnections, OUTWAITED);
-            place = self.clients.take(Some(from), 1);
-        }
-        let place = Place::new(self.or_close(place, Limit::ClientConnections)?);
-        let Ok((waiting, made_room)) = self.anteroom.enter(connection, place.clone()) else {
-            self.refuse(
-                Limit::ClientConnections,
-                "a connection was closed unheard: there are no more file descriptors",
-            );
-            return None;
-        };
+    pub(crate) fn client(&self, from: IpAddr) -> Option<Visitor> {
+        let (visitor, made_room) = self.or_close(self.clients.enter(Some(from)), Limit::ClientConnections)?;
         if made_room {
             self.refuse(Limit::ClientConnections, OUTWAITED);
         }
-        Some((place, waiting))
+        Some(visitor)
     }
 
     /// A place for a connection that asks for metrics.
@@ -171,7 +153,7 @@ impl Gate {
         self.or_close(self.metrics.take(Some(from), 1), Limit::MetricsConnections)
     }
 
-    fn or_close(&self, place: Result<Share, Exhausted>, limit: Limit) -> Option<Share> {
+    fn or_close<T>(&self, place: Result<T, Exhausted>, limit: Limit) -> Option<T> {
         place.map_err(|full| self.refuse(which(limit, full), &format!("a connection was closed unheard: {full}"))).ok()
     }
 
@@ -228,8 +210,6 @@ impl Gate {
     }
 }
 
-/// What became of a connection that said nothing for too long.
-const OUTWAITED: &str = "a connection that had not begun was closed, as another one needed the room";
 const HELD: &str = "bytes of requests and answers in progress";
 
 fn which(limit: Limit, full: Exhausted) -> Limit {

@@ -15,7 +15,7 @@ use kv_example::api::etcdserverpb::auth_client::AuthClient;
 use kv_example::api::etcdserverpb::{AuthenticateRequest, PutRequest, RangeRequest, TxnRequest, request_op};
 use kv_example::service::{DECIDED, DETAIL, RETRY, RETRY_SAFE};
 use server::{Abuser, Node, announced, everything, range_op, within};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Code, Status};
 
 const MIB: u64 = 1 << 20;
@@ -75,6 +75,40 @@ async fn silent_connections_from_several_addresses() {
     assert!(gone >= 20, "{gone}");
     let log = node.log();
     assert!(log.contains("a connection that had not begun was closed, as another one needed the room"), "{log}");
+}
+
+/// That somebody speaks HTTP/2 is no reason yet to keep others out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_that_ask_for_nothing() {
+    let node = Node::start(&["--max-client-connections", "40"]).await;
+    let mut honest = Abuser::connect(&node, 4).await;
+    let mut get = async || {
+        let mut call = honest.call("/etcdserverpb.KV/Range").await;
+        call.send(server::framed(&everything()));
+        call.end();
+        call.refusal().await
+    };
+    assert!(get().await.is_none(), "it is answered");
+    let mut idle = Vec::new();
+    for n in 0..40 {
+        let mut stream = node.connect(if n % 2 == 0 { 1 } else { 3 }).await;
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        // The settings of the server.
+        within("an answer", stream.read_exact(&mut [0; 9])).await.unwrap();
+        idle.push(stream);
+    }
+    node.others_go_on().await;
+    for stream in &mut idle[..20] {
+        server::closed(stream).await;
+    }
+    assert!(get().await.is_none(), "whoever has asked for something keeps its place");
+    let gone = node.counted("raftkv_kv_limits_exceeded_total{limit=\"max-client-connections\"}");
+    assert!(gone >= 20, "{gone}");
+    // There is time for those that are left.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let mut last = idle.pop().unwrap();
+    last.write_all(b"\0\0\x08\x06\0\0\0\0\0deadbeef").await.unwrap();
+    within("an answer", last.read_exact(&mut [0; 17])).await.unwrap();
 }
 
 /// Pings are answered, and who sends them never reads the answers: a probe of the server can't be written either.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use raftkv::metrics::RefusedFor;
-use raftkv::transport_kit::{Admission, Guarded, Identity, Link, RefusalLog};
+use raftkv::transport_kit::{Admission, Guarded, Identity, Link, Place, RefusalLog};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 /// A connection that ends by itself unless a peer says who it is, in time.
 pub(crate) struct Incoming {
     pub(crate) link: Guarded<Link>,
+    pub(crate) place: Place,
     pub(crate) remote: SocketAddr,
     /// Whose certificate was presented.
     pub(crate) identity: Option<Identity>,
@@ -26,14 +27,24 @@ pub(crate) struct Origin {
     pub(crate) remote: SocketAddr,
     /// Whose certificate was presented.
     pub(crate) identity: Option<Identity>,
-    pub(crate) admission: Admission,
+    admission: Admission,
+    place: Place,
+}
+
+impl Origin {
+    /// A peer has said on it who it is: the connection may stay.
+    pub(crate) fn admit(&self) {
+        self.admission.grant();
+        self.place.begin();
+    }
 }
 
 impl Connected for Incoming {
     type ConnectInfo = Origin;
 
     fn connect_info(&self) -> Origin {
-        Origin { remote: self.remote, identity: self.identity.clone(), admission: self.link.admission() }
+        let (identity, admission) = (self.identity.clone(), self.link.admission());
+        Origin { remote: self.remote, identity, admission, place: self.place.clone() }
     }
 }
 

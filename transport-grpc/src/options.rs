@@ -13,7 +13,8 @@ pub struct ServerOptions {
     /// How long a peer may take from opening a stream to saying who it is. Under [`serve`](crate::serve) a connection on
     /// which nobody did so within twice this time is hung up on.
     pub handshake_timeout: Duration,
-    /// How many connections may be open in total, peers' or not; each peer needs one for each lane. More are closed unheard.
+    /// How many connections may be open in total, peers' or not; each peer needs one for each lane. More are closed unheard. Half of them may be
+    /// such on which nobody has said who it is: of these the one that has waited longest makes room for the next.
     pub max_connections: usize,
     /// How many of them may come from one address; one of IPv6 stands for the 64 bits behind it as well. So nobody keeps the other nodes out by
     /// connecting again and again. As many streams of an address may wait for a peer to say who it is.

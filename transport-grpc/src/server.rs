@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
 use raftkv::metrics::RefusedFor;
-use raftkv::transport_kit::listener::{connections, turned_away};
+use raftkv::transport_kit::listener::{OUTWAITED, connections, turned_away};
 use raftkv::transport_kit::{
-    Arrival, Exhausted, Gate, Guarded, Identity, Presence, RefusalLog, Share, Shares, Tls, greet,
+    Arrival, Entrance, Exhausted, Gate, Guarded, Identity, Presence, RefusalLog, Shares, Tls, Visitor, greet,
 };
 use raftkv::{ClusterId, Hello, Inbox, Lane, NodeId, Peer, Refusal};
 use tokio::net::TcpListener;
@@ -34,7 +34,7 @@ struct Shared {
     inbox: Inbox,
     options: ServerOptions,
     /// For all who come to a listener of this server.
-    connections: Shares,
+    entrance: Entrance,
     /// For streams on which nobody has said yet who it is. In all there can be no more than the connections may have.
     unnamed: Shares,
     /// For peers that have.
@@ -73,13 +73,15 @@ impl GrpcServer {
 
     fn behind(tls: Option<Tls>, inbox: Inbox, options: ServerOptions) -> Self {
         let streams = Arc::new(Semaphore::new(options.max_streams.min(Semaphore::MAX_PERMITS)));
-        let connections = Shares::new(options.max_connections, options.max_connections_per_address);
+        let most = options.max_connections;
+        // The other half is for peers that have said who they are.
+        let entrance = Entrance::new(most, options.max_connections_per_address, most / 2);
         let unnamed = options.max_connections.saturating_mul(options.max_streams_per_connection as usize);
         let unnamed = Shares::new(unnamed, options.max_connections_per_address);
         let (closed, _) = watch::channel(false);
         let gate = Gate { tls, protocol: ALPN, limit: options.handshake_timeout };
         let refusals = Arc::new(RefusalLog::new(inbox.clone()));
-        Self { shared: Arc::new(Shared { inbox, options, connections, unnamed, streams, closed, gate, refusals }) }
+        Self { shared: Arc::new(Shared { inbox, options, entrance, unnamed, streams, closed, gate, refusals }) }
     }
 
     /// The tonic service, with its limits on streams and on the size of frames.
@@ -113,11 +115,10 @@ impl GrpcServer {
         let (connections, hearing) = connections(listener);
         let (door, told, shared) = (self.shared.clone(), self.shared.refusals.clone(), self.shared.clone());
         let connections = connections
-            .filter_map(move |(stream, remote)| ready(door.place(remote).map(|place| (stream, remote, place))));
-        // Each has a place already: were there fewer handshakes at a time, those of one address could keep all others waiting.
+            .filter_map(move |(stream, remote)| ready(door.enter(remote).map(|visitor| (stream, remote, visitor))));
         let gate = self.shared.gate.clone();
-        let arrivals = gate.all(connections, usize::MAX, move |remote, why| told.denied(remote, &why));
-        let connections = arrivals.map(move |(arrival, place)| io::Result::Ok(shared.let_in(arrival, place)));
+        let arrivals = gate.all(connections, move |remote, why| told.denied(remote, &why));
+        let connections = arrivals.map(move |(arrival, visitor)| io::Result::Ok(shared.let_in(arrival, visitor)));
         let shutdown = async {
             shutdown.await;
             self.close();
@@ -169,7 +170,7 @@ impl Peers for GrpcServer {
         let session =
             session.inspect_err(|status| self.shared.refusals.refused(why(status), remote, status.message()))?;
         if let Some(origin) = origin {
-            origin.admission.grant();
+            origin.admit();
         }
         // The stream of replies does the receiving, so that it runs where the frames arrive, and ends with the connection.
         let welcome = stream::once(ready(Ok(pb::Welcome { version: PROTOCOL_VERSION })));
@@ -180,17 +181,24 @@ impl Peers for GrpcServer {
 
 impl Shared {
     /// A place for a connection, if there may be another one.
-    fn place(&self, remote: SocketAddr) -> Option<Share> {
-        let place = self.connections.take(Some(remote.ip()), 1);
-        let turned_away = |full| {
-            let reason = turned_away(full, "`max_connections`", "`max_connections_per_address`");
-            self.refusals.refused(RefusedFor::Limit, Some(remote), &reason);
-        };
-        place.map_err(turned_away).ok()
+    fn enter(&self, remote: SocketAddr) -> Option<Visitor> {
+        match self.entrance.enter(Some(remote.ip())) {
+            Ok((visitor, made_room)) => {
+                if made_room {
+                    self.refusals.refused(RefusedFor::Limit, None, OUTWAITED);
+                }
+                Some(visitor)
+            }
+            Err(full) => {
+                let reason = turned_away(full, "`max_connections`", "`max_connections_per_address`");
+                self.refusals.refused(RefusedFor::Limit, Some(remote), &reason);
+                None
+            }
+        }
     }
 
     /// A connection on which somebody has to say soon who it is.
-    fn let_in(self: &Arc<Self>, arrival: Arrival, place: Share) -> Incoming {
+    fn let_in(self: &Arc<Self>, arrival: Arrival, Visitor { place, eviction }: Visitor) -> Incoming {
         let Arrival { link, identity, remote } = arrival;
         let refusals = self.refusals.clone();
         let late = {
@@ -200,7 +208,8 @@ impl Shared {
         // Who is a peer has to say so within this; as long as probes may stay unanswered, so long may bytes wait.
         let entry = self.options.handshake_timeout * 2;
         let max_stall = self.options.keep_alive_interval + self.options.keep_alive_timeout;
-        Incoming { link: Guarded::new(link, place, entry, max_stall, late), remote, identity, refusals }
+        let link = Guarded::new(link, place.clone(), entry, max_stall, late).until(eviction);
+        Incoming { link, place, remote, identity, refusals }
     }
 
     /// Waits for the hello, and checks it.

@@ -12,7 +12,8 @@ pub struct ServerOptions {
     pub max_message_bytes: usize,
     /// How long a connection may take until the peer has said who it is.
     pub handshake_timeout: Duration,
-    /// How many peers' connections may be open in total; each peer needs one for each lane. As many again may be in their handshakes.
+    /// How many peers' connections may be open in total; each peer needs one for each lane. As many again may be in their handshakes: of
+    /// these the one that has waited longest makes room for the next.
     pub max_connections: usize,
     /// How many connections may come from one address, those in their handshakes included; an address of IPv6 stands for the 64 bits behind it as
     /// well. So nobody keeps the other nodes out by connecting again and again.

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use raftkv::Inbox;
 use raftkv::metrics::RefusedFor;
-use raftkv::transport_kit::listener::{connections, turned_away};
-use raftkv::transport_kit::{Gate, RefusalLog, Share, Shares, Tls};
+use raftkv::transport_kit::listener::{OUTWAITED, connections, turned_away};
+use raftkv::transport_kit::{Entrance, Gate, RefusalLog, Tls, Visitor};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -36,7 +36,7 @@ pub(crate) struct Shared {
     /// For peers that have said who they are.
     seats: Arc<Semaphore>,
     /// For all who come: a connection keeps its place here for as long as it is open.
-    doors: Shares,
+    entrance: Entrance,
 }
 
 /// Serves `inbox` on a listener until `shutdown` completes; then refuses new connections, ends the open ones, and returns.
@@ -68,11 +68,13 @@ impl TarpcServer {
 
     fn behind(tls: Option<Tls>, inbox: Inbox, options: ServerOptions) -> Self {
         let seats = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
-        let doors = Shares::new(options.max_connections.saturating_mul(2), options.max_connections_per_address);
+        let most = options.max_connections;
+        // As many that have not said yet who they are as there may be peers.
+        let entrance = Entrance::new(most.saturating_mul(2), options.max_connections_per_address, most);
         let (closed, _) = watch::channel(false);
         let gate = Gate { tls, protocol: ALPN, limit: options.handshake_timeout };
         let refusals = RefusalLog::new(inbox.clone());
-        Self { shared: Arc::new(Shared { inbox, options, closed, gate, refusals, seats, doors }) }
+        Self { shared: Arc::new(Shared { inbox, options, closed, gate, refusals, seats, entrance }) }
     }
 
     /// The peer that a hello names, for fuzzing.
@@ -94,28 +96,41 @@ impl TarpcServer {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        if let Some(_door) = self.door(remote) {
-            attend(&self.shared, stream, remote, None).await;
+        if let Some(visitor) = self.enter(remote) {
+            attend(&self.shared, stream, remote, None, visitor).await;
         }
     }
 
     /// The same for a connection of a listener, which has to pass the gate first.
     async fn accept(&self, stream: TcpStream, remote: SocketAddr) {
-        let Some(_door) = self.door(Some(remote)) else { return };
-        match self.shared.gate.pass(stream, remote).await {
-            Ok(arrival) => attend(&self.shared, arrival.link, Some(remote), arrival.identity).await,
+        let Some(mut visitor) = self.enter(Some(remote)) else { return };
+        let passed = tokio::select! {
+            biased;
+            () = &mut visitor.eviction => return,
+            passed = self.shared.gate.pass(stream, remote) => passed,
+        };
+        match passed {
+            Ok(arrival) => attend(&self.shared, arrival.link, Some(remote), arrival.identity, visitor).await,
             Err(why) => self.shared.refusals.denied(remote, &why),
         }
     }
 
     /// A place for a connection, as long as it is open.
-    fn door(&self, remote: Option<SocketAddr>) -> Option<Share> {
-        let door = self.shared.doors.take(remote.map(|remote| remote.ip()), 1);
-        let turned_away = |full| {
-            let reason = turned_away(full, "twice `max_connections`", "`max_connections_per_address`");
-            self.shared.refusals.refused(RefusedFor::Limit, remote, &reason);
-        };
-        door.map_err(turned_away).ok()
+    fn enter(&self, remote: Option<SocketAddr>) -> Option<Visitor> {
+        let refusals = &self.shared.refusals;
+        match self.shared.entrance.enter(remote.map(|remote| remote.ip())) {
+            Ok((visitor, made_room)) => {
+                if made_room {
+                    refusals.refused(RefusedFor::Limit, None, OUTWAITED);
+                }
+                Some(visitor)
+            }
+            Err(full) => {
+                let reason = turned_away(full, "twice `max_connections`", "`max_connections_per_address`");
+                refusals.refused(RefusedFor::Limit, remote, &reason);
+                None
+            }
+        }
     }
 
     /// Serves on a listener until `shutdown` completes; see [`serve`].

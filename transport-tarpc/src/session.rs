@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{Stream, StreamExt};
 use raftkv::metrics::RefusedFor;
-use raftkv::transport_kit::{Identity, Presence, greet};
+use raftkv::transport_kit::{Identity, Presence, Visitor, greet};
 use raftkv::{Hello, Inbox, Lane, Peer};
 use tarpc::ChannelError;
 use tarpc::context::Context;
@@ -53,8 +53,13 @@ enum End {
 }
 
 /// Serves one connection until it ends.
-pub(crate) async fn attend<S>(shared: &Arc<Shared>, stream: S, remote: Option<SocketAddr>, identity: Option<Identity>)
-where
+pub(crate) async fn attend<S>(
+    shared: &Arc<Shared>,
+    stream: S,
+    remote: Option<SocketAddr>,
+    identity: Option<Identity>,
+    Visitor { place, eviction }: Visitor,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let meter = Arc::new(Meter::default());
@@ -64,15 +69,23 @@ where
     let channel = BaseChannel::new(Config { pending_response_buffer: MAX_REQUESTS }, answers);
     let mut requests: Requests = Box::pin(channel.requests());
     let admitting = shared.admit(&mut requests, identity.as_ref());
-    let Ok(admitted) = timeout(shared.options.handshake_timeout, admitting).await else {
+    let admitted = tokio::select! {
+        biased;
+        // Whoever needed the room has told of it.
+        () = eviction => return,
+        admitted = timeout(shared.options.handshake_timeout, admitting) => admitted,
+    };
+    let Ok(admitted) = admitted else {
         shared.refusals.refused(RefusedFor::Silence, remote, "nobody said who it is in time");
         return;
     };
     match admitted {
-        Ok(admitted) => {
+        // Else it has just had to go.
+        Ok(admitted) if place.begin() => {
             meter.admit();
             Session::new(shared.clone(), requests, meter, admitted, remote).run().await;
         }
+        Ok(_) => {}
         Err(End::Refused(kind, why)) => {
             shared.refusals.refused(kind, remote, &why.reason);
             see_off(requests, FuturesUnordered::new(), shared.options.shutdown_grace).await;

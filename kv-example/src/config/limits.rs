@@ -12,12 +12,12 @@ use super::{ConfigError, Layers};
 #[command(next_help_heading = "Limits")]
 pub struct LimitArgs {
     /// How many connections of clients there may be; more are closed as they come. At most as many as there are file descriptors for. Half of them may
-    /// be such as have not begun to speak: of these the one that has waited longest makes room for the next [default: 8192] [env: RAFTKV_MAX_CLIENT_CONNECTIONS]
+    /// be such on which nothing was asked yet: of these the one that has waited longest makes room for the next [default: 8192] [env: RAFTKV_MAX_CLIENT_CONNECTIONS]
     #[arg(long, value_name = "COUNT")]
     pub max_client_connections: Option<String>,
 
-    /// How many connections there may be at --listen-peer, where each member needs two; more are closed as they come [default: 1024]
-    /// [env: RAFTKV_MAX_PEER_CONNECTIONS]
+    /// How many connections there may be at --listen-peer, where each member needs two; more are closed as they come. Half of them may be such on
+    /// which nobody has said who it is: of these the one that has waited longest makes room for the next [default: 1024] [env: RAFTKV_MAX_PEER_CONNECTIONS]
     #[arg(long, value_name = "COUNT")]
     pub max_peer_connections: Option<String>,
 

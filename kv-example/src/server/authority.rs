@@ -35,11 +35,13 @@ pub(crate) struct Authorities {
     held: BytesMut,
     /// Whether the first frame has begun: settings, if the client speaks HTTP/2.
     greeted: bool,
+    /// Whether a request has begun: a frame of headers, as a whole.
+    asked: bool,
 }
 
 impl Default for Authorities {
     fn default() -> Self {
-        Self { pass: PREFACE_BYTES, held: BytesMut::new(), greeted: false }
+        Self { pass: PREFACE_BYTES, held: BytesMut::new(), greeted: false, asked: false }
     }
 }
 
@@ -65,15 +67,23 @@ impl Authorities {
         self.greeted && self.pass == 0
     }
 
+    /// Whether something has been asked for. Whoever only says that it speaks HTTP/2 does not need its place yet.
+    pub(crate) fn has_asked(&self) -> bool {
+        self.asked
+    }
+
     /// Passes on what is held back, as soon as it is known what it is.
     fn release(&mut self, out: &mut BytesMut) {
         let Some((head, payload)) = self.held.split_at_checked(HEAD_BYTES) else { return };
         let length = length(head);
         self.greeted = true;
-        if head[3] != HEADERS || length > MAX_FRAME_BYTES {
-            self.pass = length;
-        } else if payload.len() < length {
+        let has_fields = head[3] == HEADERS && length <= MAX_FRAME_BYTES;
+        if has_fields && payload.len() < length {
             return;
+        }
+        self.asked |= has_fields;
+        if !has_fields {
+            self.pass = length;
         } else if let Some(value) = value_in_frame(head[4], payload) {
             let shorter = length - value.len() + VALUE.len();
             out.extend_from_slice(&(shorter as u32).to_be_bytes()[1..]);

@@ -9,14 +9,13 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use raftkv::transport_kit::{Gathering, Guarded, Link};
+use raftkv::transport_kit::{Gathering, Guarded, Link, Place};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::authority::Authorities;
 use super::listen::TurnedAway;
-use crate::gate::Waiting;
 
 /// How much is read at a time.
 const READ_BYTES: usize = 16 << 10;
@@ -37,8 +36,9 @@ pub(super) struct ClientConnection {
     authorities: Authorities,
     /// What was read and is not asked for yet.
     incoming: BytesMut,
-    /// Its place among those that have not begun; gone once it has.
-    waiting: Option<Waiting>,
+    /// Its place, which others may take until it has asked for something.
+    place: Place,
+    has_asked: bool,
     /// Completes when the server ends; gone once the client has spoken.
     silent_until: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Whether the client has sent anything.
@@ -50,10 +50,10 @@ pub(super) struct ClientConnection {
 impl ClientConnection {
     pub(super) fn new(
         stream: Guarded<Link>,
+        place: Place,
         remote: SocketAddr,
         end: impl Future<Output = ()> + Send + 'static,
         turned_away: Arc<TurnedAway>,
-        waiting: Option<Waiting>,
     ) -> Self {
         Self {
             stream: Gathering::new(stream),
@@ -61,7 +61,8 @@ impl ClientConnection {
             turned_away,
             authorities: Authorities::default(),
             incoming: BytesMut::new(),
-            waiting,
+            place,
+            has_asked: false,
             silent_until: Some(Box::pin(end)),
             has_spoken: false,
             lingering: None,
@@ -108,7 +109,10 @@ impl AsyncRead for ClientConnection {
                 this.authorities.push(read.filled(), &mut this.incoming);
                 if this.authorities.has_begun() {
                     this.stream.get_mut().admit();
-                    this.waiting = None;
+                }
+                if this.authorities.has_asked() && !this.has_asked {
+                    this.has_asked = true;
+                    this.place.begin();
                 }
                 continue;
             }
@@ -165,7 +169,7 @@ impl AsyncWrite for ClientConnection {
 
 #[cfg(test)]
 mod tests {
-    use raftkv::transport_kit::Shares;
+    use raftkv::transport_kit::Entrance;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
     use tokio::time::Instant;
@@ -177,10 +181,10 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, remote) = listener.accept().await.unwrap();
-        let place = Shares::new(1, 1).take(None, 1).unwrap();
+        let place = Entrance::new(1, 1, 1).enter(None).unwrap().0.place;
         let limit = Duration::from_secs(3600);
-        let link = Guarded::new(Link::plain(stream), place, limit, limit, || ());
-        (client, ClientConnection::new(link, remote, std::future::pending(), Arc::default(), None))
+        let link = Guarded::new(Link::plain(stream), place.clone(), limit, limit, || ());
+        (client, ClientConnection::new(link, place, remote, std::future::pending(), Arc::default()))
     }
 
     /// What a client does that has not read the end of the connection yet: it sends requests. That must not fail.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use futures_util::StreamExt;
 use raftkv::metrics::RefusedFor;
 use raftkv::transport_kit::listener::connections;
-use raftkv::transport_kit::{Gate as TlsGate, Guarded, RefusalLog, Tls};
+use raftkv::transport_kit::{Gate as TlsGate, Guarded, RefusalLog, Tls, Visitor};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::watch;
 use tonic::service::Routes;
@@ -87,8 +87,7 @@ pub(super) fn connection_limit(configured: usize) -> usize {
     let raised = rustix::process::Rlimit { current: files.maximum, maximum: files.maximum };
     let files = if setrlimit(Resource::Nofile, raised).is_ok() { raised.current } else { files.current };
     let files = files.map_or(usize::MAX, |files| usize::try_from(files).unwrap_or(usize::MAX));
-    // Those that have not begun, half of all at most, have two.
-    configured.min(files.saturating_sub(OTHER_FILES) / 3 * 2).max(1)
+    configured.min(files.saturating_sub(OTHER_FILES)).max(1)
 }
 
 /// Serves clients until `end`; then no new requests are taken, and it returns when those in progress are answered.
@@ -114,14 +113,13 @@ pub(super) async fn serve_clients(
     let (connections, hearing) = connections(listener);
     let door = gate.clone();
     let connections = connections.filter_map(move |(stream, remote)| {
-        let place = door.client(&stream, remote.ip());
-        std::future::ready(place.map(|place| (stream, remote, place)))
+        let visitor = door.client(remote.ip());
+        std::future::ready(visitor.map(|visitor| (stream, remote, visitor)))
     });
     let turned_away = Arc::new(TurnedAway::default());
     let told = Arc::clone(&turned_away);
-    // As many handshakes at a time as there may be connections: those are counted already.
     let (limit, counting) = (gate.limits().handshake_timeout, gate.clone());
-    let arrivals = TlsGate { tls, protocol: ALPN, limit }.all(connections, usize::MAX, move |remote, why| {
+    let arrivals = TlsGate { tls, protocol: ALPN, limit }.all(connections, move |remote, why| {
         if why.kind() == RefusedFor::Silence {
             counting.refuse(Limit::Handshake, "a connection did not make the handshake of TLS in time");
         } else if why.is_news() {
@@ -129,12 +127,13 @@ pub(super) async fn serve_clients(
         }
     });
     let guard = gate.clone();
-    let connections = arrivals.map(move |(arrival, (place, waiting))| {
+    let connections = arrivals.map(move |(arrival, Visitor { place, eviction })| {
         let (gate, limits) = (guard.clone(), guard.limits());
         let late = move || gate.refuse(Limit::Handshake, "a connection did not begin HTTP/2 in time");
-        let link = Guarded::new(arrival.link, place, limits.handshake_timeout, limits.client_silence, late);
+        let link = Guarded::new(arrival.link, place.clone(), limits.handshake_timeout, limits.client_silence, late);
         let turned_away = Arc::clone(&turned_away);
-        let connection = ClientConnection::new(link, arrival.remote, end_of_connection(), turned_away, Some(waiting));
+        let connection =
+            ClientConnection::new(link.until(eviction), place, arrival.remote, end_of_connection(), turned_away);
         Ok::<_, io::Error>(connection)
     });
     // Pinned, since the stream is a state machine of its own.

@@ -10,6 +10,8 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::entrance::Eviction;
+
 /// A byte stream that fails once the other side takes longer than it may: until it is admitted, and whenever it takes nothing of what is written.
 ///
 /// What waits to be written is memory of this process, and a protocol's own probes find nobody out who answers none of them because
@@ -17,6 +19,7 @@ use tokio::time::{Instant, Sleep, sleep};
 pub struct Guarded<S> {
     stream: S,
     waiting: Option<Waiting>,
+    eviction: Option<Eviction>,
     admitted: Admission,
     max_stall: Duration,
     /// Runs while nothing of what is to be written can be.
@@ -43,7 +46,7 @@ impl Admission {
 
 impl<S> Guarded<S> {
     /// A connection that has until `entry` to be admitted, and `max_stall` each time that it takes nothing of what is written; it keeps its
-    /// share of the connections that there may be, a [`Share`](super::Share) or what holds one. When it was not admitted in time, `late` is called.
+    /// share of the connections that there may be, a [`Share`](super::Share) or a [`Place`](super::Place). When it was not admitted in time, `late` is called.
     pub fn new(
         stream: S,
         share: impl Send + Sync + 'static,
@@ -52,7 +55,15 @@ impl<S> Guarded<S> {
         late: impl FnOnce() + Send + 'static,
     ) -> Self {
         let waiting = Some(Waiting { deadline: Box::pin(sleep(entry)), late: Box::new(late) });
-        Self { stream, waiting, admitted: Admission::default(), max_stall, stalled: None, _share: Box::new(share) }
+        let (admitted, share) = (Admission::default(), Box::new(share));
+        Self { stream, waiting, eviction: None, admitted, max_stall, stalled: None, _share: share }
+    }
+
+    /// One that fails as well once it must go for others.
+    #[must_use]
+    pub fn until(mut self, eviction: Eviction) -> Self {
+        self.eviction = Some(eviction);
+        self
     }
 
     /// Lets it stay.
@@ -74,6 +85,12 @@ impl<S> Guarded<S> {
 
     /// Costs a look at the clock's task only until the deadline has passed or the other side was admitted.
     fn check(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.eviction.as_mut().is_some_and(|eviction| Pin::new(eviction).poll(cx).is_ready()) {
+            return Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "it had not begun, and another one needed the room",
+            ));
+        }
         let Some(waiting) = &mut self.waiting else { return Ok(()) };
         if self.admitted.0.load(Ordering::Relaxed) {
             self.waiting = None;
@@ -151,7 +168,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 
     use super::*;
-    use crate::transport_kit::Shares;
+    use crate::transport_kit::{Entrance, Shares};
 
     const ENTRY: Duration = Duration::from_secs(5);
     const STALL: Duration = Duration::from_secs(20);
@@ -177,6 +194,27 @@ mod tests {
         assert_eq!((error.kind(), begun.elapsed().as_secs()), (io::ErrorKind::TimedOut, ENTRY.as_secs()));
         assert!(guarded.write_all(&[0; 1 << 20]).await.is_err());
         assert_eq!(late.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_must_go_for_others_fails_wherever_it_is() {
+        let (_other, guarded, late) = connected();
+        let entrance = Entrance::new(1, 1, 1);
+        let (visitor, _) = entrance.enter(None).unwrap();
+        let mut guarded = guarded.until(visitor.eviction);
+        let reading = tokio::spawn(async move { (guarded.read_u8().await, guarded.write_u8(7).await) });
+        tokio::task::yield_now().await;
+        let (next, _) = entrance.enter(None).unwrap();
+        let (read, written) = reading.await.unwrap();
+        let aborted = io::ErrorKind::ConnectionAborted;
+        assert_eq!((read.unwrap_err().kind(), written.unwrap_err().kind()), (aborted, aborted));
+        assert_eq!(late.load(Ordering::Relaxed), 0);
+        // One that has begun stays.
+        let (mut other, guarded, _) = connected();
+        let mut guarded = guarded.until(next.eviction);
+        assert!(next.place.begin() && entrance.enter(None).is_err());
+        other.write_u8(7).await.unwrap();
+        assert_eq!(guarded.read_u8().await.unwrap(), 7);
     }
 
     /// It need not read, so it is looked after when it is written to as well.

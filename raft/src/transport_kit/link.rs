@@ -2,16 +2,18 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt, stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
+use super::entrance::Visitor;
 use super::lane::Failure;
 use super::tls::{Denied, Tls};
 use crate::types::NodeId;
@@ -265,17 +267,15 @@ impl Gate {
         Ok(Arrival { link, identity: Some(identity), remote })
     }
 
-    /// Lets connections pass, beside each other and `most` at a time; the others are reported to `denied`. What comes with a connection, such as its place among
-    /// those that there may be, stays with it.
-    pub fn all<S, T>(
+    /// Lets connections pass, beside each other; the others are reported to `denied`, save those that must go for others meanwhile. There are as many handshakes at a
+    /// time as there may be connections that have not begun: were there fewer, those of one address could keep all others waiting.
+    pub fn all<S>(
         self,
         connections: S,
-        most: usize,
         denied: impl Fn(SocketAddr, Denied) + Send + 'static,
-    ) -> impl Stream<Item = (Arrival, T)> + Send + 'static
+    ) -> impl Stream<Item = (Arrival, Visitor)> + Send + 'static
     where
-        S: Stream<Item = (TcpStream, SocketAddr, T)> + Send + 'static,
-        T: Send + 'static,
+        S: Stream<Item = (TcpStream, SocketAddr, Visitor)> + Send + 'static,
     {
         if self.tls.is_none() {
             let plain = |(stream, remote, with)| (Arrival { link: Link::plain(stream), identity: None, remote }, with);
@@ -285,15 +285,23 @@ impl Gate {
         let mut handshakes = JoinSet::new();
         let passing = stream::poll_fn(move |cx| {
             loop {
-                while handshakes.len() < most.max(1)
-                    && let Poll::Ready(Some((stream, remote, with))) = connections.poll_next_unpin(cx)
-                {
+                while let Poll::Ready(Some((stream, remote, mut visitor))) = connections.poll_next_unpin(cx) {
                     let gate = self.clone();
-                    handshakes.spawn(async move { (remote, gate.pass(stream, remote).await, with) });
+                    handshakes.spawn(async move {
+                        let passed = match select(&mut visitor.eviction, pin!(gate.pass(stream, remote))).await {
+                            Either::Left(_) => None,
+                            Either::Right((passed, _)) => Some(passed),
+                        };
+                        (remote, passed, visitor)
+                    });
                 }
                 match handshakes.poll_join_next(cx) {
-                    Poll::Ready(Some(Ok((_, Ok(arrival), with)))) => return Poll::Ready(Some((arrival, with))),
-                    Poll::Ready(Some(Ok((remote, Err(why), _)))) => denied(remote, why),
+                    Poll::Ready(Some(Ok((_, Some(Ok(arrival)), visitor)))) => {
+                        return Poll::Ready(Some((arrival, visitor)));
+                    }
+                    Poll::Ready(Some(Ok((remote, Some(Err(why)), _)))) => denied(remote, why),
+                    // Whoever needed the room has told of it.
+                    Poll::Ready(Some(Ok((_, None, _)))) => {}
                     Poll::Ready(Some(Err(error))) => tracing::warn!(%error, "a TLS handshake ended in a panic"),
                     // The stream of connections has no end, and wakes this one.
                     Poll::Ready(None) | Poll::Pending => return Poll::Pending,

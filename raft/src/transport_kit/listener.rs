@@ -39,6 +39,9 @@ pub fn turned_away(full: Exhausted, in_all: &str, of_address: &str) -> String {
     }
 }
 
+/// What became of a connection that did not begin, for the log: see [`Entrance`](super::Entrance).
+pub const OUTWAITED: &str = "a connection that had not begun was closed, as another one needed the room";
+
 /// Whether a listener still accepts connections; made by [`connections`].
 #[derive(Debug)]
 pub struct Hearing {

@@ -11,6 +11,7 @@
 //! | which numbers may reach the core | [`numbers`] |
 //! | TLS, where it is wanted: certificates from files, and peers that prove who they are (feature `tls`) | [`Gate`] for connections that come, [`connect_link`] for those that are opened; `tls` |
 //! | limits on what all who come may have together, and on what one address may | [`Shares`] |
+//! | the same for connections, of which those that say nothing make room for others | [`Entrance`] |
 //! | connections that end by themselves when nobody says in time what they are for, or takes what is written | [`Guarded`] |
 //! | fewer and larger writes where many tasks share a connection | [`Gathering`] |
 //! | an accept loop that survives what single connections do, and ends when the listener is broken | [`listener`] |
@@ -18,6 +19,7 @@
 //!
 //! [`Lanes`] is a [`Transport`](crate::Transport) itself. `raftkv-transport-tarpc` shows all of it at work.
 
+mod entrance;
 mod gathering;
 mod guarded;
 mod handshake;
@@ -36,6 +38,7 @@ mod tls;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+pub use entrance::{Entrance, Eviction, Place, Visitor};
 pub use gathering::Gathering;
 pub use guarded::{Admission, Guarded};
 pub use handshake::{MAX_ADDRESS_BYTES, greet};

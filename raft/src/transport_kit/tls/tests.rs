@@ -1,7 +1,10 @@
 //! Two sides over loopback, and what each learns of the other.
 
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::future::{Either, select};
+use futures_util::{StreamExt, stream};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep};
@@ -10,6 +13,7 @@ use super::dev::{DevCa, Issued, Subject, Validity};
 use super::*;
 use crate::testing::certs::Desk;
 use crate::testing::conformance::connections::{Log, Stopwatch};
+use crate::transport_kit::Entrance;
 use crate::transport_kit::link::Gate;
 
 const PROTOCOL: &[u8] = b"test/1";
@@ -280,6 +284,34 @@ async fn whoever_says_nothing_is_hung_up_on_in_time_and_whoever_leaves_is_no_new
     let (near, far) = wire().await;
     drop(near);
     assert!(!two.accept(far, PROTOCOL, LIMIT).await.unwrap_err().is_news());
+}
+
+/// It was told as refused for what it is, where the handshake failed of its end.
+#[tokio::test]
+async fn whoever_must_go_for_others_in_its_handshake_is_no_news() {
+    let desk = Desk::new();
+    let gate = Gate { tls: Some(desk.named("n2", &desk.ca, 2)), protocol: PROTOCOL, limit: Duration::from_secs(600) };
+    let entrance = Entrance::new(2, 2, 1);
+    let (mut near, far) = wire().await;
+    let (visitor, _) = entrance.enter(None).unwrap();
+    let nowhere = "127.0.0.1:1".parse().unwrap();
+    let connections = stream::iter([(far, nowhere, visitor)]).chain(stream::pending());
+    let denied = Arc::new(AtomicUsize::new(0));
+    let count = denied.clone();
+    let mut arrivals = gate.all(connections, move |_, _| _ = count.fetch_add(1, Ordering::Relaxed)).boxed();
+    let leaving = async {
+        // The head of a greeting.
+        near.write_all(&[0x16, 3, 1, 2, 0]).await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+        let other = entrance.enter(None).unwrap();
+        assert!(near.read_u8().await.is_err());
+        other
+    };
+    let outcome = timeout(LIMIT, select(arrivals.next(), Box::pin(leaving))).await;
+    let has_left = matches!(outcome.expect("an end"), Either::Right(_));
+    assert!(has_left, "it had not made its handshake");
+    assert!(timeout(Duration::from_millis(50), arrivals.next()).await.is_err());
+    assert_eq!(denied.load(Ordering::Relaxed), 0);
 }
 
 #[tokio::test]
