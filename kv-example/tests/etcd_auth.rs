@@ -541,9 +541,32 @@ async fn a_node_that_can_not_catch_up_lets_nobody_do_what_is_for_root() {
     assert_eq!(refusal(cluster.member_remove(remove).await).0, Code::Unavailable);
     assert_eq!(refusal(cluster.member_update(update).await).0, Code::Unavailable);
     assert_eq!(refusal(cluster.member_promote(MemberPromoteRequest { id: 2 }).await).0, Code::Unavailable);
-    let mut maintenance = MaintenanceClient::new(channel);
+    let mut maintenance = MaintenanceClient::new(channel.clone());
     assert_eq!(refusal(maintenance.hash_kv(HashKvRequest::default()).await).0, Code::Unavailable);
     assert_eq!(refusal(maintenance.move_leader(MoveLeaderRequest { target_id: 2 }).await).0, Code::Unavailable);
+    // Nor does it tell anybody what is for users.
+    assert_eq!(refusal(cluster.member_list(MemberListRequest { linearizable: false }).await).0, Code::Unavailable);
+    assert_eq!(refusal(maintenance.alarm(AlarmRequest::default()).await).0, Code::Unavailable);
+    let status = NodeClient::new(channel).status(NodeStatusRequest {}).await.unwrap().into_inner();
+    assert_eq!(status.client_address, "");
+}
+
+#[tokio::test]
+async fn a_node_that_is_behind_tells_nobody_what_is_for_users() {
+    let place = Place::new().await;
+    let all = place.ours.replica.log.lock().unwrap().len();
+    for known in [0, all - 1] {
+        let (_ours, channel) = behind(&place, known).await;
+        let list = ClusterClient::new(channel).member_list(MemberListRequest { linearizable: false }).await;
+        assert_eq!(refusal(list), (Code::InvalidArgument, NOBODY.into()), "{known}");
+        let (_ours, channel) = behind(&place, known).await;
+        let session = NodeClient::new(channel).open_session(OpenSessionRequest {}).await;
+        assert_eq!(refusal(session), (Code::InvalidArgument, NOBODY.into()), "{known}");
+    }
+    // Without a quorum by what the node knows.
+    let (ours, channel) = behind(&place, 0).await;
+    ours.replica.fail(Some(raftkv::Error::Unavailable));
+    ClusterClient::new(channel).member_list(MemberListRequest { linearizable: false }).await.unwrap();
 }
 
 /// It was told to be refused, so that the client opened another session and wrote again.

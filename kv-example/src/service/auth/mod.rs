@@ -123,31 +123,40 @@ impl<R: Replica> Context<R> {
         self.is_root(metadata).await
     }
 
-    /// The same for what concerns this node alone, or is to bring a leader back: where nobody can tell the newest users and roles, those count that this
-    /// node knows. One that has not caught up since its start may not have heard yet that there are any.
+    /// The same for what concerns this node alone, or is to bring a leader back.
     pub(super) async fn ensure_root_here(&self, metadata: &MetadataMap) -> Result<(), Status> {
-        if let Err(unknown) = self.newest_auth_soon().await
-            && !self.ready.load(Ordering::Relaxed)
-        {
-            return Err(unknown);
-        }
+        self.newest_auth_as_far_as_it_goes().await?;
         self.is_root(metadata).await
+    }
+
+    /// Where nobody can tell the newest users and roles, those count that this node knows. One that has not caught up since its start may not have heard
+    /// yet that there are any.
+    async fn newest_auth_as_far_as_it_goes(&self) -> Result<(), Status> {
+        match self.newest_auth_soon().await {
+            Err(unknown) if !self.ready.load(Ordering::Relaxed) => Err(unknown),
+            Ok(()) | Err(_) => Ok(()),
+        }
     }
 
     async fn is_root(&self, metadata: &MetadataMap) -> Result<(), Status> {
         self.permitted(metadata, |auth, author| auth.rights(author)?.everything()).await.map(drop)
     }
 
-    /// Refuses nobody in particular.
+    /// Refuses nobody in particular. Where this node knows of no users, there may be some by now.
     pub(super) async fn ensure_user(&self, metadata: &MetadataMap) -> Result<Option<Author>, Status> {
+        if !self.view.auth().is_enabled() {
+            self.newest_auth_as_far_as_it_goes().await?;
+        }
         self.permitted(metadata, |auth, author| auth.rights(author).map(drop)).await
     }
 
-    /// Whether a request may see where members are, without asking anybody: what it may not see is left out.
+    /// Whether a request may see where members are, without asking anybody: what it may not see is left out. A node that has not caught up since its start
+    /// may not have heard yet that there are users.
     pub(super) fn is_known(&self, metadata: &MetadataMap) -> bool {
         let auth = self.view.auth();
         let token = token::of(metadata).and_then(token::Token::read);
-        !auth.is_enabled() || token.is_some_and(|token| self.user_of(&token, &auth, now_ms()).is_some())
+        let needs_none = !auth.is_enabled() && self.ready.load(Ordering::Relaxed);
+        needs_none || token.is_some_and(|token| self.user_of(&token, &auth, now_ms()).is_some())
     }
 
     /// The name of a session's write, if the session is the author's.
