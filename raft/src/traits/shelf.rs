@@ -157,9 +157,16 @@ impl<S: Shelf> Shared<S> {
         Ok(found)
     }
 
-    /// Finds the latest image, and removes older ones. One at a time: whoever is late finds what is newer.
-    fn refresh(&self) -> Result<(), StorageError> {
+    /// Makes this draft an image. One at a time: whoever is late finds what is newer, and of two images of one entry the one that was published last stays.
+    fn publish(&self, meta: &SnapshotMeta, checksum: u32) -> Result<(), StorageError> {
         let mut state = self.state();
+        let published = image(meta, checksum);
+        self.shelf.rename(&draft(meta), &published)?;
+        self.refresh(&mut state, Some(&published))
+    }
+
+    /// Finds the latest image, and removes older ones. Of those of one entry it is the one that was just published; after a crash in between it may be any.
+    fn refresh(&self, state: &mut State, published: Option<&str>) -> Result<(), StorageError> {
         let mut images: Vec<(Published, Bytes)> = Vec::new();
         for name in self.shelf.names()?.into_iter().filter(|name| name.ends_with(IMAGE)) {
             let whole = decode(self.shelf.read(&name)?).and_then(|(meta, bytes)| {
@@ -171,7 +178,9 @@ impl<S: Shelf> Shared<S> {
                 StorageError::Corrupt { path, offset: 0, index: None, reason }
             })?);
         }
-        images.sort_by_key(|(published, _)| published.meta.last);
+        images.sort_by_key(|(Published { meta, checksum, .. }, _)| {
+            (meta.last, published.is_some_and(|published| published == image(meta, *checksum)))
+        });
         state.latest = images.pop();
         images.iter().try_for_each(|(older, _)| self.shelf.remove(&image(&older.meta, older.checksum)))
     }
@@ -184,7 +193,7 @@ impl<S: Shelf> Shelved<S> {
     /// It can't be read, or an image is damaged.
     pub fn open(shelf: S) -> Result<Self, StorageError> {
         let shared = Shared { shelf, drafts: Drafts::default(), state: Mutex::default() };
-        shared.refresh()?;
+        shared.refresh(&mut shared.state(), None)?;
         Ok(Self(Arc::new(shared)))
     }
 }
@@ -241,10 +250,7 @@ impl<S: Shelf> SnapshotWriter for Writer<S> {
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
         let Self { shared, turn, meta, checksum, .. } = *self;
         shared.drafts.check(&turn)?;
-        shared.tried(|| {
-            shared.shelf.rename(&draft(&meta), &image(&meta, checksum))?;
-            shared.refresh()
-        })
+        shared.tried(|| shared.publish(&meta, checksum))
     }
 
     async fn discard(self: Box<Self>) -> Result<(), StorageError> {

@@ -28,7 +28,7 @@
 //! * An unfinished image is resumed at an offset that is durable; one of another meta begins anew. Of several the newest at most is kept.
 //! * Two images are written side by side.
 //! * A newer image replaces an older one, and never the other way round, also when both are published at the same time; readers beside that get
-//!   right bytes or an error.
+//!   right bytes or an error. Of two images of one entry the one that was published later stays.
 //! * With [`Backend::arm`]: at whatever operation the process is killed, or power is lost, the latest image is whole afterwards, and
 //!   is the one that was published last; an error sticks.
 //! * With [`Backend::damage`]: what is read of a damaged image is right, or an error.
@@ -100,6 +100,7 @@ macro_rules! snapshot_conformance {
             two_images_are_written_side_by_side
             a_newer_image_replaces_an_older_one
             an_older_image_does_not_replace_a_newer_one
+            of_two_images_of_one_entry_the_later_one_stays
             of_two_images_published_at_once_the_newer_one_stays
             two_images_may_be_written_in_quick_succession
             a_writer_that_was_replaced_writes_no_more

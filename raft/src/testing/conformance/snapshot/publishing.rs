@@ -174,6 +174,25 @@ pub async fn an_older_image_does_not_replace_a_newer_one<B: Backend>(backend: &B
     assert_latest(&store, 6, &image(6, 10)).await;
 }
 
+/// A node takes an image of its own of an entry of which it also receives one, and goes by the one that it published last.
+pub async fn of_two_images_of_one_entry_the_later_one_stays<B: Backend>(backend: &B) {
+    let mut store = open(backend).await;
+    for n in 1..=12 {
+        // Ids are random, so the later one may have the lesser.
+        let meta = SnapshotMeta { id: meta(n).id, ..meta(1) };
+        let image = image(n, if n % 3 == 0 { 300_000 } else { 200 });
+        let mut writer = store.begin(meta.clone()).await.expect("a writer");
+        write(&mut writer, &image, 100_000).await.expect("the image");
+        writer.publish().await.expect("a published image");
+        if n % 4 == 0 {
+            drop(store);
+            store = open(backend).await;
+        }
+        assert_eq!(latest(&store).await, Some(meta.clone()), "image {n}");
+        assert!(read(&store, meta.id, 100_000).await.expect("a read") == image, "the bytes of image {n} changed");
+    }
+}
+
 /// A node publishes an image of its own while it publishes one that it received, and the store works on both at once: the newer one stays,
 /// whichever began first, and is the latest from the moment on when it is published.
 pub async fn of_two_images_published_at_once_the_newer_one_stays<B: Backend>(backend: &B) {
