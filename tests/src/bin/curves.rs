@@ -35,7 +35,7 @@ struct Args {
     /// Draw what was measured before, and measure nothing
     #[arg(long)]
     redraw: bool,
-    /// The most keys, where their number is varied: with 10000000 three servers take some 20 GB of memory
+    /// The most keys, where their number is varied: with 10000000 three servers take some 15 GB of memory
     #[arg(long, value_name = "COUNT", default_value_t = 1_000_000)]
     max_keys: u64,
     /// How many nodes there are, where their number is not varied

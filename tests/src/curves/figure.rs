@@ -7,13 +7,13 @@ use super::sweep::Sweep;
 use super::table::{Row, Table};
 
 /// How many requests failed, and where.
-fn failures(sweep: Sweep, table: &Table) -> String {
+fn failures(sweep: Sweep, table: &Table) -> Option<String> {
     let mut at: BTreeMap<u64, u64> = BTreeMap::new();
     for row in table.rows.iter().filter(|row| row.measured.errors > 0) {
         *at.entry(row.x).or_default() += row.measured.errors;
     }
     let each: Vec<_> = at.iter().map(|(x, count)| format!("{count} at {}", sweep.label(*x))).collect();
-    if each.is_empty() { String::new() } else { format!(" Requests that failed: {}.", each.join(", ")) }
+    (!each.is_empty()).then(|| format!("Requests that failed: {}.", each.join(", ")))
 }
 
 type Quantity = fn(&Row) -> f64;
@@ -48,11 +48,16 @@ pub fn draw(sweep: Sweep, table: &Table) -> Page {
         legend: sweep.series().iter().map(|series| series.name.into()).collect(),
         dashed: None,
         panels,
-        note: format!(
-            "{of} of {seconds} s each at {}; servers and load generator on {cores} cores and one disk.{}",
-            table.origin.commit,
-            failures(sweep, table)
-        ),
+        notes: [
+            Some(format!(
+                "{of} of {seconds} s each at {}; servers and load generator on {cores} cores and one disk.",
+                table.origin.commit
+            )),
+            failures(sweep, table),
+        ]
+        .into_iter()
+        .flatten()
+        .collect(),
     }
 }
 
@@ -164,9 +169,9 @@ mod tests {
     fn requests_that_failed_are_told() {
         let mut table = table(Sweep::Values);
         table.rows.retain(|row| row.round == 1 && row.x >= 64 << 10);
-        assert!(draw(Sweep::Values, &table).note.ends_with("Requests that failed: 4 at 64 KiB, 4 at 1 MiB."));
+        assert_eq!(draw(Sweep::Values, &table).notes[1], "Requests that failed: 4 at 64 KiB, 4 at 1 MiB.");
         table.rows.iter_mut().for_each(|row| row.measured.errors = 0);
-        assert!(draw(Sweep::Values, &table).note.ends_with("one disk."));
+        assert_eq!(draw(Sweep::Values, &table).notes.len(), 1);
     }
 
     #[test]

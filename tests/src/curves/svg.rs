@@ -11,7 +11,7 @@ const PANEL: (f64, f64) = (440.0, 300.0);
 const MARGIN: (f64, f64, f64, f64) = (62.0, 14.0, 34.0, 46.0);
 const PANELS_IN_A_ROW: usize = 2;
 const HEAD: f64 = 58.0;
-const FOOT: f64 = 26.0;
+const NOTE: f64 = 16.0;
 
 /// How values become places.
 #[derive(Clone, Debug, PartialEq)]
@@ -181,8 +181,8 @@ pub struct Page {
     pub dashed: Option<String>,
     /// The charts, by rows.
     pub panels: Vec<Panel>,
-    /// Where the numbers come from.
-    pub note: String,
+    /// Where the numbers come from, line by line.
+    pub notes: Vec<String>,
 }
 
 impl Page {
@@ -191,7 +191,8 @@ impl Page {
     pub fn to_svg(&self) -> String {
         let rows = self.panels.len().div_ceil(PANELS_IN_A_ROW).max(1);
         let columns = self.panels.len().clamp(1, PANELS_IN_A_ROW);
-        let (width, height) = (PANEL.0 * columns as f64, HEAD + PANEL.1 * rows as f64 + FOOT);
+        let foot = HEAD + PANEL.1 * rows as f64;
+        let (width, height) = (PANEL.0 * columns as f64, foot + NOTE * self.notes.len() as f64 + 10.0);
         let mut svg = Svg::default();
         svg.line(&format!(
             r##"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" {FONT} fill="#222222">"##
@@ -204,7 +205,9 @@ impl Page {
             let (column, row) = (n % PANELS_IN_A_ROW, n / PANELS_IN_A_ROW);
             panel.draw(&mut svg, (PANEL.0 * column as f64, HEAD + PANEL.1 * row as f64));
         }
-        svg.text((14.0, height - 10.0), r##"font-size="11" fill="#555555""##, &self.note);
+        for (n, note) in self.notes.iter().enumerate() {
+            svg.text((14.0, foot + NOTE * (n + 1) as f64), r##"font-size="11" fill="#555555""##, note);
+        }
         svg.line("</svg>");
         svg.0
     }

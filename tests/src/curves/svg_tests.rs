@@ -26,7 +26,7 @@ fn page(lines: Vec<Line>) -> Page {
         legend: vec!["puts".into()],
         dashed: Some("load generator".into()),
         panels: vec![panel.clone(), panel],
-        note: "none".into(),
+        notes: vec!["none".into(), "nothing".into()],
     }
 }
 
@@ -107,7 +107,8 @@ fn a_page_is_xml_in_which_every_number_is_one_and_every_point_is_within() {
     }
     assert!(!svg.contains("NaN") && !svg.contains("inf"));
     let texts: Vec<_> = elements(&document, "text").iter().filter_map(|node| node.text()).collect();
-    for text in ["a > b", "a < b & c", "clients", "operations/s", "puts", "load generator", "cores", "none"] {
+    for text in ["a > b", "a < b & c", "clients", "operations/s", "puts", "load generator", "cores", "none", "nothing"]
+    {
         assert!(texts.contains(&text), "{text:?} is not in {texts:?}");
     }
 }
