@@ -142,11 +142,17 @@ impl Client {
         Ok(())
     }
 
+    /// Clients of a connection open it one after the other, so where each attempt takes long, the last ones would wait for very long.
+    async fn connect(&self, lost: Option<u64>) -> Result<(u64, h2::client::SendRequest<Bytes>), CallError> {
+        let connected = tokio::time::timeout(self.timeout, self.connection.sender(lost)).await;
+        connected.unwrap_or(Err(CallError::Timeout))
+    }
+
     /// Sends a frame, and gives the length of the answer.
     pub(super) async fn send(&mut self, method: Method, frame: Bytes) -> Result<usize, CallError> {
         let (generation, mut sender) = match self.sender.take() {
             Some(sender) => sender,
-            None => self.connection.sender(None).await?,
+            None => self.connect(None).await?,
         };
         let route = match method {
             Method::Put => &self.put_route,
@@ -159,7 +165,7 @@ impl Client {
         };
         self.sender = match &answer {
             // The next request gets a new connection, which only the first of the losers opens.
-            Err(CallError::Lost(_)) => self.connection.sender(Some(generation)).await.ok(),
+            Err(CallError::Lost(_)) => self.connect(Some(generation)).await.ok(),
             Ok(_) | Err(CallError::Connect(_) | CallError::Timeout | CallError::Status(..) | CallError::Answer(_)) => {
                 Some((generation, sender))
             }
@@ -335,4 +341,52 @@ async fn member_and_leader(address: &HostPort, tls: Option<&Tls>) -> Result<(u64
     let status = StatusResponse::decode(bytes.get(FRAME_HEAD..).unwrap_or_default())
         .map_err(|e| CallError::Answer(e.to_string()))?;
     Ok((status.header.map_or(0, |header| header.member_id), status.leader))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use tokio::net::TcpSocket;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: BenchArgs,
+    }
+
+    /// Each of them waited for those before it, and for two seconds of its own then: a run went on for a minute after its end.
+    #[test]
+    fn clients_whose_server_hears_no_more_do_not_wait_for_each_other() {
+        const CLIENTS: u32 = 20;
+        const TIMEOUT: Duration = Duration::from_millis(500);
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let _context = runtime.enter();
+        // Its place for connections that nobody accepts is taken: the system says nothing to whoever comes next.
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let deaf = socket.listen(1).unwrap();
+        let address = deaf.local_addr().unwrap();
+        let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(300));
+        let _taken: Vec<_> = std::iter::repeat_with(connect).take(20).take_while(Result::is_ok).collect();
+        let mut args = Line::parse_from(["bench", "put"]).args;
+        args.timeout = TIMEOUT;
+        let plan = Plan::new(&args, vec![address.to_string().parse().unwrap()], None, None);
+        let begun = Instant::now();
+        on_this_thread(async {
+            let connection = Connection::new(plan.connections[0].clone(), None);
+            let client = |n| Client::new(&plan, &connection, n as usize).unwrap();
+            let asking = (0..CLIENTS).map(|n| {
+                let mut client = client(n);
+                async move { client.request(false, 1).await.unwrap_err() }
+            });
+            for error in futures_util::future::join_all(asking).await {
+                assert!(matches!(error, CallError::Timeout), "{error}");
+            }
+            Ok(())
+        })
+        .unwrap();
+        assert!(begun.elapsed() < TIMEOUT * CLIENTS, "{:?}", begun.elapsed());
+    }
 }
