@@ -1,13 +1,17 @@
 //! What the log was told.
 
 use std::fmt::{Debug, Write as _};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
+use tracing::{Dispatch, Event, Level, Metadata, Subscriber};
 
 use crate::testing::lock;
+
+/// Is there, and hears nothing. While there is one subscriber alone, `tracing` asks whichever thread comes first to a place that logs whether it has
+/// one, and takes a "no" for all threads and for good: what another test does meanwhile would silence this one.
+static ANOTHER: LazyLock<Dispatch> = LazyLock::new(|| Dispatch::new(Log::default()));
 
 /// Catches what this thread logs at level INFO and above, as long as the guard lives.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +21,7 @@ impl Log {
     /// Begins.
     #[must_use]
     pub fn start(&self) -> tracing::subscriber::DefaultGuard {
+        LazyLock::force(&ANOTHER);
         tracing::subscriber::set_default(self.clone())
     }
 
@@ -68,5 +73,24 @@ impl Visit for Line {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         self.record_debug(field, &format_args!("{value}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log_something() {
+        tracing::info!("something");
+    }
+
+    /// Its places may be reached by other tests as well, which log nowhere.
+    #[test]
+    fn what_another_thread_logs_nowhere_is_heard_here() {
+        let log = Log::default();
+        let _on = log.start();
+        std::thread::spawn(log_something).join().unwrap();
+        log_something();
+        assert_eq!(log.lines(&["INFO something"]).len(), 1);
     }
 }
