@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::SendRequest;
 use http::{HeaderMap, HeaderValue, Method, Request, Uri, Version};
-use raftkv::transport_kit::{Gathering, Tls};
+use raftkv::transport_kit::Tls;
 
 use crate::client::connector;
 use crate::config::HostPort;
@@ -135,7 +135,7 @@ async fn open(address: &HostPort, tls: Option<&Tls>) -> Result<SendRequest<Bytes
         .initial_connection_window_size(16 << 20)
         .initial_max_send_streams(100_000)
         .enable_push(false)
-        .handshake(Gathering::new(stream))
+        .handshake(stream)
         .await
         .map_err(|e| refused(&e))?;
     // Ends with the connection; the calls under way learn of it themselves.
