@@ -12,64 +12,40 @@
 #          --dir DIR (a new directory below the current one), --base-port P (16579)
 set -euo pipefail
 
-rounds=5 seconds=3 kv=target/release/kv-example echo=target/release/examples/echo dir= base=16579
-while [ $# -gt 0 ]; do
-    case $1 in
-        --rounds) rounds=$2 ;;
-        --seconds) seconds=$2 ;;
-        --kv) kv=$2 ;;
-        --echo) echo=$2 ;;
-        --dir) dir=$2 ;;
-        --base-port) base=$2 ;;
-        *) sed -n '2,13s/^# \{0,1\}//p' "$0"; exit 2 ;;
-    esac
-    shift 2 || { echo "versus-echo: the last option has no value" >&2; exit 2; }
-done
+rounds=5 seconds=3 base_port=16579 echo=target/release/examples/echo
+source "$(dirname "$0")/common.sh"
+options "rounds seconds echo" "$@"
 for program in "$kv" "$echo"; do
-    [ -x "$program" ] || { echo "versus-echo: no program $program; run: cargo build --release -p kv-example --bins --example echo" >&2; exit 2; }
+    needs "$program" "cargo build --release -p kv-example --bins --example echo"
 done
 
-work=$(mktemp -d "${dir:-.}/versus-echo.XXXXXX")
-"$kv" cluster --data "$work/data" --base-port "$base" -- --lease-drift-ms 10 >"$work/cluster.log" 2>&1 &
-cluster=$!
-"$echo" "127.0.0.1:$((base + 6))" 256 &
-echoing=$!
-trap 'set +e; kill "$cluster" "$echoing"; wait "$cluster" "$echoing" 2>/dev/null; rm -rf "$work"' EXIT
-trap 'exit 130' INT TERM
-endpoints=$(for n in 0 1 2; do echo "127.0.0.1:$((base + n * 2))"; done | paste -sd,)
-for _ in $(seq 100); do
-    "$kv" put echo ready --endpoints "$endpoints" --timeout 1 >/dev/null 2>&1 && break
-    sleep 0.2
-done
-"$kv" bench get --endpoints "$endpoints" --duration 1 --warmup 0 --json >/dev/null
+begin
+start_cluster --lease-drift-ms 10
+"$echo" "$(client 4)" 256 &
+pids+=($!)
+bench get --endpoints "$endpoints" --duration 1 --warmup 0
 
 run() { # the line's name, and options
-    local name=$1
+    local line=$1
     shift
-    "$kv" bench get --no-fill --connections "$((clients == 64 ? 8 : 16))" --clients "$clients" --duration "$seconds" --warmup 1 --json "$@" >"$work/out.json"
-    awk -v line="$clients $name" '
-        /"throughput"/ { gsub(/[^0-9.]/, "", $2); rate = $2 }
-        /"p50"/ && p50 == "" { gsub(/[^0-9.]/, "", $2); p50 = $2 }
-        /"p99"/ && p99 == "" { gsub(/[^0-9.]/, "", $2); p99 = $2 }
-        END { print line, rate, p50, p99 }' "$work/out.json" >>"$work/results"
+    bench get --no-fill --connections "$((clients == 64 ? 8 : 16))" --clients "$clients" --duration "$seconds" --warmup 1 "$@"
+    echo "$clients $line $(field throughput) $(field p50) $(field p99)" >>"$work/results"
     echo "round $round: $(tail -n 1 "$work/results")" >&2
 }
 for round in $(seq "$rounds"); do
     for clients in 64 256; do
-        run echo --endpoints "127.0.0.1:$((base + 6))"
+        run echo --endpoints "$(client 4)"
         for consistency in linearizable lease stale; do
             run "$consistency" --endpoints "$endpoints" --target leader --consistency "$consistency"
         done
     done
 done
 
-median() { awk -v clients="$1" -v line="$2" -v column="$3" '$1 == clients && $2 == line { print $column }' "$work/results" | sort -g |
-    awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'; }
 printf '| clients | | gets/s | of the echo | p50, ms | p99, ms |\n|--:|---|--:|--:|--:|--:|\n'
 for clients in 64 256; do
     for line in echo linearizable lease stale; do
-        printf '| %s | %s | %.0f | %.2f | %s | %s |\n' "$clients" "$line" "$(median "$clients" "$line" 3)" \
-            "$(awk -v a="$(median "$clients" "$line" 3)" -v b="$(median "$clients" echo 3)" 'BEGIN { print a / b }')" \
-            "$(median "$clients" "$line" 4)" "$(median "$clients" "$line" 5)"
+        rate=$(middle "$clients $line" 1)
+        printf '| %s | %s | %.0f | %s | %s | %s |\n' "$clients" "$line" "$rate" "$(ratio "$rate" "$(middle "$clients echo" 1)")" \
+            "$(middle "$clients $line" 2)" "$(middle "$clients $line" 3)"
     done
 done
