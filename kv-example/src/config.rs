@@ -10,6 +10,7 @@ mod join;
 mod limits;
 mod raft;
 mod tls;
+mod workers;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -191,6 +192,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "MIB")]
     pub engine_cache_mib: Option<String>,
 
+    /// Threads that serve clients and members and decide for Raft; what waits for the disk has threads of its own. More serve more where cores are
+    /// left, and where all are busy, fewer lose less time with waking each other [default: half of the cores] [env: RAFTKV_WORKERS]
+    #[arg(long, value_name = "N")]
+    pub workers: Option<String>,
+
     /// How long a login holds, in seconds, where authentication is enabled: then a client logs in again. By the clock of the node that is asked, so
     /// machines whose clocks go wrong by more than this refuse each other's logins. The same on every node [default: 300]
     /// [env: RAFTKV_AUTH_TOKEN_TTL]
@@ -260,6 +266,8 @@ pub struct ServerConfig {
     pub engine_cache_bytes: u64,
     /// Raft's times and limits.
     pub raft: Config,
+    /// How many threads serve.
+    pub workers: usize,
     /// How long a login holds.
     pub auth_token_ttl: Duration,
     /// How long a shutdown waits for requests in progress.
@@ -449,6 +457,7 @@ impl ServerConfig {
             engine,
             engine_cache_bytes,
             raft: raft::config(args, layers)?,
+            workers: workers::count(args, layers)?,
             auth_token_ttl: auth::token_ttl(args, layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),
             log_level: log_level(args, layers)?,

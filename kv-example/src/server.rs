@@ -49,7 +49,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs a node until it is told to stop, or fails.
 pub(crate) fn run(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(config.workers).enable_all().build()?;
     let outcome = runtime.block_on(run_node(config, files));
     runtime.shutdown_timeout(Duration::from_secs(1));
     outcome.map(|()| ExitCode::SUCCESS)

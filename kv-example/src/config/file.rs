@@ -38,6 +38,7 @@ pub(super) struct FileConfig {
     pub(super) store: Option<String>,
     pub(super) engine: Option<String>,
     pub(super) engine_cache_mib: Option<u64>,
+    pub(super) workers: Option<u64>,
     pub(super) auth_token_ttl: Option<u64>,
     pub(super) max_request_bytes: Option<u64>,
     pub(super) max_pending_requests: Option<u64>,

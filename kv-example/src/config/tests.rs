@@ -95,7 +95,7 @@ fn a_file_can_say_everything() {
     let (_dir, path) = file(
         "id = 2\ndata = \"/var/lib/raftkv\"\nlisten-client = \"0.0.0.0:2379\"\nlisten-peer = \"0.0.0.0:2380\"\n\
          listen-metrics = \"127.0.0.1:9401\"\n\
-         log-level = \"debug\"\nshutdown-timeout-ms = 100\nrequest-timeout-ms = 900\nmax-request-bytes = 1000\n\
+         log-level = \"debug\"\nworkers = 3\nshutdown-timeout-ms = 100\nrequest-timeout-ms = 900\nmax-request-bytes = 1000\n\
          max-pending-requests = 7\nmax-client-connections = 8\n[peers]\n1 = \"a:2380\"\n2 = \"b:2380\"\n",
     );
     let config = load(&ServerArgs { config: Some(path), ..ServerArgs::default() }).unwrap();
@@ -108,6 +108,17 @@ fn a_file_can_say_everything() {
     assert_eq!(config.limits.client_connections, 8);
     assert_eq!(config.raft.read_timeout, Duration::from_millis(900));
     assert_eq!(config.shutdown_timeout, Duration::from_millis(100));
+    assert_eq!(config.workers, 3);
+}
+
+#[test]
+fn threads_that_serve_are_counted() {
+    let workers = |n: &str| ServerArgs { workers: Some(n.into()), ..args() };
+    let cores = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(load(&args()).unwrap().workers, cores.div_ceil(2));
+    assert_eq!(load(&workers("7")).unwrap().workers, 7);
+    assert_eq!(mistake(&workers("0")), "--workers: must be at least 1");
+    assert!(mistake(&workers("5000")).starts_with("--workers: must be at most 1024"));
 }
 
 #[test]
