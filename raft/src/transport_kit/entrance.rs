@@ -201,6 +201,19 @@ mod tests {
         assert_eq!(entrance.enter(Some([10, 0, 0, 3].into())).unwrap_err(), Exhausted::All(3));
     }
 
+    /// Else whoever has all that it may have could end the connections of others, one by one, and gain nothing.
+    #[test]
+    fn an_address_that_has_its_part_makes_nobody_go() {
+        let entrance = Entrance::new(2, 1, 2);
+        let ((mut other, _), (own, _)) = (enter(&entrance, 1), enter(&entrance, 2));
+        assert!(own.place.begin());
+        for _ in 0..3 {
+            let refused = entrance.enter(Some([10, 0, 0, 2].into())).unwrap_err();
+            assert_eq!(refused, Exhausted::Address([10, 0, 0, 2].into(), 1));
+        }
+        assert!(!must_go(&mut other) && other.place.begin(), "it was to go for one that was refused");
+    }
+
     #[tokio::test]
     async fn whoever_serves_a_connection_is_woken_when_it_must_go() {
         let entrance = Entrance::new(1, 1, 1);

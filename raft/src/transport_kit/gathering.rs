@@ -87,7 +87,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = ready!(Pin::new(&mut self.stream).poll_flush(cx));
-        self.turn = Turn::Idle;
+        // A write that waits for its turn has asked for it: whoever flushes in between would send it to the end of the queue for ever.
+        if self.turn == Turn::Writing {
+            self.turn = Turn::Idle;
+        }
         Poll::Ready(flushed)
     }
 
@@ -99,13 +102,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
+    use std::time::Duration;
 
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::sync::mpsc;
 
     use super::*;
 
-    /// Notes what each write takes.
+    /// Notes what each write takes; a shutdown is noted as an empty one, and what comes after it fails.
     #[derive(Clone, Debug, Default)]
     struct Wire(Arc<Mutex<Vec<Vec<u8>>>>);
 
@@ -117,7 +121,11 @@ mod tests {
 
     impl AsyncWrite for Wire {
         fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-            self.0.lock().unwrap().push(buf.to_vec());
+            let mut writes = self.0.lock().unwrap();
+            if writes.last().is_some_and(Vec::is_empty) {
+                return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+            }
+            writes.push(buf.to_vec());
             Poll::Ready(Ok(buf.len()))
         }
 
@@ -130,11 +138,13 @@ mod tests {
         }
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            self.0.lock().unwrap().push(Vec::new());
             Poll::Ready(Ok(()))
         }
     }
 
-    /// As the task of an HTTP/2 connection does: whatever others have to say is put in one buffer, which is written when it can be.
+    /// As the task of an HTTP/2 connection does: whatever others have to say is put in one buffer, which is written when it can be. When nobody has anything
+    /// to say any more, it is written to the end, and the connection ends.
     async fn carry(mut said: mpsc::UnboundedReceiver<u8>, mut connection: Gathering<Wire>) {
         let mut buffer = Vec::new();
         std::future::poll_fn(|cx| {
@@ -149,7 +159,8 @@ mod tests {
                     buffer.drain(..written);
                 }
                 ready!(Pin::new(&mut connection).poll_flush(cx)).unwrap();
-                return heard.map(|_| ());
+                ready!(heard);
+                return Pin::new(&mut connection).poll_shutdown(cx).map(Result::unwrap);
             }
         })
         .await;
@@ -188,6 +199,87 @@ mod tests {
         connection.flush().await.unwrap();
         connection.write_all(b"three").await.unwrap();
         connection.shutdown().await.unwrap();
-        assert_eq!(wire.writes(), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec()]);
+        assert_eq!(wire.writes(), [b"one".to_vec(), b"two".to_vec(), b"three".to_vec(), Vec::new()]);
+    }
+
+    /// Polls it once.
+    async fn once<T>(mut poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+        std::future::poll_fn(|cx| Poll::Ready(poll(cx))).await
+    }
+
+    async fn soon<T>(what: impl Future<Output = T>) -> T {
+        tokio::time::timeout(Duration::from_secs(20), what).await.expect("it waits for ever")
+    }
+
+    /// The last answers become known, and the connection is to end, while the first of them waits for the others.
+    #[tokio::test]
+    async fn what_waits_for_its_turn_when_the_connection_is_to_end_is_written_before_the_end() {
+        let wire = Wire::default();
+        let (say, said) = mpsc::unbounded_channel();
+        let carrier = tokio::spawn(carry(said, Gathering::new(wire.clone())));
+        say.send(1).unwrap();
+        // Its task runs, and gives way to this one.
+        tokio::task::yield_now().await;
+        assert!(wire.writes().is_empty(), "it was written without a turn for others");
+        say.send(2).unwrap();
+        drop(say);
+        soon(carrier).await.unwrap();
+        assert_eq!(wire.writes(), [vec![1, 2], Vec::new()]);
+    }
+
+    #[tokio::test]
+    async fn a_write_that_waits_when_the_other_side_goes_fails_and_waits_no_longer() {
+        for abrupt in [false, true] {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let mut client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut server = Gathering::new(listener.accept().await.unwrap().0);
+            let waiting = once(|cx| Pin::new(&mut server).poll_write(cx, b"answer")).await;
+            assert!(waiting.is_pending());
+            if abrupt {
+                // What a client has not read when it closes makes its system reset the connection.
+                server.get_mut().write_all(b"unread").await.unwrap();
+                client.read_exact(&mut [0; 1]).await.unwrap();
+            }
+            drop(client);
+            let end = async {
+                while server.write_all(&[7; 1 << 16]).await.is_ok() {
+                    server.flush().await.unwrap();
+                }
+            };
+            soon(end).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_dropped_while_a_write_waits_ends_behind_what_was_written_before() {
+        let (mut other, stream) = tokio::io::duplex(64);
+        let mut connection = Gathering::new(stream);
+        connection.write_all(b"before").await.unwrap();
+        connection.flush().await.unwrap();
+        assert!(once(|cx| Pin::new(&mut connection).poll_write(cx, b"given up")).await.is_pending());
+        // The waker that it has asked with wakes a task that knows nothing of it any more.
+        drop(connection);
+        let mut all = String::new();
+        soon(other.read_to_string(&mut all)).await.unwrap();
+        assert_eq!(all, "before");
+    }
+
+    /// So does a task that both writes and flushes whenever it is woken.
+    #[tokio::test]
+    async fn a_flush_does_not_send_a_write_that_waits_to_the_end_of_the_queue_again() {
+        let wire = Wire::default();
+        let mut connection = Gathering::new(wire.clone());
+        let mut is_written = Vec::new();
+        for _ in 0..2 {
+            let outcome = once(|cx| {
+                let written = Pin::new(&mut connection).poll_write(cx, b"answer");
+                assert!(Pin::new(&mut connection).poll_flush(cx).is_ready());
+                written
+            });
+            is_written.push(outcome.await.is_ready());
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(is_written, [false, true]);
+        assert_eq!(wire.writes(), [b"answer"]);
     }
 }

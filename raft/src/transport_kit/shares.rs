@@ -37,9 +37,9 @@ pub struct Share {
 /// There is no more, and why.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exhausted {
-    /// All together have this much.
+    /// All together have this much, and the address may have more.
     All(usize),
-    /// This address has this much.
+    /// This address has this much, whatever the others have.
     Address(IpAddr, usize),
 }
 
@@ -94,13 +94,14 @@ impl Share {
         let shared = &self.of.0;
         let mut taken = shared.taken();
         let more = |has: usize, limit: usize| has.checked_add(amount).filter(|has| *has <= limit);
-        let in_all = more(taken.in_all, shared.limit).ok_or(Exhausted::All(shared.limit))?;
-        if let Some(holder) = self.holder {
-            let has = taken.by.get(&holder).copied().unwrap_or_default();
-            let limit = shared.limit_of_address;
-            taken.by.insert(holder, more(has, limit).ok_or(Exhausted::Address(holder, limit))?);
-        }
-        taken.in_all = in_all;
+        // First what the holder may have: where both are exhausted, room that another makes is of no use to it.
+        let of_holder = self.holder.map(|holder| {
+            let (has, limit) = (taken.by.get(&holder).copied().unwrap_or_default(), shared.limit_of_address);
+            more(has, limit).map(|has| (holder, has)).ok_or(Exhausted::Address(holder, limit))
+        });
+        let of_holder = of_holder.transpose()?;
+        taken.in_all = more(taken.in_all, shared.limit).ok_or(Exhausted::All(shared.limit))?;
+        taken.by.extend(of_holder);
         self.amount += amount;
         Ok(())
     }
@@ -145,6 +146,8 @@ mod tests {
         assert_eq!(first.grow(3), Err(Exhausted::Address([10, 0, 0, 1].into(), 6)));
         first.grow(2).unwrap();
         assert_eq!(shares.take(None, 2).unwrap_err(), Exhausted::All(10));
+        assert_eq!(shares.take(address("10.0.0.2"), 2).unwrap_err(), Exhausted::All(10));
+        assert_eq!(first.grow(2), Err(Exhausted::Address([10, 0, 0, 1].into(), 6)), "of both limits its own is told");
         let third = shares.take(None, 1).unwrap();
         assert_eq!(shares.taken(), 10);
         drop(second);
