@@ -19,6 +19,8 @@ const HEAD_BYTES: usize = 9;
 /// The largest frame that this server accepts: the protocol's default.
 const MAX_FRAME_BYTES: usize = 16_384;
 const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 0x04;
 const PADDED: u8 = 0x08;
 const PRIORITY: u8 = 0x20;
 /// The length of the new value, and the value.
@@ -35,13 +37,15 @@ pub(crate) struct Authorities {
     held: BytesMut,
     /// Whether the first frame has begun: settings, if the client speaks HTTP/2.
     greeted: bool,
-    /// Whether a request has begun: a frame of headers, as a whole.
+    /// Whether what is passed on ends the headers of a request.
+    ends_fields: bool,
+    /// Whether somebody has asked for something: all headers of a request have come.
     asked: bool,
 }
 
 impl Default for Authorities {
     fn default() -> Self {
-        Self { pass: PREFACE_BYTES, held: BytesMut::new(), greeted: false, asked: false }
+        Self { pass: PREFACE_BYTES, held: BytesMut::new(), greeted: false, ends_fields: false, asked: false }
     }
 }
 
@@ -53,6 +57,7 @@ impl Authorities {
                 let now = take(&mut bytes, self.pass);
                 self.pass -= now.len();
                 out.extend_from_slice(now);
+                self.asked |= self.ends_fields && self.pass == 0;
                 continue;
             }
             let wanted = self.held.get(..HEAD_BYTES).map_or(HEAD_BYTES, |head| HEAD_BYTES + length(head));
@@ -67,7 +72,7 @@ impl Authorities {
         self.greeted && self.pass == 0
     }
 
-    /// Whether something has been asked for. Whoever only says that it speaks HTTP/2 does not need its place yet.
+    /// Whether something has been asked for. Whoever only says that it speaks HTTP/2, or begins a request and leaves it at that, does not need its place yet.
     pub(crate) fn has_asked(&self) -> bool {
         self.asked
     }
@@ -81,9 +86,13 @@ impl Authorities {
         if has_fields && payload.len() < length {
             return;
         }
-        self.asked |= has_fields;
+        let ends = head[4] & END_HEADERS != 0;
+        self.asked |= has_fields && ends;
         if !has_fields {
             self.pass = length;
+            // More headers than fit into one frame.
+            self.ends_fields = head[3] == CONTINUATION && ends;
+            self.asked |= self.ends_fields && length == 0;
         } else if let Some(value) = value_in_frame(head[4], payload) {
             let shorter = length - value.len() + VALUE.len();
             out.extend_from_slice(&(shorter as u32).to_be_bytes()[1..]);
@@ -231,6 +240,36 @@ mod tests {
                 assert_eq!(passed_on(&sent, piece), wanted, "in pieces of {piece}");
             }
         }
+    }
+
+    /// After how many bytes somebody has asked for something.
+    fn asks_after(bytes: &[u8], piece: usize) -> Option<usize> {
+        let (mut authorities, mut out) = (Authorities::default(), BytesMut::new());
+        let mut pushed = 0;
+        bytes.chunks(piece).find_map(|piece| {
+            authorities.push(piece, &mut out);
+            pushed += piece.len();
+            authorities.has_asked().then_some(pushed)
+        })
+    }
+
+    #[test]
+    fn a_request_is_one_when_all_of_its_headers_have_come() {
+        let opening = [&PREFACE[..], &frame(4, 0, &[0; 12]), &frame(6, END_HEADERS, &[1; 8])].concat();
+        assert_eq!(asks_after(&opening, 1), None);
+        let whole = frame(HEADERS, END_HEADERS, &block(b"\x01\x03a:1"));
+        let first = frame(HEADERS, 0, &block(b"\x01\x03a:1"));
+        let [more, last] = [0, END_HEADERS].map(|flags| frame(CONTINUATION, flags, b"\x40\x01a\x01b"));
+        let empty = frame(CONTINUATION, END_HEADERS, b"");
+        for headers in [vec![whole], vec![first.clone(), more.clone(), last], vec![first.clone(), empty]] {
+            let sent = [&opening[..], &headers.concat()].concat();
+            let behind = [&sent[..], &frame(0, 0, b"data")].concat();
+            for (sent, piece, wanted) in [(&behind, 1, sent.len()), (&behind, behind.len(), behind.len())] {
+                assert_eq!(asks_after(sent, piece), Some(wanted), "{headers:?}");
+            }
+        }
+        let endless = [&opening[..], &first, &more, &more].concat();
+        assert_eq!(asks_after(&endless, 1), None);
     }
 
     #[test]

@@ -178,13 +178,35 @@ mod tests {
 
     /// A client, and the server's side of its connection.
     async fn connected() -> (TcpStream, ClientConnection) {
+        connected_through(&Entrance::new(1, 1, 1)).await
+    }
+
+    async fn connected_through(entrance: &Entrance) -> (TcpStream, ClientConnection) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, remote) = listener.accept().await.unwrap();
-        let place = Entrance::new(1, 1, 1).enter(None).unwrap().0.place;
+        let place = entrance.enter(None).unwrap().0.place;
         let limit = Duration::from_secs(3600);
         let link = Guarded::new(Link::plain(stream), place.clone(), limit, limit, || ());
         (client, ClientConnection::new(link, place, remote, std::future::pending(), Arc::default()))
+    }
+
+    /// Until it has asked for something it makes room for the next one.
+    #[tokio::test]
+    async fn a_connection_keeps_its_place_from_its_first_request_on() {
+        let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+        // Settings that were taken note of, a ping, and a request for what has no name: `:method POST`.
+        let request = b"\0\0\0\x04\x01\0\0\0\0\0\0\x08\x06\0\0\0\0\0deadbeef\0\0\x01\x01\x05\0\0\0\x01\x83";
+        for sent in 0..=opening.len() + request.len() {
+            let entrance = Entrance::new(1, 1, 1);
+            let (mut client, mut server) = connected_through(&entrance).await;
+            let bytes = [&opening[..], request].concat();
+            client.write_all(&bytes[..sent]).await.unwrap();
+            client.shutdown().await.unwrap();
+            server.read_to_end(&mut Vec::new()).await.unwrap();
+            let has_asked = sent == bytes.len();
+            assert_eq!(entrance.enter(None).is_err(), has_asked, "after {sent} of {} bytes", bytes.len());
+        }
     }
 
     /// What a client does that has not read the end of the connection yet: it sends requests. That must not fail.
