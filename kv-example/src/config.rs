@@ -198,7 +198,7 @@ pub struct ServerArgs {
     pub workers: Option<String>,
 
     /// How long a login holds, in seconds, where authentication is enabled: then a client logs in again. By the clock of the node that is asked, so
-    /// machines whose clocks go wrong by more than this refuse each other's logins. The same on every node [default: 300]
+    /// machines whose clocks go wrong by more than this refuse each other's logins. Nodes may be told different times [default: 300]
     /// [env: RAFTKV_AUTH_TOKEN_TTL]
     #[arg(long, value_name = "SECONDS")]
     pub auth_token_ttl: Option<String>,

@@ -290,7 +290,7 @@ fn tokens(bytes: &[u8]) {
 
 fn sample_tokens(random: &mut Random) -> Vec<u8> {
     let user = random.pick(&["", "root", "ann/\u{e4}", "a-name-that-is-longer-than-most-others-are"]).unwrap_or("");
-    crate::service::auth::token::sample(user, [random.any(), random.any(), random.any()], &[7; 32]).into_bytes()
+    crate::service::auth::token::sample(user, [(); 4].map(|()| random.any()), &[7; 32]).into_bytes()
 }
 
 /// What a person writes for `txn`.

@@ -285,6 +285,19 @@ async fn a_token_expires_and_a_client_logs_in_again() {
     client.close().await;
 }
 
+/// While the time is being changed, node by node.
+#[tokio::test]
+async fn nodes_that_are_told_different_times_take_each_others_tokens() {
+    let brief = Options { token_ttl: Duration::from_secs(60), ..Options::default() };
+    let place = Place::with(Local::default(), brief).await;
+    let long = Options { token_ttl: Duration::from_secs(86_400), ..Options::default() };
+    let other = Ours::start_as(place.ours.replica.clone(), long).await.channel().await;
+    KvClient::new(other.clone()).put(by(&place.ann, put("a"))).await.unwrap();
+    let login = AuthenticateRequest { name: "ann".into(), password: "ann's secret".into() };
+    let ann = AuthClient::new(other).authenticate(login).await.unwrap().into_inner().token;
+    place.kv().put(by(&ann, put("a"))).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_client_has_a_name_when_it_is_asked_for_one() {
     let ours = Ours::start().await;

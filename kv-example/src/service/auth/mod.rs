@@ -50,7 +50,7 @@ fn now_ms() -> u64 {
 impl<R: Replica> Context<R> {
     /// The user of a token, if it is good by these users and at this moment.
     fn user_of<'a>(&self, token: &token::Token, auth: &'a Auth, now_ms: u64) -> Option<&'a User> {
-        let good = token.is_good(auth.signing_key(), now_ms, self.options.token_ttl);
+        let good = token.is_good(auth.signing_key(), now_ms);
         auth.user(&token.claims.user).filter(|user| good && user.since() == token.claims.since)
     }
 

@@ -126,9 +126,9 @@ impl<R: Replica> Context<R> {
             return Err(Refusal::AuthFailed.into());
         }
         let Some(since) = user.map(store::auth::User::since) else { return Err(Refusal::AuthFailed.into()) };
-        let ttl = u64::try_from(self.options.token_ttl.as_millis()).unwrap_or(u64::MAX);
-        let expires_ms = now_ms().saturating_add(ttl);
-        let claims = token::Claims { user: name, since, revision: auth.revision(), expires_ms };
+        let ttl_ms = u64::try_from(self.options.token_ttl.as_millis()).unwrap_or(u64::MAX);
+        let expires_ms = now_ms().saturating_add(ttl_ms);
+        let claims = token::Claims { user: name, since, revision: auth.revision(), expires_ms, ttl_ms };
         claims.sign(auth.signing_key()).ok_or_else(|| Status::internal("etcdserver: a token can't be signed"))
     }
 }

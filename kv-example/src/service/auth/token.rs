@@ -3,11 +3,10 @@
 //! A token says whose it is and how long it holds, and is signed with a key that is a part of the replicated state (HMAC-SHA-256). So any node of the
 //! cluster can tell whether it is good, also one that was started since, and nobody has to keep a list. It is void when its user has another
 //! password, or is gone; when authentication was off since, for then the key is another; and when it has expired by the clock of the node that is asked, or is
-//! so far from it that no clock that is about right can have made it.
+//! so far from it that no clock that is about right can have made it. How long it was to hold it says itself, so that nodes which are told different times
+//! (`--auth-token-ttl`) take each other's.
 //!
 //! A session's proof is made in the same way: it shows that a session was opened by this user, so that nobody can ask for another's answers.
-
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -18,11 +17,11 @@ use tonic::metadata::MetadataMap;
 /// The metadata keys by which etcd's clients send a token.
 const KEYS: [&str; 2] = ["token", "authorization"];
 /// The first byte of what is signed: of which kind it is, and in which format.
-const TOKEN: u8 = 1;
+const TOKEN: u8 = 3;
 const SESSION: u8 = 2;
 const MAC_BYTES: usize = 32;
-/// The kind, and three numbers.
-const HEAD_BYTES: usize = 25;
+/// The kind, and four numbers.
+const HEAD_BYTES: usize = 33;
 /// A token with the longest name there can be is shorter.
 const MAX_TEXT: usize = 2048;
 /// How much of a proof is sent.
@@ -38,6 +37,8 @@ pub(in super::super) struct Claims {
     pub(in super::super) revision: u64,
     /// Until when it holds, in milliseconds since 1970.
     pub(in super::super) expires_ms: u64,
+    /// For how long it was made, in milliseconds.
+    pub(in super::super) ttl_ms: u64,
 }
 
 /// A token as it came: whether it is good is to be asked.
@@ -58,7 +59,7 @@ fn mac(key: &[u8], signed: &[u8]) -> Option<Hmac<Sha256>> {
 impl Claims {
     /// The token that says this.
     pub(in super::super) fn sign(&self, key: &[u8]) -> Option<String> {
-        let numbers = [self.since, self.revision, self.expires_ms].map(u64::to_be_bytes).concat();
+        let numbers = [self.since, self.revision, self.expires_ms, self.ttl_ms].map(u64::to_be_bytes).concat();
         let mut bytes = [&[TOKEN], &numbers[..], self.user.as_bytes()].concat();
         let mac = mac(key, &bytes)?.finalize().into_bytes();
         bytes.extend_from_slice(&mac);
@@ -81,18 +82,17 @@ impl Token {
             return None;
         }
         let (numbers, _) = numbers.as_chunks();
-        let [since, revision, expires_ms] = *numbers else { return None };
-        let [since, revision, expires_ms] = [since, revision, expires_ms].map(u64::from_be_bytes);
+        let [since, revision, expires_ms, ttl_ms] = *numbers else { return None };
+        let [since, revision, expires_ms, ttl_ms] = [since, revision, expires_ms, ttl_ms].map(u64::from_be_bytes);
         let user = String::from_utf8(user.to_vec()).ok()?;
-        let claims = Claims { user, since, revision, expires_ms };
+        let claims = Claims { user, since, revision, expires_ms, ttl_ms };
         Some(Self { claims, signed, mac })
     }
 
     /// Whether it was signed with this key, and holds still. A node whose clock is ahead makes tokens that hold the longer: one that would hold for more
-    /// than twice as long as one that is made here is refused, as one is that was made by a clock so far behind.
-    pub(in super::super) fn is_good(&self, key: &[u8], now_ms: u64, ttl: Duration) -> bool {
-        let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-        let latest_ms = now_ms.saturating_add(ttl_ms.saturating_mul(2));
+    /// than twice as long as it was made for is refused, as one is that was made by a clock so far behind.
+    pub(in super::super) fn is_good(&self, key: &[u8], now_ms: u64) -> bool {
+        let latest_ms = now_ms.saturating_add(self.claims.ttl_ms.saturating_mul(2));
         // In constant time, as far as the signature is concerned.
         now_ms < self.claims.expires_ms
             && self.claims.expires_ms <= latest_ms
@@ -152,10 +152,10 @@ pub(in super::super) fn pass_on<T>(from: &MetadataMap, mut request: tonic::Reque
 pub(crate) fn read_again(text: &str, key: &[u8]) {
     if let Some(token) = Token::read(text) {
         let again = token.claims.sign(key).and_then(|text| Token::read(&text));
-        _ = (is_proof(text, key, 1, &token.claims.user), token.is_good(key, u64::MAX, Duration::MAX));
+        _ = (is_proof(text, key, 1, &token.claims.user), token.is_good(key, u64::MAX));
         assert!(again.is_some_and(|again| again.claims == token.claims), "a token changes on its way");
         assert!(
-            !token.is_good(key, 0, Duration::MAX) || token.claims.sign(key).as_deref() == Some(text),
+            !token.is_good(key, 0) || token.claims.sign(key).as_deref() == Some(text),
             "two texts for one token"
         );
     }
@@ -163,8 +163,8 @@ pub(crate) fn read_again(text: &str, key: &[u8]) {
 
 /// For fuzzing: a token with these numbers.
 #[cfg(feature = "testing")]
-pub(crate) fn sample(user: &str, [since, revision, expires_ms]: [u64; 3], key: &[u8]) -> String {
-    Claims { user: user.into(), since, revision, expires_ms }.sign(key).unwrap_or_default()
+pub(crate) fn sample(user: &str, [since, revision, expires_ms, ttl_ms]: [u64; 4], key: &[u8]) -> String {
+    Claims { user: user.into(), since, revision, expires_ms, ttl_ms }.sign(key).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -172,27 +172,30 @@ mod tests {
     use super::*;
 
     const KEY: [u8; 32] = [7; 32];
-    const TTL: Duration = Duration::from_secs(1);
 
     fn claims() -> Claims {
-        Claims { user: "ann/ä".into(), since: 3, revision: u64::MAX, expires_ms: 1000 }
+        Claims { user: "ann/ä".into(), since: 3, revision: u64::MAX, expires_ms: 1000, ttl_ms: 1000 }
     }
 
     #[test]
     fn a_token_holds_until_it_expires_and_with_its_key() {
         let token = Token::read(&claims().sign(&KEY).unwrap()).unwrap();
         assert_eq!(token.claims, claims());
-        assert!(token.is_good(&KEY, 999, TTL) && !token.is_good(&KEY, 1000, TTL) && !token.is_good(&[8; 32], 0, TTL));
+        assert!(token.is_good(&KEY, 999) && !token.is_good(&KEY, 1000) && !token.is_good(&[8; 32], 0));
     }
 
     #[test]
     fn a_token_of_a_clock_that_is_far_ahead_is_none() {
-        let token = |expires_ms| Token::read(&Claims { expires_ms, ..claims() }.sign(&KEY).unwrap()).unwrap();
         let now = 1_900_000_000_000;
+        let is_good = |expires_ms, ttl_ms, now_ms| {
+            let text = Claims { expires_ms, ttl_ms, ..claims() }.sign(&KEY).unwrap();
+            Token::read(&text).unwrap().is_good(&KEY, now_ms)
+        };
         // Made here, by a clock that is ahead by as much as one may be behind, and by others.
-        assert!(token(now + 1000).is_good(&KEY, now, TTL) && token(now + 2000).is_good(&KEY, now, TTL));
-        assert!(!token(now + 2001).is_good(&KEY, now, TTL) && !token(u64::MAX).is_good(&KEY, now, TTL));
-        assert!(token(u64::MAX).is_good(&KEY, now, Duration::MAX) && !token(now + 1).is_good(&KEY, u64::MAX, TTL));
+        assert!(is_good(now + 1000, 1000, now) && is_good(now + 2000, 1000, now));
+        assert!(!is_good(now + 2001, 1000, now) && !is_good(u64::MAX, 1000, now));
+        assert!(is_good(now + 2001, 1001, now), "it was made for longer");
+        assert!(is_good(u64::MAX, u64::MAX, now) && !is_good(now + 1, 1000, u64::MAX));
     }
 
     #[test]
@@ -203,10 +206,10 @@ mod tests {
             let mut changed = bytes.clone();
             changed[bit / 8] ^= 1 << (bit % 8);
             let token = Token::read(&URL_SAFE_NO_PAD.encode(changed));
-            assert!(token.is_none_or(|token| !token.is_good(&KEY, 0, TTL)), "bit {bit}");
+            assert!(token.is_none_or(|token| !token.is_good(&KEY, 0)), "bit {bit}");
         }
         for len in 0..text.len() {
-            assert!(Token::read(&text[..len]).is_none_or(|token| !token.is_good(&KEY, 0, TTL)), "cut at {len}");
+            assert!(Token::read(&text[..len]).is_none_or(|token| !token.is_good(&KEY, 0)), "cut at {len}");
         }
         let long = Claims { user: "u".repeat(1024), ..claims() }.sign(&KEY).unwrap();
         assert!(Token::read(&long).is_some() && Token::read(&"A".repeat(4000)).is_none());
