@@ -82,6 +82,33 @@ fn from_one_engine_to_the_other_and_back_nothing_is_lost() {
     assert!(!text.contains("panicked"), "{text}");
 }
 
+/// What was acknowledged is in the log, or in an image.
+#[test]
+fn a_database_whose_newest_header_is_damaged_costs_nothing_and_is_told() {
+    let node = Node::new();
+    let file = node.dir.path().join("data/kv.redb");
+    let mut written = 0;
+    for round in 0..3 {
+        let mut running = node.start("redb");
+        for _ in 0..25 {
+            node.put(&format!("key-{written}"), &format!("value-{written}"));
+            written += 1;
+        }
+        for n in 0..written {
+            assert_eq!(node.get(&format!("key-{n}")).trim(), format!("value-{n}"), "in round {round}");
+        }
+        let told = running.log().matches("of the two headers of the database").count();
+        assert_eq!(told, round, "{}", running.log());
+        running.signal(Signal::KILL);
+        running.code();
+        let mut bytes = std::fs::read(&file).unwrap();
+        let number = |page: usize| u64::from_le_bytes(bytes[page * 4096 + 4..][..8].try_into().unwrap());
+        let newest = usize::from(number(1) > number(0));
+        bytes[newest * 4096 + 100] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+    }
+}
+
 #[test]
 fn an_engine_that_does_not_exist() {
     let node = Node::new();

@@ -30,7 +30,7 @@
 //! was, or from the image if that is newer.
 //!
 //! A database whose disk has failed is not trusted again. After a sync that failed the operating system may hold, and show to the next process, what is not on the disk.
-//! `kv.redb.failed` beside the file says so to the next start, which makes a new one.
+//! `kv.redb.failed` beside the file says so to the next start, which makes a new one; where that can't be made, the file itself is removed.
 //!
 //! # Reads
 //!
@@ -46,7 +46,8 @@
 //! Checksums cost four bytes a page, another read of two pages for each stretch of pages that is read, and with each sync a page for every 4 MiB of the file in
 //! which something has changed. What is in redb's cache is not verified again. Because of them the file is none that redb's own tools could read.
 //!
-//! A sector that was being written when the power went may be old, new, or garbage: of what is overwritten in place there are two, and the other is whole.
+//! A sector that was being written when the power went may be old, new, or garbage: of what is overwritten in place there are two, and the other is whole. Where the disk
+//! damages the newest header later, the database goes back by one synced commit, which is what a loss of power right before it would have left. The log has the rest.
 
 mod database;
 mod first;
@@ -143,8 +144,8 @@ impl RedbMachine {
         if usable && file.is_empty().map_err(failed("stat", place.path()))? {
             return Err(damaged(&name, "the file is empty"));
         }
-        let open = |first| database(Medium::take(file)?, options, first);
-        let machine = Self::over(name, Some(place.distrust()), open, owner, options)?;
+        let open = |first| database(&name, Medium::take(file)?, options, first);
+        let machine = Self::over(name.clone(), Some(place.distrust()), open, owner, options)?;
         if !usable {
             place.replace()?;
         }
@@ -156,7 +157,8 @@ impl RedbMachine {
     /// # Errors
     /// As there.
     pub fn open_on(medium: impl StorageBackend, owner: Owner, options: Options) -> Result<Self, Fatal> {
-        Self::over("(a medium of its own)".into(), None, |first| database(medium, options, first), owner, options)
+        let name = "(a medium of its own)";
+        Self::over(name.into(), None, |first| database(name, medium, options, first), owner, options)
     }
 
     fn over(
@@ -231,8 +233,20 @@ impl RedbMachine {
 }
 
 /// The database in this file, or a new one if it is empty.
-fn database(file: impl StorageBackend, options: Options, first: First) -> Result<Database, redb::DatabaseError> {
-    let file = Noting::new(Sealed::new(file)?, first);
+fn database(
+    name: &str,
+    file: impl StorageBackend,
+    options: Options,
+    first: First,
+) -> Result<Database, redb::DatabaseError> {
+    let file = Sealed::new(file)?;
+    if file.has_hurt_header()? {
+        tracing::warn!(
+            "of the two headers of the database {name} one is not as it was written; the other one counts, and what it lacks is in the log. If power was not lost while the \
+             node ran, look after the disk"
+        );
+    }
+    let file = Noting::new(file, first);
     Database::builder().set_cache_size(options.cache_bytes).create_with_backend(file)
 }
 

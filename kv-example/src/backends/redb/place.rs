@@ -50,7 +50,8 @@ impl Place {
 
     /// The mark that goes with the file.
     pub(super) fn distrust(&self) -> Distrust {
-        Distrust { vfs: self.vfs.clone(), dir: self.dir.clone(), path: self.distrust.clone() }
+        let (vfs, dir) = (self.vfs.clone(), self.dir.clone());
+        Distrust { vfs, dir, database: self.path.clone(), path: self.distrust.clone() }
     }
 
     /// The file that is there.
@@ -89,17 +90,37 @@ impl Place {
 pub(super) struct Distrust {
     vfs: Arc<dyn Vfs>,
     dir: PathBuf,
+    /// The database.
+    database: PathBuf,
     path: PathBuf,
 }
 
 impl Distrust {
+    #[cfg(test)]
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
 
+    /// Sees to it that the next start makes a new database. Where the mark can't be made, for want of room or of file descriptors, the database goes: it
+    /// holds nothing that image and log do not hold, and a start that believed it could make another state of it than the others have.
+    ///
+    /// # Errors
+    /// The database is still there, and nothing tells the next start.
     pub(super) fn mark(&self) -> io::Result<()> {
-        self.vfs.open(&self.path, Access::Create)?.sync_data()?;
-        self.vfs.sync_dir(&self.dir)
+        match self.vfs.open(&self.path, Access::Create) {
+            Ok(mark) => _ = mark.sync_data(),
+            Err(error) => {
+                let (mark, database) = (self.path.display(), self.database.display());
+                tracing::warn!(%error, "{mark} can't be made, so {database} is removed; the next start makes a new one from image and log");
+                match self.vfs.remove(&self.database) {
+                    Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+            }
+        }
+        // A loss of power may undo it where a sync fails. It also takes what the operating system shows beside the disk, and what is on the disk can be believed.
+        _ = self.vfs.sync_dir(&self.dir);
+        Ok(())
     }
 }
 

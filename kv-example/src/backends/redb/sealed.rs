@@ -17,6 +17,10 @@
 //! sector that was just being written: old, new, or not to be read. So there are two slots. Between two syncs one of them is written, as often as need be,
 //! and the other stays as it was synced; of those that are whole, the later counts.
 //!
+//! A slot that the disk damages later is taken for one that was torn: nobody can tell. For checksums that is told as soon as a page does not fit the older list. With
+//! the older header the database is as it was one synced commit earlier at most, since no page is written before both slots hold the newest header. What it lacks is in
+//! the log, or in an image that is newer than it is then and from which the node restores it. A start warns of it.
+//!
 //! Checksums wait in memory until the next sync. No harm comes from that: redb overwrites no page that a synced commit refers to, reads no other after a crash,
 //! and syncs the pages of a commit before the header that refers to them, as all commits here that are synced are of two phases. What a disk never wrote,
 //! although it said so, is not noticed by this.
@@ -97,6 +101,11 @@ impl Slots {
         sum_of(number, from_sequence).to_le_bytes()
     }
 
+    fn is_whole(self, slot: &[u8]) -> bool {
+        let (sum, rest) = slot.split_at(SUM);
+        self.sum(rest) == sum
+    }
+
     fn unreadable(self) -> io::Error {
         match self {
             Self::Header => damage("the header of the database"),
@@ -112,9 +121,8 @@ impl Slots {
         let mut both = vec![0; 2 * PAGE];
         read(file, self.place(), &mut both)?;
         let whole = (0..).zip(both.chunks(PAGE)).filter_map(|(slot, bytes)| {
-            let (sum, rest) = bytes.split_at(SUM);
-            let sequence = u64::from_le_bytes(rest.first_chunk().copied()?);
-            (self.sum(rest) == sum).then(|| Sealing { sequence, slot, body: bytes[PREFIX..].to_vec() })
+            let sequence = u64::from_le_bytes(bytes[SUM..].first_chunk().copied()?);
+            self.is_whole(bytes).then(|| Sealing { sequence, slot, body: bytes[PREFIX..].to_vec() })
         });
         if let Some(newest) = whole.max_by_key(|sealing| sealing.sequence) {
             return Ok(newest);
@@ -214,6 +222,16 @@ impl<B: StorageBackend> Sealed<B> {
             file.sync_data()?;
         }
         Ok(Self { file, slots: Mutex::default(), unsynced: RwLock::default() })
+    }
+
+    /// Whether one of the headers is not as it was written: a loss of power came while it was, or the disk has damaged it.
+    pub(super) fn has_hurt_header(&self) -> io::Result<bool> {
+        if self.file.len()? == 0 {
+            return Ok(false);
+        }
+        let mut both = vec![0; 2 * PAGE];
+        read(&self.file, Slots::Header.place(), &mut both)?;
+        Ok(both.chunks(PAGE).any(|slot| !Slots::Header.is_whole(slot) && slot.iter().any(|byte| *byte != 0)))
     }
 
     // Who panicked with a lock in hand has left a page whose checksum tells that it is not to be trusted, or nothing.

@@ -18,7 +18,7 @@ struct InTables(Arc<Core>);
 
 fn core() -> Arc<Core> {
     let options = Options { cache_bytes: 1 << 20, ..Options::default() };
-    let open = |first| database(InMemoryBackend::new(), options, first);
+    let open = |first| database("kv.redb", InMemoryBackend::new(), options, first);
     Arc::new(Core::open("kv.redb".into(), None, open, OWNER, Options::default()).expect("a database"))
 }
 
@@ -167,7 +167,8 @@ impl Failing {
         let (disk, options) = (self.clone(), Options { cache_bytes: 0, ..Options::default() });
         let place = Place::look(Arc::new(OsVfs), &mark.with_extension("")).expect("a directory");
         assert_eq!(place.distrust().path(), mark);
-        Core::open("kv.redb".into(), Some(place.distrust()), |first| database(disk, options, first), OWNER, options)
+        let open = |first| database("kv.redb", disk, options, first);
+        Core::open("kv.redb".into(), Some(place.distrust()), open, OWNER, options)
     }
 
     fn fail(&self, fails: bool) {
@@ -232,6 +233,25 @@ fn a_database_whose_disk_failed_is_made_anew() {
     let machine = RedbMachine::open(&path, OWNER, Options::default()).expect("a new database");
     assert_eq!(machine.view().revision(), 1);
     assert!(!mark.exists());
+}
+
+/// A full disk has no room for a mark either, and after that somebody makes room. A start that finds no mark believes what the page cache shows.
+#[test]
+fn a_database_whose_disk_failed_is_made_anew_also_where_no_mark_can_be_made() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (path, mark) = (dir.path().join("kv.redb"), dir.path().join("kv.redb.failed"));
+    // What lies behind this name can't be made.
+    std::os::unix::fs::symlink(dir.path().join("nowhere/at-all"), &mark).expect("a link");
+    std::fs::write(&path, b"whatever the page cache shows").expect("a file");
+    let disk = Failing::default();
+    let core = disk.open(&mark).expect("a database");
+    core.change(|store| model::change(store, &[put("a", b"1")])).expect("a change");
+    disk.fail(true);
+    let error = core.make_durable(LogId::new(9, 9)).expect_err("the sync fails").to_string();
+    assert!(error.contains("the disk is sick"), "{error}");
+    std::fs::remove_file(&mark).expect("the link");
+    let machine = RedbMachine::open(&path, OWNER, Options::default()).expect("a new database");
+    assert_eq!(machine.view().revision(), 1);
 }
 
 /// What `meta` says of the format, and whether it says something of users.
@@ -366,19 +386,23 @@ async fn a_sweep_that_can_not_end_is_told_to_whoever_waits_for_it() {
     assert!(error.contains("could not be dropped"), "{error}");
 }
 
-/// On the threads that serve clients the protocol runs too: it could neither send heartbeats nor notice that the disk hangs.
-#[tokio::test]
-async fn a_get_from_a_disk_that_hangs_holds_up_no_other_task() {
+/// More than one page of keys, on a disk that answers no read before it is told to.
+fn on_a_disk_that_hangs() -> (Failing, KvView) {
     let dir = tempfile::tempdir().expect("a directory");
     let disk = Failing::default();
     let core = Arc::new(disk.open(&dir.path().join("kv.redb.failed")).expect("a database"));
-    // More than one page of them.
     let changes: Vec<_> = (0..2000).map(|n| put(&format!("key-{n}"), &[7; 90])).collect();
     core.change(|store| changes.iter().for_each(|one| model::change(store, std::slice::from_ref(one))))
         .expect("changes");
     core.close().expect("a sync");
     disk.hang(true);
-    let view = KvView::new(core);
+    (disk, KvView::new(core))
+}
+
+/// On the threads that serve clients the protocol runs too: it could neither send heartbeats nor notice that the disk hangs.
+#[tokio::test]
+async fn a_get_from_a_disk_that_hangs_holds_up_no_other_task() {
+    let (disk, view) = on_a_disk_that_hangs();
     let get = RangeRequest { key: "key-1000".into(), ..Default::default() };
     let get = tokio::spawn(async move { view.range(get).await });
     tokio::time::sleep(std::time::Duration::from_millis(50)).await;
@@ -390,16 +414,7 @@ async fn a_get_from_a_disk_that_hangs_holds_up_no_other_task() {
 /// There are 512 threads for all that blocks, and others need them: certificates are read on them, for one.
 #[tokio::test]
 async fn gets_from_a_disk_that_hangs_leave_threads_to_others() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let disk = Failing::default();
-    let core = Arc::new(disk.open(&dir.path().join("kv.redb.failed")).expect("a database"));
-    // More than one page of them.
-    let changes: Vec<_> = (0..2000).map(|n| put(&format!("key-{n}"), &[7; 90])).collect();
-    core.change(|store| changes.iter().for_each(|one| model::change(store, std::slice::from_ref(one))))
-        .expect("changes");
-    core.close().expect("a sync");
-    disk.hang(true);
-    let view = KvView::new(core);
+    let (disk, view) = on_a_disk_that_hangs();
     let begun = Arc::new(std::sync::atomic::AtomicUsize::new(0));
     let mut gets = tokio::task::JoinSet::new();
     for _ in 0..600 {

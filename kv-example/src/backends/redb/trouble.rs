@@ -38,7 +38,7 @@ pub(super) fn told(path: &str, distrust: Option<&Distrust>, fatal: Fatal) -> Fat
     if let Some(distrust) = distrust.filter(|_| failed && !mutant!("failed-disk-trusted"))
         && let Err(error) = distrust.mark()
     {
-        tracing::warn!(%error, "{} can't be made: delete {path} before the next start", distrust.path().display());
+        tracing::error!(%error, "the disk failed under {path}, and nothing can tell the next start: delete that file before");
     }
     fatal
 }
