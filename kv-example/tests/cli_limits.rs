@@ -135,12 +135,7 @@ async fn requests_that_are_too_many_or_never_arrive() {
     let node = Node::start(&["--max-pending-requests", "16", "--receive-timeout-ms", "3000"]).await;
     let mut abuser = Abuser::connect(&node, 1).await;
     let begun = Instant::now();
-    let mut halves = Vec::new();
-    for _ in 0..8 {
-        let mut call = abuser.call("/etcdserverpb.KV/Put").await;
-        call.send(announced(1000, &[0; 10]));
-        halves.push(call);
-    }
+    let mut halves = abuser.half_puts(8).await;
     node.until_in_progress(8).await;
     let mut ninth = abuser.call("/etcdserverpb.KV/Put").await;
     let refused = ninth.status().await;
@@ -189,12 +184,7 @@ async fn watches_of_health_that_are_too_many() {
     }
     node.others_go_on().await;
     // As many requests of that address as without them.
-    let mut halves = Vec::new();
-    for _ in 0..4 {
-        let mut call = abuser.call("/etcdserverpb.KV/Put").await;
-        call.send(announced(1000, &[0; 10]));
-        halves.push(call);
-    }
+    let _halves = abuser.half_puts(4).await;
     node.until_in_progress(4).await;
     let mut fifth = abuser.call("/etcdserverpb.KV/Put").await;
     assert!(detail(&fifth.status().await).starts_with("requests in progress: 127.0.0.1 has 4 of them"));
@@ -219,12 +209,7 @@ async fn watches_of_health_that_are_too_many() {
 async fn requests_on_one_connection_that_are_too_many() {
     let node = Node::start(&["--max-connection-requests", "4"]).await;
     let mut abuser = Abuser::connect(&node, 1).await;
-    let mut halves = Vec::new();
-    for _ in 0..4 {
-        let mut call = abuser.call("/etcdserverpb.KV/Put").await;
-        call.send(announced(1000, &[0; 10]));
-        halves.push(call);
-    }
+    let mut halves = abuser.half_puts(4).await;
     node.until_in_progress(4).await;
     let mut fifth = abuser.call("/etcdserverpb.KV/Put").await;
     fifth.send(server::framed(&PutRequest { key: "fifth".into(), ..PutRequest::default() }));
@@ -254,11 +239,7 @@ async fn requests_from_everywhere_that_are_too_many() {
     let (mut halves, mut abusers) = (Vec::new(), Vec::new());
     for address in [1, 3] {
         let mut abuser = Abuser::connect(&node, address).await;
-        for _ in 0..2 {
-            let mut call = abuser.call("/etcdserverpb.KV/Put").await;
-            call.send(announced(1000, &[0; 10]));
-            halves.push(call);
-        }
+        halves.append(&mut abuser.half_puts(2).await);
         node.until_in_progress(halves.len() as u64).await;
         abusers.push(abuser);
     }

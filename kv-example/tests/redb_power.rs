@@ -19,7 +19,7 @@ use kv_example::machine::{KvMachine, encode_command};
 use raftkv::testing::Random;
 use raftkv::{Chunks, ClusterId, Fatal, LogId, NodeId, StateMachine};
 use raftkv_storage_file::Vfs;
-use raftkv_storage_file::sim::{Fate, Moment, SimDisk};
+use raftkv_storage_file::sim::{Moment, SimDisk, patterns};
 
 const OWNER: Owner = Owner { cluster: ClusterId(7), node: NodeId(1) };
 /// A transaction is synced after so many commands.
@@ -187,47 +187,6 @@ fn run(disk: &SimDisk, all: &Workload, at: usize, calls: usize) -> Vec<Point> {
     points
 }
 
-/// Loses power: every sector, length and name meets its fate, in the order in which they were written.
-fn lose(moment: &Moment, fates: &[Fate]) -> SimDisk {
-    let mut fates = fates.iter();
-    moment.lose_power(|_| *fates.next().unwrap())
-}
-
-/// Patterns of damage for so many pending sectors, lengths and names: all of a kind, up to a place, from a place on, and a single one; all of
-/// these, or some. And some by chance.
-fn patterns(n: usize, random: &mut Random, some: Option<usize>) -> Vec<Vec<Fate>> {
-    let mut out = vec![vec![Fate::Lost; n], vec![Fate::Kept; n]];
-    if n == 0 {
-        out.pop();
-        return out;
-    }
-    out.push(vec![Fate::Garbage; n]);
-    out.push(vec![Fate::Early; n]);
-    let fates = [Fate::Lost, Fate::Kept, Fate::Garbage, Fate::Early, Fate::Kept];
-    for _ in 0..2 {
-        out.push((0..n).map(|_| random.pick(&fates).unwrap()).collect());
-    }
-    let places: Vec<usize> = match some {
-        Some(some) => (0..some).map(|_| usize::try_from(random.below(n as u64)).unwrap()).collect(),
-        None => (0..n).collect(),
-    };
-    for at in places {
-        let mut prefix = vec![Fate::Lost; n];
-        prefix[..at].fill(Fate::Kept);
-        prefix[at] = random.pick(&[Fate::Lost, Fate::Garbage]).unwrap();
-        out.push(prefix);
-        let mut suffix = vec![Fate::Kept; n];
-        suffix[..at].fill(Fate::Lost);
-        out.push(suffix);
-        for single in [Fate::Lost, Fate::Garbage, Fate::Early] {
-            let mut one = vec![Fate::Kept; n];
-            one[at] = single;
-            out.push(one);
-        }
-    }
-    out
-}
-
 #[derive(Default)]
 struct Count {
     first: u64,
@@ -241,13 +200,13 @@ fn campaign(seed: u64, calls: usize, all_patterns: bool, sample: u64, count: &mu
     let points = run(&SimDisk::new(), &all, 0, calls);
     for (at, point) in points.iter().enumerate() {
         let pending = point.moment.pending();
-        for fates in patterns(pending.len(), &mut random, (!all_patterns).then_some(1)) {
-            let found = find(&lose(&point.moment, &fates), &all, point.from, point.upto);
+        for fates in patterns(pending.len(), &mut random, 2, (!all_patterns).then_some(1)) {
+            let found = find(&point.moment.suffer(&fates), &all, point.from, point.upto);
             let found =
                 found.unwrap_or_else(|error| panic!("seed {seed}, operation {at}, {pending:?}, {fates:?}: {error}"));
             count.first += 1;
             if random.below(sample) == 0 {
-                again(&lose(&point.moment, &fates), &all, found, &mut random, count);
+                again(&point.moment.suffer(&fates), &all, found, &mut random, count);
             }
         }
     }
@@ -256,9 +215,9 @@ fn campaign(seed: u64, calls: usize, all_patterns: bool, sample: u64, count: &mu
 /// Loses power in the recovery from an earlier loss, and in what follows.
 fn again(disk: &SimDisk, all: &Workload, at: usize, random: &mut Random, count: &mut Count) {
     for point in run(disk, all, at, 2) {
-        let patterns = patterns(point.moment.pending().len(), random, Some(1));
+        let patterns = patterns(point.moment.pending().len(), random, 2, Some(1));
         let fates = random.pick(&patterns).unwrap();
-        find(&lose(&point.moment, &fates), all, point.from, point.upto)
+        find(&point.moment.suffer(&fates), all, point.from, point.upto)
             .unwrap_or_else(|error| panic!("again, {:?}, {fates:?}: {error}", point.moment));
         count.second += 1;
     }

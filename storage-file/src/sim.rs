@@ -14,6 +14,7 @@
 mod files;
 pub mod log_model;
 mod pages;
+mod patterns;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pages::Pages;
+pub use patterns::patterns;
 
 /// What a disk writes in one piece, in bytes.
 pub const SECTOR: usize = 512;

@@ -9,50 +9,39 @@
 
 mod support;
 
+use raftkv::testing::Random;
 use raftkv::{HardState, LogId, LogWrite, NodeId, Term};
-use raftkv_storage_file::sim::{Fate, Fault, Moment, SimDisk};
+use raftkv_storage_file::sim::{Fate, Fault, Moment, SimDisk, patterns};
 use raftkv_storage_file::{Options, Wal};
 use support::{Call, Model, model_of, open_with, perform, tiny, vote, write};
 
-/// A generator good enough to vary tests, the same on every machine.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % sides
-    }
-}
-
 /// Appends, truncations, votes and compactions, in terms that only grow.
 fn workload(seed: u64, calls: usize) -> Vec<Call> {
-    let mut dice = Dice(seed * 0x1234_5677 + 99);
+    let mut random = Random::new(seed);
     let mut model = Model::default();
     let mut term = 1;
     let mut out = Vec::new();
     for _ in 0..calls {
         let last = model.last().index.0;
         let base = model.base.index.0;
-        let len = [0, 40, 300, 700, 1800][usize::try_from(dice.roll(5)).unwrap()];
-        let call = match dice.roll(10) {
+        let len = [0, 40, 300, 700, 1800][usize::try_from(random.below(5)).unwrap()];
+        let call = match random.below(10) {
             0 => {
                 term += 1;
-                Call::Write(vote(term, 1 + dice.roll(3)))
+                Call::Write(vote(term, 1 + random.below(3)))
             }
             1 | 2 if last > base => {
                 term += 1;
-                let first = base + 1 + dice.roll(last - base);
+                let first = base + 1 + random.below(last - base);
                 let hard_state = Some(HardState { term: Term(term), voted_for: None });
-                Call::Write(LogWrite { hard_state, ..write(term, first..first + 1 + dice.roll(3), len) })
+                Call::Write(LogWrite { hard_state, ..write(term, first..first + 1 + random.below(3), len) })
             }
             3 if last > base => {
-                let upto = &model.entries[usize::try_from(dice.roll(last - base)).unwrap()];
+                let upto = &model.entries[usize::try_from(random.below(last - base)).unwrap()];
                 Call::Compact(upto.id)
             }
-            4 if dice.roll(4) == 0 => Call::Compact(LogId::new(term, last + dice.roll(3))),
-            _ => Call::Write(write(term, last + 1..last + 2 + dice.roll(4), len)),
+            4 if random.below(4) == 0 => Call::Compact(LogId::new(term, last + random.below(3))),
+            _ => Call::Write(write(term, last + 1..last + 2 + random.below(4), len)),
         };
         model.apply(&call);
         out.push(call);
@@ -92,41 +81,6 @@ fn run(disk: &SimDisk, options: Options, before: Vec<Model>, calls: &[Call]) -> 
     points
 }
 
-/// Every pattern of damage tried for so many pending sectors, lengths and names.
-fn patterns(n: usize, dice: &mut Dice, random: usize) -> Vec<Vec<Fate>> {
-    let mut out = vec![vec![Fate::Lost; n], vec![Fate::Kept; n]];
-    if n == 0 {
-        return out;
-    }
-    out.push(vec![Fate::Garbage; n]);
-    out.push(vec![Fate::Early; n]);
-    for at in 0..n {
-        let mut prefix = vec![Fate::Lost; n];
-        prefix[..at].fill(Fate::Kept);
-        out.push(prefix.clone());
-        prefix[at] = Fate::Garbage;
-        out.push(prefix);
-        let mut suffix = vec![Fate::Kept; n];
-        suffix[..at].fill(Fate::Lost);
-        out.push(suffix);
-        for single in [Fate::Lost, Fate::Garbage, Fate::Early] {
-            let mut one = vec![Fate::Kept; n];
-            one[at] = single;
-            out.push(one);
-        }
-    }
-    for _ in 0..random {
-        let fates = [Fate::Lost, Fate::Kept, Fate::Garbage, Fate::Early, Fate::Kept];
-        out.push((0..n).map(|_| fates[usize::try_from(dice.roll(5)).unwrap()]).collect());
-    }
-    out
-}
-
-fn lose(moment: &Moment, fates: &[Fate]) -> SimDisk {
-    let mut fates = fates.iter();
-    moment.lose_power(|_| *fates.next().unwrap())
-}
-
 #[derive(Default)]
 struct Count {
     first: u64,
@@ -150,20 +104,20 @@ fn aftermath(model: &Model) -> Vec<Call> {
 fn campaign(seed: u64, calls: usize, options: Options, limit: Option<usize>, sample: u64, count: &mut Count) {
     let disk = SimDisk::new();
     disk.set_write_limit(limit);
-    let mut dice = Dice(seed + 7);
+    let mut random = Random::new(seed + 7);
     let points = run(&disk, options, vec![Model::default()], &workload(seed, calls));
     for (at, point) in points.iter().enumerate() {
-        for fates in patterns(point.moment.pending().len(), &mut dice, 6) {
+        for fates in patterns(point.moment.pending().len(), &mut random, 6, None) {
             count.first += 1;
             let context = || format!("seed {seed}, moment {at}, {:?} {fates:?}", point.moment.pending());
-            let crashed = lose(&point.moment, &fates);
+            let crashed = point.moment.suffer(&fates);
             let kept = crashed.now();
             let wal = open_with(&crashed, options).unwrap_or_else(|e| panic!("{e}\n{}", context()));
             let found = model_of(&wal).unwrap_or_else(|e| panic!("{e}\n{}", context()));
             assert!(point.allowed.contains(&found), "{}\nfound {found:?}\nallowed {:?}", context(), point.allowed);
             drop(wal);
-            if dice.roll(sample) == 0 {
-                second_loss(&kept, options, point, &found, &mut dice, count, &context());
+            if random.below(sample) == 0 {
+                second_loss(&kept, options, point, &found, &mut random, count, &context());
             }
         }
     }
@@ -174,7 +128,7 @@ fn second_loss(
     options: Options,
     point: &Point,
     found: &Model,
-    dice: &mut Dice,
+    random: &mut Random,
     count: &mut Count,
     context: &str,
 ) {
@@ -182,14 +136,14 @@ fn second_loss(
     let later = run(&first.kill(), options, point.allowed.clone(), &aftermath(found));
     for (at, point) in later.iter().enumerate() {
         let n = point.moment.pending().len();
-        let mut fates = patterns(n, dice, 3);
+        let mut fates = patterns(n, random, 3, None);
         while fates.len() > 12 {
-            fates.swap_remove(usize::try_from(dice.roll(fates.len() as u64)).unwrap());
+            fates.swap_remove(usize::try_from(random.below(fates.len() as u64)).unwrap());
         }
         for fates in fates {
             count.second += 1;
             let context = || format!("{context}\nthen moment {at}, {:?} {fates:?}", point.moment.pending());
-            let crashed = lose(&point.moment, &fates);
+            let crashed = point.moment.suffer(&fates);
             let wal = open_with(&crashed, options).unwrap_or_else(|e| panic!("{e}\n{}", context()));
             let found = model_of(&wal).unwrap_or_else(|e| panic!("{e}\n{}", context()));
             assert!(point.allowed.contains(&found), "{}\nfound {found:?}\nallowed {:?}", context(), point.allowed);

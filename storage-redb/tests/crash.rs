@@ -11,9 +11,9 @@ mod support;
 
 use raftkv::testing::Random;
 use raftkv::{HardState, LogWrite, NodeId, Term};
-use raftkv_storage_file::sim::{Fate, Moment, SimDisk};
+use raftkv_storage_file::sim::{Moment, SimDisk, patterns};
 use raftkv_storage_redb::Commit;
-use support::{Call, Model, inline, lose, model_of, open_with, perform, workload, write};
+use support::{Call, Model, inline, model_of, open_with, perform, workload, write};
 
 /// A moment of a run, and what the log may hold if power is lost then.
 struct Point {
@@ -46,40 +46,6 @@ fn run(disk: &SimDisk, commit: Commit, before: Vec<Model>, calls: &[Call]) -> Ve
     points
 }
 
-/// Patterns of damage for so many pending sectors, lengths and names: all of a kind, up to a place, from a place on, and a single one; all of
-/// these, or some. And some by chance.
-fn patterns(n: usize, random: &mut Random, some: Option<usize>) -> Vec<Vec<Fate>> {
-    let mut out = vec![vec![Fate::Lost; n], vec![Fate::Kept; n]];
-    if n == 0 {
-        return out;
-    }
-    out.push(vec![Fate::Garbage; n]);
-    out.push(vec![Fate::Early; n]);
-    let fates = [Fate::Lost, Fate::Kept, Fate::Garbage, Fate::Early, Fate::Kept];
-    for _ in 0..3 {
-        out.push((0..n).map(|_| random.pick(&fates).unwrap()).collect());
-    }
-    let places: Vec<usize> = match some {
-        Some(some) => (0..some).map(|_| usize::try_from(random.below(n as u64)).unwrap()).collect(),
-        None => (0..n).collect(),
-    };
-    for at in places {
-        let mut prefix = vec![Fate::Lost; n];
-        prefix[..at].fill(Fate::Kept);
-        prefix[at] = random.pick(&[Fate::Lost, Fate::Garbage]).unwrap();
-        out.push(prefix);
-        let mut suffix = vec![Fate::Kept; n];
-        suffix[..at].fill(Fate::Lost);
-        out.push(suffix);
-        for single in [Fate::Lost, Fate::Garbage, Fate::Early] {
-            let mut one = vec![Fate::Kept; n];
-            one[at] = single;
-            out.push(one);
-        }
-    }
-    out
-}
-
 /// What a node does after a restart: it may find that its last entry was replaced while it was away.
 fn aftermath(model: &Model) -> Vec<Call> {
     let last = model.last();
@@ -106,16 +72,16 @@ fn campaign(seed: u64, commit: Commit, calls: usize, all: bool, sample: u64, cou
     let points = run(&disk, commit, vec![Model::default()], &calls);
     for (at, point) in points.iter().enumerate() {
         let n = point.moment.pending().len();
-        for fates in patterns(n, &mut random, (!all).then_some(1)) {
+        for fates in patterns(n, &mut random, 3, (!all).then_some(1)) {
             let context = || format!("seed {seed}, {commit:?}, operation {at}, fates {fates:?}");
-            let disk = lose(&point.moment, &fates);
+            let disk = point.moment.suffer(&fates);
             let log = open_with(&disk, inline(commit)).unwrap_or_else(|e| panic!("{}: {e}", context()));
             let model = model_of(&log).unwrap_or_else(|e| panic!("{}: {e}", context()));
             assert!(point.allowed.contains(&model), "{}:\n{model:?}\nand not one of\n{:?}", context(), point.allowed);
             drop(log);
             count.first += 1;
             if random.below(sample) == 0 {
-                let disk = lose(&point.moment, &fates);
+                let disk = point.moment.suffer(&fates);
                 again(&disk, commit, vec![model.clone()], &aftermath(&model), &mut random, count);
             }
         }
@@ -126,9 +92,9 @@ fn campaign(seed: u64, commit: Commit, calls: usize, all: bool, sample: u64, cou
 fn again(disk: &SimDisk, commit: Commit, before: Vec<Model>, calls: &[Call], random: &mut Random, count: &mut Count) {
     for point in run(disk, commit, before, calls) {
         let n = point.moment.pending().len();
-        let patterns = patterns(n, random, Some(1));
+        let patterns = patterns(n, random, 3, Some(1));
         let fates = random.pick(&patterns).unwrap();
-        let log = open_with(&lose(&point.moment, &fates), inline(commit)).unwrap_or_else(|e| panic!("again: {e}"));
+        let log = open_with(&point.moment.suffer(&fates), inline(commit)).unwrap_or_else(|e| panic!("again: {e}"));
         let model = model_of(&log).unwrap();
         assert!(point.allowed.contains(&model), "again:\n{model:?}\nand not one of\n{:?}", point.allowed);
         count.second += 1;

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use raftkv::testing::Random;
 use raftkv::{LogId, Membership, NodeId, Peer, Snapshot, SnapshotId, SnapshotMeta, StorageError};
-use raftkv_storage_file::sim::{Fate, Fault, SimDisk};
+use raftkv_storage_file::sim::{Fate, Fault, SimDisk, patterns};
 use raftkv_storage_redb::{Commit, Identity, RedbSnapshots, SnapshotOptions};
-use support::{IDENTITY, lose, now};
+use support::{IDENTITY, now};
 
 /// The line in these tests.
 const LINE: usize = 1000;
@@ -209,15 +209,9 @@ fn a_loss_of_power_at_any_moment_leaves_a_whole_image() {
     for (operation, moment) in disk.take_recording().iter().enumerate() {
         let least = published.iter().rev().find(|(at, _)| *at <= operation as u64).map_or(0, |(_, n)| *n);
         let n = moment.pending().len();
-        let mut patterns: Vec<Vec<Fate>> =
-            [Fate::Lost, Fate::Kept, Fate::Garbage, Fate::Early].map(|fate| vec![fate; n]).into();
-        for _ in 0..4 {
-            let fates = [Fate::Lost, Fate::Kept, Fate::Kept, Fate::Garbage, Fate::Early];
-            patterns.push((0..n).map(|_| random.pick(&fates).unwrap()).collect());
-        }
-        for fates in patterns {
+        for fates in patterns(n, &mut random, 4, Some(0)) {
             let context = || format!("operation {operation}, {fates:?}");
-            let store = open(&lose(moment, &fates)).unwrap_or_else(|e| panic!("{}: {e}", context()));
+            let store = open(&moment.suffer(&fates)).unwrap_or_else(|e| panic!("{}: {e}", context()));
             let have = latest(&store).map_or(0, |meta| usize::try_from(meta.id.0).unwrap());
             assert!((least..=least + 1).contains(&have), "{}: image {have} where {least} was published", context());
             if have > 0 {

@@ -49,6 +49,20 @@
 //! A sector that was being written when the power went may be old, new, or garbage: of what is overwritten in place there are two, and the other is whole. Where the disk
 //! damages the newest header later, the database goes back by one synced commit, which is what a loss of power right before it would have left. The log has the rest.
 
+/// The locks of a [`StorageBackend`] that lies over another one, its `file`: they are that one's.
+macro_rules! locks_of_the_file {
+    () => {
+        locks_of_the_file! {
+            try_lock_range: bool, try_lock_shared_range: bool, lock_range: (), lock_shared_range: (), unlock_range: (), query_lock_range: bool
+        }
+    };
+    ($($lock:ident: $told:ty),*) => {$(
+        fn $lock(&self, start: std::ops::Bound<u64>, end: std::ops::Bound<u64>) -> Result<$told, redb::BackendError> {
+            self.file.$lock(start, end)
+        }
+    )*};
+}
+
 mod database;
 mod first;
 mod load;

@@ -282,6 +282,17 @@ impl Abuser {
         self.try_call(path).await.unwrap()
     }
 
+    /// So many puts of which the rest never comes.
+    pub(crate) async fn half_puts(&mut self, count: usize) -> Vec<Call> {
+        let mut halves = Vec::new();
+        for _ in 0..count {
+            let mut call = self.call("/etcdserverpb.KV/Put").await;
+            call.send(announced(1000, &[0; 10]));
+            halves.push(call);
+        }
+        halves
+    }
+
     /// Begins a call; nothing of its body is sent.
     pub(crate) async fn try_call(&mut self, path: &str) -> Result<Call, h2::Error> {
         let request = Request::builder().method(Method::POST).version(Version::HTTP_2);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use raftkv::testing::Random;
 use raftkv::{ClusterId, GroupId, HardState, LogId, LogStore, LogWrite, NodeId, StorageError, Term};
 pub use raftkv_storage_file::sim::log_model::{Call, LogModel as Model, vote, write};
-use raftkv_storage_file::sim::{Fate, Moment, SimDisk};
+use raftkv_storage_file::sim::SimDisk;
 use raftkv_storage_redb::{Commit, Identity, Options, RedbLog};
 
 pub const IDENTITY: Identity = Identity { cluster: ClusterId(0xc0ffee), node: NodeId(1), group: GroupId(0) };
@@ -77,10 +77,4 @@ pub fn workload(random: &mut Random, calls: usize) -> Vec<Call> {
         out.push(call);
     }
     out
-}
-
-/// Loses power: every sector, length and name meets its fate, in the order in which they were written.
-pub fn lose(moment: &Moment, fates: &[Fate]) -> SimDisk {
-    let mut fates = fates.iter();
-    moment.lose_power(|_| *fates.next().unwrap())
 }
