@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use raftkv::testing::Random;
 use raftkv::{ClusterId, GroupId, HardState, LogId, LogStore, LogWrite, NodeId, StorageError, Term};
-pub use raftkv_storage_file::sim::log_model::{Call, LogModel as Model, vote, write};
 use raftkv_storage_file::sim::SimDisk;
+pub use raftkv_storage_file::sim::log_model::{Call, LogModel as Model, vote, write};
 use raftkv_storage_redb::{Commit, Identity, Options, RedbLog};
 
 pub const IDENTITY: Identity = Identity { cluster: ClusterId(0xc0ffee), node: NodeId(1), group: GroupId(0) };

@@ -154,10 +154,7 @@ pub(crate) fn read_again(text: &str, key: &[u8]) {
         let again = token.claims.sign(key).and_then(|text| Token::read(&text));
         _ = (is_proof(text, key, 1, &token.claims.user), token.is_good(key, u64::MAX));
         assert!(again.is_some_and(|again| again.claims == token.claims), "a token changes on its way");
-        assert!(
-            !token.is_good(key, 0) || token.claims.sign(key).as_deref() == Some(text),
-            "two texts for one token"
-        );
+        assert!(!token.is_good(key, 0) || token.claims.sign(key).as_deref() == Some(text), "two texts for one token");
     }
 }
 
