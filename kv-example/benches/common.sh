@@ -81,11 +81,11 @@ all_run() {
     done
 }
 
-# until_served ENDPOINTS: waits until a put succeeds there.
+# until_served ENDPOINTS OPTIONS...: waits until a put succeeds there, of a client with these options.
 until_served() {
     local began=$SECONDS
     while [ $((SECONDS - began)) -lt 30 ]; do
-        "$kv" put "$name" ready --endpoints "$1" --timeout 1 >/dev/null 2>&1 && return
+        "$kv" put "$name" ready --endpoints "$@" --timeout 1 >/dev/null 2>&1 && return
         sleep 0.02
     done
     last_words "nobody serves at $1"

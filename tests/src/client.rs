@@ -13,7 +13,8 @@ use kv_example::api::etcdserverpb::compare::{CompareResult, CompareTarget, Targe
 use kv_example::api::etcdserverpb::kv_client::KvClient;
 use kv_example::api::etcdserverpb::maintenance_client::MaintenanceClient;
 use kv_example::api::etcdserverpb::{
-    Compare, HashKvRequest, PutRequest, RangeRequest, RequestOp, TxnRequest, TxnResponse, request_op, response_op,
+    Compare, HashKvRequest, PutRequest, RangeRequest, RequestOp, StatusRequest, StatusResponse, TxnRequest,
+    TxnResponse, request_op, response_op,
 };
 use kv_example::api::mvccpb::KeyValue;
 use kv_example::api::node::node_client::NodeClient;
@@ -154,6 +155,14 @@ impl Endpoint {
     /// See [`Failure`].
     pub async fn status(&self, limit: Duration) -> Result<NodeStatusResponse, Failure> {
         within(limit, NodeClient::new(self.channel.clone()).status(NodeStatusRequest {})).await
+    }
+
+    /// What etcd's API has the server say of itself, ours or etcd's.
+    ///
+    /// # Errors
+    /// See [`Failure`].
+    pub async fn etcd_status(&self, limit: Duration) -> Result<StatusResponse, Failure> {
+        within(limit, MaintenanceClient::new(self.channel.clone()).status(StatusRequest {})).await
     }
 
     /// The revision of this server's store, and a checksum of all it holds.

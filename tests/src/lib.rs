@@ -9,7 +9,7 @@
 //! * [`mortal`] gives a server files on which it dies at a chosen operation of the install of an image.
 //!
 //! `cargo run --release -p raftkv-tests --bin chaos -- --minutes 5` does all of this at random, from a seed: see [`chaos`].
-//! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader, and
+//! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader, beside etcd's, and
 //! `cargo run --release -p raftkv-tests --bin curves` how cost grows with clients, values, nodes, keys and distance: see [`curves`].
 //!
 //! Environment variables:
@@ -28,6 +28,7 @@ pub mod client;
 mod cluster;
 pub mod curves;
 pub mod disk;
+mod etcd;
 pub mod history;
 pub mod hot;
 mod load;
@@ -40,6 +41,7 @@ pub mod process;
 pub mod simulation;
 
 pub use cluster::{Cluster, ClusterOptions, Leader, PATIENCE};
+pub use etcd::Etcd;
 pub use load::{History, Load, LoadOptions};
 pub use network::Network;
 pub use ports::Port;
