@@ -302,10 +302,11 @@ pub(crate) fn read_small(vfs: &dyn Vfs, path: &Path, limit: usize) -> io::Result
     Ok(buf)
 }
 
-/// Turns a refusal of the operating system into ours, which says what was tried on what.
+/// Turns a refusal of the operating system into ours, which says what was tried on what. Costs nothing where there is none: readers call
+/// this for each entry.
 pub fn failed(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StorageError {
-    let path = path.display().to_string();
     move |source| {
+        let path = path.display().to_string();
         if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
             StorageError::Full { op, path }
         } else {
