@@ -13,9 +13,10 @@ use tonic_health::ServingStatus;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_health::server::{HealthReporter, HealthService};
 
+use super::pause::Pauses;
 use super::{Context, Replica};
 
-/// How often the node is looked at.
+/// How often the node is looked at, unless all is well and it tells what happens.
 const PERIOD: Duration = Duration::from_millis(100);
 const NAMES: [&str; 5] =
     ["", "etcdserverpb.KV", "etcdserverpb.Maintenance", "etcdserverpb.Cluster", "etcdserverpb.Auth"];
@@ -44,6 +45,7 @@ impl Health {
 /// Keeps the health service, the term and the readiness up to date until the node stops.
 pub(super) async fn watch<R: Replica>(context: Arc<Context<R>>, health: Health) {
     let mut serving = None;
+    let mut pauses = Pauses::new(&context.replica, PERIOD);
     loop {
         let now = match context.replica.status().await {
             Ok(status) => {
@@ -58,12 +60,13 @@ pub(super) async fn watch<R: Replica>(context: Arc<Context<R>>, health: Health) 
             // It is busy, not broken: the next look will tell.
             Err(_) => serving.unwrap_or(false),
         };
-        if serving != Some(now) {
+        let changed = serving != Some(now);
+        if changed {
             tracing::info!(serving = now, "health");
             health.set(now).await;
             serving = Some(now);
         }
-        tokio::time::sleep(PERIOD).await;
+        pauses.pause(now && !changed).await;
     }
 }
 

@@ -13,6 +13,7 @@ mod maintenance;
 mod members;
 mod node;
 pub(crate) mod once;
+mod pause;
 pub(crate) mod refused;
 mod replica;
 mod steward;

@@ -3,7 +3,9 @@
 use std::future::Future;
 
 use bytes::Bytes;
-use raftkv::{Change, ChangeError, Consistency, Error, LogId, NodeId, Once, Raft, SessionId, Status, TransferError};
+use raftkv::{
+    Change, ChangeError, Consistency, Error, Events, LogId, NodeId, Once, Raft, SessionId, Status, TransferError,
+};
 
 /// A node that replicates commands to a [`KvMachine`](crate::machine::KvMachine).
 pub trait Replica: Clone + Send + Sync + 'static {
@@ -24,6 +26,11 @@ pub trait Replica: Clone + Send + Sync + 'static {
 
     /// The node's view of itself and its group.
     fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send;
+
+    /// What happens to the node from now on; none where nobody tells.
+    fn events(&self) -> Option<Events> {
+        None
+    }
 
     /// Stands for election.
     fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send;
@@ -64,6 +71,10 @@ impl Replica for Raft {
 
     fn status(&self) -> impl Future<Output = Result<Status, Error>> + Send {
         Self::status(self)
+    }
+
+    fn events(&self) -> Option<Events> {
+        Some(Self::events(self))
     }
 
     fn campaign(&self) -> impl Future<Output = Result<(), Error>> + Send {

@@ -9,10 +9,11 @@ use std::time::Duration;
 use raftkv::{Change, Error, NodeId, Status as RaftStatus};
 
 use super::members::{configuration, in_sync};
+use super::pause::Pauses;
 use super::{Context, Replica};
 use crate::api::command::{MemberGone, MemberStarted, member_note::Note};
 
-/// How often it looks.
+/// How often it looks, while there is something to do or the node does not tell what happens.
 const PERIOD: Duration = Duration::from_millis(250);
 /// How long a promotion that was refused is left alone.
 const PAUSE_AFTER_REFUSAL: Duration = Duration::from_secs(2);
@@ -20,41 +21,53 @@ const PAUSE_AFTER_REFUSAL: Duration = Duration::from_secs(2);
 /// Works until the node stops.
 pub(super) async fn keep<R: Replica>(context: Arc<Context<R>>) {
     let mut refused_at: BTreeMap<NodeId, tokio::time::Instant> = BTreeMap::new();
+    let mut pauses = Pauses::new(&context.replica, PERIOD);
+    let mut quiet = false;
     loop {
-        tokio::time::sleep(PERIOD).await;
-        let status = match context.replica.status().await {
-            Ok(status) => status,
+        pauses.pause(quiet).await;
+        quiet = match context.replica.status().await {
+            Ok(status) => tend(&context, &status, &mut refused_at).await,
             Err(Error::Stopped(_)) => return,
-            Err(_) => continue,
+            Err(_) => false,
         };
-        if !configuration(&status).contains(status.id) || status.leader.is_none() {
-            continue;
-        }
-        context.announce(&status).await;
-        if status.leader != Some(status.id) {
-            continue;
-        }
-        let now = tokio::time::Instant::now();
-        refused_at.retain(|_, at| now.duration_since(*at) < PAUSE_AFTER_REFUSAL);
-        if let Some(id) = context.ripe(&status).filter(|id| !refused_at.contains_key(id)) {
-            match context.replica.change_membership(Change::new().promote(id)).await {
-                Ok(at) => {
-                    tracing::info!(member = id.0, configuration = %at, "a new member has caught up, and votes from now on")
-                }
-                Err(error) => {
-                    tracing::info!(member = id.0, %error, "a new member is not promoted yet");
-                    refused_at.insert(id, now);
-                }
-            }
-        }
-        context.reserve_ids(&status).await;
-        context.forget_gone().await;
     }
 }
 
+/// Does what there is to do. Tells whether there was nothing, and nothing goes on that may lead to something.
+async fn tend<R: Replica>(
+    context: &Context<R>,
+    status: &RaftStatus,
+    refused_at: &mut BTreeMap<NodeId, tokio::time::Instant>,
+) -> bool {
+    if !configuration(status).contains(status.id) || status.leader.is_none() {
+        return false;
+    }
+    let known = context.announce(status).await;
+    if status.leader != Some(status.id) {
+        return known;
+    }
+    let now = tokio::time::Instant::now();
+    refused_at.retain(|_, at| now.duration_since(*at) < PAUSE_AFTER_REFUSAL);
+    if let Some(id) = context.ripe(status).filter(|id| !refused_at.contains_key(id)) {
+        match context.replica.change_membership(Change::new().promote(id)).await {
+            Ok(at) => {
+                tracing::info!(member = id.0, configuration = %at, "a new member has caught up, and votes from now on")
+            }
+            Err(error) => {
+                tracing::info!(member = id.0, %error, "a new member is not promoted yet");
+                refused_at.insert(id, now);
+            }
+        }
+    }
+    let reserved = context.reserve_ids(status).await;
+    let nobody_gone = context.forget_gone().await;
+    let settled = status.change.is_none() && configuration(status).learners.is_empty();
+    known && reserved && nobody_gone && settled
+}
+
 impl<R: Replica> Context<R> {
-    /// Tells the others where this node serves clients, if they don't know.
-    async fn announce(&self, status: &RaftStatus) {
+    /// Tells the others where this node serves clients, if they don't know. Returns whether they knew.
+    async fn announce(&self, status: &RaftStatus) -> bool {
         let client_address = self.options.client_address.clone();
         let known = self
             .view
@@ -63,12 +76,13 @@ impl<R: Replica> Context<R> {
             .is_some_and(|info| info.started && info.client_address == client_address);
         // Before it has caught up, what is not applied yet may say so.
         if known || !self.ready.load(Ordering::Relaxed) {
-            return;
+            return known;
         }
         let note = Note::Started(MemberStarted { id: status.id.0, client_address });
         if let Err(error) = self.note_member(note).await {
             tracing::debug!(%error, "the others could not be told that this node runs; will try again");
         }
+        false
     }
 
     /// A learner that is to vote, and has caught up.
@@ -83,33 +97,38 @@ impl<R: Replica> Context<R> {
         learners.find(|id| in_sync(status, *id))
     }
 
-    /// The ids that the cluster began with are used, whether their nodes have said that they run or not.
-    async fn reserve_ids(&self, status: &RaftStatus) {
+    /// The ids that the cluster began with are used, whether their nodes have said that they run or not. Returns whether that was known.
+    async fn reserve_ids(&self, status: &RaftStatus) -> bool {
         // A member that was added in the usual way was noted by an earlier entry. Before that is applied here, it must not be taken for one that
         // nobody has noted: this would undo the note, and the member would pass for one that has run before.
         let Some(found) = status.configuration.as_ref().filter(|found| found.id.index <= status.applied) else {
-            return;
+            return false;
         };
         let greatest = found.membership.members().map(|peer| peer.id.0).max().unwrap_or(0);
-        if !self.view.members().is_used(greatest) && self.ready.load(Ordering::Relaxed) {
+        let known = self.view.members().is_used(greatest);
+        if !known && self.ready.load(Ordering::Relaxed) {
             let _ = self.note_member(Note::Gone(MemberGone { id: greatest })).await;
         }
+        known
     }
 
-    /// Those who ran and are members no more. Who is only expected may be added in a moment.
-    async fn forget_gone(&self) {
+    /// Those who ran and are members no more. Who is only expected may be added in a moment. Returns whether there are none.
+    async fn forget_gone(&self) -> bool {
         // In this order: whoever runs according to what is known was added before, and a configuration that is seen later has it, unless it was
         // removed since.
         let known = self.view.members();
-        let Ok(RaftStatus { configuration: Some(configuration), .. }) = self.replica.status().await else { return };
+        let Ok(RaftStatus { configuration: Some(configuration), .. }) = self.replica.status().await else {
+            return false;
+        };
         if !configuration.committed {
-            return;
+            return false;
         }
         let gone = known.iter().find(|(id, info)| info.started && !configuration.membership.contains(NodeId(*id)));
         if let Some((id, _)) = gone {
             // It is there again at the next look if that fails.
             let _ = self.note_member(Note::Gone(MemberGone { id })).await;
         }
+        gone.is_none()
     }
 }
 
