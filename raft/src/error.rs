@@ -239,12 +239,12 @@ pub enum StorageError {
         path: String,
     },
     /// Bytes that were known to be good are not. Nothing was changed: restore the file, or replace the node.
-    #[error("{path}: corrupt at offset {offset}{}: {reason}; the file is left as it is: repair the disk, or replace this node with a new one (an old copy of the file would forget acknowledged entries)", entry(.index))]
+    #[error("{path}: corrupt{}: {reason}; the file is left as it is: repair the disk, or replace this node with a new one (an old copy of the file would forget acknowledged entries)", place(.offset, .index))]
     Corrupt {
         /// The file.
         path: String,
-        /// Where the damage begins, in bytes.
-        offset: u64,
+        /// Where the damage begins, in bytes, where it is known.
+        offset: Option<u64>,
         /// The log index concerned, where it is known.
         index: Option<Index>,
         /// What is wrong.
@@ -279,8 +279,14 @@ impl StorageError {
     }
 }
 
-fn entry(index: &Option<Index>) -> String {
-    index.map_or_else(String::new, |i| format!(" (entry {})", i.0))
+/// Where damage is, as far as it is known.
+fn place(offset: &Option<u64>, index: &Option<Index>) -> String {
+    match (offset, index) {
+        (Some(offset), Some(index)) => format!(" at offset {offset} (entry {})", index.0),
+        (Some(offset), None) => format!(" at offset {offset}"),
+        (None, Some(index)) => format!(" at entry {}", index.0),
+        (None, None) => String::new(),
+    }
 }
 
 /// Why a batch could not be handed to a peer. It is logged and counted, and never reaches a client.

@@ -169,7 +169,7 @@ impl Owner {
         let found = std::str::from_utf8(&bytes).ok().and_then(Self::parse);
         found.map(|(owner, kind)| Some((owner, kind.to_owned()))).ok_or_else(|| StorageError::Corrupt {
             path: path.display().to_string(),
-            offset: 0,
+            offset: None,
             index: None,
             reason: "the file that says whose directory this is does not match its checksum".into(),
         })
@@ -207,7 +207,7 @@ pub(crate) fn claim(
         }
         None if used => Err(StorageError::Corrupt {
             path: dir.join(IDENTITY).display().to_string(),
-            offset: 0,
+            offset: None,
             index: None,
             reason: "the file is missing, but the directory holds data".into(),
         }),

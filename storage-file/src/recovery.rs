@@ -59,7 +59,7 @@ impl Home {
 }
 
 pub(crate) fn corrupt(path: &Path, offset: u64, index: Option<Index>, reason: impl Into<String>) -> StorageError {
-    StorageError::Corrupt { path: path.display().to_string(), offset, index, reason: reason.into() }
+    StorageError::Corrupt { path: path.display().to_string(), offset: Some(offset), index, reason: reason.into() }
 }
 
 /// The segments in a directory, by number.

@@ -322,7 +322,7 @@ impl StorageBackend for Backend {
             Ok(n) if n == out.len() => return Ok(()),
             Ok(n) => Err(Refused::Ours(StorageError::Corrupt {
                 path: self.0.path.display().to_string(),
-                offset,
+                offset: Some(offset),
                 index: None,
                 reason: format!("{} bytes were to be there, and {n} are", out.len()),
             })),

@@ -35,9 +35,9 @@ macro_rules! from_redb {
 
 from_redb!(StorageError TableError DatabaseError TransactionError CommitError CompactionError CursorError);
 
-/// Damage, in a file of which redb has its own idea of offsets: it is told without one.
+/// Damage, in a file of which only redb knows what is where.
 pub(crate) fn corrupt(path: &Path, index: Option<Index>, reason: impl Into<String>) -> StorageError {
-    StorageError::Corrupt { path: path.display().to_string(), offset: 0, index, reason: reason.into() }
+    StorageError::Corrupt { path: path.display().to_string(), offset: None, index, reason: reason.into() }
 }
 
 /// Does something with redb, and tells what went wrong as this crate tells it. redb checks the bytes of a page when it opens a file, and

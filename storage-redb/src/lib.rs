@@ -18,8 +18,9 @@
 //! * What was acknowledged survives a loss of power at any moment. Each step (hard state, truncation, entries) is one transaction; it is there as
 //!   a whole or not at all.
 //! * Every entry and every image is verified when it is read, by a checksum of ours; every page by redb's when a database is opened. A flipped bit, a
-//!   missing file, another node's file or an old copy is noticed and told. Where damage that comes while a database is open makes redb panic, the
-//!   panic is caught, and told as damage. (In a program compiled with `panic = "abort"` it ends the process.)
+//!   missing file, another node's file or an old copy is noticed and told; of a log that was closed in good order, the first entry that can't be read
+//!   is named (offsets in its file are redb's own). Where damage that comes while a database is open makes redb panic, the panic is caught, and told
+//!   as damage. (In a program compiled with `panic = "abort"` it ends the process.)
 //! * A write or sync that failed sticks: no later write is taken.
 //! * One process at a time, and only for the node, cluster, group and kind of store that the directory was made for.
 //!

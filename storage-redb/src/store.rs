@@ -8,6 +8,7 @@ use raftkv::{Entry, Index, LogId, LogState, LogWrite, StorageError};
 use raftkv_storage_file::{Identity, Vfs};
 use redb::{ReadTransaction, ReadableTable, WriteTransaction};
 
+use crate::dump::{DumpLine, dump_on};
 use crate::error::{Trouble, corrupt};
 use crate::index::Contents;
 use crate::record::{Checked, ENTRIES, ENTRY_HEADER, STATE, Salt, State, encode_entry};
@@ -33,7 +34,8 @@ impl Store {
         identity: Identity,
         options: Options,
     ) -> Result<Self, StorageError> {
-        let (volume, contents) = Volume::open(vfs, dir, plan(options), identity, make, check)?;
+        let opened = Volume::open(vfs, dir, plan(options), identity, make, check);
+        let (volume, contents) = opened.map_err(|error| name_the_entry(error, vfs, dir))?;
         let LogState { base, last, .. } = contents.log;
         tracing::info!(dir = %dir.display(), %base, %last, commits = contents.sequence, "opened the log");
         let salt = Salt::new(volume.nonce());
@@ -258,6 +260,25 @@ pub(crate) fn check(found: &Found<'_>) -> Result<(Contents, u64), Trouble> {
     contents.sequence = contents.sequence.max(written);
     let sequence = contents.sequence;
     Ok((contents, sequence))
+}
+
+/// redb, which checks each page before we read an entry, does not say what it found in a damaged one: the first entry that can't be read tells.
+fn name_the_entry(error: StorageError, vfs: &Arc<dyn Vfs>, dir: &Path) -> StorageError {
+    if cfg!(panic = "abort") {
+        // redb may panic in a page that it did not check, and the error would never be told.
+        return error;
+    }
+    let StorageError::Corrupt { path, offset: None, index: None, reason } = error else { return error };
+    let mut first = None;
+    let looked = dump_on(vfs.clone(), dir, |line| {
+        if let DumpLine::Damage { index: Some(index), reason } = line {
+            first.get_or_insert((index, reason));
+        }
+    });
+    match (looked, first) {
+        (Ok(()), Some((index, of_entry))) => corrupt(Path::new(&path), Some(index), format!("{of_entry} ({reason})")),
+        (Ok(()) | Err(_), _) => StorageError::Corrupt { path, offset: None, index: None, reason },
+    }
 }
 
 /// The number of the last commit.

@@ -116,6 +116,12 @@ fn a_damaged_entry_is_told_by_its_index_and_the_others_all_the_same() {
     holds(&lines, "  batch 4; 14 entries 46@2 to 59@2");
     assert!(lines.last().unwrap().starts_with("DAMAGED: "), "{lines:#?}");
     assert!(lines.last().unwrap().contains("log.redb"), "{lines:#?}");
+    // Whoever opens it is told as well, and changes nothing.
+    let damaged = disk.contents(&file()).unwrap();
+    let error = open(&disk).unwrap_err().to_string();
+    let words = "/log/log.redb: corrupt at entry 45: the checksum of the entry does not match (redb says: ";
+    assert!(error.starts_with(words), "{error}");
+    assert!(disk.contents(&file()).unwrap() == damaged, "the file was changed");
 }
 
 #[test]

@@ -175,7 +175,7 @@ impl<S: Shelf> Shared<S> {
             });
             images.push(whole.ok_or_else(|| {
                 let (path, reason) = (self.shelf.place(&name), "the image does not match its checksum".into());
-                StorageError::Corrupt { path, offset: 0, index: None, reason }
+                StorageError::Corrupt { path, offset: None, index: None, reason }
             })?);
         }
         images.sort_by_key(|(Published { meta, checksum, .. }, _)| {

@@ -31,7 +31,8 @@ pub(crate) fn open<T: DeserializeOwned>(path: &Path) -> Result<(File, Vec<T>), S
     }
     if (at + 1..bytes.len()).any(|behind| decode::<T>(&bytes[behind..]).is_some()) {
         let reason = "a record does not match its checksum, and others follow it".into();
-        return Err(StorageError::Corrupt { path: path.display().to_string(), offset: at as u64, index: None, reason });
+        let (path, offset) = (path.display().to_string(), Some(at as u64));
+        return Err(StorageError::Corrupt { path, offset, index: None, reason });
     }
     let cut = file.set_len(at as u64).and_then(|()| file.seek(SeekFrom::End(0))).and_then(|_| file.sync_all());
     cut.map_err(StorageError::io("cut", path))?;
