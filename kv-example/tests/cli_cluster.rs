@@ -9,7 +9,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use cli_support::{
-    PROGRAM, Running, assert_refused, deaf, free_ports, is_alive, program, run, signal_pid, stderr, stdout, wait_for,
+    PROGRAM, Running, assert_refused, deaf, free_ports, is_alive, program, run, signal_pid, stack, stderr, stdout,
+    wait_for,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -33,6 +34,7 @@ impl Cluster {
         let base = free_ports(6);
         let mut command = deaf(Command::new(program));
         command.args(["cluster", "--base-port", &base.to_string(), "--data"]).arg(dir.path().join(DATA)).args(more);
+        command.arg("--").args(stack(&[]));
         command.stdin(Stdio::null());
         let cluster = Self { running: Running::spawn(&dir.path().join("log"), command), dir, base };
         cluster.wait_ready();

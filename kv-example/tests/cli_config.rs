@@ -42,7 +42,10 @@ impl Node {
 
     /// Starts it and waits until it answers.
     fn start(&self) -> Running {
-        let node = Running::start(&self.log(), &single(&self.data(), &self.peers(), &self.client()));
+        // Of files: what is told of damage are names and offsets of segments.
+        let (data, peers, client) = (self.data(), self.peers(), self.client());
+        let args = [&single(&data, &peers, &client)[..], &["--store", "file"]].concat();
+        let node = Running::start(&self.log(), &args);
         wait_for("the node's first write", || {
             run(&["put", "k", "v", "--endpoints", &self.client(), "--timeout", "1"]).status.success().then_some(())
         });

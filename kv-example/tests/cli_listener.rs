@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
 
-use cli_support::{PROGRAM, Running, deaf, free_ports, run, wait_for};
+use cli_support::{PROGRAM, Running, deaf, free_ports, run, stack, wait_for};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// A cluster of one.
@@ -30,7 +30,7 @@ impl Server {
         let mut command = deaf(Command::new("sh"));
         command.args(["-c", &format!("{limit}exec \"$0\" \"$@\""), PROGRAM, "server", "--id", "1"]);
         command.arg("--data").arg(dir.path().join("data"));
-        command.args(["--peers", &format!("1={members}"), "--listen-client", &clients]);
+        command.args(["--peers", &format!("1={members}"), "--listen-client", &clients]).args(stack(&[]));
         let process = Running::spawn(&dir.path().join("log"), command);
         let server = Self { dir, clients, members, process };
         wait_for("the first write", || server.put(1).then_some(()));

@@ -1,6 +1,7 @@
 //! A cluster of server processes on 127.0.0.1.
 
 mod checks;
+mod options;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,48 +18,14 @@ use crate::network::Network;
 use crate::ports::Port;
 use crate::process::{Process, notice, tail};
 
+pub use options::{ClusterOptions, stack};
+
 const STATUS_LIMIT: Duration = Duration::from_secs(1);
 const POLL: Duration = Duration::from_millis(20);
 /// How much of a node's log is shown when a test fails.
 const SHOWN_LINES: usize = 150;
 /// How long things take that must happen, on a machine with much else to do.
 pub const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What a cluster is like.
-#[derive(Clone, Debug)]
-pub struct ClusterOptions {
-    /// The server.
-    pub program: PathBuf,
-    /// How many nodes; their ids count from 1.
-    pub nodes: u64,
-    /// Whether nodes meet through a [`Network`] that can be cut.
-    pub network: bool,
-    /// More arguments for every node.
-    pub args: Vec<String>,
-    /// Data directories that are not below the cluster's own directory.
-    pub data: BTreeMap<u64, PathBuf>,
-    /// Where the cluster makes its own directory; none: where the system wants temporary files.
-    pub dir: Option<PathBuf>,
-}
-
-impl ClusterOptions {
-    /// Three nodes with default settings, and what `RAFTKV_TEST_SERVER` says in addition.
-    #[must_use]
-    pub fn new(program: impl Into<PathBuf>) -> Self {
-        let args = std::env::var("RAFTKV_TEST_SERVER").unwrap_or_default();
-        let args = args.split_whitespace().map(str::to_owned).collect();
-        Self { program: program.into(), nodes: 3, network: false, args, data: BTreeMap::new(), dir: None }
-    }
-}
-
-impl ClusterOptions {
-    /// With more arguments for every node.
-    #[must_use]
-    pub fn with(mut self, args: &[&str]) -> Self {
-        self.args.extend(args.iter().map(|arg| (*arg).to_owned()));
-        self
-    }
-}
 
 /// Who leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

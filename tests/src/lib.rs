@@ -18,7 +18,7 @@
 //! |---|---|
 //! | `RAFTKV_TEST_ROUNDS` | rounds of `kill -9`, and of losses of power; by default a few |
 //! | `RAFTKV_AWAY_ENTRIES` | how many entries a node misses before it comes back through an image; by default 20,000 |
-//! | `RAFTKV_TEST_SERVER` | more options for every server, such as `--store redb --engine redb` |
+//! | `RAFTKV_TEST_SERVER` | what every server is made of, in its own options, such as `--store redb --engine redb`; `tests/matrix.sh` goes through all |
 //! | `RAFTKV_TEST_SEED` | the seed that a test printed, to hurt the same nodes again |
 //! | `RAFTKV_TEST_FAILOVER_MS` | how long a failover may take, for machines slower than usual; default 2000 |
 //! | `RAFTKV_TEST_KEEP` | keep the data and logs of a test that failed, and say where they are |
@@ -40,7 +40,7 @@ mod ports;
 pub mod process;
 pub mod simulation;
 
-pub use cluster::{Cluster, ClusterOptions, Leader, PATIENCE};
+pub use cluster::{Cluster, ClusterOptions, Leader, PATIENCE, stack};
 pub use etcd::Etcd;
 pub use load::{History, Load, LoadOptions};
 pub use network::Network;

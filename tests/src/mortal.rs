@@ -53,8 +53,10 @@ impl Install {
         }
         progress.operations += 1;
         let number = progress.operations;
-        let file = path.file_name().unwrap_or_default().display();
-        notice(&format!("operation {number} of an install: {operation} {file}"));
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // A database that was written anew at the start has another name by now than when it was opened.
+        let name = name.strip_suffix(".new").unwrap_or(&name);
+        notice(&format!("operation {number} of an install: {operation} {name}"));
         if number == self.die_at {
             // Whatever comes back from this, no operation is done any more: they wait for the lock.
             let _ = kill_process(getpid(), Signal::KILL);
@@ -63,7 +65,8 @@ impl Install {
             }
         }
         progress.published |= operation == "rename" && is("part");
-        if progress.published && operation == "sync" && is("wal") {
+        // The log: a segment, or a database.
+        if progress.published && operation == "sync" && (is("wal") || name == "log.redb") {
             progress.complete = true;
             notice(&format!("the install is complete after {number} operations"));
         }

@@ -20,6 +20,14 @@ pub(crate) fn program() -> Command {
     deaf(Command::new(PROGRAM))
 }
 
+/// What a server is made of, in its own options: what `RAFTKV_TEST_SERVER` says, save for what these arguments say already.
+pub(crate) fn stack(args: &[&str]) -> Vec<String> {
+    let words = std::env::var("RAFTKV_TEST_SERVER").unwrap_or_default();
+    let words: Vec<_> = words.split_whitespace().collect();
+    let pairs = words.chunks(2).filter(|pair| !args.contains(&pair[0]));
+    pairs.flatten().map(|word| (*word).to_owned()).collect()
+}
+
 /// Where the program is.
 pub(crate) const PROGRAM: &str = env!("CARGO_BIN_EXE_kv-example");
 
@@ -104,7 +112,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts it, with its output in a file.
+    /// Starts it, with its output in a file. Servers are made of what [`stack`] says.
     pub(crate) fn start(log: &Path, args: &[&str]) -> Self {
         Self::start_with_stdin(log, args, Stdio::null())
     }
@@ -112,6 +120,10 @@ impl Running {
     pub(crate) fn start_with_stdin(log: &Path, args: &[&str], stdin: Stdio) -> Self {
         let mut command = program();
         command.args(args).stdin(stdin);
+        if args[0] == "cluster" {
+            command.arg("--");
+        }
+        command.args(stack(args));
         Self::spawn(log, command)
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use raftkv_tests::chaos::{ChaosOptions, Kind, Length, Report, run};
 use raftkv_tests::process::{exclusive, notice};
-use raftkv_tests::{Cluster, ClusterOptions, LoadOptions, PATIENCE, number_from_env};
+use raftkv_tests::{Cluster, ClusterOptions, LoadOptions, PATIENCE, number_from_env, stack};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
@@ -15,15 +15,15 @@ use crate::{SERVER, three};
 
 fn options(program: &Path, seed: u64, length: Length) -> ChaosOptions {
     let (program, nodes) = (program.to_owned(), Some(3));
-    ChaosOptions { program, args: Vec::new(), every_stack: false, seed, nodes, length, only: Vec::new(), dir: None }
+    ChaosOptions { program, args: stack(), every_stack: false, seed, nodes, length, only: Vec::new(), dir: None }
 }
 
 async fn campaign(length: Length) -> Result<Report> {
     let seed = number_from_env("RAFTKV_TEST_SEED", u64::from(fastrand::u32(..)))?;
     notice(&format!("chaos: {length:?}; RAFTKV_TEST_SEED={seed}"));
     let (_go_on, stop) = watch::channel(false);
-    // What servers are made of depends on the seed as well.
-    let options = ChaosOptions { every_stack: true, ..options(Path::new(SERVER), seed, length) };
+    // What servers are made of depends on the seed as well, where nobody says.
+    let options = ChaosOptions { every_stack: stack().is_empty(), ..options(Path::new(SERVER), seed, length) };
     match run(&options, stop, &|_| {}).await {
         Ok(report) => {
             notice(&report.to_string());

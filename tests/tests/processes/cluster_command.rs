@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use raftkv_tests::client::Endpoint;
 use raftkv_tests::process::{Process, exclusive, notice, tail};
-use raftkv_tests::{PATIENCE, Port};
+use raftkv_tests::{PATIENCE, Port, stack};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use tempfile::TempDir;
 
@@ -53,8 +53,9 @@ async fn a_local_cluster_survives_its_leader_and_leaves_no_orphans() -> Result<(
     let dir = TempDir::with_prefix("raftkv-test-")?;
     let base = row(6)?;
     let data = dir.path().join("data").display().to_string();
-    let args = ["cluster", "--data", &data, "--base-port", &base.to_string()].map(str::to_owned);
-    let mut command = Process::new("cluster", Path::new(SERVER), args.into(), dir.path().join("log"));
+    let args = ["cluster", "--data", &data, "--base-port", &base.to_string(), "--"].map(str::to_owned);
+    let args = args.into_iter().chain(stack()).collect();
+    let mut command = Process::new("cluster", Path::new(SERVER), args, dir.path().join("log"));
     command.start()?;
     let outcome = live(&mut command, base).await;
     if outcome.is_err() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use raftkv_tests::curves::{Sweep, Table};
 use raftkv_tests::process::{exclusive, run};
+use raftkv_tests::stack;
 
 use crate::SERVER;
 
@@ -12,7 +13,10 @@ const CURVES: &str = env!("CARGO_BIN_EXE_curves");
 const LIMIT: Duration = Duration::from_secs(120);
 
 async fn curves(args: &[&str], dir: &str) -> Result<String> {
-    let output = run(std::path::Path::new(CURVES), &[args, &["--out", dir]].concat(), &[], "", LIMIT).await?;
+    let stack = stack();
+    let stack: Vec<_> = stack.iter().map(String::as_str).collect();
+    let args = [args, &["--out", dir, "--"], &stack].concat();
+    let output = run(std::path::Path::new(CURVES), &args, &[], "", LIMIT).await?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     ensure!(output.status.success(), "{}\n{out}\n{err}", output.status);
     Ok(out.into_owned())

@@ -9,8 +9,7 @@ use raftkv_tests::{Cluster, ClusterOptions, LoadOptions, PATIENCE, number_from_e
 use crate::three;
 
 fn over_redb(more: &[&str]) -> ClusterOptions {
-    let options = ClusterOptions { args: Vec::new(), ..three() };
-    options.with(&["--engine", "redb", "--engine-cache-mib", "16"]).with(more)
+    three().with(&["--engine", "redb", "--engine-cache-mib", "16"]).with(more)
 }
 
 /// The entry that the contents reflected when the process started.

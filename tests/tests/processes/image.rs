@@ -170,7 +170,12 @@ async fn a_death_at_each_operation_of_an_install_is_recovered_from() -> Result<(
         let told = reached.clone().any(|line| line.contains(&format!(": {operation} ")) && line.ends_with(of));
         ensure!(told, "no {operation} of a file .{of} was reached:\n{log}");
     }
-    for operation in ["sync snapshots", "write 00000000000000000001.wal", "sync 00000000000000000001.wal"] {
+    let of_the_log = if three().is_over_redb() {
+        ["sync files", "write log.redb", "sync log.redb"]
+    } else {
+        ["sync snapshots", "write 00000000000000000001.wal", "sync 00000000000000000001.wal"]
+    };
+    for operation in of_the_log {
         ensure!(reached.clone().any(|line| line.ends_with(operation)), "no {operation:?} was reached:\n{log}");
     }
     ensure!(twice > 5, "the node died only {twice} times in what was left of an install");

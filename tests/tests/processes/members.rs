@@ -11,7 +11,7 @@ use kv_example::api::node::NodeStatusResponse;
 use kv_example::client::{Client, ClientOptions};
 use raftkv_tests::client::Endpoint;
 use raftkv_tests::process::{Process, exclusive, run};
-use raftkv_tests::{PATIENCE, Port};
+use raftkv_tests::{PATIENCE, Port, stack};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -74,6 +74,7 @@ impl Machines {
         args.extend(["--listen-client".into(), machine.client.address()]);
         args.extend(["--listen-peer".into(), machine.peer.address(), "--exit-on-stdin-close".into()]);
         args.extend(more.iter().map(|arg| (*arg).to_owned()));
+        args.extend(stack());
         machine.process.set_args(args);
         machine.process.start()
     }

@@ -80,8 +80,7 @@ async fn lose_power_everywhere(args: &[&str]) -> Result<()> {
     notice(&format!("power: {rounds} rounds; RAFTKV_TEST_SEED={seed}"));
 
     let data = disks.iter().map(|(id, disk)| (*id, disk.path().join("data"))).collect();
-    let args = args.iter().map(|arg| (*arg).to_owned()).collect();
-    let mut cluster = Cluster::start(ClusterOptions { data, args, ..three() }).await?;
+    let mut cluster = Cluster::start(ClusterOptions { data, ..three().with(args) }).await?;
     let load = cluster.load(LoadOptions::default())?;
     let (mut pending, mut lost) = (0, 0);
     for _ in 0..rounds {
