@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # What servers cost while nobody asks them anything, this one's and etcd's: processor time and memory, of three nodes of each, new and after the same work.
 #
-# Both clusters run side by side: idle, they are not in each other's way. The work is 300 000 puts of 256 bytes over 100 000 keys (the first of each key in
-# transactions) and 300 000 gets, at a rate that both can do, one cluster after the other.
+# Both clusters run side by side: idle, they are not in each other's way. The work is 300 000 puts of 256 bytes over 100 000 keys and as many gets, all but
+# the first of each key at a rate that both can do, one cluster after the other.
 #
 #   cargo build --release -p kv-example
 #   kv-example/benches/idle.sh                       # 3 rounds of 30 s, new and after the work: about 7 minutes

@@ -34,7 +34,7 @@ for one in "${systems[@]}"; do
     until_served "$endpoints"
     all_run
     # What is read first has to be written.
-    bench get --keys "$keys" --clients 64 --duration 0.5 --warmup 0 --endpoints "$endpoints"
+    bench get --fill-batch 128 --keys "$keys" --clients 64 --duration 0.5 --warmup 0 --endpoints "$endpoints"
     bench put --keys "$keys" --clients 64 --rate "$rate" --duration "$(((puts + rate - 1) / rate))" --warmup 0 --endpoints "$endpoints"
     settle
 done

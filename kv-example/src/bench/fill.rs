@@ -1,4 +1,4 @@
-//! What is there before it is read: every key, once, in transactions of many puts.
+//! What is there before it is read: every key, once, by itself or in transactions of many puts.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -9,12 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::load::{Client, Method, PAUSE, Plan, on_this_thread};
 use super::requests::puts;
-use super::wire::Connection;
+use super::wire::{CallError, Connection};
 
 /// How many clients write.
 const FILLERS: u64 = 64;
-/// The operations of a transaction: etcd and this server take no more unless they are told to.
-const MAX_PUTS: usize = 128;
 /// The bytes of a transaction: all the fillers together must not fill a server's queues.
 const MAX_BYTES: usize = 256 << 10;
 /// What a put takes beside its key and value, about.
@@ -47,9 +45,9 @@ pub(super) fn fill(plan: &Plan) -> Result<(), String> {
     filled.map_err(|e| format!("writing the keys before the run failed: {e}"))
 }
 
-/// How many keys a transaction writes.
-fn batch(value_size: usize, key_size: usize) -> u64 {
-    (MAX_BYTES / (value_size + key_size + OVERHEAD)).clamp(1, MAX_PUTS) as u64
+/// How many keys a transaction writes, of so many that it may.
+fn batch(most: usize, value_size: usize, key_size: usize) -> u64 {
+    (MAX_BYTES / (value_size + key_size + OVERHEAD)).clamp(1, most) as u64
 }
 
 /// The next keys to write; none when all are taken.
@@ -62,22 +60,28 @@ fn take(next: &Cell<u64>, keys: u64, batch: u64) -> Option<Range<u64>> {
 
 async fn fill_some(mut client: Client, plan: Rc<Plan>, next: Rc<Cell<u64>>, bar: ProgressBar) -> Result<(), String> {
     // Keys have at most 20 digits.
-    let batch = batch(plan.value.len(), plan.prefix.len() + 20);
+    let batch = batch(plan.fill_batch, plan.value.len(), plan.prefix.len() + 20);
     while let Some(keys) = take(&next, plan.keys, batch) {
-        let count = keys.end - keys.start;
-        let frame = Bytes::from(puts(&plan.prefix, plan.keys, keys, &plan.value));
         let mut attempt = 0;
         // Writing the same values twice is harmless.
-        while let Err(error) = client.send(Method::Txn, frame.clone()).await {
+        while let Err(error) = fill_these(&mut client, &plan, keys.clone()).await {
             attempt += 1;
             if attempt == ATTEMPTS {
                 return Err(format!("{}: {error}", client.connection.address()));
             }
             tokio::time::sleep(PAUSE).await;
         }
-        bar.inc(count);
+        bar.inc(keys.end - keys.start);
     }
     Ok(())
+}
+
+async fn fill_these(client: &mut Client, plan: &Plan, keys: Range<u64>) -> Result<(), CallError> {
+    if plan.fill_batch == 1 {
+        return client.request(false, keys.start).await;
+    }
+    let frame = Bytes::from(puts(&plan.prefix, plan.keys, keys, &plan.value));
+    client.send(Method::Txn, frame).await.map(|_| ())
 }
 
 #[cfg(test)]
@@ -96,9 +100,10 @@ mod tests {
 
     #[test]
     fn a_transaction_is_bounded_in_operations_and_in_bytes() {
-        assert_eq!(batch(0, 26), 128);
-        assert_eq!(batch(256, 26), 128);
-        assert_eq!(batch(64 << 10, 26), 3);
-        assert_eq!(batch(8 << 20, 26), 1);
+        assert_eq!(batch(128, 0, 26), 128);
+        assert_eq!(batch(128, 256, 26), 128);
+        assert_eq!(batch(128, 64 << 10, 26), 3);
+        assert_eq!(batch(128, 8 << 20, 26), 1);
+        assert_eq!(batch(1, 0, 26), 1);
     }
 }

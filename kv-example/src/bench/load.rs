@@ -50,6 +50,8 @@ pub(super) struct Plan {
     freshness: Option<Freshness>,
     token: Option<HeaderValue>,
     seed: u64,
+    /// How many keys a transaction writes of those that are there before.
+    pub(super) fill_batch: usize,
 }
 
 impl Plan {
@@ -82,6 +84,7 @@ impl Plan {
             freshness: args.freshness(),
             token,
             seed: args.seed,
+            fill_batch: args.fill_batch as usize,
         }
     }
 }
@@ -129,7 +132,8 @@ impl Client {
         })
     }
 
-    async fn request(&mut self, read: bool, key: u64) -> Result<(), CallError> {
+    /// Reads or writes a key.
+    pub(super) async fn request(&mut self, read: bool, key: u64) -> Result<(), CallError> {
         if !read {
             let frame = self.put.frame(key);
             return self.send(Method::Put, frame).await.map(drop);

@@ -99,6 +99,10 @@ pub(crate) struct BenchArgs {
     /// Don't write all keys once before reading them
     #[arg(long)]
     no_fill: bool,
+    /// How many keys a transaction writes of those that are written once before they are read; with 1 each is put by itself. Many are written much sooner
+    /// so, but etcd 3.4 reads keys only half as fast afterwards
+    #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=128))]
+    fill_batch: u32,
     /// Threads of the load generator
     #[arg(long, value_name = "COUNT", default_value = "1", value_parser = clap::value_parser!(u32).range(1..=64))]
     threads: u32,

@@ -59,7 +59,7 @@ impl Stage {
     /// The load generator writes all keys before it reads: so it reads, for a moment, whatever is there.
     async fn fill(&self) -> Result<()> {
         let mut args = self.args("get", 1);
-        args.extend(["--serializable", "--duration", "0.2", "--warmup", "0"].map(str::to_owned));
+        args.extend(["--fill-batch", "128", "--serializable", "--duration", "0.2", "--warmup", "0"].map(str::to_owned));
         let args: Vec<_> = args.iter().map(|arg| &**arg).collect();
         let output = run(&self.kv, &args, &[], "", FILL_LIMIT).await?;
         if !output.status.success() {
