@@ -48,7 +48,7 @@ idle() {
         leads=$(leading)
         for ((n = 1; n <= nodes; n++)); do
             echo "$1 $one $([ "$n" = "$leads" ] && echo leader || echo follower)" \
-                "$(awk -v ms="${before[first_pid + n]}" -v s="$seconds" 'BEGIN { print ms / s / 10 }') $(memory "$(process "$n")" VmRSS)" >>"$work/results"
+                "$(awk -v ms="${before[first_pid + n]}" -v s="$seconds" 'BEGIN { printf "%.2f", ms / s / 10 }') $(memory "$(process "$n")" VmRSS)" >>"$work/results"
             echo "round $round: $(tail -n 1 "$work/results")" >&2
         done
     done
