@@ -84,8 +84,7 @@ async fn connections_that_ask_for_nothing() {
     let mut honest = Abuser::connect(&node, 4).await;
     let mut get = async || {
         let mut call = honest.call("/etcdserverpb.KV/Range").await;
-        call.send(server::framed(&everything()));
-        call.end();
+        call.send_all(server::framed(&everything()));
         call.refusal().await
     };
     assert!(get().await.is_none(), "it is answered");
@@ -168,8 +167,7 @@ async fn watches_of_health_that_are_too_many() {
     let mut watches = Vec::new();
     for n in 0..4 {
         let mut watch = abuser.call("/grpc.health.v1.Health/Watch").await;
-        watch.send(announced(0, &[]));
-        watch.end();
+        watch.send_all(announced(0, &[]));
         let refusal = watch.refusal().await;
         if n < 3 {
             assert!(refusal.is_none(), "{refusal:?}");
@@ -194,8 +192,7 @@ async fn watches_of_health_that_are_too_many() {
     within("room", async {
         loop {
             let mut watch = abuser.call("/grpc.health.v1.Health/Watch").await;
-            watch.send(announced(0, &[]));
-            watch.end();
+            watch.send_all(announced(0, &[]));
             if watch.refusal().await.is_none() {
                 return;
             }
@@ -212,8 +209,7 @@ async fn requests_on_one_connection_that_are_too_many() {
     let mut halves = abuser.half_puts(4).await;
     node.until_in_progress(4).await;
     let mut fifth = abuser.call("/etcdserverpb.KV/Put").await;
-    fifth.send(server::framed(&PutRequest { key: "fifth".into(), ..PutRequest::default() }));
-    fifth.end();
+    fifth.send_all(server::framed(&PutRequest { key: "fifth".into(), ..PutRequest::default() }));
     node.others_go_on().await;
     let get = RangeRequest { key: "fifth".into(), ..RangeRequest::default() };
     let mut client = node.client(2).await;
@@ -262,8 +258,7 @@ async fn requests_that_are_too_large() {
         if bytes == 200_000 {
             // The services themselves refuse this one.
             let put = PutRequest { key: "k".into(), value: vec![7; 199_990].into(), ..PutRequest::default() };
-            call.send(server::framed(&put));
-            call.end();
+            call.send_all(server::framed(&put));
         } else {
             call.send(announced(bytes, &[0; 1000]));
         }
@@ -288,8 +283,7 @@ async fn transactions_of_very_many_empty_operations() {
     for empty in [b"\x0a\0", b"\x12\0", b"\x1a\0"] {
         let mut call = abuser.call("/etcdserverpb.KV/Txn").await;
         let bytes = empty.repeat(1 << 19);
-        call.send(announced(bytes.len().try_into().unwrap(), &bytes));
-        call.end();
+        call.send_all(announced(bytes.len().try_into().unwrap(), &bytes));
         let status = call.status().await;
         let words = "etcdserver: too many operations in txn request";
         assert_eq!((status.code(), status.message()), (Code::InvalidArgument, words));
@@ -341,8 +335,7 @@ async fn answers_that_nobody_fetches() {
     let mut calls = Vec::new();
     for _ in 0..100 {
         let mut call = abuser.call("/etcdserverpb.KV/Range").await;
-        call.send(server::framed(&everything()));
-        call.end();
+        call.send_all(server::framed(&everything()));
         calls.push(call);
     }
     let mut refused = 0;
@@ -377,15 +370,13 @@ async fn answers_to_a_client_with_endless_windows_that_reads_nothing() {
         // Its windows are known there once it has an answer.
         abuser.call("/etcdserverpb.KV/Put").await.reset();
         let mut first = abuser.call("/etcdserverpb.KV/Range").await;
-        first.send(server::framed(&RangeRequest { key: "none".into(), ..RangeRequest::default() }));
-        first.end();
+        first.send_all(server::framed(&RangeRequest { key: "none".into(), ..RangeRequest::default() }));
         first.refusal().await;
         is_deaf.store(true, Ordering::SeqCst);
         let mut calls = vec![first];
         for _ in 0..50 {
             let mut call = abuser.call("/etcdserverpb.KV/Range").await;
-            call.send(server::framed(&everything()));
-            call.end();
+            call.send_all(server::framed(&everything()));
             calls.push(call);
         }
         abusers.push((abuser, calls));

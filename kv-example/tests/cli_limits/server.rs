@@ -317,8 +317,9 @@ impl Call {
         self.body.send_data(bytes, false).unwrap();
     }
 
-    pub(crate) fn end(&mut self) {
-        self.body.send_data(Bytes::new(), true).unwrap();
+    /// A whole body: the end goes with it, since a server that refuses what it has read waits for no end.
+    pub(crate) fn send_all(&mut self, bytes: Bytes) {
+        self.body.send_data(bytes, true).unwrap();
     }
 
     pub(crate) fn reset(&mut self) {
