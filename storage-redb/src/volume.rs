@@ -96,16 +96,23 @@ impl Volume {
             (false, _) => vfs.open(&place.new, Access::Create).map_err(failed("create", &place.new))?,
         };
         let backend = Backend::new(file, place.path.clone(), ledger, blank);
+        // A copy that does not come to count would only take up room, and whoever runs the node wonder what it is. While this node has the directory.
+        let give_up = |_: &StorageError| {
+            if !in_place {
+                let _ = vfs.remove(&place.new);
+            }
+        };
         if exists {
-            backend.restore_header()?;
+            backend.restore_header().inspect_err(give_up)?;
         }
-        let database = open_database(&backend, plan.cache_bytes, true)?;
+        let database = open_database(&backend, plan.cache_bytes, true).inspect_err(give_up)?;
         let nonce = claim.nonce();
         let volume = Self { backend, plan, nonce, open: RwLock::new(Some(Open { database, claim: Some(claim) })) };
         if !exists {
             volume.write("write", |transaction| make(transaction, nonce))?;
         }
-        let (contents, last) = volume.check(sequence, check).inspect_err(|_| volume.backend.seal())?;
+        let checked = volume.check(sequence, check).inspect_err(|_| volume.backend.seal());
+        let (contents, last) = checked.inspect_err(give_up)?;
         volume.shrink()?;
         if !in_place {
             vfs.rename(&place.new, &place.path).map_err(failed("rename", &place.new))?;
