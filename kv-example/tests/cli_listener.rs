@@ -171,7 +171,8 @@ fn a_server_without_file_descriptors_waits_for_some() {
         let mut stream = TcpStream::connect(&server.members).ok()?;
         stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         stream.write_all(b"nobody speaks like this at all, over there\r\n\r\n").ok()?;
-        // HTTP/2 servers begin with their settings.
-        (stream.read(&mut [0; 16]).ok()? > 0).then_some(())
+        // HTTP/2 servers begin with their settings; those of tarpc hang up without a word.
+        let words = usize::from(!stack(&[]).contains(&"tarpc".to_owned()));
+        (stream.read(&mut [0; 16]).ok()? >= words).then_some(())
     });
 }
