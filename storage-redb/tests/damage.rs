@@ -71,6 +71,8 @@ fn check_flips(closed: bool, every: usize, least: usize) {
                     assert!(named.ends_with(path.file_name().unwrap().to_str().unwrap()), "{}: {named}", context());
                     // The next one finds the same.
                     assert!(open(&disk).is_err(), "{}: taken the second time", context());
+                    let left: Vec<_> = disk.files().into_iter().filter(|path| path.ends_with("log.redb.new")).collect();
+                    assert!(left.is_empty(), "{}: a copy stays behind: {left:?}", context());
                 }
                 Err(other) => panic!("{}: {other}", context()),
                 Ok(log) => {
