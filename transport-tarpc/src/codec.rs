@@ -24,8 +24,12 @@ use crate::wire::{self, put};
 const LEN: usize = 4;
 /// What a frame takes beyond its batch, at most.
 pub(crate) const FRAME_OVERHEAD: usize = 32;
-/// The largest frame from somebody who has not said who it is.
+/// The largest frame from somebody who has not said who it is. A hello that could be welcomed has at most 351 bytes, of which 300 are the address
+/// ([`MAX_ADDRESS_BYTES`](raftkv::transport_kit::MAX_ADDRESS_BYTES)); the rest is for those that are told what is wrong with them: of later versions, or with an
+/// address that is too long.
 const MAX_OPENING: usize = 1 << 10;
+/// What is told of a frame that is larger than its sender may send. (Other kinds of errors mean something else.)
+pub(crate) const TOO_LARGE: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 /// The largest answer: a reason in words.
 const MAX_ANSWER: usize = 16 << 10;
 /// What is read at once, at least.
@@ -47,6 +51,20 @@ fn invalid(reason: impl Into<String>) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, reason.into())
 }
 
+/// A member's frame is too large.
+fn beyond(bytes: u32, max_message: usize) -> io::Error {
+    let words = format!(
+        "what came is no frame of raftkv's tarpc transport, or is larger than the limit of {max_message} bytes (`max_message_bytes`): it has {bytes}"
+    );
+    io::Error::new(TOO_LARGE, words)
+}
+
+/// A stranger's is.
+fn no_hello(bytes: u32) -> io::Error {
+    let words = "the connection does not begin with a hello: its first frame has";
+    invalid(format!("{words} {bytes} bytes, and a hello at most {MAX_OPENING}"))
+}
+
 /// Takes frames off a buffer, none of them larger than a limit.
 struct Frames(LengthDelimitedCodec);
 
@@ -55,15 +73,19 @@ impl Frames {
         Self(LengthDelimitedCodec::builder().length_field_length(LEN).new_codec())
     }
 
-    fn next(&mut self, from: &mut BytesMut, limit: usize) -> io::Result<Option<Bytes>> {
+    /// The next one; `too_large` says what it means that one is larger, of so many bytes.
+    fn next(
+        &mut self,
+        from: &mut BytesMut,
+        limit: usize,
+        too_large: impl FnOnce(u32) -> io::Error,
+    ) -> io::Result<Option<Bytes>> {
         if self.0.max_frame_length() != limit {
             self.0.set_max_frame_length(limit);
         }
+        let length = from.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
         // The length is all that can be wrong with it.
-        let frame = self.0.decode(from).map_err(|_| {
-            let words = "what came is no frame of raftkv's tarpc transport, or is larger than the limit of";
-            invalid(format!("{words} {} bytes", limit.saturating_sub(FRAME_OVERHEAD)))
-        })?;
+        let frame = self.0.decode(from).map_err(|_| too_large(length))?;
         Ok(frame.map(BytesMut::freeze))
     }
 }
@@ -161,7 +183,8 @@ impl Decoder for ClientCodec {
     type Error = io::Error;
 
     fn decode(&mut self, from: &mut BytesMut) -> io::Result<Option<Response<PeersResponse>>> {
-        let Some(frame) = self.frames.next(from, MAX_ANSWER)? else { return Ok(None) };
+        let no_frame = |_| invalid("what came is no frame of raftkv's tarpc transport");
+        let Some(frame) = self.frames.next(from, MAX_ANSWER, no_frame)? else { return Ok(None) };
         if self.welcomed {
             return answer(&frame, PROTOCOL_VERSION).map(Some);
         }
@@ -180,12 +203,14 @@ impl Decoder for ClientCodec {
 }
 
 pub(crate) fn answer(bytes: &[u8], version: u32) -> io::Result<Response<PeersResponse>> {
-    let Answer { id, reply } =
-        postcard::from_bytes(bytes).map_err(|e| invalid(format!("an answer that can't be decoded: {e}")))?;
+    let unread = |e| invalid(format!("an answer that can't be decoded: {e}"));
+    let (Answer { id, reply }, rest) = postcard::take_from_bytes(bytes).map_err(unread)?;
     let refusal = |v1::Refusal { lasting, reason }| Refusal { lasting, reason: reason.to_owned() };
     let message = match reply {
         Reply::Welcome { window_bytes, max_message_bytes } => {
-            Ok(PeersResponse::Hello(Ok(Welcome { version, window_bytes, max_message_bytes })))
+            let max_requests =
+                if rest.is_empty() { v1::UNSAID_REQUESTS } else { postcard::from_bytes(rest).map_err(unread)? };
+            Ok(PeersResponse::Hello(Ok(Welcome { version, window_bytes, max_message_bytes, max_requests })))
         }
         Reply::Refused(why) => Ok(PeersResponse::Hello(Err(refusal(why)))),
         Reply::Taken => Ok(PeersResponse::Deliver(Ok(()))),
@@ -226,9 +251,10 @@ impl Decoder for ServerCodec {
     type Error = io::Error;
 
     fn decode(&mut self, from: &mut BytesMut) -> io::Result<Option<ClientMessage<PeersRequest>>> {
-        let limit =
-            if self.meter.is_admitted() { self.max_message_bytes.saturating_add(FRAME_OVERHEAD) } else { MAX_OPENING };
-        let Some(frame) = self.frames.next(from, limit)? else { return Ok(None) };
+        let (max_message, is_admitted) = (self.max_message_bytes, self.meter.is_admitted());
+        let limit = if is_admitted { max_message.saturating_add(FRAME_OVERHEAD) } else { MAX_OPENING };
+        let too_large = |bytes| if is_admitted { beyond(bytes, max_message) } else { no_hello(bytes) };
+        let Some(frame) = self.frames.next(from, limit, too_large)? else { return Ok(None) };
         if !self.greeted {
             self.greeted = true;
             let message = PeersRequest::Hello { greeting: greeting(&frame)? };
@@ -290,7 +316,11 @@ impl Encoder<Response<PeersResponse>> for ServerCodec {
             if first {
                 put_opening(to)?;
             }
-            put(&Answer { id: response.request_id, reply }, to)
+            put(&Answer { id: response.request_id, reply }, to)?;
+            match &response.message {
+                Ok(PeersResponse::Hello(Ok(welcome))) => put(&welcome.max_requests, to),
+                Ok(_) | Err(_) => Ok(()),
+            }
         })
     }
 }

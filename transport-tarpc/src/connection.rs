@@ -25,8 +25,8 @@ use crate::probe::{Probing, Verdict};
 use crate::service::{Batch, DEADLINE, Greeting, PeersRequest, PeersResponse, Refusal, Welcome, quietly};
 use crate::wire;
 
-/// How many requests are under way at most, and how many the other end takes: probes are among them.
-pub(crate) const MAX_REQUESTS: usize = 1024;
+/// How many requests are under way at most, however many the other end takes: probes are among them.
+const MAX_REQUESTS: usize = 1024;
 
 /// Parcels that wait are sent as one batch, which is enough at this many bytes. What tarpc does for a request costs as much as some hundred entries.
 const MERGED: usize = 128 << 10;
@@ -171,6 +171,8 @@ pub(crate) struct Connection {
     /// The receiver's limits.
     window: usize,
     max_message: usize,
+    /// As many batches may be under way: half of the requests that the receiver takes.
+    max_batches: usize,
     /// Bytes and batches that are under way.
     held: usize,
     batches: usize,
@@ -207,6 +209,7 @@ impl Connection {
     ) -> Self {
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
         let (window, max_message) = (size(limits.window_bytes.into()), size(limits.max_message_bytes));
+        let max_batches = (size(limits.max_requests.into()).min(MAX_REQUESTS) / 2).max(1);
         let answers = FuturesUnordered::new();
         let next = None;
         let (held, batches) = (0, 0);
@@ -221,6 +224,7 @@ impl Connection {
             probing,
             window,
             max_message,
+            max_batches,
             held,
             batches,
         };
@@ -266,7 +270,7 @@ impl Connection {
     /// Gives tarpc the next batch, if the one before is written and the receiver has room; whether it did. One at a time, so that a probe never has
     /// to wait for more than what the system holds already.
     fn hand_over(&mut self, cx: &mut Context<'_>) -> Result<bool, Failure> {
-        if self.meter.is_waiting() || self.batches >= MAX_REQUESTS / 2 {
+        if self.meter.is_waiting() || self.batches >= self.max_batches {
             return Ok(false);
         }
         if self.next.is_none() {

@@ -124,7 +124,8 @@ fn sample_answers(random: &mut Random) -> Vec<u8> {
     let mut codec = ServerCodec::new(std::sync::Arc::default(), LIMIT);
     let mut bytes = BytesMut::new();
     let why = |random: &mut Random| Refusal { lasting: random.percent(50), reason: format!("reason {}", random.any()) };
-    let welcome = Welcome { version: PROTOCOL_VERSION, window_bytes: 1 << 20, max_message_bytes: random.any() };
+    let (max_message_bytes, max_requests) = (random.any(), random.any() as u32);
+    let welcome = Welcome { version: PROTOCOL_VERSION, window_bytes: 1 << 20, max_message_bytes, max_requests };
     let first = if random.percent(80) { Ok(welcome) } else { Err(why(random)) };
     let mut messages = vec![Ok(PeersResponse::Hello(first))];
     for _ in 0..random.below(4) {

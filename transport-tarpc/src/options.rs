@@ -21,10 +21,18 @@ pub struct ServerOptions {
     /// How many bytes of a connection may be under way before they are taken: what a sender can fill the link with, and what it
     /// can make this node hold. Senders are told. A single larger message passes alone.
     pub window_bytes: u32,
+    /// How many batches of a connection may be under way before they are taken, and how many requests of other kinds beside them; at least
+    /// [`ServerOptions::FEWEST_REQUESTS`]. Senders are told, and keep to half of it; one that doesn't is cut off.
+    pub max_requests: u32,
     /// How much later than it said a peer may give a sign of life before its connection is given up.
     pub keep_alive_timeout: Duration,
     /// How long a connection that this node ends stays open for the peer to learn why, and `serve` when it shuts down.
     pub shutdown_grace: Duration,
+}
+
+impl ServerOptions {
+    /// With fewer requests at a time no peer could deliver, give a sign of life and wait for a farewell: fewer are taken for so many.
+    pub const FEWEST_REQUESTS: u32 = 4;
 }
 
 impl Default for ServerOptions {
@@ -35,6 +43,7 @@ impl Default for ServerOptions {
             max_connections: 1024,
             max_connections_per_address: 512,
             window_bytes: 8 << 20,
+            max_requests: 1024,
             keep_alive_timeout: Duration::from_secs(5),
             shutdown_grace: Duration::from_secs(1),
         }

@@ -66,7 +66,8 @@ impl TarpcServer {
         Self::behind(Some(tls), inbox, options)
     }
 
-    fn behind(tls: Option<Tls>, inbox: Inbox, options: ServerOptions) -> Self {
+    fn behind(tls: Option<Tls>, inbox: Inbox, mut options: ServerOptions) -> Self {
+        options.max_requests = options.max_requests.max(ServerOptions::FEWEST_REQUESTS);
         let seats = Arc::new(Semaphore::new(options.max_connections.min(Semaphore::MAX_PERMITS)));
         let most = options.max_connections;
         // As many that have not said yet who they are as there may be peers.

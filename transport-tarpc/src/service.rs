@@ -47,6 +47,7 @@ pub(crate) struct Welcome {
     pub(crate) version: u32,
     pub(crate) window_bytes: u32,
     pub(crate) max_message_bytes: u64,
+    pub(crate) max_requests: u32,
 }
 
 /// Why the receiver does not want a connection, or not any more.

@@ -22,10 +22,9 @@ use tracing::instrument::WithSubscriber;
 use tracing::{Dispatch, debug};
 
 use crate::answers::Answers;
-use crate::codec::{ServerCodec, framed};
-use crate::connection::MAX_REQUESTS;
+use crate::codec::{ServerCodec, TOO_LARGE, framed};
 use crate::line::Meter;
-use crate::options::PROTOCOL_VERSION;
+use crate::options::{PROTOCOL_VERSION, ServerOptions};
 use crate::server::Shared;
 use crate::service::{Batch, Greeting, Peers, PeersRequest, PeersResponse, Refusal, Welcome, quietly};
 use crate::wire::{self, Way};
@@ -66,7 +65,8 @@ pub(crate) async fn attend<S>(
     let codec = ServerCodec::new(meter.clone(), shared.options.max_message_bytes);
     let framed = framed(stream, codec, meter.clone());
     let answers = Answers::new(framed, meter.clone(), shared.options.window_bytes);
-    let channel = BaseChannel::new(Config { pending_response_buffer: MAX_REQUESTS }, answers);
+    let pending_response_buffer = shared.options.max_requests as usize;
+    let channel = BaseChannel::new(Config { pending_response_buffer }, answers);
     let mut requests: Requests = Box::pin(channel.requests());
     let admitting = shared.admit(&mut requests, identity.as_ref());
     let admitted = tokio::select! {
@@ -121,6 +121,7 @@ impl Shared {
                 version: PROTOCOL_VERSION,
                 window_bytes: self.options.window_bytes,
                 max_message_bytes: self.options.max_message_bytes as u64,
+                max_requests: self.options.max_requests,
             }),
             Err((_, why)) => Err(why.clone()),
         };
@@ -270,7 +271,7 @@ impl Session {
         let mut delivering = std::pin::pin!(deliver_in_order(service.clone(), ordered));
         let mut closing = std::pin::pin!(closed.wait_for(|closed| *closed));
         let mut listening = std::pin::pin!(silent(meter, *silence));
-        let waiting = Waiting::new(shared.options.window_bytes, meter.clone());
+        let waiting = Waiting::new(&shared.options, meter.clone());
         loop {
             tokio::select! {
                 biased;
@@ -316,6 +317,7 @@ async fn deliver_in_order(service: Receiving, mut requests: mpsc::UnboundedRecei
 /// What waits to be delivered, and the limits on that. The peer knows them.
 struct Waiting {
     window: usize,
+    max_requests: usize,
     held: Arc<Held>,
 }
 
@@ -332,27 +334,32 @@ struct Place {
 }
 
 impl Waiting {
-    fn new(window: u32, meter: Arc<Meter>) -> Self {
+    fn new(options: &ServerOptions, meter: Arc<Meter>) -> Self {
         let held = Held { bytes: AtomicUsize::new(0), batches: AtomicUsize::new(0), meter };
-        Self { window: window as usize, held: Arc::new(held) }
+        let (window, max_requests) = (options.window_bytes as usize, options.max_requests as usize);
+        Self { window, max_requests, held: Arc::new(held) }
     }
 
     /// A place for this request if it is a batch.
     fn admit(&self, request: &Request, answers: usize) -> Result<Option<Place>, Refusal> {
-        let too_many = || Refusal::lasting(format!("more than {MAX_REQUESTS} requests are under way at once"));
+        let most = self.max_requests;
+        let too_many = || Refusal::lasting(format!("more than {most} requests are under way at once (`max_requests`)"));
         let PeersRequest::Deliver { batch } = &request.get().message else {
-            return if answers < MAX_REQUESTS { Ok(None) } else { Err(too_many()) };
+            return if answers < most { Ok(None) } else { Err(too_many()) };
         };
         let bytes = batch.len();
         let before = self.held.bytes.fetch_add(bytes, Ordering::Relaxed);
         let batches = self.held.batches.fetch_add(1, Ordering::Relaxed);
         let place = Place { held: self.held.clone(), bytes };
-        if batches >= MAX_REQUESTS {
+        if batches >= most {
             return Err(too_many());
         }
         // A larger one than the whole window passes alone.
         if before > 0 && before + bytes > self.window {
-            return Err(Refusal::lasting(format!("more than {} bytes are under way at once", self.window)));
+            return Err(Refusal::lasting(format!(
+                "more than {} bytes are under way at once (`window_bytes`)",
+                self.window
+            )));
         }
         Ok(Some(place))
     }
@@ -404,11 +411,14 @@ fn broken(error: &ChannelError<std::io::Error>) -> String {
     crate::connection::cause(error).to_string()
 }
 
-/// Bytes that make no sense are the peer's fault, and it may learn of it; after other errors there is nobody to tell.
+/// Bytes that make no sense, or are too many, are the peer's fault, and it may learn of it; after other errors there is nobody to tell.
 fn ended_by(error: &ChannelError<std::io::Error>) -> End {
     let cause = crate::connection::cause(error);
+    let refused = |kind| End::Refused(kind, Refusal::lasting(cause.to_string()));
     if cause.kind() == std::io::ErrorKind::InvalidData {
-        End::Refused(RefusedFor::Error, Refusal::lasting(cause.to_string()))
+        refused(RefusedFor::Error)
+    } else if cause.kind() == TOO_LARGE {
+        refused(RefusedFor::Limit)
     } else {
         End::Lost(cause.to_string())
     }

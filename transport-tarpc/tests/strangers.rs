@@ -7,7 +7,8 @@ mod common;
 use std::time::Duration;
 
 use common::{receiver, sender};
-use raftkv::testing::conformance::connections::{CLUSTER, Log, Receiver, Stopwatch, number, tick, within};
+use raftkv::testing::conformance::connections::{CLUSTER, Log, Receiver, Stopwatch, load, number, tick, within};
+use raftkv::transport_kit::MAX_ADDRESS_BYTES;
 use raftkv::transport_kit::listener::OUTWAITED;
 use raftkv::{GroupId, Inbox, NodeId, Peer, Transport};
 use raftkv_transport_tarpc::{Options, PROTOCOL_VERSION, ServerOptions, TarpcServer};
@@ -346,12 +347,68 @@ async fn more_than_the_window_is_not_taken() {
 
 #[tokio::test]
 async fn more_requests_than_are_allowed_are_not_taken() {
-    let b = receiver(2, ServerOptions::default()).await;
-    let mut stranger = Stranger::welcomed(&b.peer).await;
-    let farewells: Vec<u8> = (1..2000).flat_map(|id| ask(id, 100_000, FAREWELL, b"")).collect();
-    stranger.say(&farewells).await;
-    stranger.answers(2).await;
-    assert!(stranger.text().contains("more than 1024 requests are under way at once"), "{:?}", stranger.text());
+    // Fewer than the fewest are as many as these.
+    for (max_requests, most) in [(1024, 1024), (16, 16), (1, ServerOptions::FEWEST_REQUESTS)] {
+        let mut b = receiver(2, ServerOptions { max_requests, ..ServerOptions::default() }).await;
+        let mut stranger = Stranger::welcomed(&b.peer).await;
+        let farewells: Vec<u8> = (1..u64::from(most) * 2).flat_map(|id| ask(id, 100_000, FAREWELL, b"")).collect();
+        stranger.say(&farewells).await;
+        stranger.answers(2).await;
+        let words = format!("more than {most} requests are under way at once (`max_requests`)");
+        assert!(stranger.text().contains(&words), "{:?}", stranger.text());
+        is_well(&mut b).await;
+    }
+}
+
+/// A peer is told how many requests it may have, and keeps to it, however much it has to send and however long nothing of it is taken.
+#[tokio::test]
+async fn a_peer_keeps_to_the_requests_that_it_may_have() {
+    let options = ServerOptions { max_requests: ServerOptions::FEWEST_REQUESTS, ..ServerOptions::default() };
+    let mut b = receiver(2, options).await;
+    let log = Log::default();
+    let _guard = log.start();
+    let transport = sender(Options { keep_alive_interval: Duration::from_millis(50), ..Options::default() });
+    // More than the inbox and the window hold, each in a batch of its own.
+    const MESSAGES: u64 = 200;
+    let to = b.peer.clone();
+    let sending = tokio::spawn(async move {
+        for n in 0..MESSAGES {
+            transport.send(&to, vec![load(&to, n, 256 << 10)]).await.unwrap();
+        }
+        transport
+    });
+    // Meanwhile it probes.
+    sleep(Duration::from_secs(1)).await;
+    assert!(!sending.is_finished(), "nothing of it had to wait");
+    for n in 0..MESSAGES {
+        assert_eq!(number(&b.next().await[0]), Some(n));
+    }
+    let _transport = sending.await.unwrap();
+    assert!(log.lines(&["refused"]).is_empty() && log.lines(&["disconnected"]).is_empty(), "{:?}", log.lines(&[]));
+}
+
+/// The largest hello that there can be is a small part of what is read of one; more is not waited for.
+#[tokio::test]
+async fn no_more_is_read_of_a_stranger_than_a_hello_takes() {
+    let mut b = receiver(2, ServerOptions::default()).await;
+    let largest = Hello { from: u64::MAX, address: "x".repeat(MAX_ADDRESS_BYTES), ..Hello::to(&b.peer) };
+    // The version, the cluster and the receiver may all take some bytes more.
+    assert!(largest.frame().len() <= 4 + 351, "{} bytes", largest.frame().len());
+    let mut stranger = Stranger::connect(&b.peer).await;
+    stranger.say(&largest.frame()).await;
+    stranger.answers(1).await;
+    assert!(!stranger.text().contains("no address"), "{:?}", stranger.text());
+    let log = Log::default();
+    let _guard = log.start();
+    for bytes in [1025, 16 << 20, u32::MAX] {
+        let mut stranger = Stranger::connect(&b.peer).await;
+        // The beginning of a good one.
+        stranger.say(&[&bytes.to_be_bytes(), &Hello::to(&b.peer).frame()[4..]].concat()).await;
+        assert_eq!(stranger.end().await, "");
+        let words = format!("its first frame has {bytes} bytes, and a hello at most 1024");
+        assert_eq!(log.lines(&["WARN", "refused a peer", &words]).len(), 1, "{:?}", log.lines(&[]));
+    }
+    is_well(&mut b).await;
 }
 
 /// Bytes need not come from a listener of this crate, nor over TCP.

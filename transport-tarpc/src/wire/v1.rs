@@ -5,7 +5,8 @@
 //! frame   := length of the rest (u32, big-endian), then
 //!   from the one who connects, first:   MAGIC, version, Opening
 //!   from the one who connects, later:   Ask; behind `Deliver` the batch: a count, and as many Envelopes
-//!   from the other, first:              MAGIC, version, Answer
+//!   from the other, first:              MAGIC, version, Answer; behind `Welcome` how many requests may be under way (u32; UNSAID_REQUESTS
+//!                                       where nothing is behind it)
 //!   from the other, later:              Answer
 //! ```
 
@@ -16,6 +17,9 @@ use serde_bytes::Bytes as Blob;
 
 /// The first bytes of both directions, in every version; the version's number follows, as a varint.
 pub(crate) const MAGIC: [u8; 8] = *b"raftkv-t";
+
+/// How many requests a receiver takes that does not say so.
+pub(crate) const UNSAID_REQUESTS: u32 = 1024;
 
 /// Who speaks to whom. It counts as the request with id 0.
 #[derive(Serialize, Deserialize)]
