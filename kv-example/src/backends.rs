@@ -130,21 +130,23 @@ pub(crate) fn serve_members(
     kind: TransportKind,
     listener: TcpListener,
     inbox: Inbox,
-    max_message_bytes: usize,
     tls: Option<Tls>,
     limits: &Limits,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Serving {
+    let members = &limits.members;
     match kind {
         #[cfg(feature = "grpc")]
         TransportKind::Grpc => {
             use raftkv_transport_grpc::{GrpcServer, ServerOptions};
             let options = ServerOptions {
-                max_message_bytes,
+                max_message_bytes: members.message_bytes,
+                window_bytes: members.window_bytes,
                 handshake_timeout: limits.handshake_timeout,
                 max_connections: limits.peer_connections,
                 max_connections_per_address: limits.of_address(limits.peer_connections),
                 max_streams: limits.peer_connections,
+                max_streams_per_connection: members.streams,
                 max_header_bytes: limits.header_bytes,
                 ..ServerOptions::default()
             };
@@ -158,10 +160,12 @@ pub(crate) fn serve_members(
         TransportKind::Tarpc => {
             use raftkv_transport_tarpc::{ServerOptions, TarpcServer};
             let options = ServerOptions {
-                max_message_bytes,
+                max_message_bytes: members.message_bytes,
+                window_bytes: members.window_bytes,
                 handshake_timeout: limits.handshake_timeout,
                 max_connections: limits.peer_connections.div_ceil(2),
                 max_connections_per_address: limits.of_address(limits.peer_connections),
+                max_requests: members.requests,
                 ..ServerOptions::default()
             };
             let server = match tls {

@@ -30,7 +30,7 @@ pub use auth::Secret;
 use file::FileConfig;
 pub use join::Join;
 use join::Place;
-pub use limits::{LimitArgs, Limits};
+pub use limits::{LimitArgs, Limits, MemberLimits};
 pub use tls::{TlsArgs, TlsConfig};
 
 /// A mistake in the configuration: what, where, and what to do.
@@ -226,6 +226,9 @@ pub struct ServerArgs {
     #[command(flatten)]
     pub limits: LimitArgs,
 }
+
+/// What a command's envelope adds to the request in it.
+pub(crate) const COMMAND_OVERHEAD: u64 = 4096;
 
 /// A complete, checked configuration of a server.
 #[derive(Clone, Debug)]
@@ -432,6 +435,8 @@ impl ServerConfig {
         }
         let max_request =
             layers.number("max-request-bytes", args.max_request_bytes.as_ref(), |f| f.max_request_bytes, 1_572_864)?;
+        let raft = raft::config(args, layers)?;
+        let largest = raft.max_append_bytes.max(max_request.value.saturating_add(COMMAND_OVERHEAD));
         let name = layers.text("cluster-name", args.cluster_name.as_ref(), |f| f.cluster_name.clone());
         let shutdown =
             layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
@@ -450,13 +455,13 @@ impl ServerConfig {
             listen_metrics,
             client_address,
             client_addresses,
-            limits: Limits::load(&args.limits, layers)?,
+            limits: Limits::load(&args.limits, layers, largest)?,
             max_request_bytes: max_request.value,
             transport,
             store,
             engine,
             engine_cache_bytes,
-            raft: raft::config(args, layers)?,
+            raft,
             workers: workers::count(args, layers)?,
             auth_token_ttl: auth::token_ttl(args, layers)?,
             shutdown_timeout: Duration::from_millis(shutdown.value),

@@ -32,7 +32,7 @@ use tracing::{error, info, warn};
 
 use crate::backends::{self, Machine, Sender, Stores};
 use crate::cli::Failure;
-use crate::config::{ServerConfig, prepare_data_dir};
+use crate::config::{COMMAND_OVERHEAD, ServerConfig, prepare_data_dir};
 use crate::gate::Gate;
 use crate::metrics::{self, MeterLayer, RequestMeter};
 use crate::service::{self, Services};
@@ -40,8 +40,6 @@ use crate::store::Limits;
 use protection::Protection;
 use signals::{Ending, Signals};
 
-/// What a command's envelope adds to the request in it.
-const COMMAND_OVERHEAD: u64 = 4096;
 /// After a failure: how long clients may take to fetch the answer that tells them.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 /// How long the log may take to write what is under way, at the end.
@@ -285,10 +283,17 @@ async fn start_raft(
     protection: &Protection,
 ) -> Result<Raft, Failure> {
     let local = Local { cluster: config.cluster_id(), node: own_peer(config) };
-    let Sender { transport, report_losses_to } =
-        backends::open_transport(config.transport, local, message_limit(config), protection.peers.clone());
+    let Sender { transport, report_losses_to } = backends::open_transport(
+        config.transport,
+        local,
+        config.limits.members.message_bytes,
+        protection.peers.clone(),
+    );
     let raft = Raft::builder(config.id, config.cluster_id())
-        .config(Config { max_command_bytes: config.max_request_bytes + COMMAND_OVERHEAD, ..config.raft.clone() })
+        .config(Config {
+            max_command_bytes: config.max_request_bytes.saturating_add(COMMAND_OVERHEAD),
+            ..config.raft.clone()
+        })
         .transport(transport)
         .log(log)
         .snapshots(snapshots)
@@ -318,12 +323,6 @@ fn own_peer(config: &ServerConfig) -> Peer {
     own.unwrap_or_else(|| Peer::new(config.id.0, reached.to_string()))
 }
 
-/// Room for the largest batch that the node may send.
-fn message_limit(config: &ServerConfig) -> usize {
-    let largest = config.raft.max_append_bytes.max(config.max_request_bytes + COMMAND_OVERHEAD);
-    usize::try_from(largest.saturating_mul(2)).unwrap_or(usize::MAX).max(16 << 20)
-}
-
 fn gate(config: &ServerConfig) -> Gate {
     let connections = listen::connection_limit(config.limits.client_connections);
     Gate::new(config.limits.clone(), connections, config.raft.max_pending_requests, limits_of_requests(config))
@@ -349,7 +348,7 @@ fn serve_members(
         let _ = end.wait_for(|end| *end).await;
     };
     let (limits, tls) = (&config.limits, protection.peers.clone());
-    backends::serve_members(config.transport, listener, raft.inbox(), message_limit(config), tls, limits, ended)
+    backends::serve_members(config.transport, listener, raft.inbox(), tls, limits, ended)
 }
 
 fn service_options(config: &ServerConfig, protection: &Protection) -> service::Options {

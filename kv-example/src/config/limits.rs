@@ -21,6 +21,26 @@ pub struct LimitArgs {
     #[arg(long, value_name = "COUNT")]
     pub max_peer_connections: Option<String>,
 
+    /// The largest message between members, in MiB; the same on all nodes. It has to hold twice what --max-request-bytes lets a client send
+    /// [default: 16, or as much as that takes] [env: RAFTKV_MAX_PEER_MESSAGE_MIB]
+    #[arg(long, value_name = "MIB")]
+    pub max_peer_message_mib: Option<String>,
+
+    /// How much of a connection at --listen-peer may be under way before it is taken, in MiB: what a member can fill the link with, and make this node
+    /// hold. A larger message passes alone [default: 8] [env: RAFTKV_MAX_PEER_WINDOW_MIB]
+    #[arg(long, value_name = "MIB")]
+    pub max_peer_window_mib: Option<String>,
+
+    /// With --transport tarpc: how many batches of messages of a connection at --listen-peer may be under way, and how many probes beside them; members
+    /// are told, and keep to it [default: 1024] [env: RAFTKV_MAX_PEER_REQUESTS]
+    #[arg(long, value_name = "COUNT")]
+    pub max_peer_requests: Option<String>,
+
+    /// With --transport grpc: how many streams a connection at --listen-peer may have open, where a member needs one; HTTP/2 refuses more
+    /// [default: 8] [env: RAFTKV_MAX_PEER_STREAMS]
+    #[arg(long, value_name = "COUNT")]
+    pub max_peer_streams: Option<String>,
+
     /// How many connections there may be at --listen-metrics; more are closed as they come [default: 16]
     /// [env: RAFTKV_MAX_METRICS_CONNECTIONS]
     #[arg(long, value_name = "COUNT")]
@@ -45,7 +65,7 @@ pub struct LimitArgs {
     #[arg(long, value_name = "MS")]
     pub receive_timeout_ms: Option<String>,
 
-    /// The largest header of a request, in bytes, with 32 for each field; from 8192 on [default: 16384] [env: RAFTKV_MAX_HEADER_BYTES]
+    /// The largest header of a request on any of the three ports, in bytes, with 32 for each field; from 8192 on [default: 16384] [env: RAFTKV_MAX_HEADER_BYTES]
     #[arg(long, value_name = "BYTES")]
     pub max_header_bytes: Option<String>,
 
@@ -97,6 +117,68 @@ pub struct Limits {
     pub pending_bytes: usize,
     /// The largest answer.
     pub response_bytes: usize,
+    /// What members may take.
+    pub members: MemberLimits,
+}
+
+/// Limits on what members may take, once they have said who they are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemberLimits {
+    /// The largest message.
+    pub message_bytes: usize,
+    /// How much of a connection may be under way before it is taken.
+    pub window_bytes: u32,
+    /// Over tarpc: how many requests of a connection may be.
+    pub requests: u32,
+    /// Over gRPC: how many streams a connection may have open.
+    pub streams: u32,
+}
+
+impl MemberLimits {
+    /// `largest` is what one message has to hold, in bytes.
+    fn load(args: &LimitArgs, layers: &Layers<'_>, largest: u64) -> Result<Self, ConfigError> {
+        let a = args;
+        let needed = largest.saturating_mul(2).div_ceil(MIB);
+        let message = layers.number(
+            "max-peer-message-mib",
+            a.max_peer_message_mib.as_ref(),
+            |f| f.max_peer_message_mib,
+            needed.max(16),
+        )?;
+        if message.value < needed {
+            return Err(ConfigError(format!(
+                "{}: {} MiB are too few for what members send each other, since --max-request-bytes lets clients send as much as it does: say at least {needed}",
+                message.origin, message.value
+            )));
+        }
+        let window =
+            layers.number("max-peer-window-mib", a.max_peer_window_mib.as_ref(), |f| f.max_peer_window_mib, 8)?;
+        if window.value > MAX_WINDOW_MIB {
+            return Err(ConfigError(format!(
+                "{}: {} MiB are more than a window can have: say at most {MAX_WINDOW_MIB}",
+                window.origin, window.value
+            )));
+        }
+        let requests =
+            layers.number("max-peer-requests", a.max_peer_requests.as_ref(), |f| f.max_peer_requests, 1024)?;
+        if requests.value < FEWEST_PEER_REQUESTS {
+            return Err(ConfigError(format!(
+                "{}: {} are too few for what a member has to ask at the same time: say at least {FEWEST_PEER_REQUESTS}",
+                requests.origin, requests.value
+            )));
+        }
+        let streams = layers.number("max-peer-streams", a.max_peer_streams.as_ref(), |f| f.max_peer_streams, 8)?;
+        Ok(Self {
+            message_bytes: usize::try_from(message.value.saturating_mul(MIB)).unwrap_or(usize::MAX),
+            window_bytes: small(window.value * MIB),
+            requests: small(requests.value),
+            streams: small(streams.value),
+        })
+    }
+}
+
+fn small(given: u64) -> u32 {
+    u32::try_from(given).unwrap_or(u32::MAX)
 }
 
 impl Limits {
@@ -106,13 +188,13 @@ impl Limits {
         (limit / 100 * self.address_percent + limit % 100 * self.address_percent / 100).max(1)
     }
 
-    pub(super) fn load(args: &LimitArgs, layers: &Layers<'_>) -> Result<Self, ConfigError> {
+    /// `largest` is what one message between members has to hold, in bytes.
+    pub(super) fn load(args: &LimitArgs, layers: &Layers<'_>, largest: u64) -> Result<Self, ConfigError> {
         let number = |name, flag: &Option<String>, file: fn(&FileConfig) -> Option<u64>, default| {
             layers.number(name, flag.as_ref(), file, default)
         };
         let count = |given: u64| usize::try_from(given).unwrap_or(usize::MAX);
-        let small = |given: u64| u32::try_from(given).unwrap_or(u32::MAX);
-        let mib = |given: u64| count(given.saturating_mul(1 << 20));
+        let mib = |given: u64| count(given.saturating_mul(MIB));
         let a = args;
         let percent = number("max-address-percent", &a.max_address_percent, |f| f.max_address_percent, 50)?;
         if percent.value > 100 {
@@ -153,9 +235,15 @@ impl Limits {
             health_watches: count(watches.value),
             pending_bytes: mib(pending.value),
             response_bytes: mib(response.value),
+            members: MemberLimits::load(args, layers, largest)?,
         })
     }
 }
 
+const MIB: u64 = 1 << 20;
 /// Less does for no client.
 const MIN_HEADER_BYTES: u64 = 8 << 10;
+/// HTTP/2 counts windows in 31 bits.
+const MAX_WINDOW_MIB: u64 = 2047;
+/// With fewer a member could not deliver, give a sign of life and wait for a farewell.
+const FEWEST_PEER_REQUESTS: u64 = 4;

@@ -505,15 +505,22 @@ fn limits_from_each_of_the_three_places() {
     assert_eq!((limits.client_connections, limits.peer_connections, limits.metrics_connections), (8192, 1024, 16));
     assert_eq!((limits.address_percent, limits.header_bytes, limits.connection_requests), (50, 16 << 10, 1024));
     assert_eq!((limits.health_watches, limits.pending_bytes, limits.response_bytes), (128, 512 << 20, 256 << 20));
+    let members = MemberLimits { message_bytes: 16 << 20, window_bytes: 8 << 20, requests: 1024, streams: 8 };
+    assert_eq!(limits.members, members);
     let (_dir, path) = file(
         "max-client-connections = 1\nmax-peer-connections = 2\nmax-metrics-connections = 3\nmax-address-percent = 4\n\
          handshake-timeout-ms = 5\nclient-silence-ms = 6\nreceive-timeout-ms = 7\nmax-header-bytes = 8192\n\
-         max-connection-requests = 9\nmax-pending-mib = 10\nmax-response-mib = 11\nmax-health-watches = 12\n",
+         max-connection-requests = 9\nmax-pending-mib = 10\nmax-response-mib = 11\nmax-health-watches = 12\n\
+         max-peer-message-mib = 13\nmax-peer-window-mib = 14\nmax-peer-requests = 15\nmax-peer-streams = 16\n",
     );
-    let told = LimitArgs { max_peer_connections: Some("20".into()), ..LimitArgs::default() };
+    let told = LimitArgs {
+        max_peer_connections: Some("20".into()),
+        max_peer_requests: Some("21".into()),
+        ..LimitArgs::default()
+    };
     let args = ServerArgs { config: Some(path), limits: told, ..args() };
-    let env =
-        |name: &str| ["RAFTKV_MAX_PENDING_MIB", "RAFTKV_MAX_PEER_CONNECTIONS"].contains(&name).then(|| "30".to_owned());
+    let said = ["RAFTKV_MAX_PENDING_MIB", "RAFTKV_MAX_PEER_CONNECTIONS", "RAFTKV_MAX_PEER_WINDOW_MIB"];
+    let env = |name: &str| said.contains(&name).then(|| "30".to_owned());
     let limits = ServerConfig::load(&args, &env).unwrap().limits;
     let wanted = Limits {
         client_connections: 1,
@@ -528,6 +535,7 @@ fn limits_from_each_of_the_three_places() {
         health_watches: 12,
         pending_bytes: 30 << 20,
         response_bytes: 11 << 20,
+        members: MemberLimits { message_bytes: 13 << 20, window_bytes: 30 << 20, requests: 21, streams: 16 },
     };
     assert_eq!(limits, wanted);
 }
@@ -541,6 +549,27 @@ fn limits_that_make_no_sense() {
     assert!(text.starts_with("--max-header-bytes: 100 bytes are too few") && text.contains("8192"), "{text}");
     let text = with(LimitArgs { max_pending_mib: Some("0".into()), ..LimitArgs::default() });
     assert!(text.starts_with("--max-pending-mib: must be at least 1"), "{text}");
+    let text = with(LimitArgs { max_peer_window_mib: Some("2048".into()), ..LimitArgs::default() });
+    assert!(text.starts_with("--max-peer-window-mib: 2048 MiB") && text.contains("at most 2047"), "{text}");
+    let text = with(LimitArgs { max_peer_requests: Some("3".into()), ..LimitArgs::default() });
+    assert!(text.starts_with("--max-peer-requests: 3 are too few") && text.contains("at least 4"), "{text}");
+    let text = with(LimitArgs { max_peer_message_mib: Some("3".into()), ..LimitArgs::default() });
+    assert!(text.starts_with("--max-peer-message-mib: 3 MiB are too few") && text.contains("at least 4"), "{text}");
+}
+
+/// Else a node could take requests that it can't pass on to the others.
+#[test]
+fn members_can_send_each_other_what_clients_send_them() {
+    let message = |request: &str, told: Option<&str>| {
+        let limits = LimitArgs { max_peer_message_mib: told.map(str::to_owned), ..LimitArgs::default() };
+        let args = ServerArgs { max_request_bytes: Some(request.into()), limits, ..args() };
+        load(&args).map(|config| config.limits.members.message_bytes)
+    };
+    assert_eq!(message("1572864", Some("4")), Ok(4 << 20));
+    assert_eq!(message("20000000", None), Ok(39 << 20));
+    let text = message("20000000", Some("16")).unwrap_err().to_string();
+    assert!(text.contains("--max-request-bytes") && text.contains("at least 39"), "{text}");
+    assert_eq!(message(&u64::MAX.to_string(), None), Ok(usize::MAX));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 
 use super::{Gate, Holding, body};
-use crate::config::Limits;
+use crate::config::{Limits, MemberLimits};
 use crate::store;
 
 fn message(length: usize) -> Vec<u8> {
@@ -37,6 +37,7 @@ fn gate() -> Arc<Gate> {
         health_watches: 10,
         pending_bytes: 1 << 20,
         response_bytes: 1 << 20,
+        members: MemberLimits { message_bytes: 1 << 20, window_bytes: 1 << 20, requests: 10, streams: 10 },
     };
     let of_request = store::Limits { request_bytes: 1 << 20, ..store::Limits::default() };
     Arc::new(Gate::new(limits, 10, 10, of_request))
