@@ -54,6 +54,8 @@ pub(crate) enum Limit {
     /// An address has its part of something.
     AddressPercent,
     Handshake,
+    HeaderSize,
+    ConnectionRequests,
     Requests,
     HealthWatches,
     Memory,
@@ -63,11 +65,13 @@ pub(crate) enum Limit {
 }
 
 impl Limit {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 12] = [
         Self::ClientConnections,
         Self::MetricsConnections,
         Self::AddressPercent,
         Self::Handshake,
+        Self::HeaderSize,
+        Self::ConnectionRequests,
         Self::Requests,
         Self::HealthWatches,
         Self::Memory,
@@ -83,6 +87,8 @@ impl Limit {
             Self::MetricsConnections => "max-metrics-connections",
             Self::AddressPercent => "max-address-percent",
             Self::Handshake => "handshake-timeout-ms",
+            Self::HeaderSize => "max-header-bytes",
+            Self::ConnectionRequests => "max-connection-requests",
             Self::Requests => "max-pending-requests",
             Self::HealthWatches => "max-health-watches",
             Self::Memory => "max-pending-mib",

@@ -4,9 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use raftkv::metrics::RefusedFor;
+use raftkv::transport_kit::http2::{Http2Refusal, Http2Refusals};
 use raftkv::transport_kit::{Admission, Guarded, Identity, Link, Place, RefusalLog};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
@@ -19,6 +20,16 @@ pub(crate) struct Incoming {
     /// Whose certificate was presented.
     pub(crate) identity: Option<Identity>,
     pub(crate) refusals: Arc<RefusalLog>,
+    pub(crate) http2: Http2Refusals,
+}
+
+/// What HTTP/2 refuses by itself is counted with what this crate does.
+fn tell(refusals: &RefusalLog, remote: SocketAddr, what: Http2Refusal) {
+    let reason = match what {
+        Http2Refusal::Header => "the header of a request was too large (`max_header_bytes`)",
+        Http2Refusal::Stream => "a connection has too many streams open (`max_streams_per_connection`)",
+    };
+    refusals.refused(RefusedFor::Limit, Some(remote), reason);
 }
 
 /// Where a stream comes from; each request carries a copy.
@@ -62,7 +73,10 @@ impl AsyncRead for Incoming {
 
 impl AsyncWrite for Incoming {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.link).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.link).poll_write(cx, buf))?;
+        let Self { http2, remote, refusals, .. } = &mut *self;
+        http2.written(buf.get(..written).unwrap_or(buf), |what| tell(refusals, *remote, what));
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -70,7 +84,10 @@ impl AsyncWrite for Incoming {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.link).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.link).poll_write_vectored(cx, bufs))?;
+        let Self { http2, remote, refusals, .. } = &mut *self;
+        http2.written_of(bufs, written, |what| tell(refusals, *remote, what));
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::{Stream, StreamExt, stream};
 use raftkv::metrics::RefusedFor;
+use raftkv::transport_kit::http2::Http2Refusals;
 use raftkv::transport_kit::listener::{OUTWAITED, connections, turned_away};
 use raftkv::transport_kit::{
     Arrival, Entrance, Exhausted, Gate, Guarded, Identity, Presence, RefusalLog, Shares, Tls, Visitor, greet,
@@ -209,7 +210,7 @@ impl Shared {
         let entry = self.options.handshake_timeout * 2;
         let max_stall = self.options.keep_alive_interval + self.options.keep_alive_timeout;
         let link = Guarded::new(link, place.clone(), entry, max_stall, late).until(eviction);
-        Incoming { link, place, remote, identity, refusals }
+        Incoming { link, place, remote, identity, refusals, http2: Http2Refusals::default() }
     }
 
     /// Waits for the hello, and checks it.

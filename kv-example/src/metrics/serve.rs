@@ -44,6 +44,9 @@ pub(crate) async fn serve(listener: TcpListener, sources: Sources, mut end: watc
                     Ok(Err(error)) if error.is_timeout() => {
                         gate.refuse(Limit::Handshake, "nobody asked for metrics in time")
                     }
+                    Ok(Err(error)) if error.is_parse_too_large() => {
+                        gate.refuse(Limit::HeaderSize, "the header of a question for metrics was too large");
+                    }
                     Ok(Err(error)) => debug!(%remote, %error, "a connection for metrics failed"),
                     Err(_) => gate.refuse(Limit::Handshake, "a connection for metrics took too long"),
                 }

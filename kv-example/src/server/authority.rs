@@ -11,6 +11,7 @@
 use std::ops::Range;
 
 use bytes::BytesMut;
+use raftkv::transport_kit::http2::{after_string, integer, representation};
 
 /// With this every connection begins (RFC 9113 §3.4).
 const PREFACE_BYTES: usize = 24;
@@ -138,13 +139,7 @@ fn value_in_frame(flags: u8, payload: &[u8]) -> Option<Range<usize>> {
 fn value_in_block(block: &[u8]) -> Option<Range<usize>> {
     let mut at = 0;
     loop {
-        // RFC 7541 §6: the first bits say what it is; the number after them is a position in the table, or the new size of that.
-        let (bits, is_literal) = match block.get(at)? {
-            0x80.. => (7, false),
-            0x40..=0x7f => (6, true),
-            0x20..=0x3f => (5, false),
-            ..=0x1f => (4, true),
-        };
+        let (bits, is_literal) = representation(*block.get(at)?);
         let (name, mut next) = integer(block, at, bits)?;
         if is_literal {
             if name == 0 {
@@ -159,31 +154,6 @@ fn value_in_block(block: &[u8]) -> Option<Range<usize>> {
         }
         at = next;
     }
-}
-
-/// A number that begins with the last `bits` of a byte (RFC 7541 §5.1), and what comes after it.
-fn integer(block: &[u8], mut at: usize, bits: u32) -> Option<(usize, usize)> {
-    let most = (1 << bits) - 1;
-    let mut number = usize::from(*block.get(at)?) & most;
-    at += 1;
-    if number < most {
-        return Some((number, at));
-    }
-    for shift in [0, 7, 14, 21] {
-        let byte = *block.get(at)?;
-        at += 1;
-        number += usize::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some((number, at));
-        }
-    }
-    None
-}
-
-/// What comes after a string (RFC 7541 §5.2).
-fn after_string(block: &[u8], at: usize) -> Option<usize> {
-    let (length, from) = integer(block, at, 7)?;
-    from.checked_add(length).filter(|end| *end <= block.len())
 }
 
 /// For fuzzing: what a connection passes on, when it gets these bytes in pieces.

@@ -9,6 +9,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use raftkv::transport_kit::http2::{Http2Refusal, Http2Refusals};
 use raftkv::transport_kit::{Gathering, Guarded, Link, Place};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
@@ -22,6 +23,9 @@ const READ_BYTES: usize = 16 << 10;
 /// How long a client may take to end its side after this server has ended its own.
 const LINGER: Duration = Duration::from_secs(1);
 
+/// Who is told what HTTP/2 refuses on a connection.
+pub(super) type Refused = Box<dyn FnMut(Http2Refusal) + Send>;
+
 /// A TCP connection, with or without TLS, which is to begin HTTP/2 in time. HTTP/2 ends one in good order when its client takes part; one that has sent nothing yet (a port
 /// scanner, a load balancer's probe) reads as ended instead, as soon as the server ends.
 ///
@@ -34,6 +38,9 @@ pub(super) struct ClientConnection {
     /// Is told when the client speaks TLS where this server does not.
     turned_away: Arc<TurnedAway>,
     authorities: Authorities,
+    refusals: Http2Refusals,
+    /// Is told what HTTP/2 refuses.
+    refused: Refused,
     /// What was read and is not asked for yet.
     incoming: BytesMut,
     /// Its place, which others may take until it has asked for something.
@@ -54,12 +61,15 @@ impl ClientConnection {
         remote: SocketAddr,
         end: impl Future<Output = ()> + Send + 'static,
         turned_away: Arc<TurnedAway>,
+        refused: Refused,
     ) -> Self {
         Self {
             stream: Gathering::new(stream),
             remote,
             turned_away,
             authorities: Authorities::default(),
+            refusals: Http2Refusals::default(),
+            refused,
             incoming: BytesMut::new(),
             place,
             has_asked: false,
@@ -136,7 +146,10 @@ impl AsyncRead for ClientConnection {
 
 impl AsyncWrite for ClientConnection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        let Self { refusals, refused, .. } = &mut *self;
+        refusals.written(buf.get(..written).unwrap_or(buf), refused);
+        Poll::Ready(Ok(written))
     }
 
     fn poll_write_vectored(
@@ -144,7 +157,10 @@ impl AsyncWrite for ClientConnection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(cx, bufs))?;
+        let Self { refusals, refused, .. } = &mut *self;
+        refusals.written_of(bufs, written, refused);
+        Poll::Ready(Ok(written))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -188,7 +204,8 @@ mod tests {
         let place = entrance.enter(None).unwrap().0.place;
         let limit = Duration::from_secs(3600);
         let link = Guarded::new(Link::plain(stream), place.clone(), limit, limit, || ());
-        (client, ClientConnection::new(link, place, remote, std::future::pending(), Arc::default()))
+        let refused = Box::new(|_| ());
+        (client, ClientConnection::new(link, place, remote, std::future::pending(), Arc::default(), refused))
     }
 
     /// Until it has asked for something it makes room for the next one.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::StreamExt;
 use raftkv::metrics::RefusedFor;
+use raftkv::transport_kit::http2::Http2Refusal;
 use raftkv::transport_kit::listener::connections;
 use raftkv::transport_kit::{Gate as TlsGate, Guarded, RefusalLog, Tls, Visitor};
 use tokio::net::{TcpListener, TcpSocket};
@@ -132,8 +133,14 @@ pub(super) async fn serve_clients(
         let late = move || gate.refuse(Limit::Handshake, "a connection did not begin HTTP/2 in time");
         let link = Guarded::new(arrival.link, place.clone(), limits.handshake_timeout, limits.client_silence, late);
         let turned_away = Arc::clone(&turned_away);
-        let connection =
-            ClientConnection::new(link.until(eviction), place, arrival.remote, end_of_connection(), turned_away);
+        let (link, gate) = (link.until(eviction), guard.clone());
+        let refused = Box::new(move |what| match what {
+            Http2Refusal::Header => gate.refuse(Limit::HeaderSize, "the header of a request was too large"),
+            Http2Refusal::Stream => {
+                gate.refuse(Limit::ConnectionRequests, "a connection has too many requests in progress")
+            }
+        });
+        let connection = ClientConnection::new(link, place, arrival.remote, end_of_connection(), turned_away, refused);
         Ok::<_, io::Error>(connection)
     });
     // Pinned, since the stream is a state machine of its own.

@@ -13,6 +13,7 @@
 //! | limits on what all who come may have together, and on what one address may | [`Shares`] |
 //! | the same for connections, of which those that say nothing make room for others | [`Entrance`] |
 //! | connections that end by themselves when nobody says in time what they are for, or takes what is written | [`Guarded`] |
+//! | what an HTTP/2 library refuses without telling anybody but its client: to count it, and to tell the log | [`Http2Refusals`](http2::Http2Refusals) |
 //! | fewer and larger writes where many tasks share a connection | [`Gathering`] |
 //! | an accept loop that survives what single connections do, and ends when the listener is broken | [`listener`] |
 //! | what the log and the node learn of the peers that are connected, and of those that are refused | [`Presence`], [`RefusalLog`] |
@@ -23,6 +24,7 @@ mod entrance;
 mod gathering;
 mod guarded;
 mod handshake;
+pub mod http2;
 mod lane;
 mod lanes;
 mod link;
