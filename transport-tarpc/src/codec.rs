@@ -183,7 +183,10 @@ impl Decoder for ClientCodec {
     type Error = io::Error;
 
     fn decode(&mut self, from: &mut BytesMut) -> io::Result<Option<Response<PeersResponse>>> {
-        let no_frame = |_| invalid("what came is no frame of raftkv's tarpc transport");
+        let no_frame = |bytes| {
+            let words = "what came is no frame of raftkv's tarpc transport, or is larger than the limit of";
+            invalid(format!("{words} {MAX_ANSWER} bytes: it has {bytes}"))
+        };
         let Some(frame) = self.frames.next(from, MAX_ANSWER, no_frame)? else { return Ok(None) };
         if self.welcomed {
             return answer(&frame, PROTOCOL_VERSION).map(Some);
