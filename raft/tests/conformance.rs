@@ -66,6 +66,8 @@ mod shelf {
         names: BTreeMap<String, Vec<u8>>,
         armed: Option<(Fault, u64)>,
         dead: bool,
+        /// Whether it has died of a loss of power.
+        dark: bool,
     }
 
     #[derive(Clone, Default)]
@@ -96,7 +98,7 @@ mod shelf {
                     whole(contents);
                     return Ok(());
                 }
-                contents.dead = fault != Fault::Error;
+                (contents.dead, contents.dark) = (fault != Fault::Error, fault == Fault::PowerLoss);
                 half(contents);
                 gone()
             })
@@ -114,10 +116,16 @@ mod shelf {
         }
 
         fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
-            let add = |part: usize| {
-                move |contents: &mut Contents| contents.names.entry(name.into()).or_default().extend(&bytes[..part])
+            let add =
+                |contents: &mut Contents, part: &[u8]| contents.names.entry(name.into()).or_default().extend(part);
+            let half = |contents: &mut Contents| {
+                let (half, rest) = bytes.split_at(bytes.len() / 2);
+                add(contents, half);
+                if contents.dark {
+                    add(contents, &vec![0xa5; rest.len()]);
+                }
             };
-            self.change(add(bytes.len()), add(bytes.len() / 2))
+            self.change(|contents| add(contents, bytes), half)
         }
 
         fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {

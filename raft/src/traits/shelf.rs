@@ -1,7 +1,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::{Drafts, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, Turn};
 use crate::error::StorageError;
@@ -21,7 +21,8 @@ pub trait Shelf: Send + Sync + 'static {
     /// As the system says.
     fn read(&self, name: &str) -> Result<Bytes, StorageError>;
 
-    /// Adds bytes to those under a name, which may be new. They are durable when this returns; after a loss of power before that any part of them may be there.
+    /// Adds bytes to those under a name, which may be new. They are durable when this returns; after a loss of power before that any part of them may be there, or garbage in the place of
+    /// any part, also of what is next to it: what a disk was writing then is lost as a whole sector.
     ///
     /// # Errors
     /// As the system says.
@@ -48,7 +49,8 @@ pub trait Shelf: Send + Sync + 'static {
 /// A [`Snapshot`] store on a [`Shelf`]: names, drafts, checksums and the order of steps are here. The latest image is held in memory as well, and the shelf is asked
 /// where the store is: for images that are too large, or a shelf that is too slow for that, implement [`Snapshot`].
 ///
-/// Names are `TERM-INDEX-ID.draft` until an image is published, then `TERM-INDEX-ID-CHECKSUM.image`. Under each is what the image is, and then its bytes.
+/// Names are `TERM-INDEX-ID.draft` until an image is published, then `TERM-INDEX-ID-CHECKSUM.image`. Under each is what the image is, and then its bytes, in the pieces in which they came. Each
+/// piece has a checksum: of a draft that a loss of power has left in pieces, those at its beginning that are whole are gone on with, and no others.
 #[derive(Clone, Debug)]
 pub struct Shelved<S>(Arc<Shared<S>>);
 
@@ -116,9 +118,38 @@ fn decode(mut bytes: Bytes) -> Option<(SnapshotMeta, Bytes)> {
     Some((SnapshotMeta { id, last, membership, membership_at }, bytes))
 }
 
-/// What the decoder must bear, for fuzzing.
+/// A piece of an image, with its length and a checksum of both before it.
+fn encode_piece(piece: &[u8]) -> Vec<u8> {
+    let len = (piece.len() as u64).to_be_bytes();
+    [&len[..], &piece_checksum(len, piece).to_be_bytes(), piece].concat()
+}
+
+fn piece_checksum(len: [u8; 8], piece: &[u8]) -> u32 {
+    crc32c::crc32c_append(crc32c::crc32c(&len), piece)
+}
+
+fn decode_piece(bytes: &mut Bytes) -> Option<Bytes> {
+    let (len, checksum) = (bytes.try_get_u64().ok()?, bytes.try_get_u32().ok()?);
+    let held = usize::try_from(len).ok().filter(|len| *len <= bytes.len())?;
+    let piece = bytes.split_to(held);
+    (checksum == piece_checksum(len.to_be_bytes(), &piece)).then_some(piece)
+}
+
+/// What the whole pieces at the beginning hold, and whether there is nothing else.
+fn decode_pieces(mut bytes: Bytes) -> (Bytes, bool) {
+    let mut held = BytesMut::new();
+    while !bytes.is_empty() {
+        let Some(piece) = decode_piece(&mut bytes) else { return (held.freeze(), false) };
+        held.extend_from_slice(&piece);
+    }
+    (held.freeze(), true)
+}
+
+/// What the decoders must bear, for fuzzing.
 #[cfg(feature = "testing")]
 pub(crate) fn fuzz(bytes: &[u8]) {
+    let (held, _) = decode_pieces(Bytes::copy_from_slice(bytes));
+    assert_eq!(decode_pieces(encode_piece(&held).into()), (held, true), "the pieces change when they are encoded");
     if let Some((meta, rest)) = decode(Bytes::copy_from_slice(bytes)) {
         let again = decode([&encode(&meta)[..], &rest].concat().into());
         assert_eq!(again, Some((meta, rest)), "it changes when it is encoded");
@@ -128,7 +159,7 @@ pub(crate) fn fuzz(bytes: &[u8]) {
 /// What an image of this begins with, and a byte of it, for fuzzing.
 #[cfg(feature = "testing")]
 pub(crate) fn sample(meta: &SnapshotMeta) -> Vec<u8> {
-    [&encode(meta)[..], &[7]].concat()
+    [encode(meta), encode_piece(&[7])].concat()
 }
 
 impl<S: Shelf> Shared<S> {
@@ -157,6 +188,25 @@ impl<S: Shelf> Shared<S> {
         Ok(found)
     }
 
+    /// Makes a draft ready to be gone on with, or begins it. Tells what is there of it.
+    fn resume(&self, meta: &SnapshotMeta, pieces: Option<Bytes>) -> Result<Bytes, StorageError> {
+        let name = draft(meta);
+        let held = match pieces.map(decode_pieces) {
+            Some((held, true)) => return Ok(held),
+            // Behind what is not whole nothing could be added.
+            Some((held, false)) => {
+                self.shelf.remove(&name)?;
+                held
+            }
+            None => Bytes::new(),
+        };
+        self.shelf.append(&name, &encode(meta))?;
+        if !held.is_empty() {
+            self.shelf.append(&name, &encode_piece(&held))?;
+        }
+        Ok(held)
+    }
+
     /// Makes this draft an image. One at a time: whoever is late finds what is newer, and of two images of one entry the one that was published last stays.
     fn publish(&self, meta: &SnapshotMeta, checksum: u32) -> Result<(), StorageError> {
         let mut state = self.state();
@@ -169,9 +219,11 @@ impl<S: Shelf> Shared<S> {
     fn refresh(&self, state: &mut State, published: Option<&str>) -> Result<(), StorageError> {
         let mut images: Vec<(Published, Bytes)> = Vec::new();
         for name in self.shelf.names()?.into_iter().filter(|name| name.ends_with(IMAGE)) {
-            let whole = decode(self.shelf.read(&name)?).and_then(|(meta, bytes)| {
+            let whole = decode(self.shelf.read(&name)?).and_then(|(meta, pieces)| {
+                let (bytes, is_whole) = decode_pieces(pieces);
                 let checksum = crc32c::crc32c(&bytes);
-                (image(&meta, checksum) == name).then(|| (Published { meta, len: bytes.len() as u64, checksum }, bytes))
+                let is_right = is_whole && image(&meta, checksum) == name;
+                is_right.then(|| (Published { meta, len: bytes.len() as u64, checksum }, bytes))
             });
             images.push(whole.ok_or_else(|| {
                 let (path, reason) = (self.shelf.place(&name), "the image does not match its checksum".into());
@@ -218,11 +270,8 @@ impl<S: Shelf> Snapshot for Shelved<S> {
             let unfinished = shared.drafts()?;
             let (turn, gone) = shared.drafts.begin(&meta, unfinished.iter().map(|(meta, _)| meta.clone()).collect());
             gone.iter().try_for_each(|other| shared.shelf.remove(&draft(other)))?;
-            let there = unfinished.into_iter().find(|(other, _)| *other == meta).map(|(_, bytes)| bytes);
-            if there.is_none() {
-                shared.shelf.append(&draft(&meta), &encode(&meta))?;
-            }
-            Ok((turn, there.unwrap_or_default()))
+            let there = unfinished.into_iter().find(|(other, _)| *other == meta);
+            Ok((turn, shared.resume(&meta, there.map(|(_, pieces)| pieces))?))
         })?;
         let (offset, checksum) = (there.len() as u64, crc32c::crc32c(&there));
         Ok(Box::new(Writer { shared, turn, meta, offset, checksum }))
@@ -241,7 +290,7 @@ impl<S: Shelf> SnapshotWriter for Writer<S> {
 
     async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
         self.shared.drafts.check(&self.turn)?;
-        self.shared.tried(|| self.shared.shelf.append(&draft(&self.meta), &chunk))?;
+        self.shared.tried(|| self.shared.shelf.append(&draft(&self.meta), &encode_piece(&chunk)))?;
         self.checksum = crc32c::crc32c_append(self.checksum, &chunk);
         self.offset += chunk.len() as u64;
         Ok(())
