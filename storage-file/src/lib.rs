@@ -45,6 +45,7 @@
 //! | `keeper.rs` | segments made in advance, and removed |
 //! | `log.rs` | [`FileLog`]: the log behind a thread |
 //! | `dump.rs` | a log shown line by line |
+//! | `worker.rs` | work on a disk, off the threads that serve: for other stores |
 //! | `parts.rs` | what other stores can be built with |
 //! | `snapshots/` | [`FileSnapshots`]: images of the state machine |
 //! | `fuzzing.rs` | the decoders as functions of bytes (feature `testing`) |
@@ -71,6 +72,7 @@ pub mod simulation;
 mod snapshots;
 mod vfs;
 mod wal;
+mod worker;
 
 pub use dump::{DumpEntries, DumpHead, DumpLine, DumpVerdict, dump, dump_on};
 pub use frame::Identity;

@@ -1,4 +1,5 @@
-//! What another store needs to be as careful with its directory as the ones of this crate: `raftkv-storage-redb` is built with it.
+//! What another store needs to be as careful with its directory as the ones of this crate: `raftkv-storage-redb` is built with it, and
+//! so are the stores of a crate that is nobody's in particular (`tests/downstream`).
 //!
 //! ```
 //! use std::path::Path;
@@ -17,3 +18,4 @@
 pub use crate::directory::{Claim, SyncedNote, kind_of};
 pub use crate::segment::zero;
 pub use crate::vfs::{failed, read_full, write_all};
+pub use crate::worker::Worker;

@@ -9,12 +9,14 @@
 //! [`SimDisk::misdirect`]). `simulation.rs` puts whole nodes on such disks.
 //!
 //! Each change to the disk is counted as one operation. [`SimDisk::record`] keeps an image of the disk before each, so that
-//! a test can run a workload once and then lose power at every point of it.
+//! a test can run a workload once and then lose power at every point of it. [`Restarts`] is what the conformance suites ask of a store's author: with it any store
+//! that does its work through [`Vfs`](crate::Vfs) is tested for kills, losses of power and errors at any operation.
 
 mod files;
 pub mod log_model;
 mod pages;
 mod patterns;
+mod restarts;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -24,6 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pages::Pages;
 pub use patterns::patterns;
+pub use restarts::Restarts;
 
 /// What a disk writes in one piece, in bytes.
 pub const SECTOR: usize = 512;

@@ -6,12 +6,11 @@
 mod support;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use raftkv::StorageError;
-use raftkv::testing::Random;
 use raftkv::testing::conformance::{Fault, log_store, snapshot};
-use raftkv_storage_file::sim::{self, Fate, SimDisk};
+use raftkv_storage_file::sim::Restarts;
 use raftkv_storage_file::{FileLog, FileSnapshots, Options};
 use support::IDENTITY;
 use tempfile::TempDir;
@@ -41,49 +40,10 @@ impl snapshot::Backend for Files {
     }
 }
 
-/// A disk that has suffered what was armed when it is opened again.
-struct Simulated(Mutex<State>);
-
-struct State {
-    disk: SimDisk,
-    armed: Option<Fault>,
-    random: Random,
-}
+struct Simulated(Restarts);
 
 fn simulated() -> Simulated {
-    Simulated(Mutex::new(State { disk: SimDisk::new(), armed: None, random: Random::new(1) }))
-}
-
-impl Simulated {
-    fn restarted(&self) -> Arc<SimDisk> {
-        let State { disk, armed, random } = &mut *self.0.lock().unwrap();
-        let moment = disk.now();
-        *disk = match armed.take() {
-            None => disk.clone(),
-            Some(Fault::Error | Fault::Kill) => moment.kill(),
-            Some(Fault::PowerLoss) => {
-                // Sometimes all is lost or kept: chance alone would hardly ever come to that.
-                let all = random.pick(&[None, Some(Fate::Lost), Some(Fate::Kept)]).flatten();
-                let mut any = || random.pick(&[Fate::Lost, Fate::Kept, Fate::Early, Fate::Garbage]).unwrap();
-                moment.lose_power(|_| all.unwrap_or_else(&mut any))
-            }
-        };
-        Arc::new(disk.clone())
-    }
-
-    fn arm(&self, fault: Fault, after: u64) -> bool {
-        let State { disk, armed, random } = &mut *self.0.lock().unwrap();
-        *armed = Some(fault);
-        let operation = disk.operations() + after;
-        match fault {
-            Fault::Error => {
-                let kinds = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::Other].map(sim::Fault::Refuse);
-                disk.fail_at(operation, random.pick(&[kinds[0], kinds[1], sim::Fault::Forget]).unwrap());
-            }
-            Fault::Kill | Fault::PowerLoss => disk.die_at(operation),
-        }
-        true
-    }
+    Simulated(Restarts::new(1))
 }
 
 impl log_store::Backend for Simulated {
@@ -91,11 +51,11 @@ impl log_store::Backend for Simulated {
 
     async fn open(&self) -> FileLog {
         let options = Options { segment_bytes: 16 << 10, background: false, ..Options::default() };
-        FileLog::open_on(self.restarted(), "/log", IDENTITY, options).unwrap()
+        FileLog::open_on(Arc::new(self.0.restarted()), "/log", IDENTITY, options).unwrap()
     }
 
     fn arm(&self, fault: Fault, after: u64) -> bool {
-        self.arm(fault, after)
+        self.0.arm(fault, after)
     }
 }
 
@@ -103,15 +63,15 @@ impl snapshot::Backend for Simulated {
     type Store = FileSnapshots;
 
     async fn open(&self) -> Result<FileSnapshots, StorageError> {
-        FileSnapshots::open_on(self.restarted(), "/images", IDENTITY, false)
+        FileSnapshots::open_on(Arc::new(self.0.restarted()), "/images", IDENTITY, false)
     }
 
     fn arm(&self, fault: Fault, after: u64) -> bool {
-        self.arm(fault, after)
+        self.0.arm(fault, after)
     }
 
     fn damage(&self, place: u64) -> bool {
-        let disk = &self.0.lock().unwrap().disk;
+        let disk = self.0.disk();
         let is_image = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "snap");
         let path = disk.files().into_iter().find(is_image).unwrap();
         let length = disk.contents(&path).unwrap().len();

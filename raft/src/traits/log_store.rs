@@ -116,7 +116,11 @@ pub trait LogStore: Send + Sync + 'static {
     /// Makes one step durable: when it returns, the whole step survives a loss of power; when power is lost before, either
     /// the whole step is there, or the hard state and a prefix of its entries, or nothing of it.
     ///
-    /// The node's main task polls this future, to its end: leave to other threads what blocks or takes long.
+    /// The node's main task polls this future, to its end: leave to other threads what blocks or takes long, one step after the other, and none after one
+    /// that failed. (`Worker` in `raftkv_storage_file::parts` does.)
+    ///
+    /// A disk that loses power while it writes may leave garbage in all of a sector. So nothing that was acknowledged may share one with what is written later: begin each step
+    /// at a multiple of 512 bytes, or of 4096 where a disk writes these as one.
     ///
     /// A partial step never leaves entries behind that the step replaces, once one of its own entries is there.
     ///
