@@ -23,7 +23,7 @@ fn main() {
     let dir = tempfile::tempdir_in(dir.map_or_else(std::env::temp_dir, PathBuf::from)).unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
     println!(
-        "entries     file, MiB   in use, MiB   open after close   open after a kill   compact all but 10 000   file then, MiB"
+        "entries     file, MiB   entries, MiB  open after close   open after a kill   compact all but 10 000   file then, MiB"
     );
     for count in [100_000, 400_000, 1_600_000] {
         measure(&runtime, &dir.path().join(count.to_string()), count);
@@ -35,7 +35,7 @@ fn measure(runtime: &Runtime, dir: &Path, count: u64) {
     let open = |dir: &Path| RedbLog::open(dir, IDENTITY, Options::default()).unwrap();
     let log = open(&home);
     fill(runtime, &log, count);
-    let stats = runtime.block_on(log.stats()).unwrap();
+    let stats = log.stats().unwrap();
     std::fs::create_dir_all(&killed).unwrap();
     for file in ["IDENTITY", "SYNCED", "log.redb"] {
         std::fs::copy(home.join(file), killed.join(file)).unwrap();
@@ -50,7 +50,7 @@ fn measure(runtime: &Runtime, dir: &Path, count: u64) {
     println!(
         "{count:>9}   {:>9}   {:>11}   {:>13.2} s   {:>14.2} s   {:>19.2} s   {:>14}",
         mib(stats.file_bytes),
-        mib(stats.used_pages * stats.page_bytes),
+        mib(stats.entry_bytes),
         after_close.as_secs_f64(),
         after_kill.as_secs_f64(),
         compacted.as_secs_f64(),

@@ -12,13 +12,15 @@ pub(crate) struct Contents {
     /// The number of the commit.
     pub(crate) sequence: u64,
     pub(crate) log: LogState,
+    /// What the entries take in their table.
+    pub(crate) entry_bytes: u64,
 }
 
 impl Contents {
     /// A log of which no entry has been seen yet: they are added by [`Contents::add`].
     pub(crate) fn new(state: &State) -> Self {
         let log = LogState { hard_state: state.hard_state, base: state.base, last: state.base, runs: Vec::new() };
-        Self { sequence: state.sequence, log }
+        Self { sequence: state.sequence, log, entry_bytes: 0 }
     }
 
     /// What is kept in the database of it, besides the entries.

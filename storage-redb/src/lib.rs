@@ -86,7 +86,7 @@
 //! the last transaction replaced, and for growth: it doubles when it is full, and grows by 4 GiB from there on. A node keeps what its snapshots leave in
 //! the log (`Config::snapshot_entries`, `trailing_entries`), and the file stays within some four times that. It shrinks in a commit that finds more than half
 //! of the file free at its end, and to its last page in use when it is closed. What lies in between is given back when a log is opened of whose file less than
-//! a quarter is in use. [`RedbLog::stats`] tells where it stands. Room is reserved when the file grows (`fallocate`), so a disk that is full says so then.
+//! a quarter is in use. [`RedbLog::stats`] tells how long the file is, and how much of that is entries. Room is reserved when the file grows (`fallocate`), so a disk that is full says so then.
 //! Zeros are written over it in pieces of 256 KiB, each when the first page of it is used: a commit of 16 entries into room that was only reserved took nearly twice as long,
 //! as the file system had more to note with each.
 //!

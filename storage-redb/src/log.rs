@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use raftkv::{Entry, Index, LogId, LogState, LogStore, LogWrite, StorageError};
 use raftkv_storage_file::parts::failed;
 use raftkv_storage_file::{Identity, OsVfs, Vfs};
-use redb::DatabaseStats;
 use tokio::sync::oneshot;
 
 use crate::store::Store;
@@ -51,27 +50,8 @@ impl Default for Options {
 pub struct Stats {
     /// The length of the database's file, in bytes.
     pub file_bytes: u64,
-    /// The size of a page, in bytes.
-    pub page_bytes: u64,
-    /// Pages in use, those that the last commit freed among them.
-    pub used_pages: u64,
-    /// Pages that wait to be used again. The file grows only when there are none that fit.
-    pub free_pages: u64,
-    /// Bytes of entries, with what is kept beside them.
-    pub stored_bytes: u64,
-    /// How many pages are read to find an entry.
-    pub tree_height: u32,
-}
-
-impl Stats {
-    pub(crate) fn of(file_bytes: u64, stats: &DatabaseStats) -> Self {
-        let page_bytes = stats.page_size() as u64;
-        let used_pages = stats.allocated_pages();
-        // The first page is the header's.
-        let free_pages = (file_bytes / page_bytes).saturating_sub(used_pages + 1);
-        let (stored_bytes, tree_height) = (stats.stored_bytes(), stats.tree_height());
-        Self { file_bytes, page_bytes, used_pages, free_pages, stored_bytes, tree_height }
-    }
+    /// Bytes of the entries that the log holds, with what is kept beside each. The rest of the file is redb's own, waits to be used again, or is for growth.
+    pub entry_bytes: u64,
 }
 
 type Answer<T> = oneshot::Sender<Result<T, StorageError>>;
@@ -79,7 +59,6 @@ type Answer<T> = oneshot::Sender<Result<T, StorageError>>;
 enum Job {
     Write(LogWrite, Answer<()>),
     Compact(LogId, Answer<()>),
-    Stats(Answer<Stats>),
 }
 
 #[derive(Debug)]
@@ -134,12 +113,12 @@ impl RedbLog {
         Ok(Self { store, writer: Some(Writer { jobs: Some(jobs), thread: Some(thread) }) })
     }
 
-    /// How much room the log takes, and what for. Reads all of the log's pages, between two writes: for people who want to know, now and then.
+    /// How much room the log takes, and what for. Counted as it goes, so that it costs nothing to ask.
     ///
     /// # Errors
-    /// The database can't be read.
-    pub async fn stats(&self) -> Result<Stats, StorageError> {
-        self.submit(Job::Stats).await
+    /// The operating system does not tell how long the file is.
+    pub fn stats(&self) -> Result<Stats, StorageError> {
+        self.store.stats()
     }
 
     async fn submit<T>(&self, job: impl FnOnce(Answer<T>) -> Job) -> Result<T, StorageError> {
@@ -165,7 +144,6 @@ fn perform(store: &Store, job: Job) {
     match job {
         Job::Write(write, answer) => drop(answer.send(store.write(&write))),
         Job::Compact(upto, answer) => drop(answer.send(store.compact(upto))),
-        Job::Stats(answer) => return drop(answer.send(store.stats())),
     }
     store.settle();
 }

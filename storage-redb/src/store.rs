@@ -152,8 +152,9 @@ impl Store {
         let _one = self.committing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_running()?;
         let done = next(&self.contents()).and_then(|step| {
-            let Some((next, gone)) = step else { return Ok(()) };
-            self.volume.write(op, |transaction| self.change(transaction, gone, entries, &next))?;
+            let Some((mut next, gone)) = step else { return Ok(()) };
+            let (freed, added) = self.volume.write(op, |transaction| self.change(transaction, gone, entries, &next))?;
+            next.entry_bytes = next.entry_bytes.saturating_sub(freed).saturating_add(added);
             *self.contents.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
             Ok(())
         });
@@ -164,17 +165,22 @@ impl Store {
         done
     }
 
+    /// Makes the changes of one step. Tells how many bytes of entries went, and how many came.
     fn change(
         &self,
         transaction: &WriteTransaction,
         gone: Option<Indexes>,
         entries: &[Entry],
         next: &Contents,
-    ) -> Result<(), Trouble> {
+    ) -> Result<(u64, u64), Trouble> {
+        let (mut freed, mut added) = (0, 0);
         if gone.is_some() || !entries.is_empty() {
             let mut table = transaction.open_table(ENTRIES)?;
             if let Some(gone) = gone {
-                table.retain_in(gone, |_, _| false)?;
+                table.retain_in(gone, |_, value| {
+                    freed += row_bytes(value);
+                    false
+                })?;
             }
             // Entries are added at the end, in order, which redb does in one sweep.
             let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded)?;
@@ -183,6 +189,7 @@ impl Store {
                 value.resize(ENTRY_HEADER + entry.data.len(), 0);
                 encode_entry(&mut value, entry, next.sequence, self.salt);
                 end.insert_before(entry.id.index.0, value.as_slice())?;
+                added += row_bytes(&value);
             }
             end.close()?;
         }
@@ -191,7 +198,7 @@ impl Store {
             let mut table = transaction.open_table(STATE)?;
             table.insert(0, next.state().encode(self.volume.nonce()).as_slice())?;
         }
-        Ok(())
+        Ok((freed, added))
     }
 
     /// What can be done after a write has been answered: notes that it is synced.
@@ -203,8 +210,7 @@ impl Store {
 
     /// How much room the database takes, and what for.
     pub(crate) fn stats(&self) -> Result<Stats, StorageError> {
-        let file_bytes = self.volume.file_len()?;
-        self.volume.look("read", |transaction| Ok(Stats::of(file_bytes, &transaction.stats()?)))
+        Ok(Stats { file_bytes: self.volume.file_len()?, entry_bytes: self.contents().entry_bytes })
     }
 
     pub(crate) fn close(&self) {
@@ -226,6 +232,11 @@ pub(crate) fn plan(Options { commit, cache_bytes, background }: Options) -> Plan
 }
 
 type Indexes = (Bound<u64>, Bound<u64>);
+
+/// What an entry takes in its table: its index, and its record.
+fn row_bytes(record: &[u8]) -> u64 {
+    (size_of::<u64>() + record.len()) as u64
+}
 
 /// Fills a new database: its first commit.
 fn make(transaction: &WriteTransaction, nonce: u64) -> Result<(), Trouble> {
@@ -256,6 +267,7 @@ pub(crate) fn check(found: &Found<'_>) -> Result<(Contents, u64), Trouble> {
         }
         written = entry.sequence;
         contents.add(LogId { term: entry.term, index: next });
+        contents.entry_bytes += row_bytes(value.value());
     }
     contents.sequence = contents.sequence.max(written);
     let sequence = contents.sequence;

@@ -5,12 +5,11 @@
 
 mod support;
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use raftkv::StorageError;
-use raftkv::testing::Random;
 use raftkv::testing::conformance::{Fault, log_store, snapshot};
-use raftkv_storage_file::sim::{self, Fate, SimDisk};
+use raftkv_storage_file::sim::Restarts;
 use raftkv_storage_redb::{Commit, Options, RedbLog, RedbSnapshots, SnapshotOptions};
 use support::{IDENTITY, inline, open_with};
 use tempfile::TempDir;
@@ -49,70 +48,30 @@ impl snapshot::Backend for Images {
     }
 }
 
-/// A disk that has suffered what was armed when it is opened again.
 struct Simulated {
-    state: Mutex<State>,
+    restarts: Restarts,
     commit: Commit,
     small_bytes: usize,
 }
 
-struct State {
-    disk: SimDisk,
-    armed: Option<Fault>,
-    random: Random,
-}
-
 fn simulated(commit: Commit) -> Simulated {
-    let state = State { disk: SimDisk::new(), armed: None, random: Random::new(1) };
-    Simulated { state: Mutex::new(state), commit, small_bytes: 0 }
+    Simulated { restarts: Restarts::new(1), commit, small_bytes: 0 }
 }
 
 fn simulated_images(small_bytes: usize) -> Simulated {
     Simulated { small_bytes, ..simulated(Commit::OnePhase) }
 }
 
-impl Simulated {
-    fn restarted(&self) -> SimDisk {
-        let State { disk, armed, random } = &mut *self.state.lock().unwrap();
-        let moment = disk.now();
-        *disk = match armed.take() {
-            None => disk.clone(),
-            Some(Fault::Error | Fault::Kill) => moment.kill(),
-            Some(Fault::PowerLoss) => {
-                // Sometimes all is lost or kept: chance alone would hardly ever come to that.
-                let all = random.pick(&[None, Some(Fate::Lost), Some(Fate::Kept)]).flatten();
-                let mut any = || random.pick(&[Fate::Lost, Fate::Kept, Fate::Early, Fate::Garbage]).unwrap();
-                moment.lose_power(|_| all.unwrap_or_else(&mut any))
-            }
-        };
-        disk.clone()
-    }
-
-    fn arm(&self, fault: Fault, after: u64) -> bool {
-        let State { disk, armed, random } = &mut *self.state.lock().unwrap();
-        *armed = Some(fault);
-        let operation = disk.operations() + after;
-        match fault {
-            Fault::Error => {
-                let kinds = [std::io::ErrorKind::StorageFull, std::io::ErrorKind::Other].map(sim::Fault::Refuse);
-                disk.fail_at(operation, random.pick(&[kinds[0], kinds[1], sim::Fault::Forget]).unwrap());
-            }
-            Fault::Kill | Fault::PowerLoss => disk.die_at(operation),
-        }
-        true
-    }
-}
-
 impl log_store::Backend for Simulated {
     type Store = RedbLog;
 
     async fn open(&self) -> RedbLog {
-        open_with(&self.restarted(), inline(self.commit)).unwrap()
+        open_with(&self.restarts.restarted(), inline(self.commit)).unwrap()
     }
 
     fn arm(&self, fault: Fault, after: u64) -> bool {
         // A commit takes some ten operations.
-        self.arm(fault, after * 8)
+        self.restarts.arm(fault, after * 8)
     }
 }
 
@@ -121,15 +80,15 @@ impl snapshot::Backend for Simulated {
 
     async fn open(&self) -> Result<RedbSnapshots, StorageError> {
         let options = SnapshotOptions { small_bytes: self.small_bytes, commit: self.commit, background: false };
-        RedbSnapshots::open_on(Arc::new(self.restarted()), "/images", IDENTITY, options)
+        RedbSnapshots::open_on(Arc::new(self.restarts.restarted()), "/images", IDENTITY, options)
     }
 
     fn arm(&self, fault: Fault, after: u64) -> bool {
-        self.arm(fault, after * 4)
+        self.restarts.arm(fault, after * 4)
     }
 
     fn damage(&self, place: u64) -> bool {
-        let disk = &self.state.lock().unwrap().disk;
+        let disk = self.restarts.disk();
         let place = usize::try_from(place >> 3).unwrap();
         if let Some(path) = disk.files().into_iter().find(|path| path.extension().is_some_and(|ext| ext == "snap")) {
             let length = disk.contents(&path).unwrap().len();

@@ -69,6 +69,33 @@ fn files(disk: &SimDisk) -> Vec<(u64, String)> {
     numbers.collect()
 }
 
+/// redb uses the pages of images before again.
+#[test]
+fn the_database_does_not_grow_with_how_many_images_it_has_held() {
+    const LARGEST: usize = 64 << 10;
+    let disk = SimDisk::new();
+    let open = || {
+        let options = SnapshotOptions { small_bytes: LARGEST, commit: Commit::OnePhase, background: false };
+        RedbSnapshots::open_on(Arc::new(disk.clone()), "/images", IDENTITY, options).unwrap()
+    };
+    let length = || disk.contents(Path::new("/images/images.redb")).unwrap().len();
+    let mut store = open();
+    let (mut largest, mut written) = (0, 0);
+    for n in 1..=300 {
+        let image = bytes(n, LARGEST - usize::try_from(n * 7919).unwrap() % (LARGEST / 2));
+        now(publish(&store, meta(n, n), &image)).unwrap();
+        (largest, written) = (largest.max(length()), written + image.len());
+        if n % 60 == 0 {
+            drop(store);
+            store = open();
+            assert_eq!(read_all(&store, n).unwrap(), image);
+        }
+    }
+    assert!(written > 200 * LARGEST, "{written} bytes went through it");
+    println!("{largest} bytes for images of {LARGEST} at most, {written} in all");
+    assert!(largest < 8 * LARGEST, "{largest} bytes for images of {LARGEST} at most");
+}
+
 #[test]
 fn small_images_are_in_the_database_and_large_ones_beside_it() {
     let disk = SimDisk::new();
