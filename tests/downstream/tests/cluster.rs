@@ -1,10 +1,12 @@
 //! Three nodes on these backends: one ends and comes back from its files, while the others go on.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use downstream::{Accounts, Images, Ledger, OneFile, Tcp, Transfer, serve};
 use raftkv::{ClusterId, Config, Consistency, Membership, Peer, Raft, Session};
+use raftkv_storage_file::OsVfs;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -24,8 +26,10 @@ impl Node {
         // Little of the log is kept, so that whoever was away gets an image.
         let config = Config { snapshot_entries: 20, trailing_entries: 5, ..Config::default() };
         let node = Raft::builder(me.id, CLUSTER).config(config).transport(Tcp::new(CLUSTER, me.clone()));
-        let node = node.log(OneFile::open(dir.join("log")).expect("a log"));
-        let node = node.snapshots(Images::open(dir.join("images")).expect("images")).state_machine(ledger.clone());
+        let node = node.log(OneFile::open(Arc::new(OsVfs), dir.join("log")).expect("a log"));
+        let node = node
+            .snapshots(Images::open(Arc::new(OsVfs), dir.join("images")).expect("images"))
+            .state_machine(ledger.clone());
         let raft = node.start().await.expect("a node");
         Self { serving: tokio::spawn(serve(listener, raft.inbox())), raft, ledger }
     }

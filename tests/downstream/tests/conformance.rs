@@ -7,11 +7,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use downstream::{Images, Ledger, OneFile, Tcp, Transfer, serve};
 use raftkv::testing::Random;
-use raftkv::testing::conformance::{log_store, snapshot, state_machine, transport};
+use raftkv::testing::conformance::{Fault, log_store, snapshot, state_machine, transport};
 use raftkv::{ClusterId, Inbox, Peer, Shelved, StorageError, Transport};
+use raftkv_storage_file::OsVfs;
+use raftkv_storage_file::sim::Restarts;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
+/// On real files.
 struct Dir(TempDir);
 
 impl Dir {
@@ -28,7 +31,7 @@ impl log_store::Backend for Dir {
     type Store = OneFile;
 
     async fn open(&self) -> OneFile {
-        OneFile::open(self.path("log")).expect("a log")
+        OneFile::open(Arc::new(OsVfs), self.path("log")).expect("a log")
     }
 }
 
@@ -36,19 +39,63 @@ impl snapshot::Backend for Dir {
     type Store = Shelved<Images>;
 
     async fn open(&self) -> Result<Shelved<Images>, StorageError> {
-        Images::open(self.path("images"))
+        Images::open(Arc::new(OsVfs), self.path("images"))
     }
 
     fn damage(&self, place: u64) -> bool {
         let files = std::fs::read_dir(self.path("images")).expect("a directory").filter_map(Result::ok);
-        let image = files.map(|entry| entry.path()).find(|path| path.extension().is_some_and(|kind| kind == "image"));
-        let image = image.expect("an image");
+        let image = files.map(|entry| entry.path()).find(is_image).expect("an image");
         let mut bytes = std::fs::read(&image).expect("its bytes");
         let bit = place as usize % (bytes.len() * 8);
         bytes[bit / 8] ^= 1 << (bit % 8);
         std::fs::write(image, bytes).expect("room");
         true
     }
+}
+
+/// On a disk that is killed, loses power and fails at any operation.
+struct Disk(Restarts);
+
+impl Disk {
+    fn new() -> Self {
+        Self(Restarts::new(1))
+    }
+}
+
+impl log_store::Backend for Disk {
+    type Store = OneFile;
+
+    async fn open(&self) -> OneFile {
+        OneFile::open(Arc::new(self.0.restarted()), "/log".into()).expect("a log")
+    }
+
+    fn arm(&self, fault: Fault, after: u64) -> bool {
+        self.0.arm(fault, after)
+    }
+}
+
+impl snapshot::Backend for Disk {
+    type Store = Shelved<Images>;
+
+    async fn open(&self) -> Result<Shelved<Images>, StorageError> {
+        Images::open(Arc::new(self.0.restarted()), "/images".into())
+    }
+
+    fn arm(&self, fault: Fault, after: u64) -> bool {
+        self.0.arm(fault, after)
+    }
+
+    fn damage(&self, place: u64) -> bool {
+        let disk = self.0.disk();
+        let image = disk.files().into_iter().find(is_image).expect("an image");
+        let bit = place as usize % (disk.contents(&image).expect("its bytes").len() * 8);
+        disk.flip(&image, bit / 8, 1 << (bit % 8));
+        true
+    }
+}
+
+fn is_image(path: &PathBuf) -> bool {
+    path.extension().is_some_and(|kind| kind == "image")
 }
 
 struct Network;
@@ -92,8 +139,16 @@ mod log {
     raftkv::log_store_conformance!(super::Dir::new());
 }
 
+mod log_on_a_disk_that_fails {
+    raftkv::log_store_conformance!(super::Disk::new());
+}
+
 mod images {
     raftkv::snapshot_conformance!(super::Dir::new());
+}
+
+mod images_on_a_disk_that_fails {
+    raftkv::snapshot_conformance!(super::Disk::new());
 }
 
 mod tcp {
