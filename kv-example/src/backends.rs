@@ -37,6 +37,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Limits;
 use crate::machine::{KvMachine, KvView};
+use crate::room::{self, Entries};
 
 /// How members talk to each other. The same on every node of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,9 +180,6 @@ pub(crate) fn serve_members(
     }
 }
 
-/// Where images are, in the data directory.
-const SNAPSHOTS: &str = "snapshots";
-
 /// What keeps the log and the images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreKind {
@@ -251,7 +249,12 @@ impl FromStr for StoreKind {
 }
 
 /// A log and images.
-pub(crate) type Stores = (Arc<dyn LogStore>, Arc<dyn Snapshot>);
+pub(crate) struct Stores {
+    pub(crate) log: Arc<dyn LogStore>,
+    pub(crate) images: Arc<dyn Snapshot>,
+    /// How many bytes of entries the log holds, where it counts them.
+    pub(crate) entries: Option<Entries>,
+}
 
 /// Opens a node's log and images in its data directory: those of this kind, or of the kind that is there. Blocks. Tells the kind.
 pub(crate) fn open_stores(
@@ -267,7 +270,7 @@ pub(crate) fn open_stores(
     if let Some(feature) = kind.missing() {
         return Err(StorageError::Refused {
             path: data.display().to_string(),
-            reason: built_without(kind.name(), feature),
+            reason: built_without(kind.name(), feature, &there(&StoreKind::ALL, StoreKind::name, StoreKind::missing)),
         });
     }
     let stores = match kind {
@@ -281,25 +284,29 @@ pub(crate) fn open_stores(
 fn open_files(files: Arc<dyn Vfs>, data: &Path, identity: Identity) -> Result<Stores, StorageError> {
     use raftkv_storage_file::{FileLog, FileSnapshots, Options};
     let log = FileLog::open_on(files.clone(), data, identity, Options::default())?;
-    Ok((Arc::new(log), Arc::new(FileSnapshots::open_on(files, data.join(SNAPSHOTS), identity, true)?)))
+    let images = FileSnapshots::open_on(files, data.join(room::IMAGES), identity, true)?;
+    Ok(Stores { log: Arc::new(log), images: Arc::new(images), entries: None })
 }
 
 #[cfg(not(feature = "file"))]
 fn open_files(_: Arc<dyn Vfs>, data: &Path, _: Identity) -> Result<Stores, StorageError> {
-    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("file", "file") })
+    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("file", "file", "redb") })
 }
 
 #[cfg(feature = "redb")]
 fn open_databases(files: Arc<dyn Vfs>, data: &Path, identity: Identity) -> Result<Stores, StorageError> {
     use raftkv_storage_redb::{Options, RedbLog, RedbSnapshots, SnapshotOptions};
-    let log = RedbLog::open_on(files.clone(), data, identity, Options::default())?;
-    let snapshots = RedbSnapshots::open_on(files, data.join(SNAPSHOTS), identity, SnapshotOptions::default())?;
-    Ok((Arc::new(log), Arc::new(snapshots)))
+    let log = Arc::new(RedbLog::open_on(files.clone(), data, identity, Options::default())?);
+    let images = RedbSnapshots::open_on(files, data.join(room::IMAGES), identity, SnapshotOptions::default())?;
+    // The log is closed when the node lets go of it, whoever may still ask.
+    let counted = Arc::downgrade(&log);
+    let entries = move || counted.upgrade()?.stats().ok().map(|stats| stats.entry_bytes);
+    Ok(Stores { log, images: Arc::new(images), entries: Some(Arc::new(entries)) })
 }
 
 #[cfg(not(feature = "redb"))]
 fn open_databases(_: Arc<dyn Vfs>, data: &Path, _: Identity) -> Result<Stores, StorageError> {
-    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("redb", "redb") })
+    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("redb", "redb", "file") })
 }
 
 /// Goes through a node's log and gives each line of what is there, and whether it is sound in the end. Changes nothing. Blocks.
@@ -335,7 +342,7 @@ fn dump_database(data: &Path, each: &mut dyn FnMut(&dyn fmt::Display)) -> Result
 
 #[cfg(not(feature = "redb"))]
 fn dump_database(data: &Path, _: &mut dyn FnMut(&dyn fmt::Display)) -> Result<bool, StorageError> {
-    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("redb", "redb") })
+    Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("redb", "redb", "file") })
 }
 
 /// What keeps the contents.
@@ -395,13 +402,32 @@ fn choose<K: Copy>(
     };
     match missing(kind) {
         None => Ok(kind),
-        Some(feature) => Err(built_without(text, feature)),
+        Some(feature) => Err(built_without(text, feature, &there(all, name, missing))),
     }
 }
 
-fn built_without(kind: &str, feature: &str) -> String {
+/// The names of those that were compiled in.
+fn there<K: Copy>(all: &[K], name: impl Fn(K) -> &'static str, missing: impl Fn(K) -> Option<&'static str>) -> String {
+    let names: Vec<_> = all.iter().filter(|kind| missing(**kind).is_none()).map(|kind| name(*kind)).collect();
+    names.join(", ")
+}
+
+/// The cargo features that this program was built with, of those that matter here.
+fn features() -> Vec<&'static str> {
+    let all = [
+        (cfg!(feature = "grpc"), "grpc"),
+        (cfg!(feature = "tarpc"), "tarpc"),
+        (cfg!(feature = "file"), "file"),
+        (cfg!(feature = "redb"), "redb"),
+    ];
+    all.into_iter().filter_map(|(is_there, feature)| is_there.then_some(feature)).collect()
+}
+
+fn built_without(kind: &str, feature: &str, there: &str) -> String {
+    let all: Vec<_> = std::iter::once(feature).chain(features()).collect();
     format!(
-        "this program was built without {kind}: build it again with `cargo build --release -p kv-example --features {feature}`"
+        "this program was built without {kind}, and has {there}: to have {kind} as well, build it again with `cargo build --release -p kv-example --features {}`",
+        all.join(",")
     )
 }
 
@@ -421,7 +447,7 @@ pub(crate) fn open_machine(
             let view = machine.view();
             Ok((Box::new(machine), view))
         }
-        EngineKind::Redb => open_redb(&data.join("kv.redb"), cluster, node, cache_bytes),
+        EngineKind::Redb => open_redb(&data.join(room::CONTENTS), cluster, node, cache_bytes),
     }
 }
 
@@ -467,8 +493,9 @@ mod tests {
         assert_eq!(error, "\"rocks\" is not a kind of store; there are file, redb");
         let error = "rocks".parse::<EngineKind>().unwrap_err();
         assert_eq!(error, "\"rocks\" is not an engine; there are memory, redb");
-        let missing = choose("an engine", &[1], |_| "x", |_| Some("y"), "x").unwrap_err();
-        assert!(missing.contains("built without x") && missing.contains("--features y"), "{missing}");
+        let missing = |n| (n == 1).then_some("y");
+        let missing = choose("an engine", &[1, 2], |n| if n == 1 { "x" } else { "z" }, missing, "x").unwrap_err();
+        assert!(missing.contains("built without x, and has z:") && missing.contains("--features y,"), "{missing}");
     }
 
     /// A directory keeps its kind of store: it is found where nobody says, and no other is begun in it.

@@ -13,6 +13,7 @@ pub mod fuzzing;
 mod gate;
 pub mod machine;
 mod metrics;
+pub mod room;
 mod server;
 pub mod service;
 pub mod store;

@@ -35,6 +35,7 @@ use crate::cli::Failure;
 use crate::config::{COMMAND_OVERHEAD, ServerConfig, prepare_data_dir};
 use crate::gate::Gate;
 use crate::metrics::{self, MeterLayer, RequestMeter};
+use crate::room::Room;
 use crate::service::{self, Services};
 use crate::store::Limits;
 use protection::Protection;
@@ -118,7 +119,8 @@ impl Node {
         }
         let protection = Protection::open(config)?;
         prepare_data_dir(&config.data)?;
-        let stores = open_stores(config, files).await?;
+        let mut stores = open_stores(config, files).await?;
+        let room = Room::new(&config.data, stores.entries.take());
         let (machine, view) = open_machine(config).await?;
         let raft = start_raft(config, stores, machine, &protection).await?;
         let (end_clients, clients_end) = watch::channel(false);
@@ -131,11 +133,12 @@ impl Node {
                 requests: requests.clone(),
                 certificates: protection.all(),
                 gate: gate.clone(),
+                room: room.clone(),
             };
             serve_metrics(listener, sources, members_end.clone());
         }
         let members = tokio::spawn(serve_members(listeners.members, &raft, config, &protection, members_end));
-        let services = Services::start(raft.clone(), view, service_options(config, &protection));
+        let services = Services::start(raft.clone(), view, service_options(config, &protection, room));
         removal::watch(&raft, &config.data);
         let meter = MeterLayer(requests);
         let tls = protection.clients.clone();
@@ -278,7 +281,7 @@ async fn open_machine(config: &ServerConfig) -> Result<Machine, Failure> {
 
 async fn start_raft(
     config: &ServerConfig,
-    (log, snapshots): Stores,
+    Stores { log, images, entries: _ }: Stores,
     machine: Box<dyn raftkv::StateMachine>,
     protection: &Protection,
 ) -> Result<Raft, Failure> {
@@ -296,7 +299,7 @@ async fn start_raft(
         })
         .transport(transport)
         .log(log)
-        .snapshots(snapshots)
+        .snapshots(images)
         .state_machine(machine)
         .start()
         .await
@@ -351,7 +354,7 @@ fn serve_members(
     backends::serve_members(config.transport, listener, raft.inbox(), tls, limits, ended)
 }
 
-fn service_options(config: &ServerConfig, protection: &Protection) -> service::Options {
+fn service_options(config: &ServerConfig, protection: &Protection, room: Room) -> service::Options {
     service::Options {
         cluster: config.cluster_id(),
         node: config.id,
@@ -367,6 +370,7 @@ fn service_options(config: &ServerConfig, protection: &Protection) -> service::O
         was_removed: removal::is_noted(&config.data),
         peers_have_tls: protection.peers.is_some(),
         clients_tls: protection.clients.clone(),
+        room: Some(room),
     }
 }
 

@@ -43,6 +43,13 @@ impl Node {
         });
     }
 
+    /// The newest revision.
+    fn revision(&self) -> String {
+        let status = run(&["status", "--json", "--endpoints", &self.client]);
+        let nodes: serde_json::Value = serde_json::from_str(&stdout(&status)).unwrap();
+        nodes[0]["revision"].to_string()
+    }
+
     fn get(&self, key: &str) -> String {
         stdout(&run(&["get", key, "--value-only", "--endpoints", &self.client]))
     }
@@ -107,6 +114,64 @@ fn a_database_whose_newest_header_is_damaged_costs_nothing_and_is_told() {
         bytes[newest * 4096 + 100] ^= 1;
         std::fs::write(&file, bytes).unwrap();
     }
+}
+
+/// What `status` tells of a node's disk: log, what entries take of that, images, contents; in bytes.
+fn on_disk(node: &Node) -> Option<[u64; 4]> {
+    let output = run(&["status", "--json", "--endpoints", &node.client]);
+    let nodes: serde_json::Value = serde_json::from_str(&stdout(&output)).ok()?;
+    let disk = &nodes[0]["disk"];
+    let numbers = ["log", "log_entries", "images", "contents"].map(|name| disk[name].as_u64());
+    numbers.into_iter().collect::<Option<Vec<_>>>()?.try_into().ok()
+}
+
+/// The same keys are written again and again, old revisions compacted, and an image is taken after each 200 entries.
+#[test]
+fn files_are_told_and_do_not_grow_with_what_was_overwritten() {
+    const KEYS: u64 = 100;
+    const VALUE: u64 = 1000;
+    let node = Node::new();
+    let data = node.data();
+    let mut args = node.args(&data, "redb");
+    args.extend(["--store", "redb"]);
+    for option in ["--snapshot-entries", "--trailing-entries"] {
+        let at = args.iter().position(|arg| *arg == option).unwrap();
+        args.drain(at..at + 2);
+    }
+    args.extend(["--snapshot-entries", "200", "--trailing-entries", "10"]);
+    let mut running = Running::start(&node.dir.path().join("log"), &args);
+    node.put("first", "1");
+    let (mut seen, mut written) = (Vec::new(), 0);
+    for _ in 0..8 {
+        let (keys, value) = (KEYS.to_string(), VALUE.to_string());
+        let bench = ["bench", "put", "--keys", &keys, "--value-size", &value, "--clients", "8", "--json"];
+        let more = ["--warmup", "0", "--duration", "1", "--endpoints", &node.client];
+        let output = run(&[&bench[..], &more].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
+        written += report["operations"].as_u64().unwrap();
+        let compacted = run(&["compact", &node.revision(), "--endpoints", &node.client]);
+        assert!(compacted.status.success(), "{}", stderr(&compacted));
+        // What is told is a second old at most.
+        std::thread::sleep(std::time::Duration::from_millis(1100));
+        seen.push(wait_for("a look at the disk", || on_disk(&node)));
+    }
+    println!("{written} values of {VALUE} bytes written; log, entries, images, contents: {seen:?}");
+    assert!(written > 8 * KEYS, "{written} values: this measures nothing");
+    for [log, entries, images, contents] in &seen {
+        assert!(*entries > 0 && entries < log, "{seen:?}");
+        assert!(*images > KEYS * VALUE && *contents > KEYS * VALUE, "{seen:?}");
+    }
+    // Somewhere in between they have become as large as they will ever be.
+    let (early, late) = seen.split_at(seen.len() / 2);
+    for (n, what) in ["log", "entries", "images", "contents"].into_iter().enumerate() {
+        let most = |seen: &[[u64; 4]]| seen.iter().map(|disk| disk[n]).max().unwrap();
+        assert!(most(late) <= 2 * most(early), "{what} grows: {seen:?}");
+    }
+    let text = stdout(&run(&["status", "--endpoints", &node.client]));
+    assert!(text.lines().any(|line| line.contains("disk")) && text.contains("MiB"), "{text}");
+    running.signal(Signal::TERM);
+    assert_eq!(running.code(), Some(0));
 }
 
 #[test]

@@ -93,6 +93,25 @@ pub struct NodeStatusResponse {
     /// Whether this node may lead.
     #[prost(bool, tag = "25")]
     pub may_lead: bool,
+    /// What this node takes of its disk; absent as long as it does not know.
+    #[prost(message, optional, tag = "26")]
+    pub disk: ::core::option::Option<Disk>,
+}
+/// What files take of a disk, in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Disk {
+    /// The log.
+    #[prost(uint64, tag = "1")]
+    pub log: u64,
+    /// What its entries take in there; absent where the store does not count them.
+    #[prost(uint64, optional, tag = "2")]
+    pub log_entries: ::core::option::Option<u64>,
+    /// Images, whole and begun.
+    #[prost(uint64, tag = "3")]
+    pub images: u64,
+    /// The contents, where they are in a database.
+    #[prost(uint64, tag = "4")]
+    pub contents: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Image {

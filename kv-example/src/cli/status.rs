@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::{Connection, Failure, output};
-use crate::api::node::{Image, NodeStatusResponse, PeerStatus, Receiving};
+use crate::api::node::{Disk, Image, NodeStatusResponse, PeerStatus, Receiving};
 use crate::client::ClientError;
 
 #[derive(Args, Debug)]
@@ -12,7 +12,8 @@ use crate::client::ClientError;
 JSON: an array with one object a node: \"endpoint\", and either \"error\", or \"id\", \"cluster_id\", \"role\" (leader, \
 follower, candidate, pre-candidate or stopped), \"learner\", \"removed\", \"leader\" (0: none known), \"term\", \"log_first\", \"log_last\", \
 \"stored\", \"commit\", \"applied\", \"lag\", \"revision\", \"compact_revision\", \"keys\", \"db_size\", \"version\", \"priority\", \"may_lead\", \
-\"image\": the newest one on its disk, null or \"index\", \"term\", \"bytes\", \"receiving\": the image that it is getting, null or \"from\", \"index\", \"term\", \"bytes\", \
+\"image\": the newest one on its disk, null or \"index\", \"term\", \"bytes\", \"disk\": what its files take of the disk, null or \"log\", \
+\"log_entries\" (what entries take of that; null with --store file), \"images\", \"contents\" (0 with --engine memory), in bytes, \"receiving\": the image that it is getting, null or \"from\", \"index\", \"term\", \"bytes\", \
 \"stored\", \"rate\" (bytes a second), \"remaining_s\" (null when that can't be told), and \
 \"peers\": an array of \"id\", \"address\", \"matched\", \"next\", \"lag\", \"state\", \"in_flight\", \"fetched\" (bytes of an image), \"last_contact_ms\"; \
 all but the first two are null where the node does not lead.")]
@@ -81,6 +82,7 @@ fn node_json((endpoint, answer): &Answer) -> Value {
             "priority": node.priority,
             "may_lead": node.may_lead,
             "image": node.image.map(|image| image_json(&image)),
+            "disk": node.disk.map(|disk| disk_json(&disk)),
             "receiving": node.receiving.map(|receiving| receiving_json(&receiving)),
             "peers": node.peers.iter().map(peer_json).collect::<Vec<_>>(),
         }),
@@ -89,6 +91,15 @@ fn node_json((endpoint, answer): &Answer) -> Value {
 
 fn image_json(image: &Image) -> Value {
     json!({ "index": image.index, "term": image.term, "bytes": image.bytes })
+}
+
+fn disk_json(Disk { log, log_entries, images, contents }: &Disk) -> Value {
+    json!({ "log": log, "log_entries": log_entries, "images": images, "contents": contents })
+}
+
+/// All that a node takes of its disk.
+fn on_disk(disk: Option<Disk>) -> String {
+    disk.map_or_else(|| "?".into(), |disk| size(disk.log + disk.images + disk.contents))
 }
 
 fn receiving_json(receiving: &Receiving) -> Value {
@@ -142,6 +153,7 @@ fn peer_json(peer: &PeerStatus) -> Value {
 fn node_table(answers: &[Answer]) -> comfy_table::Table {
     let mut table = output::table([
         "endpoint", "node", "role", "leader", "term", "log", "stored", "commit", "applied", "revision", "keys", "size",
+        "disk",
     ]);
     for (endpoint, answer) in answers {
         table.add_row(match answer {
@@ -163,10 +175,11 @@ fn node_table(answers: &[Answer]) -> comfy_table::Table {
                 node.revision.to_string(),
                 node.keys.to_string(),
                 size(node.db_size),
+                on_disk(node.disk),
             ],
         });
     }
-    output::align_right(&mut table, 4..12);
+    output::align_right(&mut table, 4..13);
     table
 }
 
@@ -282,6 +295,18 @@ mod tests {
         assert_eq!(json["role"], "leader");
         assert_eq!(json["peers"][0]["lag"], 4);
         assert_eq!(json["peers"][0]["last_contact_ms"], Value::Null);
+    }
+
+    #[test]
+    fn what_a_node_takes_of_its_disk_is_shown_or_is_not_known() {
+        let disk = Disk { log: 3 << 20, log_entries: Some(1 << 20), images: 1 << 20, contents: 0 };
+        let answer = |disk| [("a:1".to_owned(), Ok(NodeStatusResponse { disk, ..leader() }))];
+        let known = answer(Some(disk));
+        assert!(node_table(&known).to_string().contains("4.0 MiB"), "{}", node_table(&known));
+        let json = node_json(&known[0]);
+        assert_eq!((&json["disk"]["log"], &json["disk"]["log_entries"]), (&json!(3 << 20), &json!(1 << 20)));
+        assert!(node_table(&answer(None)).to_string().contains('?'));
+        assert_eq!(node_json(&answer(None)[0])["disk"], Value::Null);
     }
 
     #[test]

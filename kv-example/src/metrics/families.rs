@@ -11,6 +11,7 @@ use super::requests::RequestMeter;
 use super::text::{Kind, Latencies, Text};
 use crate::gate::Gate;
 use crate::machine::KvView;
+use crate::room::Disk;
 
 const ROLES: [RoleKind; 4] = [RoleKind::Follower, RoleKind::PreCandidate, RoleKind::Candidate, RoleKind::Leader];
 
@@ -234,6 +235,23 @@ pub(super) fn contents(text: &mut Text, view: &KvView) {
     text.one(Gauge, "raftkv_kv_revision", "The newest revision.", positive(revision));
     let help = "The revision of the last compaction; 0 before the first.";
     text.one(Gauge, "raftkv_kv_compacted_revision", help, positive(compacted));
+}
+
+/// What the node takes of the disk. Nothing is said where nobody knows yet.
+pub(super) fn room(text: &mut Text, disk: Option<&Disk>) {
+    const ENTRIES: &str = "raftkv_log_entries_bytes";
+    let files =
+        disk.map_or(Vec::new(), |disk| vec![("log", disk.log), ("images", disk.images), ("contents", disk.contents)]);
+    let help = "What the files of the log, of images, and of contents in a database take of the disk.";
+    text.by(Kind::Gauge, "raftkv_disk_bytes", help, "of", &files);
+    text.family(
+        Kind::Gauge,
+        ENTRIES,
+        "What entries take of the files of a log in a database; none for a log in files.",
+    );
+    if let Some(bytes) = disk.and_then(|disk| disk.entries) {
+        text.number(ENTRIES, &[], bytes);
+    }
 }
 
 /// What clients ask.

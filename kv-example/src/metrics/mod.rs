@@ -21,6 +21,7 @@ use raftkv::{Error, Raft};
 
 use crate::gate::Gate;
 use crate::machine::KvView;
+use crate::room::Room;
 pub(crate) use requests::{MeterLayer, RequestMeter};
 pub(crate) use serve::serve;
 
@@ -33,6 +34,7 @@ pub(crate) struct Sources {
     /// The node's certificates, and whom they are shown to.
     pub(crate) certificates: Vec<(&'static str, Tls)>,
     pub(crate) gate: Arc<Gate>,
+    pub(crate) room: Room,
 }
 
 impl Sources {
@@ -43,6 +45,7 @@ impl Sources {
         families::node(&mut text, &raft);
         families::activity(&mut text, &raft);
         families::contents(&mut text, &self.view);
+        families::room(&mut text, self.room.look().await.as_ref());
         families::requests(&mut text, &self.requests);
         families::certificates(&mut text, &self.certificates);
         families::limits(&mut text, &raft.refused, &self.gate);

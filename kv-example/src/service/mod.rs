@@ -39,6 +39,7 @@ use crate::api::etcdserverpb::kv_server::KvServer;
 use crate::api::etcdserverpb::maintenance_server::MaintenanceServer;
 use crate::api::node::node_server::NodeServer;
 use crate::machine::KvView;
+use crate::room::Room;
 use crate::store::Limits;
 
 pub use freshness::{CONSISTENCY, Freshness};
@@ -82,6 +83,8 @@ pub struct Options {
     pub peers_have_tls: bool,
     /// What clients' connections are protected with, and those on which this node passes requests on to others. None: no TLS.
     pub clients_tls: Option<Tls>,
+    /// What tells how much of the disk the node takes. None where nobody does.
+    pub room: Option<Room>,
 }
 
 impl Default for Options {
@@ -101,6 +104,7 @@ impl Default for Options {
             was_removed: false,
             peers_have_tls: false,
             clients_tls: None,
+            room: None,
         }
     }
 }

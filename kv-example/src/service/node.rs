@@ -9,7 +9,7 @@ use super::{Context, Replica, Standing};
 use crate::api::node::node_client::NodeClient;
 use crate::api::node::node_server::Node;
 use crate::api::node::{
-    AddMemberRequest, CampaignRequest, CampaignResponse, CloseSessionRequest, CloseSessionResponse, Image,
+    AddMemberRequest, CampaignRequest, CampaignResponse, CloseSessionRequest, CloseSessionResponse, Disk, Image,
     MemberChangeResponse, NodeStatusRequest, NodeStatusResponse, OpenSessionRequest, OpenSessionResponse, PeerStatus,
     Receiving, ReplaceMemberRequest, SetPreferenceRequest, SetPreferenceResponse, TakeSnapshotRequest,
     TakeSnapshotResponse, TransferLeadershipRequest, TransferLeadershipResponse,
@@ -58,6 +58,14 @@ fn peers(status: &RaftStatus, known: bool) -> Vec<PeerStatus> {
         .collect()
 }
 
+impl<R: Replica> Context<R> {
+    /// What the node takes of its disk, if it knows.
+    async fn disk(&self) -> Option<Disk> {
+        let disk = self.options.room.as_ref()?.look().await?;
+        Some(Disk { log: disk.log, log_entries: disk.entries, images: disk.images, contents: disk.contents })
+    }
+}
+
 #[tonic::async_trait]
 impl<R: Replica> Node for Context<R> {
     async fn status(&self, request: Request<NodeStatusRequest>) -> Result<Response<NodeStatusResponse>, Status> {
@@ -93,6 +101,7 @@ impl<R: Replica> Node for Context<R> {
             receiving: receiving(&status),
             priority: status.priority,
             may_lead: status.may_lead,
+            disk: self.disk().await,
         }))
     }
 
