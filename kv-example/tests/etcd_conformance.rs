@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
 
+mod auth_support;
 mod redb_support;
 
 use std::sync::Mutex;
 
+use auth_support::{of_somebody, some_change};
 use bytes::Bytes;
 use kv_example::api::command::{Command, command};
 use kv_example::api::etcdserverpb::compare::{CompareResult, CompareTarget, TargetUnion};
@@ -14,7 +16,7 @@ use kv_example::api::etcdserverpb::{
     CompactionRequest, Compare, DeleteRangeRequest, PutRequest, RangeRequest, RequestOp, TxnRequest,
 };
 use kv_example::backends::redb::{Options, RedbMachine};
-use kv_example::machine::{KvMachine, encode_command};
+use kv_example::machine::KvMachine;
 use prost::Message;
 use raftkv::testing::Random;
 use raftkv::testing::conformance::Fault;
@@ -92,15 +94,17 @@ fn txn(random: &mut Random, depth: u64) -> TxnRequest {
 }
 
 fn any_command(random: &mut Random) -> Bytes {
-    encode_command(match random.weighted(&[10, 3, 6, 1]) {
+    let body = match random.weighted(&[10, 3, 6, 1, 3]) {
         0 => command::Body::Put(put(random)),
         1 => command::Body::DeleteRange(delete(random)),
         2 => command::Body::Txn(txn(random, 0)),
-        _ => {
+        3 => {
             let revision = i64::try_from(random.below(300)).unwrap();
             command::Body::Compact(CompactionRequest { revision, physical: random.percent(50) })
         }
-    })
+        _ => some_change(random),
+    };
+    of_somebody(random, body)
 }
 
 /// Another version knows what it is, and would change its state.

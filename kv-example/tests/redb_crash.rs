@@ -1,11 +1,15 @@
 //! What comes back from a redb database after kills and losses of power, and what is told of a damaged one.
+//!
+//! `RAFTKV_CRASH_CAMPAIGN=20 cargo test --release -p kv-example --test redb_crash -- --nocapture` does so with twenty histories instead of one.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
+mod auth_support;
 mod redb_support;
 
 use std::time::Duration;
 
+use auth_support::{disable, of_somebody, some_change, times_enabled};
 use bytes::Bytes;
 use kv_example::api::command::command;
 use kv_example::api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest, RangeRequest, RangeResponse};
@@ -24,35 +28,43 @@ fn options(sync_commands: u64) -> Options {
 
 fn command(random: &mut Random, at: u64) -> Bytes {
     let key = || Bytes::from(format!("key-{}", at * 7919 % 40));
-    encode_command(match random.weighted(&[12, 2, 1]) {
+    let body = match random.weighted(&[12, 2, 1, 4]) {
         0 => {
             let value = vec![at as u8; random.below(900) as usize].into();
             command::Body::Put(PutRequest { key: key(), value, ..Default::default() })
         }
         1 => command::Body::DeleteRange(DeleteRangeRequest { key: key(), ..Default::default() }),
-        _ => {
+        2 => {
             let revision = at as i64 / 2;
             command::Body::Compact(CompactionRequest { revision, physical: false })
         }
-    })
+        _ => some_change(random),
+    };
+    of_somebody(random, body)
 }
 
-/// Batches of a few commands each, and the image of a machine before the first and after each of them.
+/// Batches of a few commands each, and the image of a machine before the first and after each of them. Users are asked for now and then, and not at the end.
 async fn history(seed: u64, count: usize) -> (Vec<Batch>, Vec<Vec<u8>>) {
-    let (mut random, mut at) = (Random::new(seed), 0);
+    let (mut random, mut at, mut enabled) = (Random::new(seed), 0, 0);
     let mut twin = KvMachine::new();
     let (mut batches, mut images) = (Vec::new(), vec![image(&twin).await]);
-    for _ in 0..count {
-        let batch: Batch = (0..random.between(1, 9))
+    for number in 1..=count {
+        let mut batch: Batch = (0..random.between(1, 9))
             .map(|_| {
                 at += 1;
                 (LogId::new(1, at), command(&mut random, at))
             })
             .collect();
-        twin.apply_batch(batch.clone()).await.unwrap();
+        if number == count {
+            at += 1;
+            batch.push((LogId::new(1, at), disable()));
+        }
+        let answers = twin.apply_batch(batch.clone()).await.unwrap();
+        enabled += times_enabled(batch.iter().map(|(_, command)| command).zip(&answers));
         images.push(image(&twin).await);
         batches.push(batch);
     }
+    assert!(enabled > 0, "nobody was ever asked who he is: seed {seed}");
     (batches, images)
 }
 
@@ -73,6 +85,11 @@ fn in_pieces(image: &[u8]) -> Box<dyn Chunks> {
     Box::new(pieces.into_iter())
 }
 
+/// How many histories are gone through.
+fn histories() -> u64 {
+    std::env::var("RAFTKV_CRASH_CAMPAIGN").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
 /// How many of these batches are reflected; all of the machine must be.
 async fn reflected(machine: &RedbMachine, batches: &[Batch], images: &[Vec<u8>]) -> usize {
     let applied = machine.applied().await.unwrap();
@@ -84,10 +101,10 @@ async fn reflected(machine: &RedbMachine, batches: &[Batch], images: &[Vec<u8>])
 
 #[tokio::test]
 async fn whatever_ends_it_a_whole_number_of_batches_comes_back() {
-    for fault in [Fault::Kill, Fault::PowerLoss] {
-        let (batches, images) = history(3, 150).await;
-        let disk = Disk::new(5);
-        let (mut random, mut done, mut faults, mut lost) = (Random::new(6), 0, 0, 0);
+    for (seed, fault) in (0..histories()).flat_map(|seed| [(seed, Fault::Kill), (seed, Fault::PowerLoss)]) {
+        let (batches, images) = history(3 + seed, 150).await;
+        let disk = Disk::new(5 + seed);
+        let (mut random, mut done, mut faults, mut lost) = (Random::new(6 + seed), 0, 0, 0);
         let mut machine = disk.open(options(20)).unwrap();
         let mut imaged = 0;
         while done < batches.len() {
@@ -114,6 +131,7 @@ async fn whatever_ends_it_a_whole_number_of_batches_comes_back() {
             lost += u64::from(now < done);
             done = now;
         }
+        println!("history {seed}, {fault:?}: {faults} faults, {lost} times something was lost");
         assert!(faults > 3 && lost > 0, "{faults} faults, {lost} times something was lost ({fault:?})");
     }
 }
@@ -261,8 +279,14 @@ fn damage(good: &[u8], random: &mut Random) -> Vec<u8> {
 /// that make no sense: nobody else may, and whoever asks is told which file it is.
 #[tokio::test]
 async fn damage_is_told_and_is_never_a_wrong_answer_or_state() {
-    let (batches, images) = history(12, 60).await;
-    let disk = Disk::new(13);
+    for seed in 0..histories() {
+        damaged_history(seed).await;
+    }
+}
+
+async fn damaged_history(seed: u64) {
+    let (batches, images) = history(12 + seed, 60).await;
+    let disk = Disk::new(13 + seed);
     let mut machine = disk.open(options(1)).unwrap();
     for batch in &batches {
         machine.apply_batch(batch.clone()).await.unwrap();
@@ -275,7 +299,7 @@ async fn damage_is_told_and_is_never_a_wrong_answer_or_state() {
     let (at, next) = (LogId::new(2, 100_000), command(&mut Random::new(15), 5));
     twin.apply(at, next.clone()).await.unwrap();
     let after = image(&twin).await;
-    let (mut random, mut told, mut harmless) = (Random::new(14), 0, 0);
+    let (mut random, mut told, mut harmless) = (Random::new(14 + seed), 0, 0);
     for round in 0..400 {
         // Of what comes while the database is open nothing is seen but what the cache does not have.
         let late = random.percent(30);

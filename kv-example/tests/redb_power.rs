@@ -6,16 +6,19 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
+mod auth_support;
+
 use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use auth_support::{enabling, of_somebody, some_change, times_enabled};
 use bytes::Bytes;
 use kv_example::api::command::command;
 use kv_example::api::etcdserverpb::{CompactionRequest, DeleteRangeRequest, PutRequest};
 use kv_example::backends::redb::{Options, Owner, RedbMachine};
-use kv_example::machine::{KvMachine, encode_command};
+use kv_example::machine::KvMachine;
 use raftkv::testing::Random;
 use raftkv::{Chunks, ClusterId, Fatal, LogId, NodeId, StateMachine};
 use raftkv_storage_file::Vfs;
@@ -45,6 +48,8 @@ struct Workload {
     calls: Vec<Call>,
     states: Vec<State>,
     durable: Vec<usize>,
+    /// How often users are asked for from then on.
+    enabled: usize,
 }
 
 /// A moment of a run, and the states that may be found if power is lost then: from one to another.
@@ -88,24 +93,27 @@ fn in_pieces(image: &[u8]) -> Box<dyn Chunks> {
 
 fn some_command(random: &mut Random, at: u64) -> Bytes {
     let key = Bytes::from(format!("key-{}", random.below(12)));
-    encode_command(match random.weighted(&[14, 3, 1]) {
+    let body = match random.weighted(&[14, 3, 1, 5]) {
         0 => {
             let value = vec![at.to_le_bytes()[0]; usize::try_from(random.below(1500)).unwrap()].into();
             command::Body::Put(PutRequest { key, value, ..Default::default() })
         }
         1 => command::Body::DeleteRange(DeleteRangeRequest { key, ..Default::default() }),
-        _ => {
+        2 => {
             let revision = i64::try_from(at / 2).unwrap();
             command::Body::Compact(CompactionRequest { revision, physical: false })
         }
-    })
+        _ => some_change(random),
+    };
+    of_somebody(random, body)
 }
 
 fn workload(random: &mut Random, count: usize) -> Workload {
     let mut twin = KvMachine::new();
-    let (mut at, mut unsynced, mut synced) = (0, 0, 0);
+    // Users are asked for from about a quarter of it on, now and then.
+    let (mut at, mut unsynced, mut synced, mut asked) = (0, 0, 0, false);
     let state = |twin: &KvMachine, applied| State { applied, image: image(twin).unwrap() };
-    let mut all = Workload { calls: Vec::new(), states: vec![state(&twin, LogId::ZERO)], durable: vec![0] };
+    let mut all = Workload { calls: Vec::new(), states: vec![state(&twin, LogId::ZERO)], durable: vec![0], enabled: 0 };
     for number in 1..=count {
         let call = match random.below(12) {
             0 | 1 => Call::Image,
@@ -119,13 +127,16 @@ fn workload(random: &mut Random, count: usize) -> Workload {
                 Call::Restore(bytes, LogId::new(1, at))
             }
             _ => {
-                let batch: Vec<_> = (0..random.between(1, 5))
-                    .map(|_| {
-                        at += 1;
-                        (LogId::new(1, at), some_command(random, at))
-                    })
-                    .collect();
-                now(twin.apply_batch(batch.clone())).unwrap();
+                let commands: Vec<_> = if !asked && number > count / 4 {
+                    asked = true;
+                    enabling()
+                } else {
+                    (0..random.between(1, 5)).map(|n| some_command(random, at + 1 + n)).collect()
+                };
+                let batch: Vec<_> = (at + 1..).map(|at| LogId::new(1, at)).zip(commands).collect();
+                at += batch.len() as u64;
+                let answers = now(twin.apply_batch(batch.clone())).unwrap();
+                all.enabled += times_enabled(batch.iter().map(|(_, command)| command).zip(&answers));
                 unsynced += batch.len() as u64;
                 Call::Apply(batch)
             }
@@ -191,12 +202,14 @@ fn run(disk: &SimDisk, all: &Workload, at: usize, calls: usize) -> Vec<Point> {
 struct Count {
     first: u64,
     second: u64,
+    enabled: usize,
 }
 
 /// Loses power at every moment of a workload; in one of `sample` cases, also at moments of the recovery and of what follows.
 fn campaign(seed: u64, calls: usize, all_patterns: bool, sample: u64, count: &mut Count) {
     let mut random = Random::new(seed);
     let all = workload(&mut random, calls);
+    count.enabled += all.enabled;
     let points = run(&SimDisk::new(), &all, 0, calls);
     for (at, point) in points.iter().enumerate() {
         let pending = point.moment.pending();
@@ -231,5 +244,6 @@ fn a_loss_of_power_at_any_moment_takes_away_nothing_that_was_durable() {
         None => campaign(1, 10, false, 150, &mut count),
     }
     println!("{} losses of power, and {} in the recovery from one", count.first, count.second);
+    assert!(count.enabled > 0, "nobody was ever asked who he is");
     assert!(count.first > 500 && count.second > 100, "{} and {}", count.first, count.second);
 }
