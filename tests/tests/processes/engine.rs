@@ -13,7 +13,7 @@ fn over_redb(more: &[&str]) -> ClusterOptions {
 }
 
 /// The entry that the contents reflected when the process started.
-fn contents_as_of(log: &str) -> Result<u64> {
+pub(crate) fn contents_as_of(log: &str) -> Result<u64> {
     let (_, entry) = log.rsplit_once("contents in redb, as of entry ").context("no word of the contents")?;
     let digits: String = entry.chars().take_while(char::is_ascii_digit).collect();
     Ok(digits.parse()?)

@@ -14,6 +14,8 @@ mod full_disk;
 mod image;
 mod kill;
 mod members;
+#[cfg(target_os = "linux")]
+mod memory;
 mod pause;
 #[cfg(target_os = "linux")]
 mod power;
