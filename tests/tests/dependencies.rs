@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
+use raftkv_tests::process::notice;
 use serde_json::Value as Json;
 use toml::Value as Toml;
 
@@ -21,15 +22,51 @@ fn texts(list: &Toml) -> Vec<String> {
 
 /// All crates on the platform that nodes run on, and how they depend on each other.
 fn metadata() -> Json {
+    metadata_of(".", &["--offline"]).unwrap()
+}
+
+/// The same of what is in this directory, or what cargo has against it.
+fn metadata_of(dir: &str, more: &[&str]) -> Result<Json, String> {
     let platform = texts(&rules()["graph"]["targets"]).remove(0);
     let cargo = Command::new(env!("CARGO"))
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--all-features", "--filter-platform"])
-        .arg(platform)
-        .args(["--manifest-path", &format!("{ROOT}/Cargo.toml")])
+        .args(["metadata", "--format-version", "1", "--locked", "--all-features", "--filter-platform", &platform])
+        .args(["--manifest-path", &format!("{ROOT}/{dir}/Cargo.toml")])
+        .args(more)
         .output()
         .unwrap();
-    assert!(cargo.status.success(), "{}", String::from_utf8_lossy(&cargo.stderr));
-    serde_json::from_slice(&cargo.stdout).unwrap()
+    if !cargo.status.success() {
+        return Err(String::from_utf8_lossy(&cargo.stderr).into_owned());
+    }
+    Ok(serde_json::from_slice(&cargo.stdout).unwrap())
+}
+
+/// What is built apart from the workspace, with a lock file of its own.
+struct Apart {
+    dir: &'static str,
+    /// Licences that one crate has there which no other may have.
+    licences: &'static [(&'static str, &'static str)],
+    /// Crates that are there twice, and not at all in the workspace.
+    doubled: &'static [&'static str],
+}
+
+const APART: [Apart; 2] = [
+    // LLVM's, for the part of it that the crate brings along. It is in no program that anybody runs but to fuzz.
+    Apart { dir: "fuzz", licences: &[("libfuzzer-sys", "NCSA")], doubled: &[] },
+    // Both for postcard with its feature `use-std`.
+    Apart { dir: "tests/downstream", licences: &[], doubled: &["embedded-io"] },
+];
+
+/// What a lock file names that comes from elsewhere: the versions of each crate, and where each is from.
+fn locked(dir: &str) -> BTreeMap<String, BTreeMap<String, String>> {
+    let lock = std::fs::read_to_string(format!("{ROOT}/{dir}/Cargo.lock")).unwrap().parse::<toml::Table>().unwrap();
+    let mut all: BTreeMap<_, BTreeMap<_, _>> = BTreeMap::new();
+    for package in lock["package"].as_array().unwrap() {
+        let text = |key| package.get(key).map(|text| text.as_str().unwrap().to_owned());
+        if let Some(source) = text("source") {
+            all.entry(text("name").unwrap()).or_default().insert(text("version").unwrap(), source);
+        }
+    }
+    all
 }
 
 fn text<'a>(json: &'a Json, key: &str) -> &'a str {
@@ -102,21 +139,87 @@ fn expressions_are_read_as_they_are_meant() {
     }
 }
 
+/// The registry that something comes from is one that is allowed.
+fn assert_source(name: &str, source: &str) {
+    let registries = texts(&rules()["sources"]["allow-registry"]);
+    let registry = source.strip_prefix("registry+").unwrap_or_else(|| panic!("{name} comes from {source}"));
+    assert!(registries.iter().any(|known| known == registry), "{name} comes from {registry}");
+}
+
 #[test]
 fn every_crate_has_a_licence_that_is_allowed_and_comes_from_the_registry() {
-    let (metadata, rules) = (metadata(), rules());
-    let allowed = texts(&rules["licenses"]["allow"]);
-    let registries = texts(&rules["sources"]["allow-registry"]);
+    let metadata = metadata();
+    let allowed = texts(&rules()["licenses"]["allow"]);
     let mut crates = 0;
     for package in list(&metadata["packages"]) {
         let name = format!("{} {}", text(package, "name"), text(package, "version"));
         assert!(is_met(text(package, "license"), &allowed), "{name}: {}", package["license"]);
         let Some(source) = package["source"].as_str() else { continue };
-        let registry = source.strip_prefix("registry+").unwrap_or_else(|| panic!("{name} comes from {source}"));
-        assert!(registries.iter().any(|known| known == registry), "{name} comes from {registry}");
+        assert_source(&name, source);
         crates += 1;
     }
     assert!(crates > 100, "{crates} crates");
+}
+
+/// What is built apart is held to the same: its lock file is no way around these rules, and does not fall behind.
+#[test]
+fn what_is_built_apart_has_the_workspaces_versions_and_else_one_of_each_from_the_registry() {
+    let workspace = locked(".");
+    for Apart { dir, doubled, .. } in &APART {
+        let mut doubled: BTreeSet<_> = doubled.iter().copied().collect();
+        let all = locked(dir);
+        assert!(all.len() > 20, "{} crates in {dir}", all.len());
+        for (name, versions) in &all {
+            for (version, source) in versions {
+                assert_source(&format!("{name} {version} of {dir}"), source);
+            }
+            match workspace.get(name) {
+                Some(known) => {
+                    let other = versions.keys().find(|version| !known.contains_key(*version));
+                    assert!(
+                        other.is_none(),
+                        "{dir}/Cargo.lock has {name} {versions:?}, and the workspace {known:?}: \
+                         cargo update --manifest-path {dir}/Cargo.toml {name} --precise VERSION"
+                    );
+                }
+                None if versions.len() > 1 => {
+                    assert!(doubled.remove(&**name), "{dir}: {name} is there as {versions:?}");
+                }
+                None => {}
+            }
+        }
+        assert!(doubled.is_empty(), "{dir}: not there, or there once: {doubled:?}");
+    }
+}
+
+/// Which licence a crate has stands in itself. What was not downloaded yet cargo gets now; where it can't, nothing is said of what is in that directory.
+#[test]
+fn what_is_built_apart_has_licences_that_are_allowed() {
+    let allowed = texts(&rules()["licenses"]["allow"]);
+    for Apart { dir, licences, .. } in &APART {
+        let metadata = metadata_of(dir, &["--offline"]).or_else(|_| metadata_of(dir, &[]));
+        let metadata = match metadata {
+            Ok(metadata) => metadata,
+            Err(error) if error.contains("--locked was passed") => panic!("{error}"),
+            Err(error) => {
+                notice(&format!(
+                    "SKIPPED: the licences in {dir}, which takes `cargo fetch --locked --manifest-path {dir}/Cargo.toml`: {error}"
+                ));
+                continue;
+            }
+        };
+        let mut besides: BTreeMap<_, _> = licences.iter().copied().collect();
+        // What stands here is no crate that anybody gets.
+        for package in list(&metadata["packages"]).iter().filter(|package| !package["source"].is_null()) {
+            let name = text(package, "name");
+            let licence = text(package, "license");
+            let also = besides.remove(name).map(str::to_owned);
+            assert!(also.is_none() || !is_met(licence, &allowed), "{dir}: {name} is {licence}: no exception is needed");
+            let allowed: Vec<_> = allowed.iter().cloned().chain(also).collect();
+            assert!(is_met(licence, &allowed), "{dir}: {name} is {licence}");
+        }
+        assert!(besides.is_empty(), "{dir}: these are not there: {besides:?}");
+    }
 }
 
 /// Those that tests alone need don't count.
