@@ -18,7 +18,7 @@ fail() { echo "features: $1" >&2; exit 1; }
 # refuses OPTION KIND INSTEAD: it ends at once, says what it has, and how to get the other.
 refuses() {
   local status=0
-  timeout 20 "$program" server --id 1 --data "$data/none" --peers 1=127.0.0.1:1 "$1" "$2" >"$data/said" 2>&1 || status=$?
+  timeout 20 "$program" server --id 1 --data "$data/none" --peers 1=127.0.0.1:1 --listen-client 127.0.0.1:2 "$1" "$2" >"$data/said" 2>&1 || status=$?
   [ "$status" = 2 ] || { cat "$data/said" >&2; fail "$1 $2 ended with $status, where it should be refused with 2"; }
   local wanted
   for wanted in "$1" "built without $2, and has $3:" "cargo build --release -p kv-example --features $2,"; do
