@@ -9,6 +9,7 @@
 
 pub(crate) mod authority;
 mod connection;
+mod expiry;
 mod join;
 mod listen;
 mod protection;

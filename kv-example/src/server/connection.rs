@@ -16,6 +16,7 @@ use tokio::time::{Sleep, sleep};
 use tonic::transport::server::{Connected, TcpConnectInfo};
 
 use super::authority::Authorities;
+use super::expiry::{EXPIRED, Expiry};
 use super::listen::TurnedAway;
 
 /// How much is read at a time.
@@ -41,6 +42,8 @@ pub(super) struct ClientConnection {
     refusals: Http2Refusals,
     /// Is told what HTTP/2 refuses.
     refused: Refused,
+    /// With TLS: when the certificate expires that the client has shown.
+    expiry: Option<Expiry>,
     /// What was read and is not asked for yet.
     incoming: BytesMut,
     /// Its place, which others may take until it has asked for something.
@@ -63,7 +66,9 @@ impl ClientConnection {
         turned_away: Arc<TurnedAway>,
         refused: Refused,
     ) -> Self {
+        let expiry = stream.get_ref().expires().map(Expiry::new);
         Self {
+            expiry,
             stream: Gathering::new(stream),
             remote,
             turned_away,
@@ -131,6 +136,10 @@ impl AsyncRead for ClientConnection {
             {
                 this.silent_until = None;
                 return Poll::Ready(Ok(()));
+            }
+            if outcome.is_pending() && this.expiry.as_mut().is_some_and(|expiry| expiry.poll(cx).is_ready()) {
+                this.turned_away.tell(this.remote, EXPIRED);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionAborted, EXPIRED)));
             }
             if let (Poll::Ready(Err(_)), Some(reason)) = (&outcome, this.stream.get_ref().get_ref().trouble().get()) {
                 this.turned_away.tell(this.remote, reason);

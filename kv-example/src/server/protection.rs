@@ -96,7 +96,7 @@ impl Watched {
             Age::Fresh => {}
             Age::Old => warn!(days, "the certificate for {whom} expires soon: put another one in its place"),
             Age::Expired => error!(
-                "the certificate for {whom} has expired: only connections that are open go on; put another one in its place"
+                "the certificate for {whom} has expired: connections that are open go on, and no others come to be; put another one in its place"
             ),
         }
     }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::future::{Either, select};
 use futures_util::{Stream, StreamExt, stream};
@@ -25,6 +25,7 @@ pub struct Link {
     trouble: Trouble,
     /// Whether anything came.
     heard: bool,
+    expires: Option<SystemTime>,
 }
 
 #[derive(Debug)]
@@ -73,12 +74,22 @@ impl Link {
     /// A connection without TLS. It fails, with a reason, when the other side speaks TLS.
     #[must_use]
     pub fn plain(stream: TcpStream) -> Self {
-        Self { bytes: Bytes::Plain(stream), trouble: Trouble::default(), heard: false }
+        Self { bytes: Bytes::Plain(stream), trouble: Trouble::default(), heard: false, expires: None }
     }
 
     #[cfg(feature = "tls")]
-    pub(super) fn protected(stream: impl Into<tokio_rustls::TlsStream<TcpStream>>) -> Self {
-        Self { bytes: Bytes::Tls(Box::new(stream.into())), trouble: Trouble::default(), heard: false }
+    pub(super) fn protected(
+        stream: impl Into<tokio_rustls::TlsStream<TcpStream>>,
+        expires: Option<SystemTime>,
+    ) -> Self {
+        Self { bytes: Bytes::Tls(Box::new(stream.into())), trouble: Trouble::default(), heard: false, expires }
+    }
+
+    /// The last moment at which the certificate is accepted, or at least one of its chain, that whoever connected has shown; none without TLS, and none of a
+    /// connection that this side has opened. That it passes does not end the connection: this is for those who want it to.
+    #[must_use]
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.expires
     }
 
     /// The connection below.
@@ -100,7 +111,7 @@ impl Link {
 
 impl AsyncRead for Link {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Self { bytes, trouble, heard } = &mut *self;
+        let Self { bytes, trouble, heard, expires: _ } = &mut *self;
         match bytes {
             Bytes::Plain(stream) => {
                 let before = buf.filled().len();

@@ -15,8 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
-use thiserror::Error;
+use rustls::{CertificateError, ClientConfig, Error, RootCertStore, ServerConfig};
 use tracing::warn;
 
 use super::explain::of_own;
@@ -59,7 +58,7 @@ impl TlsFiles {
 }
 
 /// What is wrong with certificates: which file, what, and what to do.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct TlsError(String);
 
@@ -92,6 +91,8 @@ pub(super) struct Loaded {
     /// None for whoever only connects.
     pub(super) server: Option<Arc<ServerConfig>>,
     pub(super) client: Arc<ClientConfig>,
+    /// What looks at the certificates of those who connect; none for whoever only connects.
+    visitors: Option<Arc<dyn ClientCertVerifier>>,
     /// The nodes that this side's certificate names.
     pub(super) own: Identity,
     /// The last moment at which others accept it; none where that was not asked.
@@ -122,7 +123,7 @@ pub(super) fn load(files: &TlsFiles, role: Role) -> Result<Loaded, TlsError> {
     let client = Arc::new(client);
 
     if role == Role::Client {
-        return Ok(Loaded { server: None, client, own: Identity::of([]), until: None });
+        return Ok(Loaded { server: None, client, visitors: None, own: Identity::of([]), until: None });
     }
     let (Some(own), Some(paths)) = (own, &files.own) else {
         return Err(TlsError("a server needs a certificate and its key".into()));
@@ -132,17 +133,42 @@ pub(super) fn load(files: &TlsFiles, role: Role) -> Result<Loaded, TlsError> {
         accepted_until(UnixTime::now(), |at| clients.verify_client_cert(own, between, at).is_ok())
     });
     let server = ServerConfig::builder_with_provider(provider).with_protocol_versions(versions).map_err(unfit)?;
-    let server = server.with_client_cert_verifier(clients);
+    let server = server.with_client_cert_verifier(clients.clone());
     let mut server = server.with_cert_resolver(Arc::new(SingleCertAndKey::from(own)));
     server.session_storage = Arc::new(NoServerSessionStorage {});
     server.send_tls13_tickets = 0;
-    Ok(Loaded { server: Some(Arc::new(server)), client, own: identity, until })
+    Ok(Loaded { server: Some(Arc::new(server)), client, visitors: Some(clients), own: identity, until })
 }
+
+impl Loaded {
+    /// The last moment at which a chain is accepted that somebody has shown, and that is accepted now.
+    pub(super) fn expiry_of(&self, chain: &[CertificateDer<'_>]) -> Option<UnixTime> {
+        let (visitors, (own, between), now) = (self.visitors.as_ref()?, chain.split_first()?, UnixTime::now());
+        let mut at = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + CENTURY));
+        // Asked of a time behind the end of a certificate, the verifier names that end, and of a chain of one does nothing more.
+        for _ in chain {
+            match visitors.verify_client_cert(own, between, at) {
+                Ok(_) => break,
+                Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }))
+                    if not_after < at =>
+                {
+                    at = not_after;
+                }
+                Err(_) => {
+                    return Some(accepted_until(now, |at| visitors.verify_client_cert(own, between, at).is_ok()));
+                }
+            }
+        }
+        Some(at)
+    }
+}
+
+/// Longer than any certificate is good for.
+const CENTURY: u64 = 100 * 365 * 24 * 3600;
 
 /// The last moment at which something is accepted that is accepted now. A certificate expires with the first one of its chain, so the verifier is asked rather
 /// than the certificate read: some thirty times.
 fn accepted_until(now: UnixTime, accepted: impl Fn(UnixTime) -> bool) -> UnixTime {
-    const CENTURY: u64 = 100 * 365 * 24 * 3600;
     let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
     let (mut good, mut bad) = (now.as_secs(), now.as_secs() + CENTURY);
     while bad - good > 1 {

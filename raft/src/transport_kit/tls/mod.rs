@@ -8,7 +8,7 @@
 //! | How are certificates replaced? | Put the new files in the place of the old ones. The next connection, in either direction, uses them; those that are open go on. |
 //! | What if the new files are no good? | The log says what is wrong, once, and those in use stay in use. They are read again until they are good: a certificate may not be valid yet. |
 //! | And if the disk hangs? | Connections are made with what was read before. |
-//! | What about one that expires? | Nobody lets its node in any more, nor is let in by it. Connections that are open go on. |
+//! | What about one that expires? | Nobody lets its node in any more, nor is let in by it. Connections that are open go on, unless whoever serves them looks at [`Link::expires`](super::Link::expires). |
 //! | And one that was stolen? | There are no lists of revoked certificates: let certificates live for days or weeks, or give the cluster a new CA, by way of a file that holds both. |
 //!
 //! A transport has its connections pass a [`Gate`](super::Gate) as they come in, and opens them with [`connect_link`](super::connect_link); then it has
@@ -25,7 +25,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
@@ -167,8 +167,7 @@ impl Tls {
     /// The last moment at which others accept this side's certificate, or at least one of its chain; none for whoever only connects.
     #[must_use]
     pub fn expires(&self) -> Option<SystemTime> {
-        let until = self.0.state().loaded.until?;
-        Some(SystemTime::UNIX_EPOCH + Duration::from_secs(until.as_secs()))
+        self.0.state().loaded.until.map(wall_clock)
     }
 
     /// Makes the handshake on a connection that came in, and tells which nodes the other side's certificate names.
@@ -191,8 +190,9 @@ impl Tls {
         let handshake = TlsAcceptor::from(Arc::new(server)).accept(stream).into_fallible();
         match timeout_at(deadline, handshake).await {
             Ok(Ok(stream)) => {
-                let identity = identity_in(stream.get_ref().1.peer_certificates());
-                Ok((Link::protected(stream), identity))
+                let shown = stream.get_ref().1.peer_certificates();
+                let (identity, expires) = (identity_in(shown), loaded.expiry_of(shown.unwrap_or_default()));
+                Ok((Link::protected(stream, expires.map(wall_clock)), identity))
             }
             Ok(Err((error, stream))) => {
                 let why = denied(explain(&error, &self.0.files, Said::ByWhoeverConnects));
@@ -232,7 +232,7 @@ impl Tls {
         let client = self.loaded().await.client.clone();
         let connector = TlsConnector::from(client);
         match connector.with_alpn(vec![protocol.to_vec()]).connect(to, stream).await {
-            Ok(stream) => Ok(Link::protected(stream)),
+            Ok(stream) => Ok(Link::protected(stream, None)),
             Err(error) => {
                 let reason = explain(&error, &self.0.files, Said::ByWhoeverAnswers);
                 Err(match error.get_ref().and_then(|inner| inner.downcast_ref()) {
@@ -284,6 +284,10 @@ impl State {
         let tried = |failed: &Failed| failed.stamps == *stamps && failed.at.elapsed() < AGAIN_AFTER;
         !self.failed.as_ref().is_some_and(tried)
     }
+}
+
+fn wall_clock(time: UnixTime) -> SystemTime {
+    SystemTime::UNIX_EPOCH + Duration::from_secs(time.as_secs())
 }
 
 /// The nodes that the first of these certificates names.

@@ -391,6 +391,25 @@ fn it_is_known_when_a_certificate_expires() {
     }
 }
 
+/// Whoever serves a connection may want it to end with the certificate that was shown on it.
+#[tokio::test]
+async fn a_connection_knows_when_the_certificate_expires_that_was_shown_on_it() {
+    let desk = Desk::new();
+    let two = desk.named("n2", &desk.ca, 2);
+    let mut validity = Validity::days(30);
+    for seconds in [60, 86_400, 1_000_000_000] {
+        validity.until = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(1_900_000_000 + seconds);
+        let files = desk.lay("n1", &Desk::issue(&desk.ca, 1, validity), &[&desk.ca]);
+        let one = Tls::for_node(files, NodeId(1)).unwrap();
+        let (near, far) = wire().await;
+        let connecting = one.connect_to_node(near, NodeId(2), PROTOCOL);
+        let (opened, accepted) = futures_util::future::join(connecting, two.accept(far, PROTOCOL, LIMIT)).await;
+        assert_eq!(opened.unwrap().expires(), None);
+        assert_eq!(accepted.unwrap().0.expires(), Some(validity.until));
+    }
+    assert_eq!(Link::plain(wire().await.0).expires(), None);
+}
+
 #[test]
 fn a_ca_is_read_again_from_its_key() {
     let desk = Desk::new();
