@@ -10,6 +10,7 @@ use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{Method, Request, Response, Version};
 use prost::Message;
+use raftkv::transport_kit::Tls;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tonic::Status;
@@ -61,6 +62,11 @@ impl Drop for Abuser {
 impl Abuser {
     pub(crate) async fn connect(node: &Node, n: u8) -> Self {
         Self::over(node.link(n).await, &node.clients()).await
+    }
+
+    /// With these certificates.
+    pub(crate) async fn connect_as(node: &Node, tls: &Tls, n: u8) -> Self {
+        Self::over(node.link_as(Some(tls), n).await, &node.clients()).await
     }
 
     pub(crate) async fn connect_to(address: &str, n: u8) -> Self {

@@ -196,8 +196,13 @@ impl Node {
 
     /// A connection of a client at 127.0.0.N, with TLS where that is asked for.
     pub(crate) async fn link(&self, n: u8) -> Link {
+        self.link_as(self.tls.as_ref(), n).await
+    }
+
+    /// As whoever has these certificates.
+    pub(crate) async fn link_as(&self, tls: Option<&Tls>, n: u8) -> Link {
         let stream = self.connect(n).await;
-        match &self.tls {
+        match tls {
             None => Link::plain(stream),
             Some(tls) => within("the handshake", tls.connect_to_host(stream, "127.0.0.1", b"h2")).await.unwrap(),
         }
