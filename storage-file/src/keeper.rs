@@ -16,7 +16,7 @@ type Made = Result<Arc<dyn VfsFile>, StorageError>;
 const MIN_SEGMENT: u64 = 64 << 10;
 
 enum Job {
-    Make(u64, Sender<Made>),
+    Make(u64, bool, Sender<Made>),
     Remove(Vec<u64>),
 }
 
@@ -59,12 +59,12 @@ impl Keeper {
         }
     }
 
-    /// Starts to make a segment, unless that has been done.
-    pub(crate) fn prepare(&mut self, id: u64) {
+    /// Starts to make a segment, filled with zeros or only with room reserved, unless that has been done.
+    pub(crate) fn prepare(&mut self, id: u64, zeroed: bool) {
         if self.spare.as_ref().is_none_or(|(spare, _)| *spare != id) {
             let (made, spare) = channel();
             self.spare = Some((id, spare));
-            self.submit(Job::Make(id, made));
+            self.submit(Job::Make(id, zeroed, made));
         }
     }
 
@@ -98,8 +98,8 @@ impl Drop for Keeper {
 impl Place {
     fn run(&self, job: Job) {
         match job {
-            Job::Make(id, made) => {
-                let result = segment::create(&*self.vfs, &self.dir, id, self.size);
+            Job::Make(id, zeroed, made) => {
+                let result = segment::create(&*self.vfs, &self.dir, id, self.size, zeroed);
                 if let Err(error) = &result {
                     tracing::warn!(segment = id, %error, "the next segment could not be made in advance");
                 }
@@ -117,7 +117,7 @@ impl Place {
     fn make(&self, id: u64, least: u64) -> Made {
         let mut size = self.size;
         loop {
-            match segment::create(&*self.vfs, &self.dir, id, size) {
+            match segment::create(&*self.vfs, &self.dir, id, size, true) {
                 Err(StorageError::Full { .. }) if size / 2 >= least => size /= 2,
                 made => return made,
             }

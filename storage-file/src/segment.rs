@@ -141,12 +141,22 @@ impl SegmentHeader {
 
 /// Makes the file of a segment: room reserved, zeros written so that a later sync has no metadata to write, and all of it
 /// durable.
-pub(crate) fn create(vfs: &dyn Vfs, dir: &Path, id: u64, size: u64) -> Result<Arc<dyn VfsFile>, StorageError> {
+///
+/// Not `zeroed`, it only has room reserved, where the file system can do that: it reads as zeros all the same.
+pub(crate) fn create(
+    vfs: &dyn Vfs,
+    dir: &Path,
+    id: u64,
+    size: u64,
+    zeroed: bool,
+) -> Result<Arc<dyn VfsFile>, StorageError> {
     let path = path(dir, id);
     let file = vfs.open(&path, Access::Create).map_err(failed("create", &path))?;
     let made = (|| {
-        file.allocate(size).map_err(failed("allocate", &path))?;
-        zero(&*file, 0, size).map_err(failed("write", &path))?;
+        let reserved = file.allocate(size).map_err(failed("allocate", &path))?;
+        if zeroed || !reserved {
+            zero(&*file, 0, size).map_err(failed("write", &path))?;
+        }
         file.sync_data().map_err(failed("fsync", &path))?;
         if mutant!("directory-not-synced") {
             return Ok(());

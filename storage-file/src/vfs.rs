@@ -113,11 +113,11 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
         Ok(self.len()? == 0)
     }
 
-    /// Extends the file to `len` zero bytes, with room reserved where the file system can.
+    /// Extends the file to `len` zero bytes, with room reserved where the file system can: tells whether it is.
     ///
     /// # Errors
     /// As the operating system says, [`io::ErrorKind::StorageFull`] above all.
-    fn allocate(&self, len: u64) -> io::Result<()>;
+    fn allocate(&self, len: u64) -> io::Result<bool>;
 
     /// Cuts or extends the file. Room for what it is extended by is found when that is written to.
     ///
@@ -238,10 +238,10 @@ impl VfsFile for OsFile {
         Ok(self.0.metadata()?.len())
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, len: u64) -> io::Result<bool> {
         match rustix::fs::fallocate(&self.0, FallocateFlags::empty(), 0, len) {
-            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.0.set_len(len),
-            done => Ok(done?),
+            Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => self.0.set_len(len).map(|()| false),
+            done => Ok(done.map(|()| true)?),
         }
     }
 

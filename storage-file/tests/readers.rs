@@ -96,7 +96,7 @@ impl VfsFile for HookedFile {
         self.file.len()
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, len: u64) -> io::Result<bool> {
         self.file.allocate(len)
     }
 

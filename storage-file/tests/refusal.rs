@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 
 use raftkv::{ClusterId, GroupId, Index, LogStore, LogWrite, NodeId, StorageError};
-use raftkv_storage_file::sim::{Fault, SimDisk};
+use raftkv_storage_file::sim::{Fate, Fault, SimDisk};
 use raftkv_storage_file::{FileLog, Identity, Options, Wal};
 use support::{IDENTITY, Model, dir, model_of, open, open_with, tiny, vote, write};
 
@@ -214,4 +214,31 @@ fn a_term_that_no_log_counts_to_is_refused_when_it_is_written() {
     let mut wal = open_with(&SimDisk::new(), tiny()).unwrap();
     let error = wal.write(&vote(1 << 63, 1)).unwrap_err();
     assert!(matches!(&error, StorageError::Misuse(reason) if reason.contains("no log counts this far")), "{error}");
+}
+
+/// What a log of large batches costs the disk is not twice what is in them: its segments are not filled with zeros first. And what small batches follow is.
+#[test]
+fn segments_after_large_batches_are_not_written_twice() {
+    let disk = SimDisk::new();
+    let options = Options { segment_bytes: 4 << 20, background: false, ..Options::default() };
+    let mut wal = open_with(&disk, options).unwrap();
+    let mut steps = |entries: u64, bytes: usize, writes: u64| {
+        let before = disk.operations();
+        for _ in 0..writes {
+            let next = wal.state().last.index.0 + 1;
+            wal.write(&write(1, next..next + entries, bytes)).unwrap();
+            wal.settle();
+        }
+        disk.operations() - before
+    };
+    let large = steps(1, 1 << 20, 8);
+    assert!(large < 64, "a segment of zeros was written: {large} operations for 8 batches");
+    // The next one was prepared after large batches, the one after it was not.
+    let small = steps(256, 1000, 32);
+    assert!(small > 64, "no segment of zeros was written: {small} operations for 32 batches of a quarter of a MiB");
+    let held = wal.state();
+    drop(wal);
+    let after = open_with(&disk.now().lose_power(|_| Fate::Lost), options).unwrap();
+    assert_eq!(after.state(), held);
+    assert_eq!(after.read(Index(1)..held.last.index.next(), u64::MAX).unwrap().len() as u64, held.last.index.0);
 }

@@ -88,8 +88,8 @@ impl VfsFile for Overlay {
         Ok(self.state().len)
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.set_len(len)
+    fn allocate(&self, len: u64) -> io::Result<bool> {
+        self.set_len(len).map(|()| true)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -144,7 +144,7 @@ mod tests {
             &|file| write_all(file, &[1; 10], PAGE - 5).unwrap(),
             &|file| write_all(file, &[2; 5000], 3 * PAGE + 90).unwrap(),
             &|file| file.set_len(2 * PAGE + 10).unwrap(),
-            &|file| file.allocate(4 * PAGE + 1).unwrap(),
+            &|file| assert!(file.allocate(4 * PAGE + 1).unwrap()),
             &|file| write_all(file, &[3; 3], 2 * PAGE + 20).unwrap(),
             &|file| file.set_len(PAGE).unwrap(),
             &|file| write_all(file, &[4; 3], 6 * PAGE).unwrap(),

@@ -120,7 +120,7 @@ impl VfsFile for HaltingFile {
         self.file.len()
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, len: u64) -> io::Result<bool> {
         self.file.allocate(len)
     }
 

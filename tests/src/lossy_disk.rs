@@ -483,7 +483,7 @@ impl Filesystem for Adapter {
             return reply.error(errno(Os::OPNOTSUPP));
         }
         let file = lock(&self.0).file(handle);
-        answer(file.and_then(|file| file.allocate(offset + length).map_err(io)), reply);
+        answer(file.and_then(|file| file.allocate(offset + length).map(drop).map_err(io)), reply);
     }
 
     fn statfs(&self, _: &Request, _number: INodeNo, reply: ReplyStatfs) {

@@ -140,7 +140,7 @@ impl VfsFile for MortalFile {
         self.file.len()
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, len: u64) -> io::Result<bool> {
         self.install.reaches("allocate", &self.path);
         self.file.allocate(len)
     }

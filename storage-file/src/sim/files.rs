@@ -161,7 +161,7 @@ impl VfsFile for SimFile {
         Ok(self.disk.state().image.inodes[self.inode].cache.len() as u64)
     }
 
-    fn allocate(&self, len: u64) -> io::Result<()> {
+    fn allocate(&self, len: u64) -> io::Result<bool> {
         let mut state = self.disk.state();
         state.begin_io()?;
         let (len, have) = (position(len)?, state.image.inodes[self.inode].cache.len());
@@ -169,7 +169,7 @@ impl VfsFile for SimFile {
             state.check_room(len - have)?;
             state.image.inodes[self.inode].set_len(len);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
