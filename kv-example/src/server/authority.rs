@@ -51,14 +51,33 @@ impl Default for Authorities {
 }
 
 impl Authorities {
+    /// How many of the next bytes can be passed on as they are, all of them most often. The others are for [`Authorities::push`], at once.
+    pub(crate) fn pass(&mut self, bytes: &[u8]) -> usize {
+        let mut at = 0;
+        while self.held.is_empty() && at < bytes.len() {
+            if self.pass == 0 {
+                let Some((head, rest)) = bytes[at..].split_first_chunk() else { break };
+                let payload = rest.get(..length(head));
+                if has_fields(head) && payload.is_none_or(|payload| value_in_frame(head[4], payload).is_some()) {
+                    break;
+                }
+                self.begin(*head);
+                at += HEAD_BYTES;
+            }
+            let now = self.pass.min(bytes.len() - at);
+            self.passed(now);
+            at += now;
+        }
+        at
+    }
+
     /// Takes the next bytes, and passes on what can be, with other authorities. At most one frame of headers is held back.
     pub(crate) fn push(&mut self, mut bytes: &[u8], out: &mut BytesMut) {
         while !bytes.is_empty() {
             if self.pass > 0 {
                 let now = take(&mut bytes, self.pass);
-                self.pass -= now.len();
+                self.passed(now.len());
                 out.extend_from_slice(now);
-                self.asked |= self.ends_fields && self.pass == 0;
                 continue;
             }
             let wanted = self.held.get(..HEAD_BYTES).map_or(HEAD_BYTES, |head| HEAD_BYTES + length(head));
@@ -66,6 +85,14 @@ impl Authorities {
             self.held.extend_from_slice(more);
             self.release(out);
         }
+    }
+
+    /// All that a connection does with what it has read.
+    #[cfg(any(test, feature = "testing"))]
+    fn feed(&mut self, bytes: &[u8], out: &mut BytesMut) {
+        let (as_it_is, rest) = bytes.split_at(self.pass(bytes));
+        out.extend_from_slice(as_it_is);
+        self.push(rest, out);
     }
 
     /// Whether what every connection begins with has come. From then on HTTP/2 has its own means against those who are silent.
@@ -80,33 +107,48 @@ impl Authorities {
 
     /// Passes on what is held back, as soon as it is known what it is.
     fn release(&mut self, out: &mut BytesMut) {
-        let Some((head, payload)) = self.held.split_at_checked(HEAD_BYTES) else { return };
-        let length = length(head);
+        let Some((&head, payload)) = self.held.split_first_chunk() else { return };
+        let (length, has_fields) = (length(&head), has_fields(&head));
         self.greeted = true;
-        let has_fields = head[3] == HEADERS && length <= MAX_FRAME_BYTES;
         if has_fields && payload.len() < length {
             return;
         }
-        let ends = head[4] & END_HEADERS != 0;
-        self.asked |= has_fields && ends;
-        if !has_fields {
-            self.pass = length;
-            // More headers than fit into one frame.
-            self.ends_fields = head[3] == CONTINUATION && ends;
-            self.asked |= self.ends_fields && length == 0;
-        } else if let Some(value) = value_in_frame(head[4], payload) {
+        if let Some(value) = has_fields.then(|| value_in_frame(head[4], payload)).flatten() {
             let shorter = length - value.len() + VALUE.len();
             out.extend_from_slice(&(shorter as u32).to_be_bytes()[1..]);
             out.extend_from_slice(&head[3..]);
             out.extend_from_slice(&payload[..value.start]);
             out.extend_from_slice(VALUE);
             out.extend_from_slice(&payload[value.end..]);
-            self.held.clear();
-            return;
+        } else {
+            out.extend_from_slice(&self.held);
         }
-        out.extend_from_slice(&self.held);
         self.held.clear();
+        self.begin(head);
+        if has_fields {
+            self.passed(length);
+        }
     }
+
+    /// A frame begins, and its payload is next.
+    fn begin(&mut self, head: [u8; HEAD_BYTES]) {
+        self.greeted = true;
+        self.pass = length(&head);
+        // More headers than fit into one frame go on in others.
+        self.ends_fields = (has_fields(&head) || head[3] == CONTINUATION) && head[4] & END_HEADERS != 0;
+        self.passed(0);
+    }
+
+    /// So much more of a frame is passed on.
+    fn passed(&mut self, bytes: usize) {
+        self.pass -= bytes;
+        self.asked |= self.ends_fields && self.pass == 0;
+    }
+}
+
+/// Whether a frame is one of headers that is looked into.
+fn has_fields(head: &[u8; HEAD_BYTES]) -> bool {
+    head[3] == HEADERS && length(head) <= MAX_FRAME_BYTES
 }
 
 fn take<'a>(bytes: &mut &'a [u8], most: usize) -> &'a [u8] {
@@ -156,11 +198,11 @@ fn value_in_block(block: &[u8]) -> Option<Range<usize>> {
     }
 }
 
-/// For fuzzing: what a connection passes on, when it gets these bytes in pieces.
-#[cfg(feature = "testing")]
-pub(crate) fn passed_on<'a>(pieces: impl IntoIterator<Item = &'a bytes::Bytes>) -> BytesMut {
+/// For tests and fuzzing: what a connection passes on, when it gets these bytes in pieces.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn passed_on(pieces: impl IntoIterator<Item = impl AsRef<[u8]>>) -> BytesMut {
     let (mut authorities, mut out) = (Authorities::default(), BytesMut::new());
-    pieces.into_iter().for_each(|piece| authorities.push(piece, &mut out));
+    pieces.into_iter().for_each(|piece| authorities.feed(piece.as_ref(), &mut out));
     out
 }
 
@@ -180,9 +222,12 @@ mod tests {
         [b"\x83\x86\x44\x02/p", authority, b"\x40\x02te\x08trailers"].concat()
     }
 
+    /// The same whether what can pass as it is takes the short way or not.
     fn passed_on(bytes: &[u8], piece: usize) -> Vec<u8> {
         let (mut authorities, mut out) = (Authorities::default(), BytesMut::new());
         bytes.chunks(piece).for_each(|piece| authorities.push(piece, &mut out));
+        let shortly = super::passed_on(bytes.chunks(piece));
+        assert_eq!(shortly, out, "in pieces of {piece}");
         out.to_vec()
     }
 
@@ -217,10 +262,25 @@ mod tests {
         let (mut authorities, mut out) = (Authorities::default(), BytesMut::new());
         let mut pushed = 0;
         bytes.chunks(piece).find_map(|piece| {
-            authorities.push(piece, &mut out);
+            authorities.feed(piece, &mut out);
             pushed += piece.len();
             authorities.has_asked().then_some(pushed)
         })
+    }
+
+    /// What is written anew is all that is copied.
+    #[test]
+    fn what_stays_as_it_is_takes_the_short_way() {
+        let data = frame(0, 1, &[7; 5000]);
+        let known = frame(HEADERS, END_HEADERS, &block(b"\x81"));
+        let sent = [&PREFACE[..], &frame(4, 0, &[0; 12]), &known, &data, &known, &data].concat();
+        let mut authorities = Authorities::default();
+        assert_eq!(authorities.pass(&sent), sent.len());
+        assert_eq!(authorities.pass(&data[..3000]), 3000);
+        assert_eq!(authorities.pass(&data[3000..]), data.len() - 3000);
+        let odd = frame(HEADERS, END_HEADERS, &block(b"\x01\x03a:1"));
+        assert_eq!(authorities.pass(&[&data[..], &odd, &data].concat()), data.len());
+        assert_eq!(authorities.pass(&[&data[..], &known[..20]].concat()), data.len());
     }
 
     #[test]

@@ -120,8 +120,11 @@ impl AsyncRead for ClientConnection {
             if !read.filled().is_empty() {
                 this.silent_until = None;
                 this.has_spoken = true;
-                // A frame that is not whole yet is held back: then there is more to read.
-                this.authorities.push(read.filled(), &mut this.incoming);
+                let (as_it_is, rest) = read.filled().split_at(this.authorities.pass(read.filled()));
+                let (now, later) = as_it_is.split_at(as_it_is.len().min(buf.remaining()));
+                buf.put_slice(now);
+                this.incoming.extend_from_slice(later);
+                this.authorities.push(rest, &mut this.incoming);
                 if this.authorities.has_begun() {
                     this.stream.get_mut().admit();
                 }
@@ -129,7 +132,11 @@ impl AsyncRead for ClientConnection {
                     this.has_asked = true;
                     this.place.begin();
                 }
-                continue;
+                if now.is_empty() {
+                    // A frame that is not whole yet is held back: then there is more to read.
+                    continue;
+                }
+                return Poll::Ready(Ok(()));
             }
             if let Some(end) = &mut this.silent_until
                 && end.as_mut().poll(cx).is_ready()

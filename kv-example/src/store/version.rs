@@ -105,7 +105,13 @@ fn join(head: &[u8], value: &[u8]) -> Arc<[u8]> {
         both[head.len()..len].copy_from_slice(value);
         return Arc::from(&both[..len]);
     }
-    Arc::from([head, value].concat())
+    // Where it is to stay, and nowhere else before: large values are most of what a node copies.
+    let mut both: Arc<[u8]> = std::iter::repeat_n(0, len).collect();
+    if let Some(room) = Arc::get_mut(&mut both) {
+        room[..head.len()].copy_from_slice(head);
+        room[head.len()..].copy_from_slice(value);
+    }
+    both
 }
 
 fn write_number(out: &mut [u8; MAX_HEAD], at: &mut usize, mut number: u64) {
