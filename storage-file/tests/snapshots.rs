@@ -312,3 +312,22 @@ fn a_loss_of_power_at_any_moment_leaves_a_whole_image() {
     }
     assert!(states > 300, "only {states} states");
 }
+
+/// Whoever opens images after a kill cuts his log up to the one that he finds.
+#[test]
+fn the_first_image_that_a_killed_process_has_named_outlasts_a_loss_of_power_once_it_was_found() {
+    let disk = SimDisk::new();
+    disk.record();
+    now(publish(&open(&disk).unwrap(), meta(1, 10), &bytes(1, 1300), 500)).unwrap();
+    let mut found = 0;
+    for moment in disk.take_recording() {
+        let killed = moment.kill();
+        let Ok(store) = open(&killed) else { continue };
+        if now(store.latest()).unwrap().is_some() {
+            found += 1;
+            let store = open(&killed.now().lose_power(|_| Fate::Lost)).unwrap();
+            assert_eq!(now(read_all(&store, 1, 333)).unwrap(), bytes(1, 1300));
+        }
+    }
+    assert!(found > 0, "no process is killed between the name and what makes it durable");
+}

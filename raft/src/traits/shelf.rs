@@ -189,14 +189,15 @@ impl<S: Shelf> Shared<S> {
     }
 
     /// Makes a draft ready to be gone on with, or begins it. Tells what is there of it.
+    ///
+    /// What is there may be in a page cache alone, where an append was cut off or its sync failed, and no later sync brings that out. So it is written anew, as behind
+    /// what is not whole nothing could be added either.
     fn resume(&self, meta: &SnapshotMeta, pieces: Option<Bytes>) -> Result<Bytes, StorageError> {
         let name = draft(meta);
-        let held = match pieces.map(decode_pieces) {
-            Some((held, true)) => return Ok(held),
-            // Behind what is not whole nothing could be added.
-            Some((held, false)) => {
+        let held = match pieces {
+            Some(pieces) => {
                 self.shelf.remove(&name)?;
-                held
+                decode_pieces(pieces).0
             }
             None => Bytes::new(),
         };
@@ -213,6 +214,17 @@ impl<S: Shelf> Shared<S> {
         let published = image(meta, checksum);
         self.shelf.rename(&draft(meta), &published)?;
         self.refresh(&mut state, Some(&published))
+    }
+
+    /// Puts the latest image in its own place: a process that was cut off while it published may have left its name in memory alone, and the log is cut up to there now.
+    fn publish_anew(&self) -> Result<(), StorageError> {
+        let Some((Published { meta, checksum, .. }, bytes)) = self.state().latest.clone() else { return Ok(()) };
+        let name = draft(&meta);
+        if self.shelf.names()?.contains(&name) {
+            self.shelf.remove(&name)?;
+        }
+        self.shelf.append(&name, &[encode(&meta), encode_piece(&bytes)].concat())?;
+        self.shelf.rename(&name, &image(&meta, checksum))
     }
 
     /// Finds the latest image, and removes older ones. Of those of one entry it is the one that was just published; after a crash in between it may be any.
@@ -246,6 +258,7 @@ impl<S: Shelf> Shelved<S> {
     pub fn open(shelf: S) -> Result<Self, StorageError> {
         let shared = Shared { shelf, drafts: Drafts::default(), state: Mutex::default() };
         shared.refresh(&mut shared.state(), None)?;
+        shared.publish_anew()?;
         Ok(Self(Arc::new(shared)))
     }
 }

@@ -112,6 +112,10 @@ impl FileSnapshots {
                 latest = Some(image);
             }
         }
+        if latest.is_some() {
+            // A process that was killed while it published may have left the name in memory alone, and the log is cut up to there now.
+            store.sync_dir()?;
+        }
         *locked(&store.latest) = latest.map(Arc::new);
         store.tidy(&mut locked(&store.writing), None)?;
         Ok(Self(Arc::new(store)))

@@ -29,7 +29,7 @@ pub struct OneFile {
 impl OneFile {
     /// Opens the log in this file, or begins one.
     pub fn open(files: Arc<dyn Vfs>, path: PathBuf) -> Result<Self, StorageError> {
-        let (records, found) = Records::open(files, path)?;
+        let (mut records, found) = Records::open(files, path)?;
         let mut held = HeldLog::default();
         for record in found {
             match record {
@@ -37,6 +37,8 @@ impl OneFile {
                 Record::Write(write) => held.write(write)?,
             }
         }
+        // What was found may be in the page cache alone: where the process before was killed, or a sync of its failed.
+        records.replace(&Record::Held(held.clone()))?;
         Ok(Self { held: Arc::new(Mutex::new(held)), records: Worker::new(records) })
     }
 }

@@ -112,6 +112,7 @@ macro_rules! log_store_conformance {
             a_kill_at_any_point_loses_nothing_that_was_acknowledged
             a_loss_of_power_at_any_point_loses_nothing_that_was_acknowledged
             an_error_at_any_point_sticks_and_loses_nothing
+            what_is_found_after_a_kill_or_an_error_outlasts_a_loss_of_power
         );
     };
     (@cases $backend:expr; $($case:ident)*) => {

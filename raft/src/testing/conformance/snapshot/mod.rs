@@ -108,6 +108,7 @@ macro_rules! snapshot_conformance {
             a_kill_at_any_point_leaves_a_whole_image
             a_loss_of_power_at_any_point_leaves_a_whole_image
             an_error_at_any_point_sticks_and_leaves_a_whole_image
+            an_image_that_a_kill_or_an_error_cut_off_outlasts_a_loss_of_power_once_it_is_published
             damage_is_noticed
         );
     };
