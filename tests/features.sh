@@ -48,6 +48,11 @@ for wanted in "log and images in redb" "over tarpc"; do
   grep -qF "$wanted" "$data/log" || { cat "$data/log" >&2; fail "a node with tarpc and redb alone does not say \"$wanted\""; }
 done
 kill -TERM "$server"
+for _ in $(seq 200); do
+  kill -0 "$server" 2>/dev/null || break
+  sleep 0.1
+done
+! kill -0 "$server" 2>/dev/null || { cat "$data/log" >&2; fail "the node has not ended 20 s after SIGTERM"; }
 status=0
 wait "$server" || status=$?
 server=

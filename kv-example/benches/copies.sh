@@ -34,7 +34,7 @@ server=$kv kv=$load
 
 # count MODE SIZE PUTS: runs the servers under DHAT in that mode, with so many puts of so many bytes. Adds to the results all three, who it was, bytes, and blocks.
 count() {
-    local mode=$1 size=$2 puts=$3 n leader
+    local mode=$1 size=$2 puts=$3 began=$SECONDS n leader
     rm -rf "${work:?}/counted"
     for n in 1 2 3; do
         valgrind --tool=dhat --mode="$mode" --dhat-out-file="$work/dhat-$n.json" --log-file="$work/valgrind-$n.log" \
@@ -43,7 +43,7 @@ count() {
         pids[first_pid + n]=$!
     done
     until "$kv" put "$name" ready --endpoints "$endpoints" --timeout 5 >/dev/null 2>&1; do
-        [ "$SECONDS" -lt 600 ] || last_words "nobody serves at $endpoints"
+        [ $((SECONDS - began)) -lt 120 ] || last_words "nobody serves at $endpoints"
         sleep 0.5
     done
     bench put --target leader --clients 1 --rate "$rate" --duration "$((puts / rate))" --value-size "$size" --keys 10 --warmup 0 --timeout 60 --endpoints "$endpoints"

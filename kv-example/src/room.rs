@@ -13,6 +13,8 @@ use tokio::sync::Mutex as Turn;
 
 /// For how long what was found is told to whoever asks, before somebody looks again.
 const FRESH: Duration = Duration::from_secs(1);
+/// What was found longer ago is told no more: the disk does not answer.
+const STALE: Duration = Duration::from_secs(60);
 /// How long whoever asks waits for a look. A disk that hangs must not make it seem that the node does: then what was found before is told.
 const PATIENCE: Duration = Duration::from_millis(100);
 /// Where images are, in the data directory.
@@ -61,7 +63,7 @@ impl Room {
         Self(Arc::new(Shared { data, entries, found, turn }))
     }
 
-    /// What the node takes of the disk, as of now or a little before; as of a while before if the disk does not answer. None where nobody knows yet.
+    /// What the node takes of the disk, as of now or a little before; as of a minute before at most if the disk does not answer. None where nobody knows.
     pub(crate) async fn look(&self) -> Option<Disk> {
         if let Some((at, disk)) = self.0.found()
             && at.elapsed() < FRESH
@@ -78,7 +80,7 @@ impl Room {
             // Past that it goes on for those who come later.
             _ = tokio::time::timeout(PATIENCE, looking).await;
         }
-        self.0.found().map(|(_, disk)| disk)
+        self.0.found().filter(|(at, _)| at.elapsed() < STALE).map(|(_, disk)| disk)
     }
 }
 
@@ -122,18 +124,19 @@ fn usage(data: &Path) -> io::Result<Disk> {
     Ok(disk)
 }
 
-/// All files below a directory. Those that go meanwhile take nothing, and links are not followed.
+/// All files below a directory. Those that go meanwhile take nothing, nor does what is somebody else's (`lost+found`, where the directory is a file system's root), and links are not
+/// followed.
 fn each_file(dir: &Path, each: &mut dyn FnMut(&Path, u64)) -> io::Result<()> {
     for entry in std::fs::read_dir(dir)? {
         let entry = entry?;
         let path = entry.path();
-        let looked = match entry.file_type()? {
+        let looked = entry.file_type().and_then(|kind| match kind {
             kind if kind.is_dir() => each_file(&path, each),
             kind if kind.is_file() => entry.metadata().map(|metadata| each(&path, taken(&metadata))),
             _ => Ok(()),
-        };
+        });
         match looked {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => {}
             other => other?,
         }
     }

@@ -22,7 +22,8 @@ pub struct ServerOptions {
     /// can make this node hold. Senders are told. A single larger message passes alone.
     pub window_bytes: u32,
     /// How many batches of a connection may be under way before they are taken, and how many requests of other kinds beside them; at least
-    /// [`ServerOptions::FEWEST_REQUESTS`]. Senders are told, and keep to half of it; one that doesn't is cut off.
+    /// [`ServerOptions::FEWEST_REQUESTS`]. Senders are told, and keep to half of it; one that doesn't is cut off. Those of builds that did not read it keep to half of 1024: say no less until all
+    /// are of this one.
     pub max_requests: u32,
     /// How much later than it said a peer may give a sign of life before its connection is given up.
     pub keep_alive_timeout: Duration,

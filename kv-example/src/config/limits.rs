@@ -147,7 +147,7 @@ impl MemberLimits {
         )?;
         if message.value < needed {
             return Err(ConfigError(format!(
-                "{}: {} MiB are too few for what members send each other, since --max-request-bytes lets clients send as much as it does: say at least {needed}",
+                "{}: {} MiB are too few for what members send each other, which grows with --max-request-bytes: say at least {needed}",
                 message.origin, message.value
             )));
         }

@@ -83,9 +83,10 @@ async fn read_all(node: &Endpoint) -> Result<()> {
     .await
 }
 
-/// One node, new. Images are taken as it is filled, as they hold all of the contents too.
+/// One node, new. Images are taken as it is filled, as they hold all of the contents too. Its log is in files: one in a database has a cache of its own, of 64 MiB, beside that of the
+/// contents.
 async fn start(engine: &[&str]) -> Result<(Cluster, u64)> {
-    let options = three().with(&["--snapshot-mib", "64", "--trailing-entries", "10"]).with(engine);
+    let options = three().with(&["--store", "file", "--snapshot-mib", "64", "--trailing-entries", "10"]).with(engine);
     let cluster = Cluster::start(raftkv_tests::ClusterOptions { nodes: 1, ..options }).await?;
     let id = cluster.ids()[0];
     Ok((cluster, id))

@@ -145,12 +145,13 @@ impl Loaded {
     pub(super) fn expiry_of(&self, chain: &[CertificateDer<'_>]) -> Option<UnixTime> {
         let (visitors, (own, between), now) = (self.visitors.as_ref()?, chain.split_first()?, UnixTime::now());
         let mut at = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs() + CENTURY));
-        // Asked of a time behind the end of a certificate, the verifier names that end, and of a chain of one does nothing more.
+        // Asked of a time behind the end of a certificate, the verifier names that end, and of a chain of one does nothing more. Of a certificate that has long been over it may as well, where the
+        // chain has another in its place.
         for _ in chain {
             match visitors.verify_client_cert(own, between, at) {
                 Ok(_) => break,
                 Err(Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. }))
-                    if not_after < at =>
+                    if (now..at).contains(&not_after) =>
                 {
                     at = not_after;
                 }
