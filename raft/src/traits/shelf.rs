@@ -254,7 +254,7 @@ impl<S: Shelf> Shelved<S> {
     /// Opens what is on a shelf. One store for each shelf, in one process.
     ///
     /// # Errors
-    /// It can't be read, or an image is damaged.
+    /// It can't be read, an image is damaged, or the latest one can't be written anew, which makes sure that it is on the disk.
     pub fn open(shelf: S) -> Result<Self, StorageError> {
         let shared = Shared { shelf, drafts: Drafts::default(), state: Mutex::default() };
         shared.refresh(&mut shared.state(), None)?;
