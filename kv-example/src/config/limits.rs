@@ -32,7 +32,7 @@ pub struct LimitArgs {
     pub max_peer_window_mib: Option<String>,
 
     /// With --transport tarpc: how many batches of messages of a connection at --listen-peer may be under way, and how many probes beside them; members
-    /// are told, and keep to it [default: 1024] [env: RAFTKV_MAX_PEER_REQUESTS]
+    /// are told, and keep to it; not below 1024 while there are some of a build without this option [default: 1024] [env: RAFTKV_MAX_PEER_REQUESTS]
     #[arg(long, value_name = "COUNT")]
     pub max_peer_requests: Option<String>,
 
