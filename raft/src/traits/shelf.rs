@@ -217,14 +217,13 @@ impl<S: Shelf> Shared<S> {
     }
 
     /// Puts the latest image in its own place: a process that was cut off while it published may have left its name in memory alone, and the log is cut up to there now.
-    fn publish_anew(&self) -> Result<(), StorageError> {
-        let Some((Published { meta, checksum, .. }, bytes)) = self.state().latest.clone() else { return Ok(()) };
-        let name = draft(&meta);
+    fn publish_anew(&self, (Published { meta, checksum, .. }, bytes): &(Published, Bytes)) -> Result<(), StorageError> {
+        let name = draft(meta);
         if self.shelf.names()?.contains(&name) {
             self.shelf.remove(&name)?;
         }
-        self.shelf.append(&name, &[encode(&meta), encode_piece(&bytes)].concat())?;
-        self.shelf.rename(&name, &image(&meta, checksum))
+        self.shelf.append(&name, &[encode(meta), encode_piece(bytes)].concat())?;
+        self.shelf.rename(&name, &image(meta, *checksum))
     }
 
     /// Finds the latest image, and removes older ones. Of those of one entry it is the one that was just published; after a crash in between it may be any.
@@ -246,6 +245,10 @@ impl<S: Shelf> Shared<S> {
             (meta.last, published.is_some_and(|published| published == image(meta, *checksum)))
         });
         state.latest = images.pop();
+        if let (None, Some(latest)) = (published, &state.latest) {
+            // Before older ones go on its account.
+            self.publish_anew(latest)?;
+        }
         images.iter().try_for_each(|(older, _)| self.shelf.remove(&image(&older.meta, older.checksum)))
     }
 }
@@ -258,7 +261,6 @@ impl<S: Shelf> Shelved<S> {
     pub fn open(shelf: S) -> Result<Self, StorageError> {
         let shared = Shared { shelf, drafts: Drafts::default(), state: Mutex::default() };
         shared.refresh(&mut shared.state(), None)?;
-        shared.publish_anew()?;
         Ok(Self(Arc::new(shared)))
     }
 }

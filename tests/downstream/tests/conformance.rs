@@ -8,9 +8,11 @@ use bytes::Bytes;
 use downstream::{Images, Ledger, OneFile, Tcp, Transfer, serve};
 use raftkv::testing::Random;
 use raftkv::testing::conformance::{Fault, log_store, snapshot, state_machine, transport};
-use raftkv::{ClusterId, Inbox, Peer, Shelved, StorageError, Transport};
+use raftkv::{
+    ClusterId, Inbox, LogId, Membership, Peer, Shelved, Snapshot, SnapshotId, SnapshotMeta, StorageError, Transport,
+};
 use raftkv_storage_file::OsVfs;
-use raftkv_storage_file::sim::Restarts;
+use raftkv_storage_file::sim::{Fate, Restarts, SimDisk};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -132,6 +134,44 @@ impl state_machine::Backend for Machines {
         let (from, to) = (account(), account());
         let transfer = Transfer { from, to, amount: random.below(80) };
         postcard::to_stdvec(&transfer).expect("a command").into()
+    }
+}
+
+/// A process was killed while it published the second image, and power is lost at any moment of the next one's opening: either image has to be left, as the log is cut up to the first.
+#[tokio::test]
+async fn a_loss_of_power_while_images_are_opened_after_a_kill_leaves_one() {
+    let open = |disk: &SimDisk| Images::open(Arc::new(disk.clone()), "/images".into());
+    let publish = async |store: &Shelved<Images>, index: u64| {
+        let (id, last) = (SnapshotId(index), LogId::new(1, index));
+        let membership = Membership::new([Peer::new(1, "a:1")]);
+        let mut writer =
+            store.begin(SnapshotMeta { id, last, membership, membership_at: last }).await.expect("a writer");
+        writer.append(Bytes::from(vec![7; 900])).await.expect("room");
+        writer.publish().await.expect("an image");
+    };
+    let disk = SimDisk::new();
+    let store = open(&disk).expect("images");
+    publish(&store, 10).await;
+    disk.record();
+    publish(&store, 20).await;
+    for (at, moment) in disk.take_recording().iter().enumerate() {
+        for after in 0..12 {
+            let killed = moment.kill();
+            killed.die_at(killed.operations() + after);
+            drop(open(&killed));
+            let then = killed.now();
+            for one in 0..=then.pending().len() {
+                for (all, other) in [(Fate::Kept, Fate::Lost), (Fate::Lost, Fate::Kept)] {
+                    let mut asked = 0;
+                    let left = then.lose_power(|_| {
+                        asked += 1;
+                        if asked == one { other } else { all }
+                    });
+                    let latest = open(&left).expect("images").latest().await.expect("the latest");
+                    assert!(latest.is_some(), "killed at {at}, {after} operations later no image was left");
+                }
+            }
+        }
     }
 }
 
