@@ -211,6 +211,33 @@ mod tests {
         assert!(room.look().await.is_some());
     }
 
+    /// A disk that hangs for long is one of which nobody knows anything.
+    #[tokio::test]
+    async fn what_was_found_a_minute_ago_is_told_no_more() {
+        let dir = data();
+        let room = Room::new(dir.path(), None);
+        let found = room.look().await.unwrap();
+        let _hangs = room.0.turn.clone().try_lock_owned().unwrap();
+        let as_of = |before| *room.0.found.lock().unwrap() = Some((Instant::now().checked_sub(before).unwrap(), found));
+        as_of(STALE - Duration::from_secs(5));
+        assert_eq!(room.look().await, Some(found));
+        as_of(STALE);
+        assert_eq!(room.look().await, None);
+    }
+
+    /// It may lead to another disk, or in a circle.
+    #[cfg(unix)]
+    #[test]
+    fn what_a_link_leads_to_is_not_counted() {
+        use std::os::unix::fs::symlink;
+        let (dir, elsewhere) = (data(), data());
+        let before = usage(dir.path()).unwrap();
+        symlink(elsewhere.path(), dir.path().join("elsewhere")).unwrap();
+        symlink(dir.path(), dir.path().join("snapshots/round")).unwrap();
+        symlink(elsewhere.path().join("kv.redb"), dir.path().join("kv.redb.link")).unwrap();
+        assert_eq!(usage(dir.path()).unwrap(), before);
+    }
+
     #[tokio::test]
     async fn a_directory_that_is_gone_takes_nothing_and_is_no_failure() {
         let room = Room::new(Path::new("/nowhere/at/all"), None);

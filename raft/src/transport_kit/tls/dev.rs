@@ -89,6 +89,14 @@ impl DevCa {
         self.issuer.key().serialize_pem()
     }
 
+    /// Its certificate by another CA, as PEM.
+    #[cfg(test)]
+    pub(super) fn signed_by(&self, above: &Issuer<'_, KeyPair>, validity: Validity) -> String {
+        let mut params = params(self.issuer.key());
+        limit(&mut params, validity);
+        params.signed_by(self.issuer.key(), above).map(|certificate| certificate.pem()).unwrap_or_default()
+    }
+
     /// Makes a certificate, with a key of its own.
     ///
     /// # Errors

@@ -410,6 +410,48 @@ async fn a_connection_knows_when_the_certificate_expires_that_was_shown_on_it() 
     assert_eq!(Link::plain(wire().await.0).expires(), None);
 }
 
+/// A CA between the root and the node that was renewed with its old key: nodes may show the expired certificate beside the one in use, in either order.
+#[tokio::test]
+async fn a_certificate_that_has_expired_beside_the_one_in_use_ends_no_connection() {
+    let desk = Desk::new();
+    let now = Validity::days(1).from + Duration::from_secs(3600);
+    let between = |from: Duration, until: Duration| Validity { from: now - from, until: now + until };
+    let (hour, day) = (Duration::from_secs(3600), Duration::from_secs(24 * 3600));
+    let renewed = between(hour, day * 5);
+    let (root, [old, new], middle) = renewed_ca([Validity { from: now - day * 9, until: now - day }, renewed]);
+    for (until, expected) in [(day * 2, now + day * 2), (day * 7, renewed.until)] {
+        // It is older than the renewal.
+        let issued = Desk::issue(&middle, 1, between(day * 5, until));
+        for chain in [[&old, &new], [&new, &old]] {
+            let shown: String = [&issued.certificate].into_iter().chain(chain).map(String::as_str).collect();
+            desk.write("n1.crt", &shown);
+            desk.write("n1.key", &issued.key);
+            desk.write("n1.ca", &root);
+            let files = TlsFiles::new(desk.path("n1.crt"), desk.path("n1.key"), desk.path("n1.ca"));
+            let one = Tls::for_node(files, NodeId(1)).unwrap();
+            let (near, far) = wire().await;
+            let connecting = one.connect_to_node(near, NodeId(1), PROTOCOL);
+            let (opened, accepted) = futures_util::future::join(connecting, one.accept(far, PROTOCOL, LIMIT)).await;
+            opened.unwrap();
+            let expires = accepted.unwrap().0.expires().unwrap();
+            let away = expires.duration_since(expected).or_else(|_| expected.duration_since(expires)).unwrap();
+            assert!(away < Duration::from_secs(2), "{away:?} from {expected:?}");
+        }
+    }
+}
+
+/// A root's certificate, those of a CA below it, one for each time, and that CA.
+fn renewed_ca(times: [Validity; 2]) -> (String, [String; 2], DevCa) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    let (root_key, below) = (KeyPair::generate().unwrap(), DevCa::new(Validity::days(1)).unwrap());
+    let mut root = CertificateParams::default();
+    root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = root.self_signed(&root_key).unwrap().pem();
+    let root = Issuer::new(root, root_key);
+    let certificates = times.map(|time| below.signed_by(&root, time));
+    (certificate, certificates, below)
+}
+
 #[test]
 fn a_ca_is_read_again_from_its_key() {
     let desk = Desk::new();
