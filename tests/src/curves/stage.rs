@@ -160,7 +160,9 @@ struct Report {
 /// What the load generator prints at the end.
 fn report(printed: &str) -> Result<Report> {
     let start = printed.find("\n{").context("there is no JSON in it")?;
-    let json: Json = serde_json::from_str(&printed[start..])?;
+    // It may say something more below.
+    let json = serde_json::Deserializer::from_str(&printed[start..]).into_iter::<Json>().next();
+    let json = json.context("there is no JSON in it")??;
     let latency =
         ["p50", "p99", "p999", "max"].map(|name| json["latency_ms"]["all"][name].as_f64().unwrap_or(f64::NAN));
     let errors = json["errors"].as_object().context("no errors are named")?;
@@ -178,7 +180,7 @@ mod tests {
     #[test]
     fn the_load_generators_report_is_read() {
         let printed = "--- the load generator: run 1: bench put\n{\n  \"throughput\": 31000.5, \"errors\": {\"timeout\": 3, \"other\": 4},\n\
-                       \"latency_ms\": {\"all\": {\"p50\": 1.5, \"p99\": 4.0, \"p999\": 5.0, \"max\": 9.0}}}\n";
+                       \"latency_ms\": {\"all\": {\"p50\": 1.5, \"p99\": 4.0, \"p999\": 5.0, \"max\": 9.0}}}\nkv-example: it was not that good\n";
         let report = report(printed).unwrap();
         assert_eq!((report.throughput, report.latency), (31000.5, [1.5, 4.0, 5.0, 9.0]));
         assert_eq!(report.kinds, BTreeMap::from([("timeout".into(), 3), ("other".into(), 4)]));
