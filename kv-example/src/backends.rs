@@ -256,9 +256,14 @@ pub(crate) struct Stores {
     pub(crate) entries: Option<Entries>,
 }
 
-/// Opens a node's log and images in its data directory: those of this kind, or of the kind that is there. Blocks. Tells the kind.
+/// What a log in a database takes of the memory if nobody says: as of `raftkv_storage_redb::Options`, which this may be built without.
+pub(crate) const STORE_CACHE_BYTES: u64 = 64 << 20;
+
+/// Opens a node's log and images in its data directory: those of this kind, or of the kind that is there. Blocks. Tells the kind. `cache_bytes` is the memory
+/// that a database of the log may take for pages.
 pub(crate) fn open_stores(
     kind: Option<StoreKind>,
+    cache_bytes: u64,
     files: Arc<dyn Vfs>,
     data: &Path,
     identity: Identity,
@@ -275,7 +280,7 @@ pub(crate) fn open_stores(
     }
     let stores = match kind {
         StoreKind::File => open_files(files, data, identity),
-        StoreKind::Redb => open_databases(files, data, identity),
+        StoreKind::Redb => open_databases(cache_bytes, files, data, identity),
     };
     Ok((kind, stores?))
 }
@@ -294,9 +299,15 @@ fn open_files(_: Arc<dyn Vfs>, data: &Path, _: Identity) -> Result<Stores, Stora
 }
 
 #[cfg(feature = "redb")]
-fn open_databases(files: Arc<dyn Vfs>, data: &Path, identity: Identity) -> Result<Stores, StorageError> {
+fn open_databases(
+    cache_bytes: u64,
+    files: Arc<dyn Vfs>,
+    data: &Path,
+    identity: Identity,
+) -> Result<Stores, StorageError> {
     use raftkv_storage_redb::{Options, RedbLog, RedbSnapshots, SnapshotOptions};
-    let log = Arc::new(RedbLog::open_on(files.clone(), data, identity, Options::default())?);
+    let options = Options { cache_bytes: usize::try_from(cache_bytes).unwrap_or(usize::MAX), ..Options::default() };
+    let log = Arc::new(RedbLog::open_on(files.clone(), data, identity, options)?);
     let images = RedbSnapshots::open_on(files, data.join(room::IMAGES), identity, SnapshotOptions::default())?;
     // The log is closed when the node lets go of it, whoever may still ask.
     let counted = Arc::downgrade(&log);
@@ -305,7 +316,7 @@ fn open_databases(files: Arc<dyn Vfs>, data: &Path, identity: Identity) -> Resul
 }
 
 #[cfg(not(feature = "redb"))]
-fn open_databases(_: Arc<dyn Vfs>, data: &Path, _: Identity) -> Result<Stores, StorageError> {
+fn open_databases(_: u64, _: Arc<dyn Vfs>, data: &Path, _: Identity) -> Result<Stores, StorageError> {
     Err(StorageError::Refused { path: data.display().to_string(), reason: built_without("redb", "redb", "file") })
 }
 
@@ -507,11 +518,13 @@ mod tests {
         for kind in &there {
             let dir = tempfile::tempdir().unwrap();
             assert_eq!(StoreKind::of(&*files, dir.path()).unwrap(), None);
-            drop(open_stores(Some(*kind), files.clone(), dir.path(), identity).unwrap());
+            drop(open_stores(Some(*kind), STORE_CACHE_BYTES, files.clone(), dir.path(), identity).unwrap());
             assert_eq!(StoreKind::of(&*files, dir.path()).unwrap(), Some(*kind));
-            assert_eq!(open_stores(None, files.clone(), dir.path(), identity).unwrap().0, *kind);
+            assert_eq!(open_stores(None, STORE_CACHE_BYTES, files.clone(), dir.path(), identity).unwrap().0, *kind);
             for other in there.iter().filter(|other| *other != kind) {
-                let refused = open_stores(Some(*other), files.clone(), dir.path(), identity).map(drop).unwrap_err();
+                let refused = open_stores(Some(*other), STORE_CACHE_BYTES, files.clone(), dir.path(), identity)
+                    .map(drop)
+                    .unwrap_err();
                 assert!(refused.to_string().contains("use the store that made it"), "{refused}");
             }
         }

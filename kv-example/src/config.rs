@@ -182,6 +182,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "KIND")]
     pub store: Option<String>,
 
+    /// With --store redb: how much memory the log's database may take for what it has read or is to write, in MiB. More helps only where members are
+    /// far behind for long [default: 64] [env: RAFTKV_STORE_CACHE_MIB]
+    #[arg(long, value_name = "MIB")]
+    pub store_cache_mib: Option<String>,
+
     /// Where the contents are: `memory`, or `redb`, a database in --data. Over redb they may exceed the memory, and a start reads nothing again;
     /// writes take longer. It may be changed from one start to the next, and each node may have its own [default: memory] [env: RAFTKV_ENGINE]
     #[arg(long, value_name = "KIND")]
@@ -263,6 +268,8 @@ pub struct ServerConfig {
     pub transport: TransportKind,
     /// What keeps log and images; none: what is there.
     pub store: Option<StoreKind>,
+    /// How much memory a log in a database may take for its cache, in bytes.
+    pub store_cache_bytes: u64,
     /// What keeps the contents.
     pub engine: EngineKind,
     /// How much memory it may take for what is kept elsewhere, in bytes.
@@ -441,7 +448,7 @@ impl ServerConfig {
         let shutdown =
             layers.number("shutdown-timeout-ms", args.shutdown_timeout_ms.as_ref(), |f| f.shutdown_timeout_ms, 5000)?;
         let transport = engine::transport(args, layers)?;
-        let store = engine::store(args, layers)?;
+        let (store, store_cache_bytes) = engine::store(args, layers)?;
         let (engine, engine_cache_bytes) = engine::chosen(args, layers)?;
         Ok(Self {
             id: place.id,
@@ -459,6 +466,7 @@ impl ServerConfig {
             max_request_bytes: max_request.value,
             transport,
             store,
+            store_cache_bytes,
             engine,
             engine_cache_bytes,
             raft,

@@ -257,8 +257,8 @@ fn why(outcome: Result<io::Result<()>, JoinError>) -> String {
 
 async fn open_stores(config: &ServerConfig, files: Arc<dyn Vfs>) -> Result<Stores, Failure> {
     let identity = Identity { cluster: config.cluster_id(), node: config.id, group: GroupId::default() };
-    let (kind, dir) = (config.store, config.data.clone());
-    let opened = tokio::task::spawn_blocking(move || backends::open_stores(kind, files, &dir, identity));
+    let (kind, cache, dir) = (config.store, config.store_cache_bytes, config.data.clone());
+    let opened = tokio::task::spawn_blocking(move || backends::open_stores(kind, cache, files, &dir, identity));
     match opened.await {
         Ok(Ok((kind, stores))) => {
             info!("log and images in {kind}");

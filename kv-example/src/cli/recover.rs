@@ -11,7 +11,7 @@ use raftkv_storage_file::{Identity, OsVfs};
 
 use super::{Failure, output};
 use crate::api::command::{MemberGone, MemberNote, command, member_note::Note};
-use crate::backends::{Stores, open_stores};
+use crate::backends::{STORE_CACHE_BYTES, Stores, open_stores};
 use crate::machine::encode_command;
 
 #[derive(Args, Debug)]
@@ -38,7 +38,9 @@ pub(super) async fn run(args: Recover) -> Result<(), Failure> {
         ))
     })?;
     let dir = args.data_dir.clone();
-    let opened = tokio::task::spawn_blocking(move || open_stores(None, Arc::new(OsVfs), &dir, identity)).await;
+    let opened =
+        tokio::task::spawn_blocking(move || open_stores(None, STORE_CACHE_BYTES, Arc::new(OsVfs), &dir, identity))
+            .await;
     let opened = opened.map_err(|error| Failure::runtime(error.to_string()))?;
     let (_, Stores { log, images, .. }) = opened.map_err(|error| storage(&error))?;
     recover(&args, identity.node, &log, &images).await

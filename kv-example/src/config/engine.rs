@@ -3,9 +3,9 @@
 use std::str::FromStr;
 
 use super::{ConfigError, Given, Layers, ServerArgs};
-use crate::backends::{EngineKind, StoreKind, TransportKind};
+use crate::backends::{EngineKind, STORE_CACHE_BYTES, StoreKind, TransportKind};
 
-const CACHE_MIB: u64 = 256;
+const ENGINE_CACHE_MIB: u64 = 256;
 
 /// How members talk to each other.
 pub(super) fn transport(args: &ServerArgs, layers: &Layers<'_>) -> Result<TransportKind, ConfigError> {
@@ -13,10 +13,19 @@ pub(super) fn transport(args: &ServerArgs, layers: &Layers<'_>) -> Result<Transp
     Ok(given.map(kind).transpose()?.unwrap_or_default())
 }
 
-/// What keeps log and images, if it is said.
-pub(super) fn store(args: &ServerArgs, layers: &Layers<'_>) -> Result<Option<StoreKind>, ConfigError> {
-    let given = layers.text("store", args.store.as_ref(), |f| f.store.clone());
-    given.map(kind).transpose()
+/// What keeps log and images, if it is said, and the memory that it may take for what it has read or is to write, in bytes.
+pub(super) fn store(args: &ServerArgs, layers: &Layers<'_>) -> Result<(Option<StoreKind>, u64), ConfigError> {
+    let said = layers.text("store", args.store.as_ref(), |f| f.store.clone());
+    let said_at = said.as_ref().map(|given| given.origin.rank());
+    let store = said.map(kind).transpose()?;
+    let usual = STORE_CACHE_BYTES >> 20;
+    let cache = layers.number("store-cache-mib", args.store_cache_mib.as_ref(), |f| f.store_cache_mib, usual)?;
+    if store != Some(StoreKind::Redb) {
+        let instead = store
+            .map_or_else(|| "which is not said: say it as well".into(), |store| format!("and the store is {store}"));
+        is_of_use(&cache, said_at, "--store redb", &instead)?;
+    }
+    Ok((store, cache.value.saturating_mul(1 << 20)))
 }
 
 fn kind<K: FromStr<Err = String>>(Given { value, origin }: Given<String>) -> Result<K, ConfigError> {
@@ -28,12 +37,20 @@ pub(super) fn chosen(args: &ServerArgs, layers: &Layers<'_>) -> Result<(EngineKi
     let said = layers.text("engine", args.engine.as_ref(), |f| f.engine.clone());
     let said_at = said.as_ref().map(|given| given.origin.rank());
     let engine = said.map(kind).transpose()?.unwrap_or_default();
-    let cache = layers.number("engine-cache-mib", args.engine_cache_mib.as_ref(), |f| f.engine_cache_mib, CACHE_MIB)?;
-    // Whoever overrides the engine for once need not take the cache out of the file.
-    let overridden = said_at.is_some_and(|rank| rank < cache.origin.rank());
-    if engine != EngineKind::Redb && !cache.origin.is_default() && !overridden {
-        let origin = cache.origin;
-        return Err(ConfigError(format!("{origin}: it is the cache of --engine redb, and the engine is {engine}")));
+    let cache =
+        layers.number("engine-cache-mib", args.engine_cache_mib.as_ref(), |f| f.engine_cache_mib, ENGINE_CACHE_MIB)?;
+    if engine != EngineKind::Redb {
+        is_of_use(&cache, said_at, "--engine redb", &format!("and the engine is {engine}"))?;
     }
     Ok((engine, cache.value.saturating_mul(1 << 20)))
+}
+
+/// Refuses a cache that was said for what there is none of. Whoever overrides what it is of for once need not take the cache out of the file.
+fn is_of_use(cache: &Given<u64>, said_at: Option<u8>, of: &str, instead: &str) -> Result<(), ConfigError> {
+    let Given { origin, .. } = cache;
+    let overridden = said_at.is_some_and(|rank| rank < origin.rank());
+    if origin.is_default() || overridden {
+        return Ok(());
+    }
+    Err(ConfigError(format!("{origin}: it is the cache of {of}, {instead}")))
 }

@@ -36,6 +36,7 @@ pub(super) struct FileConfig {
     pub(super) snapshot_busy_percent: Option<u64>,
     pub(super) transport: Option<String>,
     pub(super) store: Option<String>,
+    pub(super) store_cache_mib: Option<u64>,
     pub(super) engine: Option<String>,
     pub(super) engine_cache_mib: Option<u64>,
     pub(super) workers: Option<u64>,

@@ -55,8 +55,25 @@ fn the_store_is_chosen_by_its_name() {
     assert_eq!(load(&ServerArgs { config: Some(path.clone()), ..args() }).unwrap().store, Some(StoreKind::Redb));
     let files = ServerArgs { config: Some(path), store: Some("file".into()), ..args() };
     assert_eq!(load(&files).unwrap().store, Some(StoreKind::File));
+    assert_eq!(load(&files).unwrap().store_cache_bytes, 64 << 20);
     let unknown = mistake(&ServerArgs { store: Some("rocks".into()), ..args() });
     assert_eq!(unknown, "--store: \"rocks\" is not a kind of store; there are file, redb");
+}
+
+#[test]
+fn the_cache_of_the_log_is_that_of_a_database() {
+    let (_dir, path) = file("store = \"redb\"\nstore-cache-mib = 8\n");
+    let config = load(&ServerArgs { config: Some(path.clone()), ..args() }).unwrap();
+    assert_eq!((config.store, config.store_cache_bytes), (Some(StoreKind::Redb), 8 << 20));
+    let files = ServerArgs { config: Some(path), store: Some("file".into()), ..args() };
+    assert_eq!(load(&files).unwrap().store, Some(StoreKind::File), "overridden for once");
+    let useless = ServerArgs { store_cache_mib: Some("8".into()), ..args() };
+    let words = "--store-cache-mib: it is the cache of --store redb, which is not said: say it as well";
+    assert_eq!(mistake(&useless), words);
+    let useless = ServerArgs { store: Some("file".into()), ..useless };
+    assert_eq!(mistake(&useless), "--store-cache-mib: it is the cache of --store redb, and the store is file");
+    let none = ServerArgs { store: Some("redb".into()), store_cache_mib: Some("0".into()), ..args() };
+    assert_eq!(mistake(&none), "--store-cache-mib: must be at least 1");
 }
 
 #[test]

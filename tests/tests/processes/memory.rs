@@ -16,6 +16,10 @@ const VALUES: u64 = 2048;
 const VALUE: usize = 64 << 10;
 const DATA: u64 = VALUES * VALUE as u64;
 const CACHE_MIB: &str = "8";
+const OVER_A_DATABASE: &[&str] = &["--engine", "redb", "--engine-cache-mib", CACHE_MIB];
+/// A log in a database has a cache of its own, beside that of the contents.
+const FILES: &[&str] = &["--store", "file"];
+const DATABASE: &[&str] = &["--store", "redb", "--store-cache-mib", CACHE_MIB];
 /// By how much a node over a database may grow meanwhile: beside its cache there are the newest entries of the log, requests, and pages on their way to the disk.
 const ROOM: u64 = DATA / 2;
 /// What may be applied again after `kill -9`: a transaction is synced after 4 MiB of commands.
@@ -83,10 +87,9 @@ async fn read_all(node: &Endpoint) -> Result<()> {
     .await
 }
 
-/// One node, new. Images are taken as it is filled, as they hold all of the contents too. Its log is in files: one in a database has a cache of its own, of 64 MiB, beside that of the
-/// contents.
-async fn start(engine: &[&str]) -> Result<(Cluster, u64)> {
-    let options = three().with(&["--store", "file", "--snapshot-mib", "64", "--trailing-entries", "10"]).with(engine);
+/// One node, new. Images are taken as it is filled, as they hold all of the contents too.
+async fn start(store: &[&str], engine: &[&str]) -> Result<(Cluster, u64)> {
+    let options = three().with(&["--snapshot-mib", "64", "--trailing-entries", "10"]).with(store).with(engine);
     let cluster = Cluster::start(raftkv_tests::ClusterOptions { nodes: 1, ..options }).await?;
     let id = cluster.ids()[0];
     Ok((cluster, id))
@@ -104,12 +107,12 @@ async fn grows_by(cluster: &Cluster, id: u64) -> Result<u64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn contents_in_a_database_may_be_many_times_as_large_as_the_memory_for_them() -> Result<()> {
     let _alone = exclusive().await?;
-    let (in_memory, id) = start(&["--engine", "memory"]).await?;
+    let (in_memory, id) = start(FILES, &["--engine", "memory"]).await?;
     let with_all = grows_by(&in_memory, id).await?;
     ensure!(with_all > DATA, "with {DATA} bytes in the memory the node has grown by {with_all}: this measures nothing");
     in_memory.finish()?;
 
-    let (mut cluster, id) = start(&["--engine", "redb", "--engine-cache-mib", CACHE_MIB]).await?;
+    let (mut cluster, id) = start(FILES, OVER_A_DATABASE).await?;
     let first = grows_by(&cluster, id).await?;
     ensure!(
         first < ROOM,
@@ -149,5 +152,20 @@ async fn contents_in_a_database_may_be_many_times_as_large_as_the_memory_for_the
         peaks[1],
         peaks[2]
     ));
+    cluster.finish()
+}
+
+/// With the cache that a log in a database has if nobody says (64 MiB) the node grows by more than is allowed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_in_a_database_takes_no_more_of_the_memory_than_it_may() -> Result<()> {
+    let _alone = exclusive().await?;
+    let (cluster, id) = start(DATABASE, OVER_A_DATABASE).await?;
+    let grown = grows_by(&cluster, id).await?;
+    notice(&format!(
+        "{} MiB with caches of {CACHE_MIB} for log and contents: the node grew by {} MiB",
+        DATA >> 20,
+        grown >> 20
+    ));
+    ensure!(grown < ROOM, "with {DATA} bytes in databases the node has grown by {grown}, of which {ROOM} were allowed");
     cluster.finish()
 }
