@@ -24,8 +24,9 @@ pub use memory::KvMachine;
 /// Reads of a range in a store with more keys than this run on a thread of their own, so that they do not hold up the
 /// requests that share their worker.
 const SMALL_STORE: usize = 4096;
-/// How many of them run at once; others wait for their turn. Each holds what it has found, and there is no use in more threads than that.
-const MAX_LONG_READS: usize = 32;
+/// How many of them run at once; others wait for their turn. Each takes room for what it has found so far, and where that runs out they refuse each other: of 50
+/// reads of 8 MiB, 32 of them at once, 1 was answered where there was room for 3.
+const MAX_LONG_READS: usize = 4;
 /// How many reads of single keys wait for the disk at once; others wait for their turn. The runtime has 512 threads for all that blocks: were they all to wait for
 /// a disk that hangs, nobody could read certificates any more, or close the log.
 const MAX_SHORT_READS: usize = 128;

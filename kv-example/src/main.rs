@@ -7,14 +7,18 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What jemalloc reads when it starts: pages that are not used go back to the system after a second, and not after ten and another ten.
+/// What jemalloc reads when it starts:
+/// * As many arenas as threads that serve, half of the cores, and not eight times as many: what one thread has freed, others take.
+/// * Pages that are not used go back to the system after a second, and not after ten and another ten; where they are 4 MiB in a row, at once. Without these two, answers
+///   out of a database took twice the memory. From 2 MiB on, writes of a MiB would take a seventh more of the processor.
 #[cfg(all(feature = "jemalloc", unix))]
 #[expect(
     unsafe_code,
     reason = "the name is jemalloc's, and nobody else's: its crate puts the prefix before all of its names"
 )]
 #[unsafe(export_name = "_rjem_malloc_conf")]
-static CONFIGURATION: &[u8; 37] = b"dirty_decay_ms:1000,muzzy_decay_ms:0\0";
+static CONFIGURATION: &[u8; 82] =
+    b"narenas_ratio:0.5,oversize_threshold:4194304,dirty_decay_ms:1000,muzzy_decay_ms:0\0";
 
 fn main() -> ExitCode {
     kv_example::cli::main()

@@ -143,7 +143,8 @@ impl Node {
         removal::watch(&raft, &config.data);
         let meter = MeterLayer(requests);
         let tls = protection.clients.clone();
-        let clients = listen::serve_clients(listeners.clients, tls, services.routes(), meter, gate, clients_end);
+        let clients =
+            listen::serve_clients(listeners.clients, tls, (services.kv(), services.routes()), meter, gate, clients_end);
         let clients = tokio::spawn(clients);
         let with_tls = |tls: &Option<_>| if tls.is_some() { " with TLS" } else { "" };
         info!(

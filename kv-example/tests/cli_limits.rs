@@ -363,10 +363,21 @@ async fn answers_that_nobody_fetches() {
     within("room again", async { while client.range(everything()).await.is_err() {} }).await;
 }
 
-/// Windows as large as there are, and nobody who reads: HTTP/2 takes every answer at once, and what it has taken stays here.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_to_a_client_with_endless_windows_that_reads_nothing() {
-    let node = Node::start(&["--max-pending-mib", "64", "--client-silence-ms", "60000"]).await;
+    bears_endless_windows("memory").await;
+}
+
+/// There each answer has copies of all values until it is encoded, many are made at once, and the memory of what was freed may stay.
+#[cfg(feature = "redb")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_of_a_database_to_a_client_with_endless_windows_that_reads_nothing() {
+    bears_endless_windows("redb").await;
+}
+
+/// Windows as large as there are, and nobody who reads: HTTP/2 takes every answer at once, and what it has taken stays here.
+async fn bears_endless_windows(engine: &str) {
+    let node = Node::start(&["--engine", engine, "--max-pending-mib", "64", "--client-silence-ms", "60000"]).await;
     node.fill(8).await;
     let watched = node.watched().await;
     let mut abusers = Vec::new();

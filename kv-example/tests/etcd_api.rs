@@ -96,8 +96,12 @@ fn no_request_has_a_list_that_is_not_counted() {
 
 fn generate(proto: &Path, protos: &[&str], out: &Path, own: bool) {
     let files = protox::compile(protos, [proto]).expect("the protos compile");
-    let mut builder =
-        tonic_prost_build::configure().out_dir(out).bytes(".").skip_debug(SECRETS).emit_rerun_if_changed(false);
+    let mut builder = tonic_prost_build::configure()
+        .out_dir(out)
+        .bytes(".")
+        .codec_path("crate::api::codec::ApiCodec")
+        .skip_debug(SECRETS)
+        .emit_rerun_if_changed(false);
     if own {
         builder = builder
             .extern_path(".etcdserverpb", "crate::api::etcdserverpb")

@@ -11,6 +11,7 @@ pub mod etcdserverpb;
 #[allow(missing_docs, unreachable_pub, clippy::all)]
 pub mod authpb;
 
+mod codec;
 mod secrets;
 
 #[rustfmt::skip]

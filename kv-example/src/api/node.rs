@@ -351,7 +351,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static("/raftkv.kv.v1.Node/Status");
             let mut req = request.into_request();
             req.extensions_mut().insert(GrpcMethod::new("raftkv.kv.v1.Node", "Status"));
@@ -373,7 +373,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/raftkv.kv.v1.Node/Campaign",
             );
@@ -398,7 +398,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/raftkv.kv.v1.Node/AddMember",
             );
@@ -423,7 +423,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/raftkv.kv.v1.Node/ReplaceMember",
             );
@@ -448,7 +448,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/raftkv.kv.v1.Node/TransferLeadership",
             );
@@ -475,7 +475,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/raftkv.kv.v1.Node/OpenSession",
             );
@@ -500,7 +500,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/raftkv.kv.v1.Node/CloseSession",
             );
@@ -525,7 +525,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/raftkv.kv.v1.Node/TakeSnapshot",
             );
@@ -550,7 +550,7 @@ pub mod node_client {
                         format!("Service was not ready: {}", e.into()),
                     )
                 })?;
-            let codec = tonic_prost::ProstCodec::default();
+            let codec = crate::api::codec::ApiCodec::default();
             let path = http::uri::PathAndQuery::from_static(
                 "/raftkv.kv.v1.Node/SetPreference",
             );
@@ -754,7 +754,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = StatusSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -797,7 +797,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CampaignSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -840,7 +840,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = AddMemberSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -885,7 +885,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ReplaceMemberSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -930,7 +930,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TransferLeadershipSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -973,7 +973,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = OpenSessionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1016,7 +1016,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = CloseSessionSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1059,7 +1059,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = TakeSnapshotSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,
@@ -1104,7 +1104,7 @@ pub mod node_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = SetPreferenceSvc(inner);
-                        let codec = tonic_prost::ProstCodec::default();
+                        let codec = crate::api::codec::ApiCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(
                                 accept_compression_encodings,

@@ -21,6 +21,7 @@ use crate::client::connector::ALPN;
 use crate::config::HostPort;
 use crate::gate::{Gate, GateLayer, Limit};
 use crate::metrics::MeterLayer;
+use crate::service::direct::DirectLayer;
 
 /// File descriptors that are for everything else.
 const OTHER_FILES: usize = 256;
@@ -98,7 +99,7 @@ pub(super) fn connection_limit(configured: usize) -> usize {
 pub(super) async fn serve_clients(
     listener: TcpListener,
     tls: Option<Tls>,
-    routes: Routes,
+    (kv, routes): (DirectLayer, Routes),
     meter: MeterLayer,
     gate: Arc<Gate>,
     end: watch::Receiver<bool>,
@@ -156,6 +157,7 @@ pub(super) async fn serve_clients(
         .initial_connection_window_size(Some(CONNECTION_WINDOW))
         .layer(meter)
         .layer(GateLayer(gate))
+        .layer(kv)
         .add_routes(routes)
         .serve_with_incoming_shutdown(connections, ended());
     hearing.serve(server).await
