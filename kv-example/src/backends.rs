@@ -256,7 +256,7 @@ pub(crate) struct Stores {
     pub(crate) entries: Option<Entries>,
 }
 
-/// What a log in a database takes of the memory if nobody says: as of `raftkv_storage_redb::Options`, which this may be built without.
+/// What a log in a database takes of the memory if nobody says: as in `raftkv_storage_redb::Options`, which this may be built without.
 pub(crate) const STORE_CACHE_BYTES: u64 = 64 << 20;
 
 /// Opens a node's log and images in its data directory: those of this kind, or of the kind that is there. Blocks. Tells the kind. `cache_bytes` is the memory
@@ -507,6 +507,12 @@ mod tests {
         let missing = |n| (n == 1).then_some("y");
         let missing = choose("an engine", &[1, 2], |n| if n == 1 { "x" } else { "z" }, missing, "x").unwrap_err();
         assert!(missing.contains("built without x, and has z:") && missing.contains("--features y,"), "{missing}");
+    }
+
+    #[cfg(feature = "redb")]
+    #[test]
+    fn the_cache_of_a_log_is_as_large_as_the_store_has_it_by_itself() {
+        assert_eq!(STORE_CACHE_BYTES, raftkv_storage_redb::Options::default().cache_bytes as u64);
     }
 
     /// A directory keeps its kind of store: it is found where nobody says, and no other is begun in it.

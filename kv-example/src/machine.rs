@@ -17,16 +17,20 @@ use tonic::Status;
 
 use crate::api::command::{AuthChange, Author, Command, Outcome, command, outcome};
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
-use crate::store::{Auth, Checksum, Head, KeysMut, Members, Refusal, Room, Stats, Store, Writer};
+use crate::store::{
+    Auth, Checksum, Head, KeysMut, Members, Refusal, Room, Stats, Store, Writer, gathers_much, ranges_of,
+};
 
 pub use memory::KvMachine;
 
 /// Reads of a range in a store with more keys than this run on a thread of their own, so that they do not hold up the
 /// requests that share their worker.
 const SMALL_STORE: usize = 4096;
-/// How many of them run at once; others wait for their turn. Each takes room for what it has found so far, and where that runs out they refuse each other: of 50
+/// How many of them run at once; others wait for their turn. There is no use in more threads than that.
+const MAX_LONG_READS: usize = 32;
+/// How many of these may gather much ([`gathers_much`]). Each takes room for what it has found so far, and where that runs out they refuse each other: of 50
 /// reads of 8 MiB, 32 of them at once, 1 was answered where there was room for 3.
-const MAX_LONG_READS: usize = 4;
+const MAX_LARGE_READS: usize = 4;
 /// How many reads of single keys wait for the disk at once; others wait for their turn. The runtime has 512 threads for all that blocks: were they all to wait for
 /// a disk that hangs, nobody could read certificates any more, or close the log.
 const MAX_SHORT_READS: usize = 128;
@@ -35,8 +39,29 @@ const MAX_SHORT_READS: usize = 128;
 #[derive(Clone, Debug)]
 pub struct KvView {
     engine: Arc<dyn Engine>,
+    large_reads: Arc<Semaphore>,
     long_reads: Arc<Semaphore>,
     short_reads: Arc<Semaphore>,
+}
+
+/// How much a read has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    OneKey,
+    /// Goes over many keys, and gives little back.
+    Long,
+    /// Gives as much back as there is.
+    Large,
+}
+
+impl Reading {
+    fn of(request: &RangeRequest) -> Self {
+        match request {
+            request if request.range_end.is_empty() => Self::OneKey,
+            request if gathers_much(request) => Self::Large,
+            _ => Self::Long,
+        }
+    }
 }
 
 /// Why a read has no answer.
@@ -154,7 +179,8 @@ pub(crate) fn apply_one<K: KeysMut>(store: &mut Store<K>, at: LogId, command: By
 impl KvView {
     pub(crate) fn new(engine: Arc<dyn Engine>) -> Self {
         let turns = |most| Arc::new(Semaphore::new(most));
-        Self { engine, long_reads: turns(MAX_LONG_READS), short_reads: turns(MAX_SHORT_READS) }
+        let [large_reads, long_reads, short_reads] = [MAX_LARGE_READS, MAX_LONG_READS, MAX_SHORT_READS].map(turns);
+        Self { engine, large_reads, long_reads, short_reads }
     }
 
     /// Reads keys as nobody in particular, from what this node has applied.
@@ -186,8 +212,7 @@ impl KvView {
         request: RangeRequest,
         room: Room,
     ) -> Result<RangeResponse, ReadError> {
-        let of_one_key = request.range_end.is_empty();
-        self.read(of_one_key, move |engine| engine.range(author.as_ref(), &request, room)).await
+        self.read(Reading::of(&request), move |engine| engine.range(author.as_ref(), &request, room)).await
     }
 
     /// Runs a transaction that only reads as this user, on what this node has applied, if there is room for the answer.
@@ -200,7 +225,9 @@ impl KvView {
         request: TxnRequest,
         room: Room,
     ) -> Result<TxnResponse, ReadError> {
-        self.read(false, move |engine| engine.read_txn(author.as_ref(), &request, room)).await
+        let much = ranges_of(&request).any(gathers_much);
+        let reading = if much { Reading::Large } else { Reading::Long };
+        self.read(reading, move |engine| engine.read_txn(author.as_ref(), &request, room)).await
     }
 
     /// How many bytes the answers to these reads take together, at most `most`, whoever asks. What is refused takes none.
@@ -209,7 +236,8 @@ impl KvView {
     /// It would be more.
     pub(crate) async fn answer_bytes(&self, reads: Vec<RangeRequest>, most: usize) -> Result<usize, ReadError> {
         let of_one_key = reads.iter().all(|read| read.range_end.is_empty());
-        self.read(of_one_key, move |engine| engine.answer_bytes(&reads, most)).await
+        let reading = if of_one_key { Reading::OneKey } else { Reading::Long };
+        self.read(reading, move |engine| engine.answer_bytes(&reads, most)).await
     }
 
     /// The users and roles.
@@ -223,7 +251,7 @@ impl KvView {
     /// # Errors
     /// The revision is compacted, or in the future.
     pub async fn checksum(&self, revision: i64) -> Result<Checksum, ReadError> {
-        self.read(false, move |engine| engine.checksum(revision)).await
+        self.read(Reading::Long, move |engine| engine.checksum(revision)).await
     }
 
     /// The newest revision.
@@ -276,15 +304,23 @@ impl KvView {
     /// Runs a read where it disturbs nobody.
     async fn read<T: Send + 'static>(
         &self,
-        of_one_key: bool,
+        reading: Reading,
         read: impl FnOnce(&dyn Engine) -> T + Send + 'static,
     ) -> T {
-        if self.engine.is_quick(of_one_key) {
+        if self.engine.is_quick(reading == Reading::OneKey) {
             return read(&*self.engine);
         }
-        let turns = if of_one_key { &self.short_reads } else { &self.long_reads };
         // Never closed.
-        let turn = Arc::clone(turns).acquire_owned().await;
+        let turn_of = |turns: &Arc<Semaphore>| Arc::clone(turns).acquire_owned();
+        let turn = match reading {
+            Reading::OneKey => (turn_of(&self.short_reads).await, None),
+            Reading::Long => (turn_of(&self.long_reads).await, None),
+            Reading::Large => {
+                // First the one that fewer have: whoever waits for it keeps nobody else from reading.
+                let large = turn_of(&self.large_reads).await;
+                (turn_of(&self.long_reads).await, Some(large))
+            }
+        };
         let engine = Arc::clone(&self.engine);
         let read = move || {
             // Whoever asked may be gone before the read is done.

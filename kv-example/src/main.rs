@@ -7,10 +7,13 @@ use std::process::ExitCode;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// What jemalloc reads when it starts:
-/// * As many arenas as threads that serve, half of the cores, and not eight times as many: what one thread has freed, others take.
-/// * Pages that are not used go back to the system after a second, and not after ten and another ten; where they are 4 MiB in a row, at once. Without these two, answers
-///   out of a database took twice the memory. From 2 MiB on, writes of a MiB would take a seventh more of the processor.
+/// What jemalloc reads when it starts (`_RJEM_MALLOC_CONF` overrides it):
+/// * As many arenas as threads that serve where nobody says how many, half of the cores, and not eight times as many: what one thread has freed, others take.
+/// * Pages that are not used go back to the system after a second, and not after ten and another ten; where they are 4 MiB in a row, at once. What takes more than that
+///   has an arena of its own, and comes from the system each time.
+///
+/// Without these, answers out of a database took twice the memory. From 2 MiB in a row on, writes of a MiB would take a seventh more of the processor. (jemalloc
+/// looks at the cores that the process may run on, and not at a container's quota: there are more arenas then.)
 #[cfg(all(feature = "jemalloc", unix))]
 #[expect(
     unsafe_code,

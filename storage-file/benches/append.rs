@@ -49,12 +49,12 @@ fn measure(dir: &Path, count: u64) {
     };
     write();
     let padded = batch_bytes(dir);
-    let mut appended = Plain::empty(&dir.join("appended"), padded);
     let mut same = Plain::filled(&dir.join("same"), padded);
     let mut payload = Plain::filled(&dir.join("payload"), usize::try_from(count).unwrap() * VALUE);
     let mut rates = [const { Vec::new() }; 4];
     for _ in 0..ROUNDS {
         rates[0].push(rate(&mut write));
+        let mut appended = Plain::empty(&dir.join("appended"), padded);
         rates[1].push(rate(&mut || appended.write()));
         rates[2].push(rate(&mut || same.write()));
         rates[3].push(rate(&mut || payload.write()));

@@ -23,7 +23,7 @@ pub(super) fn store(args: &ServerArgs, layers: &Layers<'_>) -> Result<(Option<St
     if store != Some(StoreKind::Redb) {
         let instead = store
             .map_or_else(|| "which is not said: say it as well".into(), |store| format!("and the store is {store}"));
-        is_of_use(&cache, said_at, "--store redb", &instead)?;
+        refuse_useless(&cache, said_at, "--store redb", &instead)?;
     }
     Ok((store, cache.value.saturating_mul(1 << 20)))
 }
@@ -40,13 +40,13 @@ pub(super) fn chosen(args: &ServerArgs, layers: &Layers<'_>) -> Result<(EngineKi
     let cache =
         layers.number("engine-cache-mib", args.engine_cache_mib.as_ref(), |f| f.engine_cache_mib, ENGINE_CACHE_MIB)?;
     if engine != EngineKind::Redb {
-        is_of_use(&cache, said_at, "--engine redb", &format!("and the engine is {engine}"))?;
+        refuse_useless(&cache, said_at, "--engine redb", &format!("and the engine is {engine}"))?;
     }
     Ok((engine, cache.value.saturating_mul(1 << 20)))
 }
 
 /// Refuses a cache that was said for what there is none of. Whoever overrides what it is of for once need not take the cache out of the file.
-fn is_of_use(cache: &Given<u64>, said_at: Option<u8>, of: &str, instead: &str) -> Result<(), ConfigError> {
+fn refuse_useless(cache: &Given<u64>, said_at: Option<u8>, of: &str, instead: &str) -> Result<(), ConfigError> {
     let Given { origin, .. } = cache;
     let overridden = said_at.is_some_and(|rank| rank < origin.rank());
     if origin.is_default() || overridden {

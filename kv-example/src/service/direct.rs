@@ -72,7 +72,8 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let DirectLayer(first, name) = &self.first;
         let rest = request.uri().path().strip_prefix('/').and_then(|path| path.strip_prefix(name));
-        if rest.is_some_and(|rest| rest.starts_with('/')) {
+        // A method without a name is none of the service's, as for the router.
+        if rest.is_some_and(|rest| rest.starts_with('/') && rest != "/") {
             Either::Left(first(request))
         } else {
             Either::Right(self.others.call(request))
@@ -131,7 +132,8 @@ mod tests {
         let mut services = DirectLayer::new(Named::<1>).layer(Named::<2>);
         for (path, expected) in [
             ("/a.First/Get", "1"),
-            ("/a.First/", "1"),
+            ("/a.First/Get/", "1"),
+            ("/a.First/", "2"),
             ("/a.First", "2"),
             ("/a.FirstOfAll/Get", "2"),
             ("/a.Second/a.First/Get", "2"),

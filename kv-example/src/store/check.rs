@@ -210,6 +210,22 @@ pub fn is_serializable(request: &TxnRequest) -> bool {
         && operations(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
+/// As many keys may be asked for by whoever pages through more.
+const MANY: i64 = 1000;
+
+/// Whether the answer to a read may hold as much as there is.
+#[must_use]
+pub(crate) fn gathers_much(request: &RangeRequest) -> bool {
+    let few = request.count_only || (1..=MANY).contains(&request.limit);
+    !request.range_end.is_empty() && !few
+}
+
+/// The reads of keys that a transaction may come to, without those of transactions in it.
+pub(crate) fn ranges_of(request: &TxnRequest) -> impl Iterator<Item = &RangeRequest> {
+    operations(request)
+        .filter_map(|op| if let Some(Request::RequestRange(range)) = &op.request { Some(range) } else { None })
+}
+
 fn operations(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
     request.success.iter().chain(&request.failure)
 }

@@ -47,8 +47,8 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 pub use auth::Auth;
-pub(crate) use check::MAX_DEPTH;
 pub use check::{Limits, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
+pub(crate) use check::{MAX_DEPTH, gathers_much, ranges_of};
 pub use compact::Checksum;
 pub(crate) use compact::Sweep;
 #[cfg(feature = "testing")]

@@ -1,5 +1,8 @@
 //! The database below the machine: against the model of the store, and what is told of a damaged one.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::Duration;
+
 use proptest::prelude::*;
 use raftkv::{ClusterId, NodeId};
 use redb::ReadableDatabase;
@@ -10,7 +13,7 @@ use crate::api::command::{Author, auth_change};
 use crate::api::etcdserverpb::{PutRequest, RangeRequest, RangeResponse};
 use crate::machine::ReadError;
 use crate::store::model::{self, Change, Model, Subject, steps};
-use crate::store::{Refusal, Store, model_room};
+use crate::store::{Refusal, Room, Store, model_room};
 
 const OWNER: Owner = Owner { cluster: ClusterId(7), node: NodeId(1) };
 
@@ -435,6 +438,44 @@ async fn gets_from_a_disk_that_hangs_leave_threads_to_others() {
     while let Some(get) = gets.join_next().await {
         assert_eq!(get.expect("no panic").expect("an answer").count, 1);
     }
+}
+
+/// Many that gather much at once refuse each other where room runs out, and whoever pages through keys does not wait for them.
+#[tokio::test]
+async fn few_reads_of_much_run_at_once_and_others_pass_them() {
+    let (disk, view) = on_a_disk_that_hangs();
+    disk.hang(false);
+    let all = RangeRequest { key: "key".into(), range_end: "kez".into(), ..Default::default() };
+    // Until there is room, whoever takes some waits.
+    let there_is_room = Arc::new(AtomicBool::new(false));
+    let (gathering, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let mut reads = tokio::task::JoinSet::new();
+    for _ in 0..40 {
+        let (there_is_room, gathering, most) = (there_is_room.clone(), gathering.clone(), most.clone());
+        let room = Room::held(usize::MAX, move |_| {
+            most.fetch_max(gathering.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            while !there_is_room.load(Ordering::SeqCst) {
+                std::thread::yield_now();
+            }
+            gathering.fetch_sub(1, Ordering::SeqCst);
+            true
+        });
+        let (view, all) = (view.clone(), all.clone());
+        reads.spawn(async move { view.range_within(None, all, room).await });
+    }
+    while gathering.load(Ordering::SeqCst) < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let few = [RangeRequest { limit: 10, ..all.clone() }, RangeRequest { count_only: true, ..all }];
+    for request in few {
+        let answer = tokio::time::timeout(Duration::from_secs(10), view.range(request)).await;
+        assert_eq!(answer.expect("it waited for the others").expect("an answer").count, 2000);
+    }
+    there_is_room.store(true, Ordering::SeqCst);
+    while let Some(read) = reads.join_next().await {
+        assert_eq!(read.expect("no panic").expect("an answer").kvs.len(), 2000);
+    }
+    assert_eq!(most.load(Ordering::SeqCst), 4);
 }
 
 #[test]

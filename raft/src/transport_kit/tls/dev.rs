@@ -91,10 +91,10 @@ impl DevCa {
 
     /// Its certificate by another CA, as PEM.
     #[cfg(test)]
-    pub(super) fn signed_by(&self, above: &Issuer<'_, KeyPair>, validity: Validity) -> String {
+    pub(super) fn signed_by(&self, above: &Issuer<'_, KeyPair>, validity: Validity) -> Result<String, rcgen::Error> {
         let mut params = params(self.issuer.key());
         limit(&mut params, validity);
-        params.signed_by(self.issuer.key(), above).map(|certificate| certificate.pem()).unwrap_or_default()
+        params.signed_by(self.issuer.key(), above).map(|certificate| certificate.pem())
     }
 
     /// Makes a certificate, with a key of its own.

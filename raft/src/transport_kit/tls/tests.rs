@@ -448,7 +448,7 @@ fn renewed_ca(times: [Validity; 2]) -> (String, [String; 2], DevCa) {
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let certificate = root.self_signed(&root_key).unwrap().pem();
     let root = Issuer::new(root, root_key);
-    let certificates = times.map(|time| below.signed_by(&root, time));
+    let certificates = times.map(|time| below.signed_by(&root, time).unwrap());
     (certificate, certificates, below)
 }
 
