@@ -28,8 +28,8 @@ pub use memory::KvMachine;
 const SMALL_STORE: usize = 4096;
 /// How many of them run at once; others wait for their turn. There is no use in more threads than that.
 const MAX_LONG_READS: usize = 32;
-/// How many of these may gather much ([`gathers_much`]). Each takes room for what it has found so far, and where that runs out they refuse each other: of 50
-/// reads of 8 MiB, 32 of them at once, 1 was answered where there was room for 3.
+/// How many of these may gather much ([`gathers_much`]). Each takes room for what it has found so far, and where that runs out they refuse each other: of 100
+/// reads of 8 MiB by two clients, 32 of them at once, 2 were answered where there was room for 6.
 const MAX_LARGE_READS: usize = 4;
 /// How many reads of single keys wait for the disk at once; others wait for their turn. The runtime has 512 threads for all that blocks: were they all to wait for
 /// a disk that hangs, nobody could read certificates any more, or close the log.
