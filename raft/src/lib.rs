@@ -82,7 +82,8 @@ pub use runtime::Host;
 pub use runtime::{Arrivals, Event, Events, Inbox, Stall};
 pub use session::{Once, Sequencer, Session, SessionId};
 pub use traits::{
-    Chunks, Drafts, HardState, HeldLog, LogState, LogStore, LogWrite, Published, Record, RecordChange, Recorded, Shelf,
-    Shelved, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StateMachine, TermRun, Transport, Turn,
+    Chunks, Draft, Drafts, HardState, HeldImages, HeldLog, ImageChange, ImageStep, LogState, LogStore, LogWrite,
+    Published, Record, RecordChange, Recorded, Shelf, Shelved, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter,
+    StateMachine, TermRun, Transport, Turn,
 };
 pub use types::{ClusterId, Entry, EntryKind, GroupId, Index, LogId, Membership, NodeId, Peer, Term};

@@ -29,6 +29,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "frame", run: frame, sample: sample_frame },
     Target { name: "log", run: log, sample: sample_edits },
     Target { name: "meta_files", run: meta_files, sample: sample_meta_files },
+    Target { name: "records", run: records, sample: sample_records },
     Target { name: "snapshots", run: snapshots, sample: sample_edits },
 ];
 
@@ -57,6 +58,23 @@ fn frame(bytes: &[u8]) {
         }
         let _ = EntryHeader::peek(bytes);
     }
+}
+
+/// Files of records.
+fn records(bytes: &[u8]) {
+    let [mode, bytes @ ..] = bytes else { return };
+    let parsed = within(64 << 10, || crate::records::fuzz(bytes, mode & 1 == 1));
+    if let Err(error) = parsed {
+        told(&error);
+    }
+}
+
+fn sample_records(random: &mut Random) -> Vec<u8> {
+    let mut record = || vec![b'x'; usize::try_from(random.below(700)).unwrap_or(0)];
+    let (first, second) = (record(), record());
+    let mut bytes = vec![u8::from(random.percent(80))];
+    bytes.append(&mut crate::records::sample(&first, &second));
+    bytes
 }
 
 fn sample_frame(random: &mut Random) -> Vec<u8> {

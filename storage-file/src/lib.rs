@@ -46,6 +46,7 @@
 //! | `log.rs` | [`FileLog`]: the log behind a thread |
 //! | `dump.rs` | a log shown line by line |
 //! | `worker.rs` | work on a disk, off the threads that serve: for other stores |
+//! | `records.rs` | a file of records: for other stores |
 //! | `parts.rs` | what other stores can be built with |
 //! | `snapshots/` | [`FileSnapshots`]: images of the state machine |
 //! | `fuzzing.rs` | the decoders as functions of bytes (feature `testing`) |
@@ -63,6 +64,7 @@ mod keeper;
 mod log;
 pub mod parts;
 mod reader;
+mod records;
 mod recovery;
 mod segment;
 #[cfg(feature = "testing")]

@@ -16,6 +16,7 @@
 //! ```
 
 pub use crate::directory::{Claim, SyncedNote, kind_of};
+pub use crate::records::Records;
 pub use crate::segment::zero;
 pub use crate::vfs::{failed, read_full, write_all};
 pub use crate::worker::Worker;

@@ -70,6 +70,10 @@ impl snapshot::Backend for Simulated {
         self.0.arm(fault, after)
     }
 
+    fn arm_opening(&self, fault: Fault, after: u64) -> bool {
+        self.0.arm_opening(fault, after)
+    }
+
     fn damage(&self, place: u64) -> bool {
         let disk = self.0.disk();
         let is_image = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "snap");

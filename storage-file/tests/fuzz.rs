@@ -2,4 +2,4 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test reports by panicking")]
 
-raftkv::fuzz_tests!(raftkv_storage_file::fuzzing::TARGETS; frame log meta_files snapshots);
+raftkv::fuzz_tests!(raftkv_storage_file::fuzzing::TARGETS; frame log meta_files records snapshots);

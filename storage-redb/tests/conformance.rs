@@ -87,6 +87,10 @@ impl snapshot::Backend for Simulated {
         self.restarts.arm(fault, after * 4)
     }
 
+    fn arm_opening(&self, fault: Fault, after: u64) -> bool {
+        self.restarts.arm_opening(fault, after * 4)
+    }
+
     fn damage(&self, place: u64) -> bool {
         let disk = self.restarts.disk();
         let place = usize::try_from(place >> 3).unwrap();

@@ -33,7 +33,7 @@ at_most() {
   fi
 }
 at_most 80 Transport transport.rs
-at_most 120 LogStore log.rs records.rs files.rs
-at_most 80 Snapshot snapshots.rs files.rs
+at_most 120 LogStore log.rs encoding.rs
+at_most 80 Snapshot snapshots.rs encoding.rs
 at_most 25 StateMachine ledger.rs
 exit $failed

@@ -3,22 +3,15 @@
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::lock;
 use crate::error::StorageError;
-use crate::traits::{Drafts, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, Turn};
+use crate::traits::{Draft, HeldImages, ImageStep, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter};
 
 /// Images in memory. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct MemSnapshots(Arc<Mutex<State>>);
-
-#[derive(Debug, Default)]
-struct State {
-    latest: Option<(Published, Bytes)>,
-    drafts: Drafts,
-    unfinished: Vec<(SnapshotMeta, BytesMut)>,
-}
+pub struct MemSnapshots(Arc<Mutex<HeldImages>>);
 
 impl MemSnapshots {
     /// None yet.
@@ -31,81 +24,50 @@ impl MemSnapshots {
 #[async_trait]
 impl Snapshot for MemSnapshots {
     async fn latest(&self) -> Result<Option<Published>, StorageError> {
-        Ok(lock(&self.0).latest.as_ref().map(|(published, _)| published.clone()))
+        Ok(lock(&self.0).latest())
     }
 
     async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError> {
-        match &lock(&self.0).latest {
-            Some((published, image)) if published.meta.id == *id => {
-                let from = usize::try_from(offset).unwrap_or(usize::MAX).min(image.len());
-                Ok(image.slice(from..from.saturating_add(max).min(image.len())))
-            }
-            Some(_) | None => Err(StorageError::Misuse(format!("there is no image {id}"))),
-        }
+        lock(&self.0).read(id, offset, max)
     }
 
     async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
-        let mut state = lock(&self.0);
-        let unfinished = state.unfinished.iter().map(|(meta, _)| meta.clone()).collect();
-        let (turn, gone) = state.drafts.begin(&meta, unfinished);
-        state.unfinished.retain(|(other, _)| !gone.contains(other));
-        if !state.unfinished.iter().any(|(other, _)| *other == meta) {
-            state.unfinished.push((meta.clone(), BytesMut::new()));
-        }
-        Ok(Box::new(Writer { meta, turn, state: self.0.clone() }))
+        let writer = Writer { images: self.clone(), draft: Draft::of(meta) };
+        writer.take(ImageStep::Begin)?;
+        Ok(Box::new(writer))
     }
 }
 
 struct Writer {
-    meta: SnapshotMeta,
-    turn: Turn,
-    state: Arc<Mutex<State>>,
+    images: MemSnapshots,
+    draft: Draft,
 }
 
-impl State {
-    /// Where the image is that this writer writes, unless it was begun anew meanwhile.
-    fn of(&self, meta: &SnapshotMeta, turn: &Turn) -> Result<usize, StorageError> {
-        self.drafts.check(turn)?;
-        let found = self.unfinished.iter().position(|(other, _)| other == meta);
-        found.ok_or_else(|| StorageError::Misuse("the image is not there any more".into()))
+impl Writer {
+    fn take(&self, step: ImageStep) -> Result<(), StorageError> {
+        lock(&self.images.0).take(&self.draft, step).map(drop)
     }
 }
 
 #[async_trait]
 impl SnapshotWriter for Writer {
     fn offset(&self) -> u64 {
-        let state = lock(&self.state);
-        state.of(&self.meta, &self.turn).map_or(0, |at| state.unfinished[at].1.len() as u64)
+        lock(&self.images.0).written(&self.draft).0
     }
 
     fn checksum(&self) -> u32 {
-        let state = lock(&self.state);
-        state.of(&self.meta, &self.turn).map_or(0, |at| crc32c::crc32c(&state.unfinished[at].1))
+        lock(&self.images.0).written(&self.draft).1
     }
 
     async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
-        let mut state = lock(&self.state);
-        let at = state.of(&self.meta, &self.turn)?;
-        state.unfinished[at].1.extend_from_slice(&chunk);
-        Ok(())
-    }
-
-    async fn discard(self: Box<Self>) -> Result<(), StorageError> {
-        let mut state = lock(&self.state);
-        let at = state.of(&self.meta, &self.turn)?;
-        state.unfinished.remove(at);
-        Ok(())
+        self.take(ImageStep::Append(chunk))
     }
 
     async fn publish(self: Box<Self>) -> Result<(), StorageError> {
-        let mut state = lock(&self.state);
-        let at = state.of(&self.meta, &self.turn)?;
-        let (meta, image) = state.unfinished.remove(at);
-        // Otherwise it came too late: a newer one has been published meanwhile.
-        if state.latest.as_ref().is_none_or(|(latest, _)| latest.meta.last <= meta.last) {
-            let published = Published { meta, len: image.len() as u64, checksum: crc32c::crc32c(&image) };
-            state.latest = Some((published, image.freeze()));
-        }
-        Ok(())
+        self.take(ImageStep::Publish)
+    }
+
+    async fn discard(self: Box<Self>) -> Result<(), StorageError> {
+        self.take(ImageStep::Discard)
     }
 }

@@ -8,7 +8,7 @@ use crate::error::StorageError;
 pub struct Drafts(Mutex<Vec<(SnapshotMeta, Weak<()>)>>);
 
 /// The right to write an image. Held by its writer; over when it is dropped, or when another begins the same image.
-#[derive(Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Turn(Arc<()>);
 
 impl Drafts {
@@ -20,6 +20,13 @@ impl Drafts {
     /// writes them and they need not be kept.
     #[must_use]
     pub fn begin(&self, meta: &SnapshotMeta, unfinished: Vec<SnapshotMeta>) -> (Turn, Vec<SnapshotMeta>) {
+        let turn = Turn::default();
+        let left = self.give(&turn, meta, unfinished);
+        (turn, left)
+    }
+
+    /// [`Drafts::begin`], of whom holds this turn.
+    pub(super) fn give(&self, turn: &Turn, meta: &SnapshotMeta, unfinished: Vec<SnapshotMeta>) -> Vec<SnapshotMeta> {
         let mut written = self.lock();
         written.retain(|(other, turn)| turn.strong_count() > 0 && other.id != meta.id);
         let mut left: Vec<_> = unfinished
@@ -31,9 +38,8 @@ impl Drafts {
         if left.last().is_some_and(|newest| newest.last > meta.last && newest.id != meta.id) {
             left.pop();
         }
-        let turn = Arc::new(());
-        written.push((meta.clone(), Arc::downgrade(&turn)));
-        (Turn(turn), left)
+        written.push((meta.clone(), Arc::downgrade(&turn.0)));
+        left
     }
 
     /// Whether this is still whose turn it is: to be asked before anything is written.

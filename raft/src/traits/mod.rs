@@ -3,6 +3,7 @@
 //! All are object-safe and carry bytes; every hot path works in batches.
 
 mod drafts;
+mod held_images;
 mod held_log;
 mod log_store;
 mod shelf;
@@ -11,6 +12,7 @@ mod state_machine;
 mod transport;
 
 pub use drafts::{Drafts, Turn};
+pub use held_images::{Draft, HeldImages, ImageChange, ImageStep};
 pub use held_log::HeldLog;
 pub use log_store::{HardState, LogState, LogStore, LogWrite, TermRun};
 pub use shelf::{Shelf, Shelved};

@@ -45,7 +45,8 @@ pub struct Published {
 /// Where images of the state machine rest.
 ///
 /// [`Shelved`](super::Shelved) is one for whatever keeps bytes under names ([`Shelf`](super::Shelf)), and the way to write one in a few lines: which of the images that are written, left
-/// off, gone on with and overtaken counts, also after a crash, is settled there. Implement this trait for images that are too large to be held in memory, or where the disk must not be waited for.
+/// off, gone on with and overtaken counts, also after a crash, is settled there. Implement this trait where the disk must not be waited for, with [`HeldImages`](super::HeldImages) for that bookkeeping, or
+/// with [`Drafts`](super::Drafts) for images that are too large to be held in memory.
 #[async_trait]
 pub trait Snapshot: Send + Sync + 'static {
     /// The newest complete image, verified when it was published.

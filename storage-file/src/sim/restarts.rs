@@ -45,6 +45,8 @@ pub struct Restarts(Mutex<State>);
 struct State {
     disk: SimDisk,
     armed: Option<Told>,
+    /// The same for the next process, from its first operation on.
+    next: Option<(Told, u64)>,
     random: Random,
 }
 
@@ -52,7 +54,7 @@ impl Restarts {
     /// With an empty disk. The seed decides what a loss of power takes, and how an operation fails.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(Mutex::new(State { disk: SimDisk::new(), armed: None, random: Random::new(seed) }))
+        Self(Mutex::new(State { disk: SimDisk::new(), armed: None, next: None, random: Random::new(seed) }))
     }
 
     // A test that panicked elsewhere fails anyway.
@@ -69,25 +71,52 @@ impl Restarts {
     /// The disk for the next process.
     #[must_use]
     pub fn restarted(&self) -> SimDisk {
-        let State { disk, armed, random } = &mut *self.state();
+        let mut state = self.state();
+        let State { disk, armed, next, random } = &mut *state;
         let moment = disk.now();
         *disk = match armed.take() {
             None => disk.clone(),
             Some(Told::Error | Told::Kill) => moment.kill(),
             Some(Told::PowerLoss) => {
-                // Sometimes all is lost or kept: chance alone would hardly ever come to that.
-                let all = random.pick(&[None, Some(Fate::Lost), Some(Fate::Kept)]).flatten();
+                // Sometimes all is lost or kept, and sometimes all but one: chance alone would hardly ever come to that.
+                let of_two = [Fate::Lost, Fate::Kept];
+                let (all, other) = (random.pick(&of_two), random.pick(&of_two));
+                let told = random.percent(60).then(|| all.zip(other)).flatten();
                 let fates = [Fate::Lost, Fate::Kept, Fate::Early, Fate::Garbage];
-                let mut any = || random.pick(&fates).unwrap_or(Fate::Lost);
-                moment.lose_power(|_| all.unwrap_or_else(&mut any))
+                let mut left = random.below(moment.pending().len().max(1) as u64);
+                moment.lose_power(|_| {
+                    let is_one = left == 0;
+                    left = left.wrapping_sub(1);
+                    match told {
+                        Some((_, other)) if is_one => other,
+                        Some((all, _)) => all,
+                        None => random.pick(&fates).unwrap_or(Fate::Lost),
+                    }
+                })
             }
         };
-        disk.clone()
+        if let Some((fault, after)) = next.take() {
+            state.arm(fault, after);
+        }
+        state.disk.clone()
     }
 
     /// Lets so many operations on the disk pass, and then this happen. Always true: the seam is there.
     pub fn arm(&self, fault: Told, after: u64) -> bool {
-        let State { disk, armed, random } = &mut *self.state();
+        self.state().arm(fault, after);
+        true
+    }
+
+    /// The same on the disk of the next process, which is counted from its first operation on.
+    pub fn arm_opening(&self, fault: Told, after: u64) -> bool {
+        self.state().next = Some((fault, after));
+        true
+    }
+}
+
+impl State {
+    fn arm(&mut self, fault: Told, after: u64) {
+        let Self { disk, armed, random, .. } = self;
         *armed = Some(fault);
         let operation = disk.operations() + after;
         match fault {
@@ -97,6 +126,5 @@ impl Restarts {
             }
             Told::Kill | Told::PowerLoss => disk.die_at(operation),
         }
-        true
     }
 }

@@ -4,24 +4,29 @@
 //! | file | trait | what it is |
 //! |---|---|---|
 //! | `transport.rs` | `Transport` | plain TCP, one connection to each peer and lane |
-//! | `log.rs`, `records.rs`, `files.rs` | `LogStore` | one file, which is written anew when the log is cut |
-//! | `snapshots.rs`, `files.rs` | `Snapshot`, by way of `Shelf` | a directory of images |
+//! | `log.rs`, `encoding.rs` | `LogStore` | one file, which is written anew when the log is cut |
+//! | `snapshots.rs`, `encoding.rs` | `Snapshot` | one file, which is written anew with each image |
+//! | `shelf.rs` | `Snapshot` in fewer lines, by way of `Shelf` | a directory of images |
 //! | `ledger.rs` | `StateMachine` | the accounts of `accounts.rs`, between which money is moved |
 //!
-//! Files are reached through the seam of `raftkv-storage-file` (`Vfs`): on a real disk that is the operating system, and in the conformance suites a disk that
+//! What the framework has for authors of stores is used: `HeldLog` and `HeldImages` are a store's half in memory, and `Records` and `Worker` of `raftkv_storage_file::parts` a file of
+//! records and the thread that waits for it. Files are reached through the seam of `raftkv-storage-file` (`Vfs`): on a real disk that is the operating system, and in the conformance suites a disk that
 //! loses power, fails and is damaged at any operation (`sim::Restarts`). `count.sh` counts the lines, and says which count.
 
 mod accounts;
-mod files;
+mod encoding;
 mod ledger;
 mod log;
-mod records;
+mod shelf;
 mod snapshots;
 mod transport;
+
+use encoding::{decode, encode};
 
 pub use accounts::{Accounts, Transfer};
 pub use ledger::Ledger;
 pub use log::OneFile;
+pub use shelf::Shelves;
 pub use snapshots::Images;
 pub use transport::{Tcp, serve};
 

@@ -7,20 +7,11 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use raftkv::{Entry, HeldLog, Index, LogId, LogState, LogStore, LogWrite, StorageError};
 use raftkv_storage_file::Vfs;
-use raftkv_storage_file::parts::Worker;
-use serde::{Deserialize, Serialize};
+use raftkv_storage_file::parts::{Records, Worker};
 
-use crate::lock;
-use crate::records::Records;
+use crate::{decode, encode, lock};
 
-#[derive(Serialize, Deserialize)]
-enum Record {
-    /// The beginning of a file, save of the first.
-    Held(HeldLog),
-    Write(LogWrite),
-}
-
-/// The log.
+/// The log. The first record of its file is what was held when it was begun, and each other one a write since.
 pub struct OneFile {
     held: Arc<Mutex<HeldLog>>,
     records: Worker<Records>,
@@ -29,16 +20,11 @@ pub struct OneFile {
 impl OneFile {
     /// Opens the log in this file, or begins one.
     pub fn open(files: Arc<dyn Vfs>, path: PathBuf) -> Result<Self, StorageError> {
-        let (mut records, found) = Records::open(files, path)?;
-        let mut held = HeldLog::default();
-        for record in found {
-            match record {
-                Record::Held(all) => held = all,
-                Record::Write(write) => held.write(write)?,
-            }
-        }
+        let found = Records::read(&*files, &path)?;
+        let mut held = found.first().map_or(Ok(HeldLog::default()), |first| decode(first))?;
+        found.iter().skip(1).try_for_each(|write| held.write(decode(write)?))?;
         // What was found may be in the page cache alone: where the process before was killed, or a sync of its failed.
-        records.replace(&Record::Held(held.clone()))?;
+        let records = Records::begin(files, path, &encode(&held))?;
         Ok(Self { held: Arc::new(Mutex::new(held)), records: Worker::new(records) })
     }
 }
@@ -57,7 +43,7 @@ impl LogStore for OneFile {
         let held = self.held.clone();
         let work = move |records: &mut Records| {
             lock(&held).check(&write)?;
-            records.push(&Record::Write(write.clone()))?;
+            records.push(&encode(&write))?;
             lock(&held).write(write)
         };
         self.records.run(work).await
@@ -68,7 +54,7 @@ impl LogStore for OneFile {
         let work = move |records: &mut Records| {
             let mut next = lock(&held).clone();
             if next.compact(upto) {
-                records.replace(&Record::Held(next.clone()))?;
+                records.replace(&encode(&next))?;
                 *lock(&held) = next;
             }
             Ok(())

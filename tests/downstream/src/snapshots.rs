@@ -1,60 +1,98 @@
-//! Images in a directory, a file each. What is a draft, what an image, and what is left of either after a crash is `raftkv`'s part (`Shelved`); files are ours.
+//! Images in one file, which are also held in memory. Each piece of one is a record; with each other step the file is written anew.
 
-use std::io::Error;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use raftkv::{Shelf, Shelved, StorageError};
-use raftkv_storage_file::parts::{failed, write_all};
-use raftkv_storage_file::{Access, Vfs};
+use raftkv::{
+    Draft, HeldImages, ImageStep, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError,
+};
+use raftkv_storage_file::Vfs;
+use raftkv_storage_file::parts::{Records, Worker};
 
-use crate::files;
+use crate::{decode, encode, lock};
 
-/// The directory.
-pub struct Images(Arc<dyn Vfs>, PathBuf);
+/// The images. Clones share them. The first record of the file is what was held when it was begun, and each other one a change since.
+#[derive(Clone)]
+pub struct Images {
+    held: Arc<Mutex<HeldImages>>,
+    records: Worker<Records>,
+}
+
+struct Writer {
+    images: Images,
+    draft: Draft,
+}
 
 impl Images {
-    /// Opens the images in this directory, which may be new.
-    pub fn open(files: Arc<dyn Vfs>, dir: PathBuf) -> Result<Shelved<Self>, StorageError> {
-        files.create_dir_all(&dir).map_err(failed("create", &dir))?;
-        Shelved::open(Self(files, dir))
+    /// Opens the images in this file, or begins one.
+    pub fn open(files: Arc<dyn Vfs>, path: PathBuf) -> Result<Self, StorageError> {
+        let found = Records::read(&*files, &path)?;
+        let mut held = found.first().map_or(Ok(HeldImages::default()), |first| decode(first))?;
+        found.iter().skip(1).try_for_each(|change| held.replay(decode(change)?))?;
+        // What was found may be in the page cache alone: where the process before was killed, or a sync of its failed.
+        let records = Records::begin(files, path, &encode(&held))?;
+        Ok(Self { held: Arc::new(Mutex::new(held)), records: Worker::new(records) })
     }
 
-    fn sync_names(&self) -> Result<(), Error> {
-        self.0.sync_dir(&self.1)
+    async fn take(&self, draft: Draft, step: ImageStep) -> Result<(), StorageError> {
+        let held = self.held.clone();
+        let work = move |records: &mut Records| {
+            let mut next = lock(&held).clone();
+            let change = match next.take(&draft, step) {
+                Ok(change) => change,
+                // Whose turn is over is told, and stops nobody else.
+                misuse => return Ok(misuse.map(drop)),
+            };
+            if change.is_append() {
+                records.push(&encode(&change))?;
+            } else {
+                records.replace(&encode(&next))?;
+            }
+            *lock(&held) = next;
+            Ok(Ok(()))
+        };
+        self.records.run(work).await?
     }
 }
 
-impl Shelf for Images {
-    fn names(&self) -> Result<Vec<String>, StorageError> {
-        self.0.list(&self.1).map_err(failed("list", &self.1))
+#[async_trait]
+impl Snapshot for Images {
+    async fn latest(&self) -> Result<Option<Published>, StorageError> {
+        Ok(lock(&self.held).latest())
     }
 
-    fn read(&self, name: &str) -> Result<Bytes, StorageError> {
-        let path = self.1.join(name);
-        let bytes = self.0.open(&path, Access::Read).and_then(|file| files::contents(&*file));
-        bytes.map(Bytes::from).map_err(failed("read", &path))
+    async fn read(&self, id: &SnapshotId, offset: u64, max: usize) -> Result<Bytes, StorageError> {
+        lock(&self.held).read(id, offset, max)
     }
 
-    fn append(&self, name: &str, bytes: &[u8]) -> Result<(), StorageError> {
-        let path = self.1.join(name);
-        let written = files::open(&*self.0, &path)
-            .and_then(|file| write_all(&*file, bytes, file.len()?).and_then(|()| file.sync_data()));
-        written.and_then(|()| self.sync_names()).map_err(failed("write", &path))
+    async fn begin(&self, meta: SnapshotMeta) -> Result<Box<dyn SnapshotWriter>, StorageError> {
+        let writer = Writer { images: self.clone(), draft: Draft::of(meta) };
+        self.take(writer.draft.clone(), ImageStep::Begin).await?;
+        Ok(Box::new(writer))
+    }
+}
+
+#[async_trait]
+impl SnapshotWriter for Writer {
+    fn offset(&self) -> u64 {
+        lock(&self.images.held).written(&self.draft).0
     }
 
-    fn rename(&self, from: &str, to: &str) -> Result<(), StorageError> {
-        let (path, to) = (self.1.join(from), self.1.join(to));
-        self.0.rename(&path, &to).and_then(|()| self.sync_names()).map_err(failed("rename", &path))
+    fn checksum(&self) -> u32 {
+        lock(&self.images.held).written(&self.draft).1
     }
 
-    fn remove(&self, name: &str) -> Result<(), StorageError> {
-        let path = self.1.join(name);
-        self.0.remove(&path).map_err(failed("remove", &path))
+    async fn append(&mut self, chunk: Bytes) -> Result<(), StorageError> {
+        self.images.take(self.draft.clone(), ImageStep::Append(chunk)).await
     }
 
-    fn place(&self, name: &str) -> String {
-        self.1.join(name).display().to_string()
+    async fn publish(self: Box<Self>) -> Result<(), StorageError> {
+        self.images.take(self.draft.clone(), ImageStep::Publish).await
+    }
+
+    async fn discard(self: Box<Self>) -> Result<(), StorageError> {
+        self.images.take(self.draft.clone(), ImageStep::Discard).await
     }
 }

@@ -1,18 +1,16 @@
 //! The suites of the crate, on these backends.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use downstream::{Images, Ledger, OneFile, Tcp, Transfer, serve};
+use downstream::{Images, Ledger, OneFile, Shelves, Tcp, Transfer, serve};
 use raftkv::testing::Random;
 use raftkv::testing::conformance::{Fault, log_store, snapshot, state_machine, transport};
-use raftkv::{
-    ClusterId, Inbox, LogId, Membership, Peer, Shelved, Snapshot, SnapshotId, SnapshotMeta, StorageError, Transport,
-};
+use raftkv::{ClusterId, Inbox, Peer, Shelved, StorageError, Transport};
 use raftkv_storage_file::OsVfs;
-use raftkv_storage_file::sim::{Fate, Restarts, SimDisk};
+use raftkv_storage_file::sim::{Restarts, SimDisk};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
@@ -38,21 +36,39 @@ impl log_store::Backend for Dir {
 }
 
 impl snapshot::Backend for Dir {
-    type Store = Shelved<Images>;
+    type Store = Images;
 
-    async fn open(&self) -> Result<Shelved<Images>, StorageError> {
+    async fn open(&self) -> Result<Images, StorageError> {
         Images::open(Arc::new(OsVfs), self.path("images"))
     }
 
     fn damage(&self, place: u64) -> bool {
-        let files = std::fs::read_dir(self.path("images")).expect("a directory").filter_map(Result::ok);
-        let image = files.map(|entry| entry.path()).find(is_image).expect("an image");
-        let mut bytes = std::fs::read(&image).expect("its bytes");
-        let bit = place as usize % (bytes.len() * 8);
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        std::fs::write(image, bytes).expect("room");
-        true
+        flip(&self.path("images"), place)
     }
+}
+
+/// The same, by way of a shelf.
+struct ShelfDir(Dir);
+
+impl snapshot::Backend for ShelfDir {
+    type Store = Shelved<Shelves>;
+
+    async fn open(&self) -> Result<Shelved<Shelves>, StorageError> {
+        Shelves::open(Arc::new(OsVfs), self.0.path("images"))
+    }
+
+    fn damage(&self, place: u64) -> bool {
+        let files = std::fs::read_dir(self.0.path("images")).expect("a directory").filter_map(Result::ok);
+        flip(&files.map(|entry| entry.path()).find(is_image).expect("an image"), place)
+    }
+}
+
+fn flip(file: &Path, place: u64) -> bool {
+    let mut bytes = std::fs::read(file).expect("its bytes");
+    let bit = place as usize % (bytes.len() * 8);
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    std::fs::write(file, bytes).expect("room");
+    true
 }
 
 /// On a disk that is killed, loses power and fails at any operation.
@@ -77,9 +93,9 @@ impl log_store::Backend for Disk {
 }
 
 impl snapshot::Backend for Disk {
-    type Store = Shelved<Images>;
+    type Store = Images;
 
-    async fn open(&self) -> Result<Shelved<Images>, StorageError> {
+    async fn open(&self) -> Result<Images, StorageError> {
         Images::open(Arc::new(self.0.restarted()), "/images".into())
     }
 
@@ -87,13 +103,43 @@ impl snapshot::Backend for Disk {
         self.0.arm(fault, after)
     }
 
-    fn damage(&self, place: u64) -> bool {
-        let disk = self.0.disk();
-        let image = disk.files().into_iter().find(is_image).expect("an image");
-        let bit = place as usize % (disk.contents(&image).expect("its bytes").len() * 8);
-        disk.flip(&image, bit / 8, 1 << (bit % 8));
-        true
+    fn arm_opening(&self, fault: Fault, after: u64) -> bool {
+        self.0.arm_opening(fault, after)
     }
+
+    fn damage(&self, place: u64) -> bool {
+        flip_on(&self.0.disk(), Path::new("/images"), place)
+    }
+}
+
+/// The same, by way of a shelf.
+struct ShelfDisk(Disk);
+
+impl snapshot::Backend for ShelfDisk {
+    type Store = Shelved<Shelves>;
+
+    async fn open(&self) -> Result<Shelved<Shelves>, StorageError> {
+        Shelves::open(Arc::new(self.0.0.restarted()), "/images".into())
+    }
+
+    fn arm(&self, fault: Fault, after: u64) -> bool {
+        self.0.0.arm(fault, after)
+    }
+
+    fn arm_opening(&self, fault: Fault, after: u64) -> bool {
+        self.0.0.arm_opening(fault, after)
+    }
+
+    fn damage(&self, place: u64) -> bool {
+        let disk = self.0.0.disk();
+        flip_on(&disk, &disk.files().into_iter().find(is_image).expect("an image"), place)
+    }
+}
+
+fn flip_on(disk: &SimDisk, file: &Path, place: u64) -> bool {
+    let bit = place as usize % (disk.contents(file).expect("its bytes").len() * 8);
+    disk.flip(file, bit / 8, 1 << (bit % 8));
+    true
 }
 
 fn is_image(path: &PathBuf) -> bool {
@@ -137,44 +183,6 @@ impl state_machine::Backend for Machines {
     }
 }
 
-/// A process was killed while it published the second image, and power is lost at any moment of the next one's opening: either image has to be left, as the log is cut up to the first.
-#[tokio::test]
-async fn a_loss_of_power_while_images_are_opened_after_a_kill_leaves_one() {
-    let open = |disk: &SimDisk| Images::open(Arc::new(disk.clone()), "/images".into());
-    let publish = async |store: &Shelved<Images>, index: u64| {
-        let (id, last) = (SnapshotId(index), LogId::new(1, index));
-        let membership = Membership::new([Peer::new(1, "a:1")]);
-        let mut writer =
-            store.begin(SnapshotMeta { id, last, membership, membership_at: last }).await.expect("a writer");
-        writer.append(Bytes::from(vec![7; 900])).await.expect("room");
-        writer.publish().await.expect("an image");
-    };
-    let disk = SimDisk::new();
-    let store = open(&disk).expect("images");
-    publish(&store, 10).await;
-    disk.record();
-    publish(&store, 20).await;
-    for (at, moment) in disk.take_recording().iter().enumerate() {
-        for after in 0..12 {
-            let killed = moment.kill();
-            killed.die_at(killed.operations() + after);
-            drop(open(&killed));
-            let then = killed.now();
-            for one in 0..=then.pending().len() {
-                for (all, other) in [(Fate::Kept, Fate::Lost), (Fate::Lost, Fate::Kept)] {
-                    let mut asked = 0;
-                    let left = then.lose_power(|_| {
-                        asked += 1;
-                        if asked == one { other } else { all }
-                    });
-                    let latest = open(&left).expect("images").latest().await.expect("the latest");
-                    assert!(latest.is_some(), "killed at {at}, {after} operations later no image was left");
-                }
-            }
-        }
-    }
-}
-
 mod log {
     raftkv::log_store_conformance!(super::Dir::new());
 }
@@ -189,6 +197,14 @@ mod images {
 
 mod images_on_a_disk_that_fails {
     raftkv::snapshot_conformance!(super::Disk::new());
+}
+
+mod images_on_a_shelf {
+    raftkv::snapshot_conformance!(super::ShelfDir(super::Dir::new()));
+}
+
+mod images_on_a_shelf_on_a_disk_that_fails {
+    raftkv::snapshot_conformance!(super::ShelfDisk(super::Disk::new()));
 }
 
 mod tcp {

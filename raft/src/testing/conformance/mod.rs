@@ -26,8 +26,8 @@
 //! `arm`, an optional method of their backend: it makes the store's medium (a simulated disk, or a wrapper around its files) fail at a
 //! given operation with a [`Fault`]. Without it those cases pass, and say on their output that nothing was tested.
 //!
-//! A store that reaches its files through `Vfs` of `raftkv-storage-file` has such a medium in `raftkv_storage_file::sim::Restarts` (feature `testing`), whose two functions are what `open` and `arm`
-//! take. `tests/downstream` shows it.
+//! A store that reaches its files through `Vfs` of `raftkv-storage-file` has such a medium in `raftkv_storage_file::sim::Restarts` (feature `testing`), whose functions are what `open`, `arm` and
+//! `arm_opening` take. `tests/downstream` shows it.
 
 #[cfg(feature = "transport-kit")]
 pub mod connections;

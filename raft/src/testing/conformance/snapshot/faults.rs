@@ -62,6 +62,50 @@ pub async fn an_error_at_any_point_sticks_and_leaves_a_whole_image<B: Backend>(b
     at_any_point(backend, Fault::Error).await;
 }
 
+/// A process that was killed while it published may have left the newer image's name in the page cache alone. The next one must not remove the older image on its account before
+/// that name is on the disk: the log is cut up to there.
+pub async fn a_loss_of_power_while_the_store_is_opened_after_a_kill_leaves_an_image<B: Backend>(backend: &B) {
+    /// There is one moment at which a kill is dangerous, and one at which the loss of power is: small images and many rounds come to it.
+    const ROUNDS: u64 = 600;
+    const SIZE: usize = 100;
+    let mut random = Random::new(2023);
+    let (mut newest, mut reached) = (1, 0);
+    publish(&open(backend).await, newest, &image(newest, SIZE)).await.expect("a published image");
+    for round in 0..ROUNDS {
+        let store = open(backend).await;
+        if !backend.arm(Fault::Kill, random.below(OPERATIONS)) {
+            return not_tested(&format!("{:?}", Fault::Kill));
+        }
+        let mut cut_off = newest;
+        for _ in 0..OPERATIONS {
+            cut_off += 1;
+            if publish(&store, cut_off, &image(cut_off, SIZE)).await.is_err() {
+                break;
+            }
+            newest = cut_off;
+        }
+        // Mostly early: to open a store may take one operation or many.
+        let after = random.below(4);
+        if !backend.arm_opening(Fault::PowerLoss, random.below(after + 1)) {
+            return not_tested("a fault while a store is opened");
+        }
+        drop(store);
+        reached += u64::from(backend.open().await.is_err());
+        let store = open(backend).await;
+        let found = latest(&store).await.map_or(0, |meta| meta.last.index.0 / 10);
+        assert!(
+            [newest, cut_off].contains(&found),
+            "round {round} left image {found}, and neither {newest} nor {cut_off}"
+        );
+        assert_latest(&store, found, &image(found, SIZE)).await;
+        newest = found;
+    }
+    assert!(
+        reached > ROUNDS / 4,
+        "only {reached} of {ROUNDS} faults came while the store was opened: does `arm_opening` count its operations?"
+    );
+}
+
 /// What is found of an image that was cut off may be in the page cache alone, and no later sync brings it out where one has failed. Once the image is published it is on the disk all the
 /// same: the log is cut up to there.
 pub async fn an_image_that_a_kill_or_an_error_cut_off_outlasts_a_loss_of_power_once_it_is_published<B: Backend>(

@@ -30,7 +30,7 @@
 //! * A newer image replaces an older one, and never the other way round, also when both are published at the same time; readers beside that get
 //!   right bytes or an error. Of two images of one entry the one that was published later stays.
 //! * With [`Backend::arm`]: at whatever operation the process is killed, or power is lost, the latest image is whole afterwards, and
-//!   is the one that was published last; an error sticks.
+//!   is the one that was published last; an error sticks. With [`Backend::arm_opening`]: also when power is lost while the next process opens the store.
 //! * With [`Backend::damage`]: what is read of a damaged image is right, or an error.
 
 #![expect(clippy::expect_used, reason = "a suite of tests: it reports by panicking")]
@@ -58,13 +58,20 @@ pub trait Backend: Send + Sync {
     /// before has been dropped. Ends whatever was armed.
     ///
     /// # Errors
-    /// As the store says; right only after [`Backend::damage`].
+    /// As the store says; right only after [`Backend::damage`], and with a fault of [`Backend::arm_opening`].
     fn open(&self) -> impl Future<Output = Result<Self::Store, StorageError>> + Send;
 
     /// Lets `after` further operations of the open store on its medium pass (a write to a file, a sync, a rename, as you count
     /// them), and has the next one meet with `fault`. After a kill or a loss of power, all that follow fail as well. False if you
     /// offer no such seam.
     fn arm(&self, fault: Fault, after: u64) -> bool {
+        let _ = (fault, after);
+        false
+    }
+
+    /// The same for the next opening, whose operations count from its first on: what was armed for the store that is open happens before.
+    /// False if you offer no such seam.
+    fn arm_opening(&self, fault: Fault, after: u64) -> bool {
         let _ = (fault, after);
         false
     }
@@ -108,6 +115,7 @@ macro_rules! snapshot_conformance {
             a_kill_at_any_point_leaves_a_whole_image
             a_loss_of_power_at_any_point_leaves_a_whole_image
             an_error_at_any_point_sticks_and_leaves_a_whole_image
+            a_loss_of_power_while_the_store_is_opened_after_a_kill_leaves_an_image
             an_image_that_a_kill_or_an_error_cut_off_outlasts_a_loss_of_power_once_it_is_published
             damage_is_noticed
         );

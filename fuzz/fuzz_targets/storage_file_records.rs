@@ -1,0 +1,3 @@
+#![no_main]
+
+raftkv_fuzz::fuzz!("storage_file_records");
