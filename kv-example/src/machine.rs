@@ -18,7 +18,7 @@ use tonic::Status;
 use crate::api::command::{AuthChange, Author, Command, Outcome, command, outcome};
 use crate::api::etcdserverpb::{RangeRequest, RangeResponse, TxnRequest, TxnResponse};
 use crate::store::{
-    Auth, Checksum, Head, KeysMut, Members, Refusal, Room, Stats, Store, Writer, gathers_much, ranges_of,
+    Auth, Checksum, Head, KeysMut, Members, Refusal, Room, Stats, Store, Writer, most_keys, most_keys_of_txn,
 };
 
 pub use memory::KvMachine;
@@ -28,9 +28,11 @@ pub use memory::KvMachine;
 const SMALL_STORE: usize = 4096;
 /// How many of them run at once; others wait for their turn. There is no use in more threads than that.
 const MAX_LONG_READS: usize = 32;
-/// How many of these may gather much ([`gathers_much`]). Each takes room for what it has found so far, and where that runs out they refuse each other: of 100
+/// How many of these may gather more than [`MANY`] keys. Each takes room for what it has found so far, and where that runs out they refuse each other: of 100
 /// reads of 8 MiB by two clients, 32 of them at once, 2 were answered where there was room for 6.
 const MAX_LARGE_READS: usize = 4;
+/// As many keys may be asked for by whoever pages through more.
+const MANY: u64 = 1000;
 /// How many reads of single keys wait for the disk at once; others wait for their turn. The runtime has 512 threads for all that blocks: were they all to wait for
 /// a disk that hangs, nobody could read certificates any more, or close the log.
 const MAX_SHORT_READS: usize = 128;
@@ -56,11 +58,11 @@ enum Reading {
 
 impl Reading {
     fn of(request: &RangeRequest) -> Self {
-        match request {
-            request if request.range_end.is_empty() => Self::OneKey,
-            request if gathers_much(request) => Self::Large,
-            _ => Self::Long,
-        }
+        if request.range_end.is_empty() { Self::OneKey } else { Self::of_keys(most_keys(request)) }
+    }
+
+    fn of_keys(most: u64) -> Self {
+        if most > MANY { Self::Large } else { Self::Long }
     }
 }
 
@@ -225,8 +227,7 @@ impl KvView {
         request: TxnRequest,
         room: Room,
     ) -> Result<TxnResponse, ReadError> {
-        let much = ranges_of(&request).any(gathers_much);
-        let reading = if much { Reading::Large } else { Reading::Long };
+        let reading = Reading::of_keys(most_keys_of_txn(&request));
         self.read(reading, move |engine| engine.read_txn(author.as_ref(), &request, room)).await
     }
 

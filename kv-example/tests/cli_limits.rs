@@ -560,6 +560,17 @@ async fn headers_that_are_too_large() {
     watched.bears_it(8 * MIB).await;
 }
 
+/// HTTP/2 holds clients to what it tells them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_is_told_how_much_may_be_under_way() {
+    let node = Node::start(&["--max-client-window-mib", "1"]).await;
+    let mut rude = server::Rude::connect(&node, 3).await;
+    let settings = rude.settings().await;
+    assert!(settings.contains(&(4, 256 << 10)), "the window of each stream: {settings:?}");
+    let grown = rude.window_of_connection().await;
+    assert_eq!(grown, (1 << 20) - 65_535, "HTTP/2's own is there from the beginning");
+}
+
 /// Headers that come in ever more frames, and such as are little on the wire and much once they are decoded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn headers_that_never_end() {

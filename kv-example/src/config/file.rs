@@ -56,6 +56,7 @@ pub(super) struct FileConfig {
     pub(super) receive_timeout_ms: Option<u64>,
     pub(super) max_header_bytes: Option<u64>,
     pub(super) max_connection_requests: Option<u64>,
+    pub(super) max_client_window_mib: Option<u64>,
     pub(super) max_health_watches: Option<u64>,
     pub(super) max_pending_mib: Option<u64>,
     pub(super) max_response_mib: Option<u64>,

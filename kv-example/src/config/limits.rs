@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::file::FileConfig;
-use super::{ConfigError, Layers};
+use super::{ConfigError, Given, Layers};
 
 /// The options for limits, as they were typed.
 #[derive(Args, Clone, Debug, Default)]
@@ -74,6 +74,11 @@ pub struct LimitArgs {
     #[arg(long, value_name = "COUNT")]
     pub max_connection_requests: Option<String>,
 
+    /// How much of a client's connection may be under way before it is looked at, in MiB, and a quarter of that of one request: what a client can fill the link with,
+    /// and make this node hold beside --max-pending-mib [default: 4] [env: RAFTKV_MAX_CLIENT_WINDOW_MIB]
+    #[arg(long, value_name = "MIB")]
+    pub max_client_window_mib: Option<String>,
+
     /// How many watches of health there may be (`Health.Watch`), which last for as long as their clients like; they are no requests in progress
     /// [default: 128] [env: RAFTKV_MAX_HEALTH_WATCHES]
     #[arg(long, value_name = "COUNT")]
@@ -111,6 +116,8 @@ pub struct Limits {
     pub header_bytes: u32,
     /// How many requests a connection may have in progress.
     pub connection_requests: u32,
+    /// How much of a connection may be under way before it is looked at.
+    pub connection_window_bytes: u32,
     /// How many watches of health there may be.
     pub health_watches: usize,
     /// What requests in progress may hold.
@@ -151,14 +158,12 @@ impl MemberLimits {
                 message.origin, message.value
             )));
         }
-        let window =
-            layers.number("max-peer-window-mib", a.max_peer_window_mib.as_ref(), |f| f.max_peer_window_mib, 8)?;
-        if window.value > MAX_WINDOW_MIB {
-            return Err(ConfigError(format!(
-                "{}: {} MiB are more than a window can have: say at most {MAX_WINDOW_MIB}",
-                window.origin, window.value
-            )));
-        }
+        let window = window_bytes(layers.number(
+            "max-peer-window-mib",
+            a.max_peer_window_mib.as_ref(),
+            |f| f.max_peer_window_mib,
+            8,
+        )?)?;
         let requests =
             layers.number("max-peer-requests", a.max_peer_requests.as_ref(), |f| f.max_peer_requests, 1024)?;
         if requests.value < FEWEST_PEER_REQUESTS {
@@ -170,11 +175,22 @@ impl MemberLimits {
         let streams = layers.number("max-peer-streams", a.max_peer_streams.as_ref(), |f| f.max_peer_streams, 8)?;
         Ok(Self {
             message_bytes: usize::try_from(message.value.saturating_mul(MIB)).unwrap_or(usize::MAX),
-            window_bytes: small(window.value * MIB),
+            window_bytes: window,
             requests: small(requests.value),
             streams: small(streams.value),
         })
     }
+}
+
+/// What HTTP/2 can count.
+fn window_bytes(window: Given<u64>) -> Result<u32, ConfigError> {
+    if window.value > MAX_WINDOW_MIB {
+        return Err(ConfigError(format!(
+            "{}: {} MiB are more than a window can have: say at most {MAX_WINDOW_MIB}",
+            window.origin, window.value
+        )));
+    }
+    Ok(small(window.value * MIB))
 }
 
 fn small(given: u64) -> u32 {
@@ -219,6 +235,7 @@ impl Limits {
         let receive = number("receive-timeout-ms", &a.receive_timeout_ms, |f| f.receive_timeout_ms, 30_000)?;
         let streams =
             number("max-connection-requests", &a.max_connection_requests, |f| f.max_connection_requests, 1024)?;
+        let window = number("max-client-window-mib", &a.max_client_window_mib, |f| f.max_client_window_mib, 4)?;
         let watches = number("max-health-watches", &a.max_health_watches, |f| f.max_health_watches, 128)?;
         let pending = number("max-pending-mib", &a.max_pending_mib, |f| f.max_pending_mib, 512)?;
         let response = number("max-response-mib", &a.max_response_mib, |f| f.max_response_mib, 256)?;
@@ -232,6 +249,7 @@ impl Limits {
             receive_timeout: Duration::from_millis(receive.value),
             header_bytes: small(header.value),
             connection_requests: small(streams.value),
+            connection_window_bytes: window_bytes(window)?,
             health_watches: count(watches.value),
             pending_bytes: mib(pending.value),
             response_bytes: mib(response.value),

@@ -521,6 +521,7 @@ fn limits_from_each_of_the_three_places() {
     let limits = load(&args()).unwrap().limits;
     assert_eq!((limits.client_connections, limits.peer_connections, limits.metrics_connections), (8192, 1024, 16));
     assert_eq!((limits.address_percent, limits.header_bytes, limits.connection_requests), (50, 16 << 10, 1024));
+    assert_eq!(limits.connection_window_bytes, 4 << 20);
     assert_eq!((limits.health_watches, limits.pending_bytes, limits.response_bytes), (128, 512 << 20, 256 << 20));
     let members = MemberLimits { message_bytes: 16 << 20, window_bytes: 8 << 20, requests: 1024, streams: 8 };
     assert_eq!(limits.members, members);
@@ -528,7 +529,7 @@ fn limits_from_each_of_the_three_places() {
         "max-client-connections = 1\nmax-peer-connections = 2\nmax-metrics-connections = 3\nmax-address-percent = 4\n\
          handshake-timeout-ms = 5\nclient-silence-ms = 6\nreceive-timeout-ms = 7\nmax-header-bytes = 8192\n\
          max-connection-requests = 9\nmax-pending-mib = 10\nmax-response-mib = 11\nmax-health-watches = 12\n\
-         max-peer-message-mib = 13\nmax-peer-window-mib = 14\nmax-peer-requests = 15\nmax-peer-streams = 16\n",
+         max-peer-message-mib = 13\nmax-peer-window-mib = 14\nmax-peer-requests = 15\nmax-peer-streams = 16\nmax-client-window-mib = 17\n",
     );
     let told = LimitArgs {
         max_peer_connections: Some("20".into()),
@@ -549,6 +550,7 @@ fn limits_from_each_of_the_three_places() {
         receive_timeout: Duration::from_millis(7),
         header_bytes: 8192,
         connection_requests: 9,
+        connection_window_bytes: 17 << 20,
         health_watches: 12,
         pending_bytes: 30 << 20,
         response_bytes: 11 << 20,
@@ -568,6 +570,8 @@ fn limits_that_make_no_sense() {
     assert!(text.starts_with("--max-pending-mib: must be at least 1"), "{text}");
     let text = with(LimitArgs { max_peer_window_mib: Some("2048".into()), ..LimitArgs::default() });
     assert!(text.starts_with("--max-peer-window-mib: 2048 MiB") && text.contains("at most 2047"), "{text}");
+    let text = with(LimitArgs { max_client_window_mib: Some("2048".into()), ..LimitArgs::default() });
+    assert!(text.starts_with("--max-client-window-mib: 2048 MiB") && text.contains("at most 2047"), "{text}");
     let text = with(LimitArgs { max_peer_requests: Some("3".into()), ..LimitArgs::default() });
     assert!(text.starts_with("--max-peer-requests: 3 are too few") && text.contains("at least 4"), "{text}");
     let text = with(LimitArgs { max_peer_message_mib: Some("3".into()), ..LimitArgs::default() });

@@ -34,6 +34,7 @@ fn gate() -> Arc<Gate> {
         receive_timeout: second,
         header_bytes: 8192,
         connection_requests: 10,
+        connection_window_bytes: 4 << 20,
         health_watches: 10,
         pending_bytes: 1 << 20,
         response_bytes: 1 << 20,

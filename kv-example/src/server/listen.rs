@@ -28,9 +28,6 @@ const OTHER_FILES: usize = 256;
 /// How many connections may wait to be accepted, if the system allows as many (Linux: `net.core.somaxconn`). A client that finds no room
 /// is not told: its system tries again after a second, and after two more.
 const BACKLOG: u32 = 4096;
-/// What one client connection may have under way before it is read, in bytes.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
 
 /// Tells the log of clients that are turned away for what they are. Some come back at once, and for ever.
 #[derive(Debug, Default)]
@@ -153,8 +150,8 @@ pub(super) async fn serve_clients(
         .http2_keepalive_timeout(Some(limits.client_silence / 2))
         .max_concurrent_streams(Some(limits.connection_requests))
         .http2_max_header_list_size(Some(limits.header_bytes))
-        .initial_stream_window_size(Some(STREAM_WINDOW))
-        .initial_connection_window_size(Some(CONNECTION_WINDOW))
+        .initial_stream_window_size(Some(limits.connection_window_bytes / 4))
+        .initial_connection_window_size(Some(limits.connection_window_bytes))
         .layer(meter)
         .layer(GateLayer(gate))
         .layer(kv)

@@ -210,20 +210,27 @@ pub fn is_serializable(request: &TxnRequest) -> bool {
         && operations(request).all(|op| matches!(&op.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
-/// As many keys may be asked for by whoever pages through more.
-const MANY: i64 = 1000;
-
-/// Whether the answer to a read may hold as much as there is.
-#[must_use]
-pub(crate) fn gathers_much(request: &RangeRequest) -> bool {
-    let few = request.count_only || (1..=MANY).contains(&request.limit);
-    !request.range_end.is_empty() && !few
+/// How many keys the answer to a read may hold.
+pub(crate) fn most_keys(request: &RangeRequest) -> u64 {
+    match u64::try_from(request.limit) {
+        _ if request.count_only => 0,
+        _ if request.range_end.is_empty() => 1,
+        Ok(limit) if limit > 0 => limit,
+        _ => u64::MAX,
+    }
 }
 
-/// The reads of keys that a transaction may come to, without those of transactions in it.
-pub(crate) fn ranges_of(request: &TxnRequest) -> impl Iterator<Item = &RangeRequest> {
-    operations(request)
-        .filter_map(|op| if let Some(Request::RequestRange(range)) = &op.request { Some(range) } else { None })
+/// The same of what a transaction reads, whichever branch it takes.
+pub(crate) fn most_keys_of_txn(request: &TxnRequest) -> u64 {
+    let of_branch = |branch: &[RequestOp]| {
+        let of_each = branch.iter().map(|op| match &op.request {
+            Some(Request::RequestRange(range)) => most_keys(range),
+            Some(Request::RequestTxn(txn)) => most_keys_of_txn(txn),
+            Some(Request::RequestPut(_) | Request::RequestDeleteRange(_)) | None => 0,
+        });
+        of_each.fold(0, u64::saturating_add)
+    };
+    of_branch(&request.success).max(of_branch(&request.failure))
 }
 
 fn operations(request: &TxnRequest) -> impl Iterator<Item = &RequestOp> {
@@ -302,6 +309,27 @@ mod tests {
         assert_eq!(check(vec![put("")]), Err(Refusal::EmptyKey));
         assert_eq!(check(vec![delete("", "")]), Err(Refusal::EmptyKey));
         assert_eq!(check(vec![RequestOp { request: None }]), Err(Refusal::KeyNotFound));
+    }
+
+    #[test]
+    fn a_transaction_may_give_as_many_keys_as_its_larger_branch() {
+        let range = |range_end: &str, limit, count_only| RangeRequest {
+            key: "a".into(),
+            range_end: range_end.to_owned().into(),
+            limit,
+            count_only,
+            ..Default::default()
+        };
+        let (one, ten, all) = (range("", 0, false), range("z", 10, false), range("z", 0, false));
+        assert_eq!([&one, &ten, &all].map(most_keys), [1, 10, u64::MAX]);
+        assert_eq!([range("z", -1, false), range("z", 0, true)].map(|range| most_keys(&range)), [u64::MAX, 0]);
+        let read = |range: &RangeRequest| RequestOp { request: Some(Request::RequestRange(range.clone())) };
+        let keys = |success: Vec<RequestOp>, failure: Vec<RequestOp>| {
+            most_keys_of_txn(&TxnRequest { compare: vec![], success, failure })
+        };
+        assert_eq!(keys(vec![read(&one), read(&ten), put("x")], vec![read(&one)]), 11);
+        assert_eq!(keys(vec![read(&one)], vec![txn(vec![read(&ten)], vec![]), read(&ten)]), 20, "one within another");
+        assert_eq!(keys(vec![read(&all), read(&all)], vec![]), u64::MAX);
     }
 
     proptest! {

@@ -48,7 +48,7 @@ use std::sync::Arc;
 
 pub use auth::Auth;
 pub use check::{Limits, check_delete, check_put, check_range, check_txn, is_read_only, is_serializable};
-pub(crate) use check::{MAX_DEPTH, gathers_much, ranges_of};
+pub(crate) use check::{MAX_DEPTH, most_keys, most_keys_of_txn};
 pub use compact::Checksum;
 pub(crate) use compact::Sweep;
 #[cfg(feature = "testing")]

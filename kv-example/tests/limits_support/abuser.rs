@@ -184,6 +184,7 @@ const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const GOAWAY: u8 = 7;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;
 
@@ -294,6 +295,16 @@ impl Rude {
             let frame = self.next().await;
             if frame.kind == RST_STREAM {
                 return (frame.stream, u32::from_be_bytes(frame.payload[..4].try_into().unwrap()).into());
+            }
+        }
+    }
+
+    /// By how much the node makes the window of the connection larger.
+    pub(crate) async fn window_of_connection(&mut self) -> u32 {
+        loop {
+            let frame = self.next().await;
+            if frame.kind == WINDOW_UPDATE && frame.stream == 0 {
+                return u32::from_be_bytes(frame.payload[..4].try_into().unwrap());
             }
         }
     }
