@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use super::clock::Clock;
-use super::driver::Driver;
+use super::driver::{Deferred, Driver};
 use super::fetcher::{Fetcher, InVain};
 use super::host::Tasks;
 use super::image;
@@ -272,6 +272,7 @@ fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> 
         fetched_in_vain: InVain::default(),
         arrivals,
         outbox,
+        deferred: Deferred::default(),
         jobs,
         applied: outcomes,
         lateness: Lateness::new(config.election_timeout),

@@ -36,10 +36,10 @@ use crate::consensus::{
     Consensus, Effects, FetchPurpose, Input, Note, Preference, RefusedReason, Reply, Time, TransferRefused,
 };
 use crate::error::{Fatal, FatalKind, StorageError};
-use crate::message::Body;
+use crate::message::{Body, Message};
 use crate::metrics::{Metrics, SessionsStatus, Status};
 use crate::mutant;
-use crate::types::{Entry, Index, Peer};
+use crate::types::{Entry, Index, NodeId, Peer};
 
 #[derive(Debug)]
 pub(crate) struct Driver {
@@ -52,6 +52,7 @@ pub(crate) struct Driver {
     pub(crate) fetched_in_vain: InVain,
     pub(crate) arrivals: Arrivals,
     pub(crate) outbox: Outbox,
+    pub(crate) deferred: Deferred,
     pub(crate) jobs: Arc<Mailbox<Job>>,
     pub(crate) applied: Arc<Mailbox<Outcome>>,
     pub(crate) config: Config,
@@ -65,6 +66,37 @@ pub(crate) struct Driver {
     pub(crate) sessions: (u64, u64),
     /// Counts the state machine's signs of life beside what it has done.
     pub(crate) signs: Arc<AtomicU64>,
+}
+
+/// What is committed, for the others: nobody waits for that, so it goes when the answers of the same round are on their way.
+#[derive(Debug, Default)]
+pub(crate) struct Deferred {
+    messages: Vec<(NodeId, Message)>,
+    /// How often this driver is polled before that, and goes to the end of its queue each time.
+    turns: u8,
+}
+
+impl Deferred {
+    /// Right after they were dispatched, twice until what the state machine has done is taken, once when the answers are given, and twice while whoever asked and his connection, which
+    /// gathers answers for a turn, come to write them.
+    const TURNS: u8 = 6;
+
+    fn push(&mut self, to: NodeId, message: Message) {
+        if self.messages.is_empty() {
+            self.turns = Self::TURNS;
+        }
+        self.messages.push((to, message));
+    }
+
+    fn is_waiting(&self) -> bool {
+        !self.messages.is_empty()
+    }
+
+    /// Counts a turn.
+    fn is_due(&mut self) -> bool {
+        self.turns = self.turns.saturating_sub(1);
+        self.is_waiting() && self.turns == 0
+    }
 }
 
 /// What came since the last round. Its buffers are reused.
@@ -118,7 +150,13 @@ impl Driver {
         let mut yielded = false;
         std::future::poll_fn(|cx| {
             match self.poll_sources(cx, received) {
-                Ok(false) => Poll::Pending,
+                Ok(false) => {
+                    if self.deferred.is_waiting() {
+                        // To the end of the queue.
+                        cx.waker().wake_by_ref();
+                    }
+                    Poll::Pending
+                }
                 Ok(true) if !yielded => {
                     // Lets the other tasks of this thread run first: they take what was dispatched, and what they send
                     // comes with this batch.
@@ -144,6 +182,9 @@ impl Driver {
 
     /// Takes what is there from each source, in a fixed order. True once there was something.
     fn poll_sources(&mut self, cx: &mut Context<'_>, received: &mut Received) -> Result<bool, Fatal> {
+        if self.deferred.is_due() {
+            self.send_deferred();
+        }
         if received.stored.is_none()
             && let Poll::Ready(stored) = self.writer.poll(cx)
         {
@@ -382,7 +423,15 @@ impl Driver {
             let leader = self.named_leader(&reply);
             self.pending.on_reply(now, reply, leader);
         }
+        // Sent first, it would wake up the others, who would keep the cores from those who write the answers.
+        let answers_come = !effects.apply.is_empty() && self.pending.wants_results();
         for (to, message) in effects.send.drain(..) {
+            if answers_come && matches!(message.body, Body::Commit { .. }) {
+                self.deferred.push(to, message);
+                continue;
+            }
+            // Nothing is to overtake what waits.
+            self.send_deferred();
             let forward = if let Body::Forward { request, .. } | Body::Change { request, .. } = &message.body {
                 Some(*request)
             } else {
@@ -420,6 +469,13 @@ impl Driver {
         }
         self.snapshotter.hurry(self.core.snapshot_is_awaited());
         effects.images.drain(..).for_each(|work| self.images.push(work));
+    }
+
+    fn send_deferred(&mut self) {
+        for (to, message) in self.deferred.messages.drain(..) {
+            self.meter.sending(&message);
+            self.outbox.send(to, message);
+        }
     }
 
     /// The leader that a refusal names, with its address.
