@@ -335,3 +335,32 @@ fn the_first_image_that_a_killed_process_has_named_outlasts_a_loss_of_power_once
     }
     assert!(found > 0, "no process is killed between the name and what makes it durable");
 }
+
+/// The same of the second: the first must not go before that one's name is durable.
+#[test]
+fn a_loss_of_power_while_images_are_opened_after_a_kill_leaves_one() {
+    let disk = SimDisk::new();
+    let store = open(&disk).unwrap();
+    now(publish(&store, meta(1, 10), &bytes(1, 900), 300)).unwrap();
+    disk.record();
+    now(publish(&store, meta(2, 20), &bytes(2, 900), 300)).unwrap();
+    for (at, moment) in disk.take_recording().iter().enumerate() {
+        for after in 0..12 {
+            let killed = moment.kill();
+            killed.die_at(killed.operations() + after);
+            drop(open(&killed));
+            let then = killed.now();
+            for one in 0..=then.pending().len() {
+                for (all, other) in [(Fate::Kept, Fate::Lost), (Fate::Lost, Fate::Kept)] {
+                    let mut asked = 0;
+                    let left = then.lose_power(|_| {
+                        asked += 1;
+                        if asked == one { other } else { all }
+                    });
+                    let latest = now(open(&left).unwrap().latest()).unwrap();
+                    assert!(latest.is_some(), "killed at {at}, {after} operations later no image was left");
+                }
+            }
+        }
+    }
+}

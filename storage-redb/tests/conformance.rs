@@ -88,7 +88,8 @@ impl snapshot::Backend for Simulated {
     }
 
     fn arm_opening(&self, fault: Fault, after: u64) -> bool {
-        self.restarts.arm_opening(fault, after * 4)
+        // An opening takes many operations, and each may be the one.
+        self.restarts.arm_opening(fault, after * 5)
     }
 
     fn damage(&self, place: u64) -> bool {

@@ -68,11 +68,11 @@ pub(crate) struct Driver {
     pub(crate) signs: Arc<AtomicU64>,
 }
 
-/// What is committed, for the others: nobody waits for that, so it goes when the answers of the same round are on their way.
+/// What is committed, for the others, which goes when the answers of the same round are on their way. Whoever waits for it at another node waits some microseconds longer.
 #[derive(Debug, Default)]
 pub(crate) struct Deferred {
     messages: Vec<(NodeId, Message)>,
-    /// How often this driver is polled before that, and goes to the end of its queue each time.
+    /// How often this driver looks at its sources before that. Between any two times but the first it is at the end of the queue of its thread's tasks.
     turns: u8,
 }
 
@@ -81,6 +81,7 @@ impl Deferred {
     /// gathers answers for a turn, come to write them.
     const TURNS: u8 = 6;
 
+    /// Has this wait, not longer than what waits.
     fn push(&mut self, to: NodeId, message: Message) {
         if self.messages.is_empty() {
             self.turns = Self::TURNS;
@@ -92,7 +93,7 @@ impl Deferred {
         !self.messages.is_empty()
     }
 
-    /// Counts a turn.
+    /// Counts a turn. True when it is the last.
     fn is_due(&mut self) -> bool {
         self.turns = self.turns.saturating_sub(1);
         self.is_waiting() && self.turns == 0
@@ -423,8 +424,9 @@ impl Driver {
             let leader = self.named_leader(&reply);
             self.pending.on_reply(now, reply, leader);
         }
-        // Sent first, it would wake up the others, who would keep the cores from those who write the answers.
-        let answers_come = !effects.apply.is_empty() && self.pending.wants_results();
+        // Sent before the answers to clients here, it would wake up the others, who would keep the cores from those who write them.
+        let awaited = |last: &Entry| self.pending.is_awaited(last.id.index);
+        let answers_come = self.leaving.is_none() && effects.apply.last().is_some_and(awaited);
         for (to, message) in effects.send.drain(..) {
             if answers_come && matches!(message.body, Body::Commit { .. }) {
                 self.deferred.push(to, message);
@@ -593,5 +595,28 @@ impl Driver {
         self.snapshotter.finish().await;
         self.images.finish().await;
         tracing::info!("stopped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::Term;
+
+    /// Else it would wait for ever where something is committed all the time.
+    #[test]
+    fn what_is_deferred_waits_for_six_turns_whatever_joins_it() {
+        let mut deferred = Deferred::default();
+        let commit = |index| Message { term: Term(1), body: Body::Commit { index: Index(index) } };
+        for _ in 0..3 {
+            assert!(!deferred.is_due(), "there is nothing");
+            for turn in 1..=6 {
+                deferred.push(NodeId(2), commit(turn));
+                assert!(deferred.is_waiting());
+                assert_eq!(deferred.is_due(), turn == 6, "turn {turn}");
+            }
+            assert_eq!(deferred.messages.drain(..).count(), 6);
+            assert!(!deferred.is_waiting());
+        }
     }
 }

@@ -273,6 +273,11 @@ impl Pending {
         self.writes.wants_results()
     }
 
+    /// Whether somebody here waits for an entry up to this one to be applied.
+    pub(crate) fn is_awaited(&self, upto: Index) -> bool {
+        self.writes.is_awaited(upto)
+    }
+
     /// The state machine has applied a batch.
     pub(crate) fn on_applied(&mut self, results: Results) {
         let upto = results.upto();

@@ -8,8 +8,15 @@ use crate::error::StorageError;
 pub struct Drafts(Mutex<Vec<(SnapshotMeta, Weak<()>)>>);
 
 /// The right to write an image. Held by its writer; over when it is dropped, or when another begins the same image.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug)]
 pub struct Turn(Arc<()>);
+
+impl Turn {
+    /// Nobody's yet: see [`Drafts::give`].
+    pub(super) fn new() -> Self {
+        Self(Arc::new(()))
+    }
+}
 
 impl Drafts {
     fn lock(&self) -> MutexGuard<'_, Vec<(SnapshotMeta, Weak<()>)>> {
@@ -20,7 +27,7 @@ impl Drafts {
     /// writes them and they need not be kept.
     #[must_use]
     pub fn begin(&self, meta: &SnapshotMeta, unfinished: Vec<SnapshotMeta>) -> (Turn, Vec<SnapshotMeta>) {
-        let turn = Turn::default();
+        let turn = Turn::new();
         let left = self.give(&turn, meta, unfinished);
         (turn, left)
     }
@@ -40,6 +47,14 @@ impl Drafts {
         }
         written.push((meta.clone(), Arc::downgrade(&turn.0)));
         left
+    }
+
+    /// Of these images those that nobody writes.
+    pub(super) fn left(&self, unfinished: impl Iterator<Item = SnapshotMeta>) -> Vec<SnapshotMeta> {
+        let written = self.lock();
+        let is_written =
+            |image: &SnapshotMeta| written.iter().any(|(other, turn)| other == image && turn.strong_count() > 0);
+        unfinished.filter(|image| !is_written(image)).collect()
     }
 
     /// Whether this is still whose turn it is: to be asked before anything is written.

@@ -9,7 +9,10 @@ use crate::error::StorageError;
 /// The images of a [`Snapshot`](super::Snapshot) store that holds them in memory beside the disk, the latest and those that are being written, and what each step of a writer makes
 /// of them. How they get to the disk, and back, is the store's: [`HeldLog`](super::HeldLog) is the same for a log.
 ///
-/// A clone shares the bytes, and who writes what: take a step with a clone, write down what became of it, and put it in the place of what was held.
+/// A clone shares the bytes. Take a step with a clone, write down what became of it, and put the clone in the place of what was held when that is on the disk: one step at a time. Who writes which image is
+/// shared as well, so that of two writers the later one has it from its first step on, whatever becomes of that.
+///
+/// What serde makes of this and of [`ImageChange`] may be another in another version of this crate: write a version of your own beside it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct HeldImages {
     latest: Option<(Published, Bytes)>,
@@ -31,14 +34,14 @@ struct Unfinished {
 #[derive(Clone, Debug)]
 pub struct Draft {
     meta: SnapshotMeta,
-    turn: Turn,
+    turn: Arc<Turn>,
 }
 
 impl Draft {
     /// An image that is about to be begun ([`ImageStep::Begin`]).
     #[must_use]
     pub fn of(meta: SnapshotMeta) -> Self {
-        Self { meta, turn: Turn::default() }
+        Self { meta, turn: Arc::new(Turn::new()) }
     }
 }
 
@@ -103,11 +106,18 @@ impl HeldImages {
     /// The image was begun anew by another writer, or was never begun ([`StorageError::Misuse`]); nothing has changed then.
     pub fn take(&mut self, draft: &Draft, step: ImageStep) -> Result<ImageChange, StorageError> {
         let Draft { meta, turn } = draft;
-        let gone = if step == ImageStep::Begin {
-            self.drafts.give(turn, meta, self.unfinished.iter().map(|image| image.meta.clone()).collect())
-        } else {
-            self.drafts.check(turn)?;
-            Vec::new()
+        let unfinished = self.unfinished.iter().map(|image| image.meta.clone());
+        let gone = match step {
+            ImageStep::Begin => self.drafts.give(turn, meta, unfinished.collect()),
+            ImageStep::Append(_) | ImageStep::Discard => {
+                self.drafts.check(turn)?;
+                Vec::new()
+            }
+            ImageStep::Publish => {
+                self.drafts.check(turn)?;
+                // Nobody needs what is no newer.
+                self.drafts.left(unfinished.filter(|other| other.last <= meta.last))
+            }
         };
         let change = ImageChange { meta: meta.clone(), step, gone };
         self.replay(change.clone())?;
@@ -150,10 +160,8 @@ impl HeldImages {
     }
 }
 
-fn whole(mut pieces: Vec<Bytes>) -> Bytes {
-    if pieces.len() == 1 {
-        return pieces.remove(0);
-    }
+/// Copied also where it is one piece, which may be a small part of what was allocated for it.
+fn whole(pieces: Vec<Bytes>) -> Bytes {
     let mut whole = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
     pieces.iter().for_each(|piece| whole.extend_from_slice(piece));
     whole.freeze()
@@ -227,6 +235,25 @@ mod tests {
         let left: Vec<_> = held.unfinished.iter().map(|image| image.meta.id.0).collect();
         assert_eq!(left, [2, 3], "the first was left off");
         assert!(same(&replayed(&changes), &held));
+    }
+
+    #[test]
+    fn what_was_left_off_is_gone_when_something_newer_is_published() {
+        let mut held = HeldImages::default();
+        let (one, two, four) = (Draft::of(meta(1)), Draft::of(meta(2)), Draft::of(meta(4)));
+        let mut changes = Vec::new();
+        for draft in [&four, &one, &two] {
+            changes.push(held.take(draft, ImageStep::Begin).unwrap());
+        }
+        let three = Draft::of(meta(3));
+        changes.push(held.take(&three, ImageStep::Begin).unwrap());
+        drop((one, four));
+        changes.push(held.take(&three, ImageStep::Publish).unwrap());
+        let left: Vec<_> = held.unfinished.iter().map(|image| image.meta.id.0).collect();
+        assert_eq!(left, [4, 2], "the newer one may be gone on with, and the second is being written");
+        assert!(same(&replayed(&changes), &held));
+        held.take(&two, ImageStep::Publish).unwrap();
+        assert_eq!(held.latest().unwrap().meta, meta(3));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::error::StorageError;
 use crate::types::{Entry, Index, LogId};
 
 /// A whole log in memory: what a [`LogStore`](super::LogStore) holds that keeps its entries there beside the disk, and what each of its steps makes of that. How
-/// it gets to the disk, and back, is the store's.
+/// it gets to the disk, and back, is the store's. What serde makes of it may be another in another version of this crate: write a version of your own beside it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldLog {
     hard_state: HardState,

@@ -4,8 +4,8 @@
 //! | file | trait | what it is |
 //! |---|---|---|
 //! | `transport.rs` | `Transport` | plain TCP, one connection to each peer and lane |
-//! | `log.rs`, `encoding.rs` | `LogStore` | one file, which is written anew when the log is cut |
-//! | `snapshots.rs`, `encoding.rs` | `Snapshot` | one file, which is written anew with each image |
+//! | `log.rs`, `encoding.rs` | `LogStore` | one file, which is written anew when the log is cut, or has grown |
+//! | `snapshots.rs`, `encoding.rs` | `Snapshot` | one file, which is written anew when an image is begun, published or given up |
 //! | `shelf.rs` | `Snapshot` in fewer lines, by way of `Shelf` | a directory of images |
 //! | `ledger.rs` | `StateMachine` | the accounts of `accounts.rs`, between which money is moved |
 //!

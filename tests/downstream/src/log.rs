@@ -20,11 +20,11 @@ pub struct OneFile {
 impl OneFile {
     /// Opens the log in this file, or begins one.
     pub fn open(files: Arc<dyn Vfs>, path: PathBuf) -> Result<Self, StorageError> {
-        let found = Records::read(&*files, &path)?;
+        let (mut records, found) = Records::open(files, path)?;
         let mut held = found.first().map_or(Ok(HeldLog::default()), |first| decode(first))?;
         found.iter().skip(1).try_for_each(|write| held.write(decode(write)?))?;
         // What was found may be in the page cache alone: where the process before was killed, or a sync of its failed.
-        let records = Records::begin(files, path, &encode(&held))?;
+        records.replace(&encode(&held))?;
         Ok(Self { held: Arc::new(Mutex::new(held)), records: Worker::new(records) })
     }
 }
@@ -44,7 +44,9 @@ impl LogStore for OneFile {
         let work = move |records: &mut Records| {
             lock(&held).check(&write)?;
             records.push(&encode(&write))?;
-            lock(&held).write(write)
+            lock(&held).write(write)?;
+            // Votes are written for as long as nobody is elected, and nothing is compacted then.
+            if records.has_grown() { records.replace(&encode(&*lock(&held))) } else { Ok(()) }
         };
         self.records.run(work).await
     }

@@ -1,4 +1,4 @@
-//! Images in one file, which are also held in memory. Each piece of one is a record; with each other step the file is written anew.
+//! Images in one file, which are also held in memory. Each piece of one is a record; with each other step the file is written anew, which costs as much as all that is held.
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -28,11 +28,11 @@ struct Writer {
 impl Images {
     /// Opens the images in this file, or begins one.
     pub fn open(files: Arc<dyn Vfs>, path: PathBuf) -> Result<Self, StorageError> {
-        let found = Records::read(&*files, &path)?;
+        let (mut records, found) = Records::open(files, path)?;
         let mut held = found.first().map_or(Ok(HeldImages::default()), |first| decode(first))?;
         found.iter().skip(1).try_for_each(|change| held.replay(decode(change)?))?;
         // What was found may be in the page cache alone: where the process before was killed, or a sync of its failed.
-        let records = Records::begin(files, path, &encode(&held))?;
+        records.replace(&encode(&held))?;
         Ok(Self { held: Arc::new(Mutex::new(held)), records: Worker::new(records) })
     }
 

@@ -235,6 +235,11 @@ impl Writes {
         !self.submitted.is_empty() || !self.appended.is_empty()
     }
 
+    /// Whether somebody here waits for what comes of an entry up to this one.
+    pub(crate) fn is_awaited(&self, upto: Index) -> bool {
+        self.appended.front().is_some_and(|first| first.next.index <= upto)
+    }
+
     /// Answers the groups whose entries, or others in their place, were applied.
     pub(crate) fn on_applied(&mut self, mut results: Results, answered: &mut Load) {
         let upto = results.upto();

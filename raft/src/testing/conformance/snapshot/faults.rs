@@ -85,7 +85,7 @@ pub async fn a_loss_of_power_while_the_store_is_opened_after_a_kill_leaves_an_im
             newest = cut_off;
         }
         // Mostly early: to open a store may take one operation or many.
-        let after = random.below(4);
+        let after = random.below(8);
         if !backend.arm_opening(Fault::PowerLoss, random.below(after + 1)) {
             return not_tested("a fault while a store is opened");
         }

@@ -69,8 +69,8 @@ pub trait Backend: Send + Sync {
         false
     }
 
-    /// The same for the next opening, whose operations count from its first on: what was armed for the store that is open happens before.
-    /// False if you offer no such seam.
+    /// The same for the next process, whose operations count from the first of its opening on: what was armed for the store that is open happens before.
+    /// False if you offer no such seam, or if opening leaves the medium as it is.
     fn arm_opening(&self, fault: Fault, after: u64) -> bool {
         let _ = (fault, after);
         false
