@@ -77,12 +77,12 @@ impl Records {
     /// * [`StorageError::Full`], [`StorageError::Io`]: as the operating system says.
     pub fn open(vfs: Arc<dyn Vfs>, path: PathBuf) -> Result<(Self, Vec<Bytes>), StorageError> {
         let lock = beside(&path, ".lock");
-        let lock = vfs.lock(&lock).map_err(|error| match error.kind() {
-            ErrorKind::WouldBlock => {
-                let reason = "the file is in use by another process, or another store of this one".into();
-                StorageError::Refused { path: path.display().to_string(), reason }
+        let lock = vfs.lock(&lock).map_err(|error| {
+            if error.kind() != ErrorKind::WouldBlock {
+                return failed("lock", &lock)(error);
             }
-            _ => failed("lock", &lock)(error),
+            let reason = "the file is in use by another process, or another store of this one".into();
+            StorageError::Refused { path: path.display().to_string(), reason }
         })?;
         let found = Self::read(&*vfs, &path)?;
         Ok((Self { vfs, path, file: None, failed: None, _lock: lock }, found))
