@@ -136,8 +136,9 @@ impl Records {
     /// [`Records::replace`].
     pub fn push(&mut self, record: &[u8]) -> Result<(), StorageError> {
         self.tried(|this| {
-            let unwritten = || StorageError::Misuse("a record is added to what was found, and not written anew".into());
-            let File { file, salt, end, .. } = this.file.as_mut().ok_or_else(unwritten)?;
+            let Some(File { file, salt, end, .. }) = &mut this.file else {
+                return Err(StorageError::Misuse("a record is added to what was found, and not written anew".into()));
+            };
             let at = end.next_multiple_of(u64::from(MAX_ALIGN));
             let head = frame(record, at, *salt);
             *end = at + (head.len() + record.len()) as u64;
@@ -159,7 +160,9 @@ impl Records {
             return Err(StorageError::Sticky(reason.clone()));
         }
         let done = work(self);
-        self.failed = done.as_ref().err().map(ToString::to_string);
+        // A wrong question is no failure: nothing was done.
+        let failure = done.as_ref().err().filter(|error| !matches!(error, StorageError::Misuse(_)));
+        self.failed = failure.map(ToString::to_string);
         done
     }
 }
@@ -281,8 +284,7 @@ mod tests {
         let (mut records, found) = open(&disk).unwrap();
         assert!(found.is_empty());
         assert!(matches!(records.push(&[]), Err(StorageError::Misuse(_))), "nothing was begun");
-        drop(records);
-        let mut records = begun(&disk);
+        records.replace(&record(1)).unwrap();
         records.push(&[]).unwrap();
         records.push(&record(5)).unwrap();
         drop(records);
