@@ -24,12 +24,12 @@ pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, C
     if heartbeat.value.saturating_mul(2) > election.value {
         return Err(ConfigError(format!(
             "{}: {} ms is more than half of the election timeout ({} ms, {}), so followers would campaign against a live leader; \
-             a fifth is good: {} ms",
+             a third is good: {} ms",
             heartbeat.origin,
             heartbeat.value,
             election.value,
             election.origin,
-            (election.value / 5).max(1)
+            (election.value / 3).max(1)
         )));
     }
     let request =

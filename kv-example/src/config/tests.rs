@@ -35,7 +35,7 @@ fn the_least_that_a_server_needs() {
     assert_eq!(config.listen_client.to_string(), "127.0.0.1:2379");
     assert_eq!(config.listen_peer.to_string(), "127.0.0.1:2380", "its own entry in --peers");
     assert_eq!(config.raft.election_timeout, Duration::from_millis(300));
-    assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(50));
+    assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(100));
     assert_eq!((config.engine, config.engine_cache_bytes), (EngineKind::Memory, 256 << 20));
 }
 

@@ -4,6 +4,8 @@
 //! done ([`Consensus::campaign`], `on_pre_vote`, `on_pre_vote_reply`). If a majority would, it opens a term, votes for itself and
 //! asks in earnest (`stand`, `on_vote`, `on_vote_reply`); with the votes of a majority it leads (`win_if_elected`).
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use super::Consensus;
@@ -46,8 +48,8 @@ impl Consensus {
         }
     }
 
-    /// The transport lost a peer. If that is the leader, it may be dead: unless it is heard meanwhile, a poll is held soon rather than at
-    /// the election timeout. A leader that lives speaks once a heartbeat interval, and takes the suspicion away.
+    /// The transport lost a peer. If that is the leader, it may be dead. A leader that lives speaks once a heartbeat interval, and takes the suspicion
+    /// away; one that does not speak when it should is missed then, not at the election timeout.
     ///
     /// Suspicion is each node's own. Others answer the poll as they see the leader themselves, so that a connection lost here alone disturbs
     /// nobody.
@@ -61,11 +63,22 @@ impl Consensus {
         if mutant!("suspicion-breaks-the-promise") {
             self.bound_until = now;
         }
-        // Nobody would elect it before the promises are over that all gave.
-        let free = self.bound_until.max(now);
-        let soon = free.plus(self.random.once_to_twice(self.config.heartbeat_interval));
-        self.election_due = self.election_due.min(soon);
+        let speaks = follower.heartbeat.unwrap_or(now).plus(self.config.heartbeat_interval);
+        // Nobody would be elected before the promises are over that all gave.
+        let missed = speaks.max(self.bound_until).max(now);
+        self.election_due = self.election_due.min(self.turn_after(missed, Some(peer)));
         self.out.notes.push(Note::Suspect { leader: peer });
+    }
+
+    /// When this node is to poll of those that all wait for the same moment. Each has a turn of its own, by the order of their ids: with delays drawn at random
+    /// they would wait longer, and two might poll at once.
+    fn turn_after(&self, moment: Time, leader: Option<NodeId>) -> Time {
+        let interval = self.config.heartbeat_interval;
+        let voters: BTreeSet<NodeId> = self.membership().into_iter().flat_map(Membership::all_voters).collect();
+        let before = voters.range(..self.id).filter(|id| Some(**id) != leader).count();
+        let turns = u32::try_from(before).unwrap_or(u32::MAX);
+        // What the leader says last may take a little longer than what it said before.
+        moment.plus(interval / 8).plus((interval / 2).saturating_mul(turns))
     }
 
     /// No leader was heard for an election timeout.
@@ -80,7 +93,7 @@ impl Consensus {
             return self.reset_election_timer(now);
         }
         if self.is_bound(now) {
-            self.election_due = self.bound_until.plus(self.random.once_to_twice(self.config.heartbeat_interval));
+            self.election_due = self.turn_after(self.bound_until, None);
             return;
         }
         let suspects = matches!(&self.role, Role::Follower(follower) if follower.suspect);

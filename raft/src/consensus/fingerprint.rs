@@ -159,7 +159,8 @@ impl Role {
     fn fingerprint(&self, now: Time, hasher: &mut impl Hasher) {
         self.kind().hash(hasher);
         match self {
-            Self::Follower(Follower { leader, heard, suspect, matching, acked, ack_due }) => {
+            // The heartbeat's time has a say in when a suspicion becomes a poll alone, and a search may wake a node at any time.
+            Self::Follower(Follower { leader, heard, heartbeat: _, suspect, matching, acked, ack_due }) => {
                 let heard = heard.map(|heard| long_ago(now, heard));
                 (leader, heard, suspect, matching, acked, ack_due).hash(hasher);
             }

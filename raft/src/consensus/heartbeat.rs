@@ -82,6 +82,9 @@ impl Consensus {
         if !self.hear_leader(now, from, "Heartbeat") {
             return;
         }
+        if let Role::Follower(follower) = &mut self.role {
+            follower.heartbeat = Some(now);
+        }
         self.follow_commit(commit);
         self.ask_again(now);
         let lease = self.promise(now, lease);

@@ -33,6 +33,8 @@ pub(crate) struct Follower {
     pub(crate) leader: Option<NodeId>,
     /// When it was last heard. While that is recent, campaigns of others are ignored.
     pub(crate) heard: Option<Time>,
+    /// When its last heartbeat came: the next one is due an interval later at most, whatever else it sends.
+    pub(crate) heartbeat: Option<Time>,
     /// Whether the connection with the leader was lost after that: then it is not counted as live.
     pub(crate) suspect: bool,
     /// The log equals the leader's of this term up to here; beyond it nothing is known.

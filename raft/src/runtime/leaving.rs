@@ -9,9 +9,6 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::consensus::{Consensus, RoleKind, Time};
 
-/// How many heartbeat intervals a former leader stays.
-const STAYS_FOR: u32 = 2;
-
 /// A node that is about to end.
 #[derive(Debug)]
 pub(crate) struct Leaving {
@@ -19,7 +16,7 @@ pub(crate) struct Leaving {
     until: Time,
     /// When it was first seen to have nothing left to do but to stay.
     idle_since: Option<Time>,
-    /// How long it stays.
+    /// How long a former leader stays.
     stay: Duration,
     /// Whether it has asked for a transfer.
     pub(crate) handing_over: bool,
@@ -27,7 +24,7 @@ pub(crate) struct Leaving {
 
 impl Leaving {
     pub(crate) fn begin(now: Time, config: &Config, leads: bool) -> Self {
-        let stay = if leads { config.heartbeat_interval * STAYS_FOR } else { Duration::ZERO };
+        let stay = if leads { config.heartbeat_interval } else { Duration::ZERO };
         let until = now.plus(config.election_timeout.saturating_mul(2));
         Self { until, idle_since: None, stay, handing_over: leads }
     }

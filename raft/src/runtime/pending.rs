@@ -17,6 +17,7 @@ mod results;
 mod writes;
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -193,6 +194,11 @@ impl Pending {
         Input::Transfer { request, to }
     }
 
+    /// How long requests wait that a node refused that does not lead, unless another leader is heard of before.
+    fn pause(&self) -> Duration {
+        self.config.heartbeat_interval / 2
+    }
+
     /// Takes in an answer of the core. `leader` is the one named by a refusal, with its address.
     pub(crate) fn on_reply(&mut self, now: Time, reply: Reply, leader: Option<Peer>) {
         match reply {
@@ -210,7 +216,7 @@ impl Pending {
                     self.reads.park(request, None);
                 }
                 RefusedReason::NotLeader { .. } => {
-                    self.look_at(now.plus(self.config.heartbeat_interval));
+                    self.look_at(now.plus(self.pause()));
                     self.writes.park(request, leader.as_ref(), &mut self.answered);
                     self.reads.park(request, leader.as_ref());
                     self.changes.park(request);
@@ -226,7 +232,7 @@ impl Pending {
             }
             Reply::Changed { request, outcome } => {
                 if self.changes.on_changed(request, outcome) {
-                    self.look_at(now.plus(self.config.heartbeat_interval));
+                    self.look_at(now.plus(self.pause()));
                 }
             }
             Reply::Readable { request, index } => self.reads.on_readable(request, index, &mut self.answered),
@@ -336,7 +342,7 @@ impl Pending {
         if leader_known {
             self.resubmit(leads, input);
         }
-        let retry = self.has_parked().then(|| now.plus(self.config.heartbeat_interval));
+        let retry = self.has_parked().then(|| now.plus(self.pause()));
         let reads = [self.reads.first_deadline(), self.at_least.first_deadline()].into_iter().flatten().min();
         let next = [retry, self.writes.first_deadline(), reads, self.changes.first_deadline()];
         self.check_at = next.into_iter().chain([self.check_at]).flatten().min();

@@ -1,6 +1,7 @@
 //! What the commands of a script do to a cluster.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 use goldenscript::ArgumentConsumer;
@@ -19,7 +20,9 @@ pub(super) fn create(args: &mut ArgumentConsumer) -> Result<Cluster, Failure> {
     let voters = key(args, "voters")?.unwrap_or(nodes);
     let seed = key(args, "seed")?.unwrap_or(1);
     let leader = key(args, "leader")?.map(NodeId);
-    let mut config = Config::default();
+    // The times of the stories, whatever suits a service.
+    let (ms, default) = (Duration::from_millis, Config::default());
+    let mut config = Config { election_timeout: ms(300), heartbeat_interval: ms(50), ..default };
     while let Some((name, value)) = args.next_key() {
         match name {
             "pre_vote" => config.pre_vote = yes(value)?,

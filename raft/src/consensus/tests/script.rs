@@ -168,6 +168,7 @@ scripts! {
         votes_of_strangers_do_not_count,
     }
     failover {
+        a_dead_leader_is_missed_when_it_should_have_spoken,
         a_hint_at_one_node_is_not_enough,
         a_hint_does_not_disturb_a_live_leader,
         a_hint_of_another_node_means_nothing,
