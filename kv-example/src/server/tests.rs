@@ -2,6 +2,8 @@
 
 use std::net::Shutdown;
 use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
 
 use super::*;
 use crate::client::{Client, ClientError, ClientOptions};
@@ -118,4 +120,28 @@ async fn connections_beyond_the_limit_are_turned_away_and_room_is_given_again() 
     drop(first);
     place.client(PATIENCE).get("k").await.unwrap();
     node.abort();
+}
+
+/// A worker of the threads' scheduler has a queue of 256 tasks; what is beyond it got a turn in 61, and of 1024 clients some waited twenty times as long as others.
+#[test]
+fn of_many_requests_none_waits_longer_than_others() {
+    const TASKS: usize = 1024;
+    const TURNS: usize = 50;
+    let turns: Arc<[AtomicUsize]> = (0..TASKS).map(|_| AtomicUsize::new(0)).collect();
+    runtime(1).unwrap().block_on(async {
+        for task in 0..TASKS {
+            let turns = turns.clone();
+            tokio::spawn(std::future::poll_fn(move |cx| {
+                turns[task].fetch_add(1, Ordering::Relaxed);
+                cx.waker().wake_by_ref();
+                Poll::<()>::Pending
+            }));
+        }
+        while turns[0].load(Ordering::Relaxed) < TURNS {
+            tokio::task::yield_now().await;
+        }
+    });
+    let counts = || turns.iter().map(|turns| turns.load(Ordering::Relaxed));
+    let (least, most) = (counts().min().unwrap(), counts().max().unwrap());
+    assert!(most - least <= 1, "from {least} to {most} turns");
 }

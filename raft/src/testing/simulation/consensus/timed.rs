@@ -446,9 +446,7 @@ impl<'a> Timed<'a> {
 
     /// From here on nothing goes wrong at these nodes, or between them.
     pub(crate) fn steady(&mut self, ids: &[NodeId]) -> Result<(), String> {
-        self.world.steady.extend(ids);
-        let steady = &self.world.steady;
-        self.world.cluster.cut.retain(|(from, to)| !(steady.contains(from) && steady.contains(to)));
+        self.world.let_be(ids);
         for id in ids {
             self.set_clock(*id)?;
             let machine = self.machine(*id)?;

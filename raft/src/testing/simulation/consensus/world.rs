@@ -281,6 +281,23 @@ impl World {
         upto
     }
 
+    /// Whether nodes are to get on among themselves of whom a leader may be heard that hears none of them: unless it steps down for that, they would
+    /// follow it for ever.
+    fn must_cut_both_ways(&self) -> bool {
+        !self.steady.is_empty() && !self.swarm.config.check_quorum
+    }
+
+    /// From here on nothing befalls these nodes, nor what is on its way between them.
+    pub(crate) fn let_be(&mut self, ids: &[NodeId]) {
+        self.steady.extend(ids);
+        let steady = &self.steady;
+        self.cluster.cut.retain(|(from, to)| !(steady.contains(from) && steady.contains(to)));
+        if self.must_cut_both_ways() {
+            let other_ways: Vec<_> = self.cluster.cut.iter().map(|(from, to)| (*to, *from)).collect();
+            self.cluster.cut.extend(other_ways);
+        }
+    }
+
     /// Both directions between two nodes.
     fn cut(&mut self, one: NodeId, other: NodeId) {
         self.cut_one_way(one, other);
@@ -318,8 +335,12 @@ impl World {
         if from == to || self.is_steady(from, to) {
             return;
         }
-        self.cut_one_way(from, to);
-        self.cluster.coverage.hit("one-way cuts");
+        if self.must_cut_both_ways() {
+            self.cut(from, to);
+        } else {
+            self.cut_one_way(from, to);
+            self.cluster.coverage.hit("one-way cuts");
+        }
         self.say_cuts();
     }
 

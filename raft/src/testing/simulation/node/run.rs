@@ -110,6 +110,7 @@ impl<S: Subject, T: Stores> World<S, T> {
             operator: JoinSet::new(),
             last_change: Instant::now(),
             replacing: None,
+            told_alone: None,
         }
     }
 
@@ -127,6 +128,7 @@ impl<S: Subject, T: Stores> World<S, T> {
         // Damage at the only node that knows would leave nobody who does.
         let all = self.random.percent(50) || self.plan.may_damage();
         let told = if all { members.voters.keys().copied().collect() } else { vec![NodeId(1)] };
+        self.told_alone = (!all).then_some(NodeId(1));
         for id in told {
             let raft = lock(&self.load.desks).get(&id).map(|desk| desk.raft.clone());
             let Some(raft) = raft else { continue };
@@ -174,8 +176,11 @@ impl<S: Subject, T: Stores> World<S, T> {
             self.needed(sound).await
         } else {
             let quorum = self.seats.len() / 2 + 1;
+            // While nothing is committed, the others may not even know that they are members.
+            let needed = self.told_alone.filter(|_| self.ledger.len() == 0);
             while sound.len() > quorum {
                 let out = usize::try_from(self.random.below(sound.len() as u64)).unwrap_or(0);
+                let out = if sound.get(out).copied() == needed { (out + 1) % sound.len() } else { out };
                 sound.remove(out);
             }
             (sound.clone(), sound)

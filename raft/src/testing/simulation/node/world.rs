@@ -61,6 +61,8 @@ pub(super) struct World<S: Subject, T> {
     pub(super) last_change: Instant,
     /// A machine that lost its disk, and the one that is to take its place.
     pub(super) replacing: Option<(NodeId, Peer)>,
+    /// The only node that was told at the beginning who they all are.
+    pub(super) told_alone: Option<NodeId>,
 }
 
 /// Who led which term.
@@ -166,8 +168,12 @@ impl<S: Subject, T: Stores> World<S, T> {
                     self.resume(id);
                     self.ledger.hang(id, None);
                     self.disk(id, DiskFault::Heal);
-                    let patience = self.plan.config.write_timeout * 2 + Duration::from_secs(2);
-                    self.later(patience, Due::EndedForSure(id, run));
+                    let Config { write_timeout, catch_up_timeout, .. } = self.plan.config;
+                    // A change that was asked for there goes on, and so does a node that it was only let go of.
+                    let let_go =
+                        self.seats.get(&id).and_then(Seat::running).is_some_and(|running| running.desk.is_none());
+                    let change = if let_go && self.plan.may_change() { catch_up_timeout } else { Duration::ZERO };
+                    self.later(write_timeout * 2 + change + Duration::from_secs(2), Due::EndedForSure(id, run));
                 }
             }
             Due::EndedForSure(id, run) => {
