@@ -20,7 +20,7 @@ mod tests;
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use raftkv::transport_kit::Local;
@@ -45,6 +45,8 @@ use signals::{Ending, Signals};
 
 /// After a failure: how long clients may take to fetch the answer that tells them.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the tasks of a node that has ended may take to go.
+const LET_GO: Duration = Duration::from_secs(1);
 /// How long the log may take to write what is under way, at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 
@@ -52,7 +54,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 pub(crate) fn run(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
     let runtime = runtime(config.workers)?;
     let outcome = runtime.block_on(run_node(config, files));
-    runtime.shutdown_timeout(Duration::from_secs(1));
+    let_go(runtime);
     outcome.map(|()| ExitCode::SUCCESS)
 }
 
@@ -60,10 +62,23 @@ pub(crate) fn run(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<ExitCode,
 /// fit is looked at only now and then, so that of 1024 clients some waited twenty times as long as others.
 fn runtime(workers: usize) -> io::Result<Runtime> {
     if workers == 1 {
-        // What other threads wake comes first: that the disk is done is what everybody waits for.
-        return Builder::new_current_thread().global_queue_interval(1).enable_all().build();
+        // What other threads wake has every other turn: that the disk is done is what everybody waits for.
+        return Builder::new_current_thread().global_queue_interval(2).enable_all().build();
     }
     Builder::new_multi_thread().worker_threads(workers).enable_all().build()
+}
+
+/// Ends what is left of a node. That waits for threads which may wait for a disk that does not answer: the process does not wait for them for ever.
+fn let_go(runtime: Runtime) {
+    let (over, is_over) = mpsc::channel();
+    let ending = std::thread::Builder::new().name("raftkv-ending".into()).spawn(move || {
+        runtime.shutdown_timeout(LET_GO);
+        let _ = over.send(());
+    });
+    // Without a thread it has been dropped here.
+    if ending.is_ok() {
+        let _ = is_over.recv_timeout(LET_GO);
+    }
 }
 
 async fn run_node(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<(), Failure> {

@@ -26,12 +26,13 @@ pub struct Config {
     /// How long a follower waits for its leader before it campaigns. Each wait is drawn anew from once to twice this
     /// (paper §5.2). A leader that hears no quorum for this long steps down (thesis §6.2).
     pub election_timeout: Duration,
-    /// How often an idle leader speaks. At most half of the election timeout; a third is good. When connections tell that a leader is lost, it is
-    /// replaced when it should have spoken next; each time costs a processor of the leader some 0.2 ms.
+    /// How often an idle leader speaks, the same on every node. At most half of the election timeout; with a third of it one heartbeat may be lost, or be late
+    /// by as much, and with less of it more. When connections tell that a leader is lost, it is replaced soon after it should have spoken next.
     pub heartbeat_interval: Duration,
     /// Whether to ask before raising the term (thesis §9.6), so that a node that comes back disturbs nobody.
     pub pre_vote: bool,
-    /// Whether a leader that hears no quorum steps down, and followers of a live leader ignore campaigns (thesis §4.2.3).
+    /// Whether a leader that hears no quorum steps down, and followers of a live leader ignore campaigns (thesis §4.2.3). Without it nodes follow
+    /// a leader for ever that they hear and that does not hear them.
     pub check_quorum: bool,
     /// Lets this node, when it leads, answer reads that allow it ([`Consistency::Lease`](crate::Consistency::Lease)) by its clock, and promise other
     /// leaders what they need to do so. The value is what you vouch for: of the clocks of any two members, none gains more than this on the

@@ -19,7 +19,7 @@ pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, C
         "heartbeat-ms",
         args.heartbeat_ms.as_ref(),
         |f| f.heartbeat_ms,
-        ms(defaults.heartbeat_interval),
+        ms(defaults.heartbeat_interval).min((election.value / 3).max(1)),
     )?;
     if heartbeat.value.saturating_mul(2) > election.value {
         return Err(ConfigError(format!(

@@ -39,6 +39,15 @@ fn the_least_that_a_server_needs() {
     assert_eq!((config.engine, config.engine_cache_bytes), (EngineKind::Memory, 256 << 20));
 }
 
+/// What was valid when heartbeats were more frequent by themselves is so still.
+#[test]
+fn a_short_election_timeout_has_more_frequent_heartbeats() {
+    for (timeout, heartbeat) in [("1000", 100), ("300", 100), ("150", 50), ("2", 1)] {
+        let config = load(&ServerArgs { election_timeout_ms: Some(timeout.into()), ..args() }).unwrap();
+        assert_eq!(config.raft.heartbeat_interval, Duration::from_millis(heartbeat), "{timeout}");
+    }
+}
+
 #[test]
 fn the_transport_is_chosen_by_its_name() {
     assert_eq!(load(&args()).unwrap().transport, TransportKind::Grpc);

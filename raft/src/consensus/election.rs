@@ -54,6 +54,9 @@ impl Consensus {
     /// Suspicion is each node's own. Others answer the poll as they see the leader themselves, so that a connection lost here alone disturbs
     /// nobody.
     pub(crate) fn on_peer_lost(&mut self, now: Time, peer: NodeId) {
+        if let Role::Leader(leader) = &mut self.role {
+            return leader.on_peer_lost(now, peer, self.config.heartbeat_interval);
+        }
         let Role::Follower(follower) = &mut self.role else { return };
         let leader = follower.leader == Some(peer) || mutant!("any-lost-peer-is-the-leader");
         if !leader || follower.suspect {
@@ -63,22 +66,24 @@ impl Consensus {
         if mutant!("suspicion-breaks-the-promise") {
             self.bound_until = now;
         }
-        let speaks = follower.heartbeat.unwrap_or(now).plus(self.config.heartbeat_interval);
-        // Nobody would be elected before the promises are over that all gave.
-        let missed = speaks.max(self.bound_until).max(now);
-        self.election_due = self.election_due.min(self.turn_after(missed, Some(peer)));
+        let interval = self.config.heartbeat_interval;
+        let spoken = follower.heartbeat.unwrap_or(now).plus(interval);
+        // The others may be told later, and the leader has to connect again before it is heard. Nor would anybody be elected before the promises are
+        // over that all gave.
+        let told = now.max(self.bound_until).plus(interval / 2);
+        self.election_due = self.election_due.min(self.turn_after(spoken.max(told), Some(peer)));
         self.out.notes.push(Note::Suspect { leader: peer });
     }
 
-    /// When this node is to poll of those that all wait for the same moment. Each has a turn of its own, by the order of their ids: with delays drawn at random
-    /// they would wait longer, and two might poll at once.
-    fn turn_after(&self, moment: Time, leader: Option<NodeId>) -> Time {
+    /// When this node is to poll of those that all wait for the same moment. They take turns, by the order of their ids: with delays that are only drawn
+    /// at random they would wait longer, or poll at once.
+    fn turn_after(&mut self, moment: Time, leader: Option<NodeId>) -> Time {
         let interval = self.config.heartbeat_interval;
         let voters: BTreeSet<NodeId> = self.membership().into_iter().flat_map(Membership::all_voters).collect();
         let before = voters.range(..self.id).filter(|id| Some(**id) != leader).count();
-        let turns = u32::try_from(before).unwrap_or(u32::MAX);
-        // What the leader says last may take a little longer than what it said before.
-        moment.plus(interval / 8).plus((interval / 2).saturating_mul(turns))
+        // In a large cluster several share a turn, so that many that are down do not make the others wait for long.
+        let turn = u32::try_from(before % 3).unwrap_or_default();
+        moment.plus(interval / 2 * turn).plus(self.random.once_to_twice(interval / 8))
     }
 
     /// No leader was heard for an election timeout.
@@ -93,7 +98,8 @@ impl Consensus {
             return self.reset_election_timer(now);
         }
         if self.is_bound(now) {
-            self.election_due = self.turn_after(self.bound_until, None);
+            let leader = self.leader();
+            self.election_due = self.turn_after(self.bound_until.plus(self.config.heartbeat_interval / 2), leader);
             return;
         }
         let suspects = matches!(&self.role, Role::Follower(follower) if follower.suspect);
@@ -269,6 +275,7 @@ impl Consensus {
             backlog: Backlog::default(),
             round: 0,
             heartbeat_due: now.plus(self.config.heartbeat_interval),
+            lost: None,
             lease: Lease::default(),
             reads: Reads::default(),
             seen: SeenForwards::default(),

@@ -178,6 +178,7 @@ impl Role {
                     backlog: _,
                     round,
                     heartbeat_due: _,
+                    lost: _,
                     lease: _,
                     reads,
                     seen,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Consensus;
 use super::io::Time;
 use super::quorum;
-use super::role::Role;
+use super::role::{Leader, Role};
 use crate::message::{Body, Message};
 use crate::mutant;
 use crate::types::{Index, NodeId};
@@ -32,7 +32,7 @@ impl Consensus {
         self.yield_leadership(now);
         self.hand_over_again();
         if let Role::Leader(leader) = &mut self.role {
-            leader.heartbeat_due = now.plus(self.config.heartbeat_interval);
+            leader.heartbeat_due = leader.next_heartbeat(now, self.config.heartbeat_interval);
         }
         let lease = self.lease_length();
         self.heartbeat_round(now, lease);
@@ -138,5 +138,21 @@ impl Consensus {
         if priority.is_none() {
             self.on_unwilling(now, from);
         }
+    }
+}
+
+impl Leader {
+    /// The connection with a peer was lost. What is sent before there is another one does not arrive, and whoever lost this leader polls soon: so it speaks
+    /// several times meanwhile.
+    pub(crate) fn on_peer_lost(&mut self, now: Time, peer: NodeId, interval: Duration) {
+        if self.peers.contains_key(&peer) {
+            self.lost = Some(now);
+            self.heartbeat_due = self.heartbeat_due.min(self.next_heartbeat(now, interval));
+        }
+    }
+
+    fn next_heartbeat(&self, now: Time, interval: Duration) -> Time {
+        let hurries = self.lost.is_some_and(|lost| now.since(lost) < interval / 2);
+        now.plus(if hurries { interval / 4 } else { interval })
     }
 }

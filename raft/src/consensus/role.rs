@@ -77,6 +77,8 @@ pub(crate) struct Leader {
     pub(crate) round: u64,
     /// When the next round is due.
     pub(crate) heartbeat_due: Time,
+    /// When the connection with a peer was last lost.
+    pub(crate) lost: Option<Time>,
     /// The promises that were asked for.
     pub(crate) lease: Lease,
     /// Reads that wait for a round.

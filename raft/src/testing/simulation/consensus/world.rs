@@ -281,10 +281,9 @@ impl World {
         upto
     }
 
-    /// Whether nodes are to get on among themselves of whom a leader may be heard that hears none of them: unless it steps down for that, they would
-    /// follow it for ever.
-    fn must_cut_both_ways(&self) -> bool {
-        !self.steady.is_empty() && !self.swarm.config.check_quorum
+    /// Whether a leader could be heard there that does not hear that: unless it steps down for it, those that are to get on would follow it for ever.
+    fn must_cut_back(&self, from: NodeId, to: NodeId) -> bool {
+        self.steady.contains(&from) && !self.steady.contains(&to) && !self.swarm.config.check_quorum
     }
 
     /// From here on nothing befalls these nodes, nor what is on its way between them.
@@ -292,10 +291,9 @@ impl World {
         self.steady.extend(ids);
         let steady = &self.steady;
         self.cluster.cut.retain(|(from, to)| !(steady.contains(from) && steady.contains(to)));
-        if self.must_cut_both_ways() {
-            let other_ways: Vec<_> = self.cluster.cut.iter().map(|(from, to)| (*to, *from)).collect();
-            self.cluster.cut.extend(other_ways);
-        }
+        let cuts = self.cluster.cut.iter().filter(|(from, to)| self.must_cut_back(*from, *to));
+        let back: Vec<_> = cuts.map(|(from, to)| (*to, *from)).collect();
+        self.cluster.cut.extend(back);
     }
 
     /// Both directions between two nodes.
@@ -335,7 +333,7 @@ impl World {
         if from == to || self.is_steady(from, to) {
             return;
         }
-        if self.must_cut_both_ways() {
+        if self.must_cut_back(from, to) {
             self.cut(from, to);
         } else {
             self.cut_one_way(from, to);

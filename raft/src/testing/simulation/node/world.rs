@@ -172,7 +172,7 @@ impl<S: Subject, T: Stores> World<S, T> {
                     // A change that was asked for there goes on, and so does a node that it was only let go of.
                     let let_go =
                         self.seats.get(&id).and_then(Seat::running).is_some_and(|running| running.desk.is_none());
-                    let change = if let_go && self.plan.may_change() { catch_up_timeout } else { Duration::ZERO };
+                    let change = if let_go && !self.operator.is_empty() { catch_up_timeout } else { Duration::ZERO };
                     self.later(write_timeout * 2 + change + Duration::from_secs(2), Due::EndedForSure(id, run));
                 }
             }
