@@ -265,7 +265,7 @@ fn clients_and_members_on_one_port() {
 fn a_heartbeat_slower_than_half_of_the_election_timeout() {
     let text = mistake(&ServerArgs { heartbeat_ms: Some("200".into()), ..args() });
     assert!(text.contains("--heartbeat-ms: 200 ms is more than half of the election timeout (300 ms"), "{text}");
-    assert!(text.contains("60 ms"), "what to do: {text}");
+    assert!(text.contains("a third is good: 100 ms"), "what to do: {text}");
 }
 
 #[test]
