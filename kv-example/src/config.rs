@@ -124,7 +124,7 @@ pub struct ServerArgs {
     #[arg(long, help_heading = "Raft")]
     pub no_lead: bool,
 
-    /// How often an idle leader speaks, in milliseconds; at most half of --election-timeout-ms [default: 100, or a third of that if it is less]
+    /// How often an idle leader speaks, in milliseconds; at most half of --election-timeout-ms [default: 100, or a third of --election-timeout-ms if that is less]
     /// [env: RAFTKV_HEARTBEAT_MS]
     #[arg(long, value_name = "MS", help_heading = "Raft")]
     pub heartbeat_ms: Option<String>,

@@ -72,7 +72,7 @@ fn runtime(workers: usize) -> io::Result<Runtime> {
 fn let_go(runtime: Runtime) {
     let (over, is_over) = mpsc::channel();
     let ending = std::thread::Builder::new().name("raftkv-ending".into()).spawn(move || {
-        runtime.shutdown_timeout(LET_GO);
+        runtime.shutdown_timeout(LET_GO / 2);
         let _ = over.send(());
     });
     // Without a thread it has been dropped here.

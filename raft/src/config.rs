@@ -32,7 +32,7 @@ pub struct Config {
     /// Whether to ask before raising the term (thesis §9.6), so that a node that comes back disturbs nobody.
     pub pre_vote: bool,
     /// Whether a leader that hears no quorum steps down, and followers of a live leader ignore campaigns (thesis §4.2.3). Without it nodes follow
-    /// a leader for ever that they hear and that does not hear them.
+    /// a leader for ever that they hear and that hears no quorum.
     pub check_quorum: bool,
     /// Lets this node, when it leads, answer reads that allow it ([`Consistency::Lease`](crate::Consistency::Lease)) by its clock, and promise other
     /// leaders what they need to do so. The value is what you vouch for: of the clocks of any two members, none gains more than this on the

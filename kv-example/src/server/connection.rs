@@ -19,10 +19,10 @@ use super::authority::Authorities;
 use super::expiry::{EXPIRED, Expiry};
 use super::listen::TurnedAway;
 
-/// How much is read at a time where HTTP/2 has little room left, which it does not know to be too little.
+/// How much is read at a time where HTTP/2's buffer has less than [`ROOM_BYTES`] left, which would take many reads.
 const READ_BYTES: usize = 16 << 10;
-/// From this much room on what is read goes there at once.
-const ROOM_BYTES: usize = 4 << 10;
+/// With this much room in HTTP/2's buffer, as there is while a large value comes, what is read goes there at once.
+const ROOM_BYTES: usize = 8 << 10;
 /// How long a client may take to end its side after this server has ended its own.
 const LINGER: Duration = Duration::from_secs(1);
 

@@ -55,7 +55,7 @@ impl Consensus {
     /// nobody.
     pub(crate) fn on_peer_lost(&mut self, now: Time, peer: NodeId) {
         if let Role::Leader(leader) = &mut self.role {
-            return leader.on_peer_lost(now, peer, self.config.heartbeat_interval);
+            return leader.on_peer_lost(now, peer, &self.config);
         }
         let Role::Follower(follower) = &mut self.role else { return };
         let leader = follower.leader == Some(peer) || mutant!("any-lost-peer-is-the-leader");
@@ -81,8 +81,8 @@ impl Consensus {
         let interval = self.config.heartbeat_interval;
         let voters: BTreeSet<NodeId> = self.membership().into_iter().flat_map(Membership::all_voters).collect();
         let before = voters.range(..self.id).filter(|id| Some(**id) != leader).count();
-        // In a large cluster several share a turn, so that many that are down do not make the others wait for long.
-        let turn = u32::try_from(before % 3).unwrap_or_default();
+        // Of many that are down some are waited for, and then the timeouts are near.
+        let turn = u32::try_from(before).unwrap_or(u32::MAX).min(5);
         moment.plus(interval / 2 * turn).plus(self.random.once_to_twice(interval / 8))
     }
 

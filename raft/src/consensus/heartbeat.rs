@@ -6,6 +6,7 @@ use super::Consensus;
 use super::io::Time;
 use super::quorum;
 use super::role::{Leader, Role};
+use crate::config::Config;
 use crate::message::{Body, Message};
 use crate::mutant;
 use crate::types::{Index, NodeId};
@@ -142,17 +143,18 @@ impl Consensus {
 }
 
 impl Leader {
-    /// The connection with a peer was lost. What is sent before there is another one does not arrive, and whoever lost this leader polls soon: so it speaks
-    /// several times meanwhile.
-    pub(crate) fn on_peer_lost(&mut self, now: Time, peer: NodeId, interval: Duration) {
-        if self.peers.contains_key(&peer) {
+    /// The connection with a peer that was there was lost. Whoever lost this leader polls soon, and what is sent before there is another connection does not arrive: so
+    /// it speaks more often for an interval.
+    pub(crate) fn on_peer_lost(&mut self, now: Time, peer: NodeId, config: &Config) {
+        let heard = self.peers.get(&peer).and_then(|progress| progress.heard);
+        if heard.is_some_and(|heard| now.since(heard) < config.election_timeout) {
             self.lost = Some(now);
-            self.heartbeat_due = self.heartbeat_due.min(self.next_heartbeat(now, interval));
+            self.heartbeat_due = self.heartbeat_due.min(self.next_heartbeat(now, config.heartbeat_interval));
         }
     }
 
     fn next_heartbeat(&self, now: Time, interval: Duration) -> Time {
-        let hurries = self.lost.is_some_and(|lost| now.since(lost) < interval / 2);
-        now.plus(if hurries { interval / 4 } else { interval })
+        let hurries = self.lost.is_some_and(|lost| now.since(lost) < interval);
+        now.plus(if hurries { (interval / 4).max(Duration::from_nanos(1)) } else { interval })
     }
 }

@@ -77,7 +77,7 @@ pub(crate) struct Leader {
     pub(crate) round: u64,
     /// When the next round is due.
     pub(crate) heartbeat_due: Time,
-    /// When the connection with a peer was last lost.
+    /// When the connection with a peer that had been heard was last lost.
     pub(crate) lost: Option<Time>,
     /// The promises that were asked for.
     pub(crate) lease: Lease,

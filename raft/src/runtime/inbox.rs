@@ -150,7 +150,7 @@ impl Inbox {
     }
 
     /// Tells the node that a connection with this peer has ended, or that an attempt at one was refused: if it is the leader, the node
-    /// asks early whether another should lead. Only a hint: a wrong one does no harm as long as the leader is heard, and one that
+    /// asks early whether another should lead. A leader speaks more often for a moment, so that it is heard on the next connection before that. Only a hint: a wrong one does no harm as long as the leader is heard, and one that
     /// never comes costs an election timeout. Never waits.
     pub fn peer_lost(&self, peer: NodeId) {
         let queue = &self.senders.0;

@@ -173,6 +173,7 @@ scripts! {
         a_hint_does_not_disturb_a_live_leader,
         a_hint_of_another_node_means_nothing,
         a_late_hint_is_cancelled_by_the_next_word,
+        a_leader_is_heard_again_whenever_its_connections_broke,
         a_leader_that_connects_again_is_heard_before_anybody_polls,
         a_leader_that_restarts_faster_than_the_hint,
         a_leader_whose_process_died_is_replaced_at_once,
