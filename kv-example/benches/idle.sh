@@ -24,22 +24,28 @@ needs_etcd
 systems=(etcd raftkv)
 [ "$puts" -ge "$keys" ] || die "--puts $puts: each of $keys keys is put once at least" 2
 
+# threads PID: for how long each of its threads has run, in ns. What the system samples a hundred times a second counts too much where timers wake threads.
+threads() { awk '{ split(FILENAME, part, "/"); print part[5], $1 }' /proc/"$1"/task/*/schedstat; }
+
+# busy BEFORE PID: for how long those have run since that are still there, in per cent of a core.
+busy() { threads "$2" | awk -v s="$seconds" 'NR == FNR { before[$1] = $2; next } { sum += $2 - before[$1] } END { printf "%.2f", sum / s / 1e7 }' "$1" -; }
+
 # idle WHEN: the processor time of each node, in percent of a core, and what it has of memory.
 idle() {
-    local one n before=() leads
+    local one n took=() leads
     for one in "${systems[@]}"; do
         at "$one"
         settle
     done
     for one in "${systems[@]}"; do
         at "$one"
-        for ((n = 1; n <= nodes; n++)); do before[first_pid + n]=$(spent "$(process "$n")"); done
+        for ((n = 1; n <= nodes; n++)); do threads "$(process "$n")" >"$work/threads-$one-$n"; done
     done
     sleep "$seconds"
     for one in "${systems[@]}"; do
         at "$one"
         for ((n = 1; n <= nodes; n++)); do
-            before[first_pid + n]=$(($(spent "$(process "$n")") - before[first_pid + n]))
+            took[first_pid + n]=$(busy "$work/threads-$one-$n" "$(process "$n")")
         done
     done
     # Asking who leads costs processor time as well.
@@ -48,7 +54,7 @@ idle() {
         leads=$(leading)
         for ((n = 1; n <= nodes; n++)); do
             echo "$1 $one $([ "$n" = "$leads" ] && echo leader || echo follower)" \
-                "$(awk -v ms="${before[first_pid + n]}" -v s="$seconds" 'BEGIN { printf "%.2f", ms / s / 10 }') $(memory "$(process "$n")" VmRSS)" >>"$work/results"
+                "${took[first_pid + n]} $(memory "$(process "$n")" VmRSS)" >>"$work/results"
             echo "round $round: $(tail -n 1 "$work/results")" >&2
         done
     done
