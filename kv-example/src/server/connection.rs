@@ -19,10 +19,8 @@ use super::authority::Authorities;
 use super::expiry::{EXPIRED, Expiry};
 use super::listen::TurnedAway;
 
-/// How much is read at a time where HTTP/2's buffer has less than [`ROOM_BYTES`] left, which would take many reads.
+/// How much is read at a time.
 const READ_BYTES: usize = 16 << 10;
-/// With this much room in HTTP/2's buffer, as there is while a large value comes, what is read goes there at once.
-const ROOM_BYTES: usize = 8 << 10;
 /// How long a client may take to end its side after this server has ended its own.
 const LINGER: Duration = Duration::from_secs(1);
 
@@ -86,44 +84,6 @@ impl ClientConnection {
         }
     }
 
-    /// Reads once. Beside the outcome, if anything came: how much of it has gone on.
-    fn poll_some(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> (Poll<io::Result<()>>, Option<usize>) {
-        let (begin, room) = (buf.filled().len(), buf.remaining());
-        if room >= ROOM_BYTES {
-            let outcome = Pin::new(&mut self.stream).poll_read(cx, buf);
-            let passed = self.look_through(&buf.filled()[begin..], room);
-            buf.set_filled(begin + passed.unwrap_or_default());
-            return (outcome, passed);
-        }
-        let mut space = [MaybeUninit::uninit(); READ_BYTES];
-        let mut read = ReadBuf::uninit(&mut space);
-        let outcome = Pin::new(&mut self.stream).poll_read(cx, &mut read);
-        let passed = self.look_through(read.filled(), room);
-        buf.put_slice(&read.filled()[..passed.unwrap_or_default()]);
-        (outcome, passed)
-    }
-
-    /// Looks at what was read. Tells how much of it, of so many bytes at most, goes on as it is, if there is anything; the rest is kept.
-    fn look_through(&mut self, read: &[u8], room: usize) -> Option<usize> {
-        if read.is_empty() {
-            return None;
-        }
-        self.silent_until = None;
-        self.has_spoken = true;
-        let (as_it_is, rest) = read.split_at(self.authorities.pass(read));
-        let now = as_it_is.len().min(room);
-        self.incoming.extend_from_slice(&as_it_is[now..]);
-        self.authorities.push(rest, &mut self.incoming);
-        if self.authorities.has_begun() {
-            self.stream.get_mut().admit();
-        }
-        if self.authorities.has_asked() && !self.has_asked {
-            self.has_asked = true;
-            self.place.begin();
-        }
-        Some(now)
-    }
-
     /// Reads what the client still sends, to its end or until it took too long.
     fn poll_linger(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         let limit = self.lingering.get_or_insert_with(|| Box::pin(sleep(LINGER)));
@@ -154,12 +114,29 @@ impl AsyncRead for ClientConnection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         while this.incoming.is_empty() {
-            let (outcome, passed) = this.poll_some(cx, buf);
-            match passed {
-                None => {}
-                // A frame that is not whole yet is held back: then there is more to read.
-                Some(0) => continue,
-                Some(_) => return Poll::Ready(Ok(())),
+            let mut space = [MaybeUninit::uninit(); READ_BYTES];
+            let mut read = ReadBuf::uninit(&mut space);
+            let outcome = Pin::new(&mut this.stream).poll_read(cx, &mut read);
+            if !read.filled().is_empty() {
+                this.silent_until = None;
+                this.has_spoken = true;
+                let (as_it_is, rest) = read.filled().split_at(this.authorities.pass(read.filled()));
+                let (now, later) = as_it_is.split_at(as_it_is.len().min(buf.remaining()));
+                buf.put_slice(now);
+                this.incoming.extend_from_slice(later);
+                this.authorities.push(rest, &mut this.incoming);
+                if this.authorities.has_begun() {
+                    this.stream.get_mut().admit();
+                }
+                if this.authorities.has_asked() && !this.has_asked {
+                    this.has_asked = true;
+                    this.place.begin();
+                }
+                if now.is_empty() {
+                    // A frame that is not whole yet is held back: then there is more to read.
+                    continue;
+                }
+                return Poll::Ready(Ok(()));
             }
             if let Some(end) = &mut this.silent_until
                 && end.as_mut().poll(cx).is_ready()
@@ -265,7 +242,6 @@ mod tests {
         }
     }
 
-    /// It is read into that room where it is large, and aside where it is small.
     #[tokio::test]
     async fn what_comes_is_the_same_whatever_room_there_is_for_it() {
         let opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -274,7 +250,7 @@ mod tests {
         let bytes = [&opening[..], request, &data, request, &data, &data].concat();
         let wanted = super::super::authority::passed_on([&bytes]);
         assert!(wanted.len() < bytes.len(), "an authority is replaced");
-        for room in [1, 100, ROOM_BYTES - 1, ROOM_BYTES, READ_BYTES, 1 << 20] {
+        for room in [1, 100, READ_BYTES - 1, READ_BYTES, 1 << 20] {
             let (mut client, mut server) = connected().await;
             let bytes = bytes.clone();
             let sending = tokio::spawn(async move {
