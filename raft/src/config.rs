@@ -41,7 +41,7 @@ pub struct Config {
     /// * What counts is how fast clocks go, not what they show, so corrections of the time of day do no harm. A process that stands still does
     ///   none either, nor does a suspended machine on Linux, where the time counts for which it slept. A virtual machine whose clock
     ///   is stopped and continued with it breaks what you vouched for: reads there may then be stale.
-    /// * A leader that is lost is replaced only when its lease is over, up to an election timeout later, whatever connections tell.
+    /// * A leader that is lost is replaced only when its lease is over, up to an election timeout later, and then at a voter's turn, whatever connections tell.
     /// * A node that starts stays out of elections for an election timeout, for it may have promised so before. For the same reason leave a node
     ///   down for as long as its old election timeout when you make that shorter, or this none.
     pub lease_drift: Option<Duration>,
