@@ -12,6 +12,7 @@ mod connection;
 mod expiry;
 mod join;
 mod listen;
+mod main_thread;
 mod protection;
 mod removal;
 mod signals;
@@ -20,7 +21,7 @@ mod tests;
 
 use std::io;
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
 use std::time::Duration;
 
 use raftkv::transport_kit::Local;
@@ -40,22 +41,23 @@ use crate::metrics::{self, MeterLayer, RequestMeter};
 use crate::room::Room;
 use crate::service::{self, Services};
 use crate::store::Limits;
+use main_thread::{Orders, Patience, Word};
 use protection::Protection;
-use signals::{Ending, Signals};
+use signals::Ending;
 
 /// After a failure: how long clients may take to fetch the answer that tells them.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long the tasks of a node that has ended may take to go.
-const LET_GO: Duration = Duration::from_secs(1);
 /// How long the log may take to write what is under way, at the end.
 const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 
 /// Runs a node until it is told to stop, or fails.
 pub(crate) fn run(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
-    let runtime = runtime(config.workers)?;
-    let outcome = runtime.block_on(run_node(config, files));
-    let_go(runtime);
-    outcome.map(|()| ExitCode::SUCCESS)
+    // A node that leads may wait for its successor to be elected, and to be heard.
+    let close = config.raft.election_timeout.saturating_mul(2).saturating_add(FLUSH_LIMIT);
+    let patience = Patience { requests: config.shutdown_timeout, close };
+    let (runtime, exit_on_stdin_close) = (runtime(config.workers)?, config.exit_on_stdin_close);
+    let node = move |orders| run_node(config, files, orders);
+    main_thread::run(runtime, patience, exit_on_stdin_close, node).map(|()| ExitCode::SUCCESS)
 }
 
 /// With one worker the threads' scheduler would do more than is needed, and treat requests unequally: a worker's own queue of tasks holds 256, and what does not
@@ -68,22 +70,7 @@ fn runtime(workers: usize) -> io::Result<Runtime> {
     Builder::new_multi_thread().worker_threads(workers).enable_all().build()
 }
 
-/// Ends what is left of a node. That waits for threads which may wait for a disk that does not answer: the process does not wait for them for ever.
-fn let_go(runtime: Runtime) {
-    let (over, is_over) = mpsc::channel();
-    let ending = std::thread::Builder::new().name("raftkv-ending".into()).spawn(move || {
-        runtime.shutdown_timeout(LET_GO / 2);
-        let _ = over.send(());
-    });
-    // Without a thread it has been dropped here.
-    if ending.is_ok() {
-        let _ = is_over.recv_timeout(LET_GO);
-    }
-}
-
-async fn run_node(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<(), Failure> {
-    // Before anything else, so that no signal is missed.
-    let mut signals = Signals::new(config.exit_on_stdin_close)?;
+async fn run_node(config: ServerConfig, files: Arc<dyn Vfs>, mut orders: Orders) -> Result<(), Failure> {
     let limit = config.shutdown_timeout;
     let node = async {
         let config = join::settle(config).await?;
@@ -91,13 +78,13 @@ async fn run_node(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<(), Failu
     };
     let node = tokio::select! {
         biased;
-        ending = signals.next() => {
+        ending = orders.next() => {
             info!("{ending} during the start");
             return Ok(());
         }
         node = node => node?,
     };
-    node.run(&mut signals, limit).await
+    node.run(&mut orders, limit).await
 }
 
 /// The node's ears.
@@ -194,21 +181,22 @@ impl Node {
     }
 
     /// Serves until it is told to stop, or can't go on.
-    async fn run(mut self, signals: &mut Signals, limit: Duration) -> Result<(), Failure> {
+    async fn run(mut self, orders: &mut Orders, limit: Duration) -> Result<(), Failure> {
         let ending = tokio::select! {
             biased;
-            fatal = self.raft.stopped() => Ending::Failed(fatal),
+            fatal = self.raft.stopping() => Ending::Failed(fatal),
             outcome = &mut self.clients => Ending::Deaf(format!("the server for clients has failed: {}", why(outcome))),
             outcome = &mut self.members => Ending::Deaf(format!("the server for members has failed: {}", why(outcome))),
-            ending = signals.next() => ending,
+            ending = orders.next() => ending,
         };
-        self.stop(ending, signals, limit).await
+        self.stop(ending, orders, limit).await
     }
 
     /// Takes the node down in order: no new requests, those in progress get their answers, then the log is closed.
-    async fn stop(self, ending: Ending, signals: &mut Signals, limit: Duration) -> Result<(), Failure> {
+    async fn stop(self, ending: Ending, orders: &mut Orders, limit: Duration) -> Result<(), Failure> {
         let (failed, limit) = match &ending {
             Ending::Failed(_) | Ending::Deaf(_) => {
+                orders.tell(Word::Failed(ending.to_string()));
                 error!("the node has failed and ends: {ending}");
                 (true, LAST_WORDS)
             }
@@ -226,21 +214,12 @@ impl Node {
             () = tokio::time::sleep(limit) => if !failed {
                 warn!("some requests are still in progress; they are refused now");
             },
-            again = signals.next(), if !failed => warn!("{again} again: not waiting for requests in progress"),
+            again = orders.next(), if !failed => warn!("{again} again: not waiting for requests in progress"),
         }
-        let (raft, end_members) = (self.raft, self.end_members);
-        let stop = async {
-            let fatal = raft.shutdown().await;
-            end_members.send_replace(true);
-            ended(self.members).await;
-            fatal
-        };
-        let Ok(fatal) = tokio::time::timeout(FLUSH_LIMIT, stop).await else {
-            return Err(Failure::runtime(format!(
-                "the node did not end within {} s: the disk does not answer; what was acknowledged is on it",
-                FLUSH_LIMIT.as_secs()
-            )));
-        };
+        orders.tell(Word::Closing);
+        let fatal = self.raft.shutdown().await;
+        self.end_members.send_replace(true);
+        ended(self.members).await;
         // A client that did not fetch its answer in time is cut off.
         cut_off.abort();
         if let Ending::Deaf(reason) = ending {

@@ -318,6 +318,12 @@ impl Raft {
         self.shared.ended().await
     }
 
+    /// Waits until the node begins to stop, for whatever reason, and tells it. From then on it takes nothing in. Until it [has stopped](Self::stopped) its backends do
+    /// to the end what they are about to do: that may take long, and for ever where a disk does not answer.
+    pub async fn stopping(&self) -> Fatal {
+        self.shared.ending().await
+    }
+
     /// Where a transport delivers what it receives for this node.
     #[must_use]
     pub fn inbox(&self) -> Inbox {

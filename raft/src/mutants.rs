@@ -629,6 +629,18 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "consensus",
     },
     Mutant {
+        name: "turns-are-one",
+        wrong: "All voters that lost their leader poll at the same moment, and none of them is elected.",
+        file: "raft/src/consensus/election.rs",
+        depth: "consensus",
+    },
+    Mutant {
+        name: "leader-does-not-hurry",
+        wrong: "A leader whose connections broke is silent until its next heartbeat, and replaced although it lives.",
+        file: "raft/src/consensus/progress.rs",
+        depth: "consensus",
+    },
+    Mutant {
         name: "session-repeat-applied",
         wrong: "A session's write that was applied is applied again when it comes again.",
         file: "raft/src/session/table.rs",

@@ -21,6 +21,12 @@ pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, C
         |f| f.heartbeat_ms,
         ms(defaults.heartbeat_interval).min((election.value / 3).max(1)),
     )?;
+    if election.value < 2 {
+        return Err(ConfigError(format!(
+            "{}: {} ms is too short for an election timeout: at least two heartbeats must fit in, of 1 ms or more",
+            election.origin, election.value
+        )));
+    }
     if heartbeat.value.saturating_mul(2) > election.value {
         return Err(ConfigError(format!(
             "{}: {} ms is more than half of the election timeout ({} ms, {}), so followers would campaign against a live leader; \

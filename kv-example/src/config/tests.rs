@@ -266,6 +266,10 @@ fn a_heartbeat_slower_than_half_of_the_election_timeout() {
     let text = mistake(&ServerArgs { heartbeat_ms: Some("200".into()), ..args() });
     assert!(text.contains("--heartbeat-ms: 200 ms is more than half of the election timeout (300 ms"), "{text}");
     assert!(text.contains("a third is good: 100 ms"), "what to do: {text}");
+    let text = mistake(&ServerArgs { election_timeout_ms: Some("1".into()), ..args() });
+    assert!(text.contains("--election-timeout-ms: 1 ms is too short"), "{text}");
+    let short = ServerArgs { election_timeout_ms: Some("2".into()), ..args() };
+    assert_eq!(ServerConfig::load(&short, &|_| None).unwrap().raft.heartbeat_interval, Duration::from_millis(1));
 }
 
 #[test]

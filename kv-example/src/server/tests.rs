@@ -52,7 +52,7 @@ impl Place {
 
     async fn start(&self) -> JoinHandle<Result<(), Failure>> {
         let node = self.node().await;
-        tokio::spawn(async move { node.run(&mut Signals::new(false).unwrap(), PATIENCE).await })
+        tokio::spawn(async move { node.run(&mut main_thread::orders().2, PATIENCE).await })
     }
 
     fn client(&self, timeout: Duration) -> Client {
@@ -99,7 +99,7 @@ async fn a_node_whose_server_dies_of_something_else_ends_as_well() {
     let place = Place::new();
     let node = place.node().await;
     node.clients.abort();
-    let node = tokio::spawn(async move { node.run(&mut Signals::new(false).unwrap(), PATIENCE).await });
+    let node = tokio::spawn(async move { node.run(&mut main_thread::orders().2, PATIENCE).await });
     let words = failure(node).await;
     assert!(words.contains("server for clients has failed"), "{words}");
 }
@@ -144,34 +144,4 @@ fn of_many_requests_none_waits_longer_than_others() {
     let counts = || turns.iter().map(|turns| turns.load(Ordering::Relaxed));
     let (least, most) = (counts().min().unwrap(), counts().max().unwrap());
     assert!(most - least <= 1, "from {least} to {most} turns");
-}
-
-/// Its tasks own the log, whose end waits for the thread that writes it.
-#[test]
-fn a_process_does_not_wait_for_a_disk_that_does_not_answer() {
-    struct Log(std::sync::mpsc::Receiver<()>);
-    impl Drop for Log {
-        fn drop(&mut self) {
-            let _ = self.0.recv();
-        }
-    }
-    for workers in [1, 2] {
-        let (answers, disk) = std::sync::mpsc::channel();
-        let runtime = runtime(workers).unwrap();
-        let (began, begins) = std::sync::mpsc::channel();
-        runtime.block_on(async {
-            tokio::spawn(async move {
-                let _log = Log(disk);
-                let _ = began.send(());
-                std::future::pending::<()>().await;
-            });
-            while begins.try_recv().is_err() {
-                tokio::task::yield_now().await;
-            }
-        });
-        let begun = std::time::Instant::now();
-        let_go(runtime);
-        assert!(begun.elapsed() < LET_GO * 5, "with {workers} workers: {:?}", begun.elapsed());
-        drop(answers);
-    }
 }

@@ -33,7 +33,9 @@ impl Consensus {
         self.yield_leadership(now);
         self.hand_over_again();
         if let Role::Leader(leader) = &mut self.role {
-            leader.heartbeat_due = leader.next_heartbeat(now, self.config.heartbeat_interval);
+            let interval = self.config.heartbeat_interval;
+            leader.heartbeat_due = now.plus(interval);
+            leader.hurry_due = leader.hurry_due.map(|due| due.max(now.plus(pause(interval))));
         }
         let lease = self.lease_length();
         self.heartbeat_round(now, lease);
@@ -140,21 +142,41 @@ impl Consensus {
             self.on_unwilling(now, from);
         }
     }
+
+    /// Speaks once more, to peers whose connections were lost a moment ago. No round begins: what is asked in rounds is asked at its own pace.
+    pub(crate) fn hurry(&mut self, now: Time) {
+        let term = self.hard_state.term;
+        let interval = self.config.heartbeat_interval;
+        let Role::Leader(leader) = &mut self.role else { return };
+        leader.hurry_due = None;
+        for (id, progress) in &mut leader.peers {
+            if !progress.is_hurried(now, interval) {
+                continue;
+            }
+            leader.hurry_due = Some(now.plus(pause(interval)));
+            let commit = self.commit.min(progress.matched);
+            progress.commit_told = progress.commit_told.max(commit);
+            let body = Body::Heartbeat { commit, round: leader.round, lease: Duration::ZERO };
+            self.out.send.push((*id, Message { term, body }));
+        }
+    }
 }
 
 impl Leader {
     /// The connection with a peer that was there was lost. Whoever lost this leader polls soon, and what is sent before there is another connection does not arrive: so
-    /// it speaks more often for an interval.
+    /// it speaks to that peer more often for an interval. A peer that is heard although it is lost again and again does not keep it at that.
     pub(crate) fn on_peer_lost(&mut self, now: Time, peer: NodeId, config: &Config) {
-        let heard = self.peers.get(&peer).and_then(|progress| progress.heard);
-        if heard.is_some_and(|heard| now.since(heard) < config.election_timeout) {
-            self.lost = Some(now);
-            self.heartbeat_due = self.heartbeat_due.min(self.next_heartbeat(now, config.heartbeat_interval));
+        let Some(progress) = self.peers.get_mut(&peer) else { return };
+        let lately = |at: Option<Time>| at.is_some_and(|at| now.since(at) < config.election_timeout);
+        if lately(progress.heard) && !lately(progress.lost) {
+            progress.lost = Some(now);
+            let due = now.plus(pause(config.heartbeat_interval));
+            self.hurry_due = Some(self.hurry_due.map_or(due, |earlier| earlier.min(due)));
         }
     }
+}
 
-    fn next_heartbeat(&self, now: Time, interval: Duration) -> Time {
-        let hurries = self.lost.is_some_and(|lost| now.since(lost) < interval);
-        now.plus(if hurries { (interval / 4).max(Duration::from_nanos(1)) } else { interval })
-    }
+/// Between two words of a leader that hurries.
+fn pause(interval: Duration) -> Duration {
+    (interval / 4).max(Duration::from_nanos(1))
 }

@@ -256,7 +256,8 @@ impl Consensus {
     #[must_use]
     pub fn next_wake(&self) -> Option<Time> {
         let role = match &self.role {
-            Role::Leader(leader) => (!leader.peers.is_empty()).then_some(leader.heartbeat_due),
+            Role::Leader(leader) if leader.peers.is_empty() => None,
+            Role::Leader(leader) => leader.hurry_due.into_iter().chain([leader.heartbeat_due]).min(),
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {
                 self.may_campaign().then_some(self.election_due)
             }
@@ -373,8 +374,11 @@ impl Consensus {
         self.expire_transfer(now);
         match &self.role {
             Role::Leader(leader) => {
+                let hurries = leader.hurry_due.is_some_and(|due| now >= due);
                 if now >= leader.heartbeat_due {
                     self.heartbeat(now);
+                } else if hurries {
+                    self.hurry(now);
                 }
             }
             Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {

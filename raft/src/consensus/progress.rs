@@ -21,6 +21,8 @@ pub(crate) struct Progress {
     pub(crate) pace: Pace,
     /// When it was last heard in this term.
     pub(crate) heard: Option<Time>,
+    /// When the connection with it was lost, although it was there; not again before an election timeout is over.
+    pub(crate) lost: Option<Time>,
     /// The latest round of heartbeats that it answered.
     pub(crate) round: u64,
     /// Until when it is sure to stay out of elections, on this node's clock.
@@ -106,6 +108,7 @@ impl Progress {
             next: last.next(),
             pace: Pace::Probe { sent: None },
             heard: None,
+            lost: None,
             round: 0,
             bound_until: Time::default(),
             commit_told: Index::ZERO,
@@ -115,6 +118,11 @@ impl Progress {
             refuses: false,
             ready_since: None,
         }
+    }
+
+    /// Whether the connection with it was lost within this interval.
+    pub(super) fn is_hurried(&self, now: Time, interval: Duration) -> bool {
+        self.lost.is_some_and(|lost| now.since(lost) < interval) && !mutant!("leader-does-not-hurry")
     }
 
     /// Whether another append may be sent now.

@@ -77,8 +77,8 @@ pub(crate) struct Leader {
     pub(crate) round: u64,
     /// When the next round is due.
     pub(crate) heartbeat_due: Time,
-    /// When the connection with a peer that had been heard was last lost.
-    pub(crate) lost: Option<Time>,
+    /// When it speaks to peers whose connections were just lost.
+    pub(crate) hurry_due: Option<Time>,
     /// The promises that were asked for.
     pub(crate) lease: Lease,
     /// Reads that wait for a round.

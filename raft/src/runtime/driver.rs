@@ -587,6 +587,8 @@ impl Driver {
         // Clients whose requests are dropped unanswered learn the reason from their handle.
         drop(received);
         drop(self.arrivals);
+        // Whoever waits for the reason is told before a backend that is let go of can hold this thread.
+        tokio::task::yield_now().await;
         self.jobs.close_and_drain();
         self.outbox.finish().await;
         self.writer.finish().await;

@@ -24,7 +24,7 @@ pub(crate) struct Leaving {
 
 impl Leaving {
     pub(crate) fn begin(now: Time, config: &Config, leads: bool) -> Self {
-        // As long as messages may be on their way, however often this node speaks.
+        // As long as messages may be on their way, also where this node speaks often.
         let stay = if leads { config.heartbeat_interval.max(config.election_timeout / 3) } else { Duration::ZERO };
         let until = now.plus(config.election_timeout.saturating_mul(2));
         Self { until, idle_since: None, stay, handing_over: leads }

@@ -196,7 +196,7 @@ impl Pending {
 
     /// How long requests wait that a node refused that does not lead, unless another leader is heard of before.
     fn pause(&self) -> Duration {
-        self.config.heartbeat_interval / 2
+        (self.config.heartbeat_interval / 2).max(Duration::from_millis(1))
     }
 
     /// Takes in an answer of the core. `leader` is the one named by a refusal, with its address.

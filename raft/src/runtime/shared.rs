@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     pub(crate) failures: Failures,
     /// Set once, when the node begins to stop.
     fatal: OnceLock<Fatal>,
+    /// Closed when the node begins to stop: a gate that nobody enters before.
+    ending: Semaphore,
     /// Closed when everything has ended: a gate that nobody enters before.
     ended: Semaphore,
 }
@@ -103,6 +105,7 @@ impl Shared {
             announcer: Announcer::new(),
             failures: Failures::default(),
             fatal: OnceLock::new(),
+            ending: Semaphore::new(0),
             ended: Semaphore::new(0),
         }
     }
@@ -127,6 +130,7 @@ impl Shared {
     pub(crate) fn close(&self, fatal: Fatal) {
         let fatal = self.fatal.get_or_init(|| fatal).clone();
         self.control_room.close();
+        self.ending.close();
         for request in self.intake.close_and_drain() {
             let error = Error::Stopped(fatal.clone());
             match request {
@@ -203,6 +207,13 @@ impl Shared {
     pub(crate) fn listen(&self) -> Events {
         let events = self.announcer.listen();
         if self.ended.is_closed() { Events::stopped(self.why()) } else { events }
+    }
+
+    /// Waits for the beginning of the end.
+    pub(crate) async fn ending(&self) -> Fatal {
+        // The gate has no places: this returns when it is closed.
+        let _ = self.ending.acquire().await;
+        self.why()
     }
 
     /// Waits for the end.

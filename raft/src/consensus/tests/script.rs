@@ -178,8 +178,11 @@ scripts! {
         a_leader_that_restarts_faster_than_the_hint,
         a_leader_whose_process_died_is_replaced_at_once,
         a_node_that_suspects_its_leader_grants_polls_and_votes,
-        a_peer_that_is_down_does_not_hurry_its_leader,
         a_partitioned_leader_is_missed_within_the_election_timeout,
+        a_peer_that_is_down_does_not_hurry_its_leader,
+        a_peer_that_is_lost_and_heard_again_and_again_does_not_hurry_its_leader,
+        voters_of_both_halves_take_turns,
+        voters_take_turns_by_their_ids,
     }
     forward {
         a_batch_is_appended_whole_and_in_order,
