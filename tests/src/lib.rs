@@ -6,7 +6,7 @@
 //! * [`Network`] stands between the nodes and can be cut, in both directions or in one, delayed, and healed.
 //! * [`Load`] writes and reads without pause, and remembers; [`Cluster::verify`] compares its memory with what every node holds, and
 //!   checks that the history of a few hot keys ([`hot`]) is linearizable.
-//! * [`mortal`] gives a server files on which it dies at a chosen operation of the install of an image.
+//! * [`mortal`] gives a server files on which it dies at a chosen operation of the install of an image, and [`hung`] a disk that does not answer.
 //!
 //! `cargo run --release -p raftkv-tests --bin chaos -- --minutes 5` does all of this at random, from a seed: see [`chaos`].
 //! `cargo run --release -p raftkv-tests --bin failover` measures how long a cluster is without a leader, beside etcd's, and
@@ -31,6 +31,7 @@ pub mod disk;
 mod etcd;
 pub mod history;
 pub mod hot;
+pub mod hung;
 mod load;
 #[cfg(target_os = "linux")]
 pub mod lossy_disk;
@@ -39,6 +40,7 @@ mod network;
 mod ports;
 pub mod process;
 pub mod simulation;
+mod watched;
 
 pub use cluster::{Cluster, ClusterOptions, Leader, PATIENCE, stack};
 pub use etcd::Etcd;
