@@ -9,7 +9,6 @@ use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
 
 use clap::{Args, Parser};
-use raftkv::ClusterId;
 use raftkv::transport_kit::Tls;
 use raftkv_storage_file::Identity;
 use tokio::sync::mpsc;
@@ -18,6 +17,7 @@ use crate::cli::certs::Directory;
 use crate::cli::{Failure, parse_seconds};
 use crate::client::{Client, ClientOptions};
 use crate::config::{ServerArgs, ServerConfig};
+use crate::server::Patience;
 use node::{Child, Event, NodeSpec};
 use terminal::{Terminal, leader_line};
 
@@ -32,8 +32,10 @@ start with other ones, use another --data, or delete the directory.";
 
 /// As many as there are names for, n1 to n9.
 const MAX_NODES: u16 = 9;
-/// How long the nodes may take to shut down before they are killed: longer than a node waits for what is in progress.
-const SHUTDOWN_LIMIT: Duration = Duration::from_secs(20);
+/// How much longer than it gives itself a node may take to shut down before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+/// What is longer is for ever.
+const A_YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// How often the nodes are asked who leads.
 const WATCH_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -111,7 +113,8 @@ fn check_ports(specs: &[NodeSpec]) -> Result<(), Failure> {
 /// Refuses data of other members before anything is made: a node with data would refuse it, and one without would begin a cluster of its own.
 fn check_data(args: &ClusterArgs, specs: &[NodeSpec]) -> Result<(), Failure> {
     // Where the nodes' options make no sense, the nodes say so.
-    let Some(expected) = specs.first().and_then(|spec| cluster_of(spec, specs, &args.server)) else { return Ok(()) };
+    let Some(expected) = specs.first().and_then(|spec| config_of(spec, specs, &args.server)) else { return Ok(()) };
+    let expected = expected.cluster_id();
     let found = (1..=MAX_NODES).filter_map(|id| {
         // A directory that can't be read is its node's to complain of.
         let identity = Identity::of(args.data.join(format!("n{id}"))).ok().flatten()?;
@@ -132,8 +135,8 @@ fn check_data(args: &ClusterArgs, specs: &[NodeSpec]) -> Result<(), Failure> {
     )))
 }
 
-/// The cluster that a node would begin, or have.
-fn cluster_of(spec: &NodeSpec, specs: &[NodeSpec], more: &[String]) -> Option<ClusterId> {
+/// How a node is configured.
+fn config_of(spec: &NodeSpec, specs: &[NodeSpec], more: &[String]) -> Option<ServerConfig> {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
@@ -141,7 +144,7 @@ fn cluster_of(spec: &NodeSpec, specs: &[NodeSpec], more: &[String]) -> Option<Cl
     }
     let Line { server } = Line::try_parse_from(spec.command_line(specs, more)).ok()?;
     // The nodes don't get this process's settings either.
-    Some(ServerConfig::load(&server, &|_| None).ok()?.cluster_id())
+    ServerConfig::load(&server, &|_| None).ok()
 }
 
 struct Supervisor<'a> {
@@ -303,7 +306,10 @@ impl Supervisor<'_> {
         for child in self.children.iter().flatten() {
             child.terminate();
         }
-        let deadline = tokio::time::Instant::now() + SHUTDOWN_LIMIT;
+        // Nodes whose options make no sense have ended.
+        let config = self.specs.first().and_then(|spec| config_of(spec, &self.specs, &self.args.server));
+        let limit = config.map_or(Duration::ZERO, |config| Patience::of(&config).longest());
+        let deadline = tokio::time::Instant::now() + limit.min(A_YEAR) + GRACE;
         while self.children.iter().any(Option::is_some) {
             match tokio::time::timeout_at(deadline, inbox.recv()).await {
                 Ok(Some(Event::Line { node, text })) => self.terminal.line(node, &text),

@@ -41,20 +41,14 @@ use crate::metrics::{self, MeterLayer, RequestMeter};
 use crate::room::Room;
 use crate::service::{self, Services};
 use crate::store::Limits;
-use main_thread::{Orders, Patience, Word};
+pub(crate) use main_thread::Patience;
+use main_thread::{LAST_WORDS, Main, Orders, Word};
 use protection::Protection;
 use signals::Ending;
 
-/// After a failure: how long clients may take to fetch the answer that tells them.
-const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How long the log may take to write what is under way, at the end.
-const FLUSH_LIMIT: Duration = Duration::from_secs(10);
-
 /// Runs a node until it is told to stop, or fails.
 pub(crate) fn run(config: ServerConfig, files: Arc<dyn Vfs>) -> Result<ExitCode, Failure> {
-    // A node that leads may wait for its successor to be elected, and to be heard.
-    let close = config.raft.election_timeout.saturating_mul(2).saturating_add(FLUSH_LIMIT);
-    let patience = Patience { requests: config.shutdown_timeout, close };
+    let patience = Patience::of(&config);
     let (runtime, exit_on_stdin_close) = (runtime(config.workers)?, config.exit_on_stdin_close);
     let node = move |orders| run_node(config, files, orders);
     main_thread::run(runtime, patience, exit_on_stdin_close, node).map(|()| ExitCode::SUCCESS)
@@ -72,9 +66,10 @@ fn runtime(workers: usize) -> io::Result<Runtime> {
 
 async fn run_node(config: ServerConfig, files: Arc<dyn Vfs>, mut orders: Orders) -> Result<(), Failure> {
     let limit = config.shutdown_timeout;
+    let main = orders.main.clone();
     let node = async {
         let config = join::settle(config).await?;
-        Node::start(&config, files, Listeners::bind(&config).await?).await
+        Node::start(&config, files, Listeners::bind(&config).await?, &main).await
     };
     let node = tokio::select! {
         biased;
@@ -119,7 +114,12 @@ struct Node {
 
 impl Node {
     /// Starts it on ports that are open already: a second server on them must not touch the data.
-    async fn start(config: &ServerConfig, files: Arc<dyn Vfs>, listeners: Listeners) -> Result<Self, Failure> {
+    async fn start(
+        config: &ServerConfig,
+        files: Arc<dyn Vfs>,
+        listeners: Listeners,
+        main: &Main,
+    ) -> Result<Self, Failure> {
         let cluster = config.cluster_id();
         info!(
             "node n{} of cluster {:?} ({cluster}), version {}",
@@ -135,7 +135,9 @@ impl Node {
         prepare_data_dir(&config.data)?;
         let mut stores = open_stores(config, files).await?;
         let room = Room::new(&config.data, stores.entries.take());
-        let (machine, view) = open_machine(config).await?;
+        // Told before the log is let go of, which may be on a disk that has failed.
+        let failed = |failure: &Failure| main.tell(Word::Failed(failure.message().to_owned()));
+        let (machine, view) = open_machine(config).await.inspect_err(failed)?;
         let raft = start_raft(config, stores, machine, &protection).await?;
         let (end_clients, clients_end) = watch::channel(false);
         let (end_members, members_end) = watch::channel(false);
@@ -196,7 +198,7 @@ impl Node {
     async fn stop(self, ending: Ending, orders: &mut Orders, limit: Duration) -> Result<(), Failure> {
         let (failed, limit) = match &ending {
             Ending::Failed(_) | Ending::Deaf(_) => {
-                orders.tell(Word::Failed(ending.to_string()));
+                orders.main.tell(Word::Failed(ending.to_string()));
                 error!("the node has failed and ends: {ending}");
                 (true, LAST_WORDS)
             }
@@ -216,7 +218,7 @@ impl Node {
             },
             again = orders.next(), if !failed => warn!("{again} again: not waiting for requests in progress"),
         }
-        orders.tell(Word::Closing);
+        orders.main.tell(Word::Closing);
         let fatal = self.raft.shutdown().await;
         self.end_members.send_replace(true);
         ended(self.members).await;

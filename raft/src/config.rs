@@ -27,7 +27,8 @@ pub struct Config {
     /// (paper §5.2). A leader that hears no quorum for this long steps down (thesis §6.2).
     pub election_timeout: Duration,
     /// How often an idle leader speaks, the same on every node. At most half of the election timeout; with a third of it one heartbeat may be lost, or be late
-    /// by as much, and with less of it more. When connections tell that a leader is lost, it is replaced soon after it should have spoken next.
+    /// by as much, and with less of it more. When connections tell that a leader is lost, it is replaced soon after it should have spoken next, though
+    /// not before half of this and a sixth of the election timeout are over: it may be connecting again.
     pub heartbeat_interval: Duration,
     /// Whether to ask before raising the term (thesis §9.6), so that a node that comes back disturbs nobody.
     pub pre_vote: bool,

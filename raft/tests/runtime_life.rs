@@ -111,6 +111,27 @@ async fn every_call_after_shutdown_says_that_the_node_has_stopped() {
     }
 }
 
+/// A call that came while it left waited for its end, and so for the disk.
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_disk_does_not_answer_says_that_it_stops_and_turns_calls_away() {
+    const LIMIT: Duration = Duration::from_secs(10);
+    let (raft, log, _) = single(Config::default()).await;
+    log.hold();
+    let (writer, stopper) = (raft.clone(), raft.clone());
+    let write = tokio::spawn(async move { writer.write("x".into()).await });
+    sleep(Duration::from_millis(10)).await;
+    let stop = tokio::spawn(async move { stopper.shutdown().await });
+    sleep(Duration::from_millis(1)).await;
+    let late = timeout(LIMIT, raft.write("y".into())).await.expect("a call while it leaves waits for the disk");
+    assert!(stopped_why(late).is_shutdown());
+    assert!(timeout(LIMIT, raft.stopping()).await.expect("it says that it stops").is_shutdown());
+    assert!(timeout(LIMIT, raft.stopped()).await.is_err(), "its last write is not done");
+    assert!(stopped_why(write.await.unwrap()).is_shutdown());
+    log.release();
+    assert!(stop.await.unwrap().is_shutdown());
+    assert!(raft.stopping().await.is_shutdown());
+}
+
 #[tokio::test(start_paused = true)]
 async fn shutdown_may_be_called_by_many_at_once_and_under_load() {
     let (raft, log, token) = single(Config::default()).await;

@@ -13,7 +13,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::signals::{Ending, Signals};
 use crate::cli::Failure;
+use crate::config::ServerConfig;
 
+/// After a failure: how long clients may take to fetch the answer that tells them.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the log may take to write what is under way, at the end.
+const FLUSH_LIMIT: Duration = Duration::from_secs(10);
 /// How long what is left of a node that has ended may take to go.
 const LET_GO: Duration = Duration::from_secs(1);
 
@@ -29,18 +34,35 @@ pub(super) enum Word {
 
 /// How long the end of a node may take.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Patience {
+pub(crate) struct Patience {
     /// Until requests in progress have their answers, or are refused.
-    pub(super) requests: Duration,
+    requests: Duration,
     /// From then on.
-    pub(super) close: Duration,
+    close: Duration,
+}
+
+impl Patience {
+    pub(crate) fn of(config: &ServerConfig) -> Self {
+        // A node that leads may wait for its successor to be elected, and to be heard.
+        let close = config.raft.election_timeout.saturating_mul(2).saturating_add(FLUSH_LIMIT);
+        Self { requests: config.shutdown_timeout, close }
+    }
+
+    /// All of it.
+    pub(crate) fn longest(self) -> Duration {
+        self.requests.saturating_add(self.close).saturating_add(LET_GO)
+    }
 }
 
 /// The node's end of the way between it and the main thread.
 pub(super) struct Orders {
     endings: UnboundedReceiver<Ending>,
-    words: UnboundedSender<Word>,
+    pub(super) main: Main,
 }
+
+/// What the node tells the main thread through.
+#[derive(Clone)]
+pub(super) struct Main(UnboundedSender<Word>);
 
 impl Orders {
     /// What is to end the node: there may be more than one.
@@ -50,10 +72,12 @@ impl Orders {
             None => std::future::pending().await,
         }
     }
+}
 
+impl Main {
     pub(super) fn tell(&self, word: Word) {
         // The process may be on its way out.
-        let _ = self.words.send(word);
+        let _ = self.0.send(word);
     }
 }
 
@@ -61,7 +85,7 @@ impl Orders {
 pub(super) fn orders() -> (UnboundedSender<Ending>, UnboundedReceiver<Word>, Orders) {
     let (order, endings) = unbounded_channel();
     let (words, told) = unbounded_channel();
-    (order, told, Orders { endings, words })
+    (order, told, Orders { endings, main: Main(words) })
 }
 
 /// Runs the node on its runtime, whose first thread is a new one, until it has ended or took too long for that.
@@ -72,33 +96,37 @@ pub(super) fn run<N: Future<Output = Result<(), Failure>>>(
     node: impl FnOnce(Orders) -> N + Send + 'static,
 ) -> Result<(), Failure> {
     let own = Builder::new_current_thread().enable_all().build()?;
-    own.block_on(async {
-        // Before anything else, so that no signal is missed.
-        let mut signals = Signals::new(exit_on_stdin_close)?;
-        supervise(runtime, patience, async || signals.next().await, node).await
-    })
+    // Before anything else, so that no signal is missed.
+    let mut signals = {
+        let _in_it = own.enter();
+        Signals::new(exit_on_stdin_close)?
+    };
+    let (order, told, orders) = orders();
+    start(runtime, orders, node)?;
+    own.block_on(supervise(patience, async || signals.next().await, &order, told))
 }
 
-/// `heard` waits for the next of what is to end the node.
-async fn supervise<N: Future<Output = Result<(), Failure>>>(
-    runtime: Runtime,
+/// Keeps the time. `heard` waits for the next of what is to end the node.
+async fn supervise(
     patience: Patience,
     mut heard: impl AsyncFnMut() -> Ending,
-    node: impl FnOnce(Orders) -> N + Send + 'static,
+    order: &UnboundedSender<Ending>,
+    mut told: UnboundedReceiver<Word>,
 ) -> Result<(), Failure> {
-    let (order, mut told, orders) = orders();
-    start(runtime, orders, node)?;
     let mut end = End::default();
     loop {
         tokio::select! {
             biased;
             word = told.recv() => match word {
-                Some(Word::Failed(why)) => end.is_near(why, patience.requests.saturating_add(patience.close)),
-                Some(Word::Closing) => end.is_near(String::new(), patience.close),
-                Some(last @ (Word::Ended(_) | Word::Panicked(_))) => {
-                    // Its thread goes, and the others: then there is nobody who could tell anything.
-                    let _ = timeout(LET_GO, told.recv()).await;
-                    return outcome(last);
+                Some(Word::Failed(why)) => end.is_near(why, LAST_WORDS.saturating_add(patience.close)),
+                Some(Word::Closing) => end.is_in(patience.close),
+                Some(Word::Ended(outcome)) => {
+                    gone(&mut told).await;
+                    return outcome;
+                }
+                Some(Word::Panicked(panic)) => {
+                    gone(&mut told).await;
+                    resume_unwind(panic);
                 }
                 None => return Err(Failure::runtime("the node's thread has ended without a word")),
             },
@@ -113,26 +141,23 @@ async fn supervise<N: Future<Output = Result<(), Failure>>>(
     }
 }
 
+/// Waits for the node's threads, for a while: then there is nobody left who could tell anything.
+async fn gone(told: &mut UnboundedReceiver<Word>) {
+    let _ = timeout(LET_GO, told.recv()).await;
+}
+
 fn start<N: Future<Output = Result<(), Failure>>>(
     runtime: Runtime,
     orders: Orders,
     node: impl FnOnce(Orders) -> N + Send + 'static,
 ) -> io::Result<()> {
     let run = move || {
-        let words = orders.words.clone();
+        let main = orders.main.clone();
         let outcome = catch_unwind(AssertUnwindSafe(|| runtime.block_on(node(orders))));
-        let _ = words.send(outcome.map_or_else(Word::Panicked, Word::Ended));
+        main.tell(outcome.map_or_else(Word::Panicked, Word::Ended));
         runtime.shutdown_timeout(LET_GO / 2);
     };
     std::thread::Builder::new().name("raftkv-node".into()).spawn(run).map(drop)
-}
-
-fn outcome(last: Word) -> Result<(), Failure> {
-    match last {
-        Word::Ended(outcome) => outcome,
-        Word::Panicked(panic) => resume_unwind(panic),
-        Word::Failed(_) | Word::Closing => Ok(()),
-    }
 }
 
 /// The end that the node has been told of, or has told of.
@@ -145,13 +170,19 @@ struct End {
 }
 
 impl End {
-    /// It comes within this time, if not before.
+    /// It comes for this reason, and within this time if not before.
     fn is_near(&mut self, why: String, limit: Duration) {
+        self.reasons.push(why);
+        let earlier = self.until;
+        self.is_in(limit);
+        self.until = self.until.into_iter().chain(earlier).min();
+    }
+
+    /// It comes within this time, whatever was said before. A limit beyond all times is none.
+    fn is_in(&mut self, limit: Duration) {
         let now = Instant::now();
         self.begun.get_or_insert(now);
-        self.reasons.extend(Some(why).filter(|why| !why.is_empty()));
-        // A limit beyond all times is none.
-        self.until = self.until.into_iter().chain(now.checked_add(limit)).min();
+        self.until = now.checked_add(limit);
     }
 
     async fn is_overdue(&self) {
@@ -201,12 +232,11 @@ mod tests {
         let own = Builder::new_current_thread().enable_all().build().unwrap();
         let begun = std::time::Instant::now();
         let mut told = false;
-        let outcome = own.block_on(supervise(
-            runtime,
-            patience,
-            async || if std::mem::replace(&mut told, true) { pending().await } else { Ending::Signal("SIGTERM") },
-            move |orders| node(orders, Held(disk)),
-        ));
+        let mut heard =
+            async || if std::mem::replace(&mut told, true) { pending().await } else { Ending::Signal("SIGTERM") };
+        let (order, words, orders) = orders();
+        start(runtime, orders, move |orders| node(orders, Held(disk))).unwrap();
+        let outcome = own.block_on(supervise(patience, &mut heard, &order, words));
         drop(answers);
         (outcome.map_err(|failure| format!("{failure:?}")), begun.elapsed())
     }
@@ -229,7 +259,7 @@ mod tests {
             );
             let at_the_end = ends(workers, SHORT, async |mut orders, held| {
                 orders.next().await;
-                orders.tell(Word::Closing);
+                orders.main.tell(Word::Closing);
                 drop(held);
                 Ok(())
             });
@@ -240,8 +270,8 @@ mod tests {
     #[test]
     fn a_disk_that_holds_a_node_which_has_failed_is_not_waited_for_and_the_reason_is_told() {
         let node = async |orders: Orders, held| {
-            orders.tell(Word::Failed("a page is damaged".into()));
-            orders.tell(Word::Closing);
+            orders.main.tell(Word::Failed("a page is damaged".into()));
+            orders.main.tell(Word::Closing);
             drop(held);
             Ok(())
         };
@@ -278,7 +308,7 @@ mod tests {
         let (outcome, taken) = ends(1, LONG, async |mut orders, held| {
             std::mem::forget(held);
             assert!(matches!(orders.next().await, Ending::Signal("SIGTERM")));
-            orders.tell(Word::Closing);
+            orders.main.tell(Word::Closing);
             // Nobody has told it another time.
             assert!(timeout(Duration::from_millis(10), orders.next()).await.is_err());
             Err(Failure::usage("--data"))

@@ -47,7 +47,9 @@ impl Place {
     async fn node(&self) -> Node {
         let same = |listener: &std::net::TcpListener| TcpListener::from_std(listener.try_clone().unwrap()).unwrap();
         let listeners = Listeners { clients: same(&self.clients), members: same(&self.members), metrics: None };
-        Node::start(&self.config(), Arc::new(raftkv_storage_file::OsVfs), listeners).await.unwrap()
+        Node::start(&self.config(), Arc::new(raftkv_storage_file::OsVfs), listeners, &main_thread::orders().2.main)
+            .await
+            .unwrap()
     }
 
     async fn start(&self) -> JoinHandle<Result<(), Failure>> {

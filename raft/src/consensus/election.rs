@@ -5,6 +5,7 @@
 //! asks in earnest (`stand`, `on_vote`, `on_vote_reply`); with the votes of a majority it leads (`win_if_elected`).
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -68,9 +69,9 @@ impl Consensus {
         }
         let interval = self.config.heartbeat_interval;
         let spoken = follower.heartbeat.unwrap_or(now).plus(interval);
-        // The others may be told later, and the leader has to connect again before it is heard: that takes round trips, however short the interval is. Nor
-        // would anybody be elected before the promises are over that all gave.
-        let told = now.max(self.bound_until).plus((interval / 2).max(self.config.election_timeout / 6));
+        // The others may be told later, and the leader has to connect again before it is heard. Nor would anybody be elected before the promises are
+        // over that all gave.
+        let told = now.max(self.bound_until).plus(self.turn());
         self.election_due = self.election_due.min(self.turn_after(spoken.max(told), peer));
         self.out.notes.push(Note::Suspect { leader: peer });
     }
@@ -78,12 +79,16 @@ impl Consensus {
     /// When this node is to poll of those that all wait for the same moment. They take turns, by the order of their ids: with delays that are only drawn
     /// at random they would wait longer, or poll at once.
     fn turn_after(&mut self, moment: Time, leader: NodeId) -> Time {
-        let interval = self.config.heartbeat_interval;
         let voters: BTreeSet<NodeId> = self.membership().into_iter().flat_map(Membership::all_voters).collect();
         let before = voters.range(..self.id).filter(|id| **id != leader).count();
         // Of many that are down some are waited for, and then the timeouts are near.
         let turn = if mutant!("turns-are-one") { 0 } else { u32::try_from(before).unwrap_or(u32::MAX).min(5) };
-        moment.plus((interval / 2).saturating_mul(turn)).plus(self.random.once_to_twice(interval / 8))
+        moment.plus(self.turn().saturating_mul(turn)).plus(self.random.once_to_twice(self.turn() / 4))
+    }
+
+    /// How long one takes. A poll and a vote take round trips, however often a leader speaks.
+    fn turn(&self) -> Duration {
+        (self.config.heartbeat_interval / 2).max(self.config.election_timeout / 6)
     }
 
     /// No leader was heard for an election timeout.

@@ -164,11 +164,13 @@ impl Consensus {
 
 impl Leader {
     /// The connection with a peer that was there was lost. Whoever lost this leader polls soon, and what is sent before there is another connection does not arrive: so
-    /// it speaks to that peer more often for an interval. A peer that is heard although it is lost again and again does not keep it at that.
+    /// it speaks to that peer more often for an interval.
     pub(crate) fn on_peer_lost(&mut self, now: Time, peer: NodeId, config: &Config) {
         let Some(progress) = self.peers.get_mut(&peer) else { return };
-        let lately = |at: Option<Time>| at.is_some_and(|at| now.since(at) < config.election_timeout);
-        if lately(progress.heard) && !lately(progress.lost) {
+        let heard = progress.heard.is_some_and(|heard| now.since(heard) < config.election_timeout);
+        // It may be told of each attempt at one of two connections, and is not put off by that.
+        let hurries = progress.lost.is_some_and(|lost| now.since(lost) < config.heartbeat_interval);
+        if heard && !hurries {
             progress.lost = Some(now);
             let due = now.plus(pause(config.heartbeat_interval));
             self.hurry_due = Some(self.hurry_due.map_or(due, |earlier| earlier.min(due)));

@@ -21,7 +21,7 @@ pub(crate) struct Progress {
     pub(crate) pace: Pace,
     /// When it was last heard in this term.
     pub(crate) heard: Option<Time>,
-    /// When the connection with it was lost, although it was there; not again before an election timeout is over.
+    /// When the connection with it was lost, although it was there; not again before an interval is over.
     pub(crate) lost: Option<Time>,
     /// The latest round of heartbeats that it answered.
     pub(crate) round: u64,

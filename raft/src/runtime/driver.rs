@@ -584,11 +584,11 @@ impl Driver {
             ));
         }
         self.pending.stop(&fatal);
+        // Whoever waits for the reason is told before a backend that is let go of can hold this thread.
+        tokio::task::yield_now().await;
         // Clients whose requests are dropped unanswered learn the reason from their handle.
         drop(received);
         drop(self.arrivals);
-        // Whoever waits for the reason is told before a backend that is let go of can hold this thread.
-        tokio::task::yield_now().await;
         self.jobs.close_and_drain();
         self.outbox.finish().await;
         self.writer.finish().await;

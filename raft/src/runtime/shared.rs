@@ -194,7 +194,7 @@ impl Shared {
     pub(crate) async fn reason(&self) -> Fatal {
         match self.fatal() {
             Some(fatal) => fatal.clone(),
-            None => self.ended().await,
+            None => self.ending().await,
         }
     }
 

@@ -91,7 +91,7 @@ async fn ends_on_a_hung_disk(workers: &'static str, at: At) -> Result<()> {
     if at == At::Start {
         std::fs::write(&hung, "")?;
         cluster.launch(1)?;
-        cluster.process(1)?.wait_for_log("begins with the members", PATIENCE).await?;
+        cluster.process(1)?.wait_for_log("the disk does not answer", PATIENCE).await?;
     } else {
         cluster.launch_all().await?;
         std::fs::write(&hung, "")?;

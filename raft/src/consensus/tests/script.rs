@@ -173,6 +173,7 @@ scripts! {
         a_hint_does_not_disturb_a_live_leader,
         a_hint_of_another_node_means_nothing,
         a_late_hint_is_cancelled_by_the_next_word,
+        a_leader_hurries_for_the_peer_that_was_lost,
         a_leader_is_heard_again_whenever_its_connections_broke,
         a_leader_that_connects_again_is_heard_before_anybody_polls,
         a_leader_that_restarts_faster_than_the_hint,
@@ -180,7 +181,6 @@ scripts! {
         a_node_that_suspects_its_leader_grants_polls_and_votes,
         a_partitioned_leader_is_missed_within_the_election_timeout,
         a_peer_that_is_down_does_not_hurry_its_leader,
-        a_peer_that_is_lost_and_heard_again_and_again_does_not_hurry_its_leader,
         voters_of_both_halves_take_turns,
         voters_take_turns_by_their_ids,
     }
