@@ -392,7 +392,9 @@ impl Checker {
         // It may try to hand over first, for an election timeout.
         let failed = self.failed_at.get(&id).is_some_and(|failed| node.now.since(*failed) <= slack);
         let idle_for = node.idle_for();
-        if idle_for > config.stall_timeout + slack && status.transferring_to.is_none() && !failed {
+        // It looks when it speaks: one that stalled while it campaigned leads until then (seed 73008).
+        let led_for = node.now.since(*since);
+        if idle_for > config.stall_timeout + slack && led_for > slack && status.transferring_to.is_none() && !failed {
             return Err(format!(
                 "live leaders: {id} leads {term}, and its state machine got nothing done for {idle_for:?}"
             ));
