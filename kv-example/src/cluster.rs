@@ -87,8 +87,19 @@ pub(crate) fn run(args: &ClusterArgs) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (events, inbox) = mpsc::channel(1024);
-        let supervisor =
-            Supervisor { args, exe, certs, specs, children: Vec::new(), events, terminal: Terminal::stdout() };
+        // Nodes whose options make no sense end at once.
+        let config = specs.first().and_then(|spec| config_of(spec, &specs, &args.server));
+        let end_limit = config.map_or(Duration::ZERO, |config| Patience::of(&config).longest()).min(A_YEAR) + GRACE;
+        let supervisor = Supervisor {
+            args,
+            exe,
+            certs,
+            specs,
+            end_limit,
+            children: Vec::new(),
+            events,
+            terminal: Terminal::stdout(),
+        };
         supervisor.run(inbox).await
     })?;
     Ok(ExitCode::SUCCESS)
@@ -152,6 +163,8 @@ struct Supervisor<'a> {
     exe: PathBuf,
     certs: Option<Directory>,
     specs: Vec<NodeSpec>,
+    /// How long the nodes may take to shut down before they are killed.
+    end_limit: Duration,
     children: Vec<Option<Child>>,
     events: mpsc::Sender<Event>,
     terminal: Terminal,
@@ -177,7 +190,7 @@ impl Supervisor<'_> {
             match started {
                 Ok(child) => self.children[n] = Some(child),
                 Err(failure) => {
-                    self.stop(&mut inbox).await;
+                    self.stop(&mut signals, &mut inbox).await;
                     return Err(failure);
                 }
             }
@@ -196,7 +209,7 @@ impl Supervisor<'_> {
             }
         };
         watch.abort();
-        self.stop(&mut inbox).await;
+        self.stop(&mut signals, &mut inbox).await;
         match end {
             End::Asked => Ok(()),
             End::Misconfigured(id) => Err(Failure::usage(format!("n{id} can't run; its last lines above say why"))),
@@ -301,17 +314,22 @@ impl Supervisor<'_> {
         None
     }
 
-    /// Ends all nodes: politely, then not.
-    async fn stop(&mut self, inbox: &mut mpsc::Receiver<Event>) {
+    /// Ends all nodes: politely, then not. A second signal has them not wait for requests in progress, as it has a node by itself.
+    async fn stop(&mut self, signals: &mut Signals, inbox: &mut mpsc::Receiver<Event>) {
         for child in self.children.iter().flatten() {
             child.terminate();
         }
-        // Nodes whose options make no sense have ended.
-        let config = self.specs.first().and_then(|spec| config_of(spec, &self.specs, &self.args.server));
-        let limit = config.map_or(Duration::ZERO, |config| Patience::of(&config).longest());
-        let deadline = tokio::time::Instant::now() + limit.min(A_YEAR) + GRACE;
+        let deadline = tokio::time::Instant::now() + self.end_limit;
         while self.children.iter().any(Option::is_some) {
-            match tokio::time::timeout_at(deadline, inbox.recv()).await {
+            let event = tokio::select! {
+                biased;
+                () = signals.next() => {
+                    self.children.iter().flatten().for_each(Child::terminate);
+                    continue;
+                }
+                event = tokio::time::timeout_at(deadline, inbox.recv()) => event,
+            };
+            match event {
                 Ok(Some(Event::Line { node, text })) => self.terminal.line(node, &text),
                 Ok(Some(Event::Exited { node, status })) => {
                     if let Some(n) = self.position(node) {

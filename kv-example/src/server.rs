@@ -138,7 +138,9 @@ impl Node {
         // Told before the log is let go of, which may be on a disk that has failed.
         let failed = |failure: &Failure| main.tell(Word::Failed(failure.message().to_owned()));
         let (machine, view) = open_machine(config).await.inspect_err(failed)?;
-        let raft = start_raft(config, stores, machine, &protection).await?;
+        let log = stores.log.clone();
+        let raft = start_raft(config, stores, machine, &protection, main).await.inspect_err(failed)?;
+        drop(log);
         let (end_clients, clients_end) = watch::channel(false);
         let (end_members, members_end) = watch::channel(false);
         let (requests, gate) = (Arc::new(RequestMeter::default()), Arc::new(gate(config)));
@@ -293,6 +295,7 @@ async fn start_raft(
     Stores { log, images, entries: _ }: Stores,
     machine: Box<dyn raftkv::StateMachine>,
     protection: &Protection,
+    main: &Main,
 ) -> Result<Raft, Failure> {
     let local = Local { cluster: config.cluster_id(), node: own_peer(config) };
     let Sender { transport, report_losses_to } = backends::open_transport(
@@ -323,8 +326,10 @@ async fn start_raft(
         Ok(()) => Ok(raft),
         Err(InitializeError::Stopped(fatal)) => Err(from_fatal(&fatal)),
         Err(error) => {
+            let reason = format!("--data {}, --peers {}: {error}", config.data.display(), config.membership);
+            main.tell(Word::Failed(reason.clone()));
             raft.shutdown().await;
-            Err(Failure::usage(format!("--data {}, --peers {}: {error}", config.data.display(), config.membership)))
+            Err(Failure::usage(reason))
         }
     }
 }

@@ -318,8 +318,8 @@ impl Raft {
         self.shared.ended().await
     }
 
-    /// Waits until the node has failed, or has handed over and answered what was in progress after [`Raft::shutdown`], and tells which. Until it [has stopped](Self::stopped) its
-    /// backends do to the end what they are about to do: that may take long, and for ever where a disk does not answer.
+    /// Waits until the node has failed, or its orderly end is over or given up, and tells which. Until it [has stopped](Self::stopped)
+    /// its backends do to the end what they are about to do: that may take long, and for ever where a disk does not answer.
     pub async fn stopping(&self) -> Fatal {
         self.shared.ending().await
     }

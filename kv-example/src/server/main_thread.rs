@@ -37,7 +37,7 @@ pub(super) enum Word {
 pub(crate) struct Patience {
     /// Until requests in progress have their answers, or are refused.
     requests: Duration,
-    /// From then on.
+    /// Besides.
     close: Duration,
 }
 
@@ -118,8 +118,8 @@ async fn supervise(
         tokio::select! {
             biased;
             word = told.recv() => match word {
-                Some(Word::Failed(why)) => end.is_near(why, LAST_WORDS.saturating_add(patience.close)),
-                Some(Word::Closing) => end.is_in(patience.close),
+                Some(Word::Failed(why)) => end.is_near(Some(why), LAST_WORDS.saturating_add(patience.close)),
+                Some(Word::Closing) => end.is_near(None, patience.close),
                 Some(Word::Ended(outcome)) => {
                     gone(&mut told).await;
                     return outcome;
@@ -133,7 +133,7 @@ async fn supervise(
             ending = heard() => {
                 // Told twice, it does not wait for requests in progress.
                 let requests = if end.until.is_some() { Duration::ZERO } else { patience.requests };
-                end.is_near(ending.to_string(), requests.saturating_add(patience.close));
+                end.is_near(Some(ending.to_string()), requests.saturating_add(patience.close));
                 let _ = order.send(ending);
             }
             () = end.is_overdue() => return Err(end.failure()),
@@ -170,19 +170,12 @@ struct End {
 }
 
 impl End {
-    /// It comes for this reason, and within this time if not before.
-    fn is_near(&mut self, why: String, limit: Duration) {
-        self.reasons.push(why);
-        let earlier = self.until;
-        self.is_in(limit);
-        self.until = self.until.into_iter().chain(earlier).min();
-    }
-
-    /// It comes within this time, whatever was said before. A limit beyond all times is none.
-    fn is_in(&mut self, limit: Duration) {
+    /// It comes within this time, if not before. A limit beyond all times is none.
+    fn is_near(&mut self, why: Option<String>, limit: Duration) {
         let now = Instant::now();
         self.begun.get_or_insert(now);
-        self.until = now.checked_add(limit);
+        self.reasons.extend(why);
+        self.until = self.until.into_iter().chain(now.checked_add(limit)).min();
     }
 
     async fn is_overdue(&self) {

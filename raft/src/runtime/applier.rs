@@ -73,15 +73,20 @@ pub(crate) struct Desk {
 }
 
 /// Runs until its jobs are closed, or something fails. The state machine is dropped at the end, in all cases.
-pub(crate) async fn run(replica: Replica, desk: Desk, jobs: Arc<Mailbox<Job>>, done: Arc<Mailbox<Outcome>>) {
-    let ended = AssertUnwindSafe(serve(replica, &desk, &jobs, &done)).catch_unwind().await;
+pub(crate) async fn run(mut replica: Replica, desk: Desk, jobs: Arc<Mailbox<Job>>, done: Arc<Mailbox<Outcome>>) {
+    let ended = AssertUnwindSafe(serve(&mut replica, &desk, &jobs, &done)).catch_unwind().await;
     if let Err(panic) = ended {
         let reason = format!("the applier panicked: {}", panic_text(&*panic));
         let _ = done.push(Err(Fatal::new(FatalKind::Bug(reason))));
     }
+    // The node stops first, and says why: to let go of a state machine may take as long as its disk does.
+    let mut undone = Vec::new();
+    while jobs.take(&mut undone).await {
+        undone.clear();
+    }
 }
 
-async fn serve(mut replica: Replica, desk: &Desk, jobs: &Mailbox<Job>, done: &Mailbox<Outcome>) {
+async fn serve(replica: &mut Replica, desk: &Desk, jobs: &Mailbox<Job>, done: &Mailbox<Outcome>) {
     let (mut queued, mut pace) = (Vec::new(), Pace::new(desk.stall_timeout));
     while jobs.take(&mut queued).await {
         let mut jobs = queued.drain(..).peekable();
@@ -93,7 +98,7 @@ async fn serve(mut replica: Replica, desk: &Desk, jobs: &Mailbox<Job>, done: &Ma
                     while let Some(Job::Apply(next)) = jobs.next_if(|job| matches!(job, Job::Apply(_))) {
                         waiting.push(next);
                     }
-                    if !apply(&mut replica, desk, &mut pace, waiting, done).await {
+                    if !apply(replica, desk, &mut pace, waiting, done).await {
                         return;
                     }
                     continue;

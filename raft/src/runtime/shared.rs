@@ -190,7 +190,7 @@ impl Shared {
         let _ = self.control.push(Control::Stop { orderly });
     }
 
-    /// Why the node stops, for someone who has seen it drop a request: then there is a reason, or will be in a moment.
+    /// Why the node stops, for someone whose request it dropped or turned away: then there is a reason, or will be when its orderly end is over.
     pub(crate) async fn reason(&self) -> Fatal {
         match self.fatal() {
             Some(fatal) => fatal.clone(),

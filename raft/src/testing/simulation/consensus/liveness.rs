@@ -88,6 +88,7 @@ impl Timed<'_> {
             node.clients.timed_out.extend(std::mem::take(&mut node.clients.changing));
         }
         let timeout = self.world.swarm.config.election_timeout;
+        self.agree()?;
         self.late_messages()?;
         self.agree()?;
         // A successor may have been told to campaign before, and do so now.
