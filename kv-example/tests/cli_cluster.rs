@@ -30,11 +30,13 @@ impl Cluster {
         Self::start_program(Path::new(PROGRAM), tempfile::tempdir().expect("a directory"), more)
     }
 
+    /// What comes after a `--` is for the nodes.
     fn start_program(program: &Path, dir: tempfile::TempDir, more: &[&str]) -> Self {
         let base = free_ports(6);
+        let (more, servers) = more.split_at(more.iter().position(|word| *word == "--").unwrap_or(more.len()));
         let mut command = deaf(Command::new(program));
         command.args(["cluster", "--base-port", &base.to_string(), "--data"]).arg(dir.path().join(DATA)).args(more);
-        command.arg("--").args(stack(&[]));
+        command.arg("--").args(stack(servers)).args(servers.iter().skip(1));
         command.stdin(Stdio::null());
         let cluster = Self { running: Running::spawn(&dir.path().join("log"), command), dir, base };
         cluster.wait_ready();
@@ -268,6 +270,31 @@ fn ctrl_c_ends_every_node_in_good_order() {
     let log = cluster.log();
     assert_eq!(log.matches("shut down in good order").count(), 3, "{log}");
     assert!(log.contains("n1 | ") && log.contains("n3 | "), "each line says whose it is: {log}");
+}
+
+/// It was swallowed, while a node waited for as long as it was told to.
+#[test]
+fn a_second_ctrl_c_has_the_nodes_not_wait_for_requests_in_progress() {
+    let patient = ["--", "--request-timeout-ms", "600000", "--shutdown-timeout-ms", "600000"];
+    let mut cluster = Cluster::start(&patient);
+    for node in [1, 2] {
+        signal_pid(cluster.pid(node).expect("a process"), Signal::KILL);
+    }
+    let endpoint = cluster.endpoint(3);
+    let put = std::thread::spawn(move || {
+        program()
+            .args(["put", "k", "v", "--timeout", "8", "--endpoints", &endpoint])
+            .output()
+            .expect("the program starts")
+    });
+    // On a machine where it takes longer to arrive there is nothing to wait for, and nothing to be seen.
+    std::thread::sleep(Duration::from_secs(1));
+    cluster.running.signal(Signal::INT);
+    wait_for("its shutdown", || cluster.log().contains("requests in progress have").then_some(()));
+    std::thread::sleep(Duration::from_millis(300));
+    cluster.running.signal(Signal::INT);
+    assert_eq!(cluster.running.code(), Some(0), "{}", cluster.log());
+    assert!(!put.join().expect("no panic").status.success(), "there was no majority");
 }
 
 #[test]
