@@ -132,6 +132,63 @@ async fn a_node_whose_disk_does_not_answer_says_that_it_stops_and_turns_calls_aw
     assert!(raft.stopping().await.is_shutdown());
 }
 
+/// Fails, and does not let go of what it has on its disk.
+struct Stuck(std::sync::Mutex<std::sync::mpsc::Receiver<()>>);
+
+#[async_trait]
+impl StateMachine for Stuck {
+    async fn apply(&mut self, _at: LogId, _command: Bytes) -> Result<Bytes, Fatal> {
+        Err(Fatal::state_machine("its disk has failed"))
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        Err(Fatal::state_machine("no snapshots"))
+    }
+
+    async fn restore(&mut self, _image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        Err(Fatal::state_machine("no snapshots"))
+    }
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        let _ = self.0.get_mut().unwrap().recv();
+    }
+}
+
+/// It is let go of on the thread on which everything else runs as well.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "the thread that is held is not the test's")]
+fn a_node_says_why_it_stops_before_a_state_machine_that_failed_can_hold_its_thread() {
+    let (answers, disk) = std::sync::mpsc::channel();
+    let (tell, told) = std::sync::mpsc::channel();
+    let node = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let raft = Raft::builder(NodeId(1), ClusterId(1))
+                .transport(MemNetwork::new(1).transport(Peer::new(1, "a")))
+                .log(MemLog::new())
+                .snapshots(MemSnapshots::new())
+                .state_machine(Stuck(disk.into()))
+                .start()
+                .await
+                .unwrap();
+            let watched = raft.clone();
+            tokio::spawn(async move {
+                let _ = tell.send(watched.stopping().await);
+            });
+            raft.initialize(Membership::new([Peer::new(1, "a")])).await.unwrap();
+            raft.campaign().await.unwrap();
+            let _ = raft.write("x".into()).await;
+            raft.stopped().await;
+        });
+    });
+    let why = told.recv_timeout(Duration::from_secs(20));
+    drop(answers);
+    node.join().unwrap();
+    assert!(why.unwrap().to_string().contains("its disk has failed"));
+}
+
 #[tokio::test(start_paused = true)]
 async fn shutdown_may_be_called_by_many_at_once_and_under_load() {
     let (raft, log, token) = single(Config::default()).await;
