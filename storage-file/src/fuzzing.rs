@@ -98,7 +98,7 @@ fn write(random: &mut Random, last: LogId) -> LogWrite {
 }
 
 fn options() -> Options {
-    Options { segment_bytes: 3072, background: false, ..Options::default() }
+    Options { segment_bytes: 3072, direct_from: 1024, background: false, ..Options::default() }
 }
 
 fn open_log(disk: &SimDisk) -> Result<Wal, StorageError> {

@@ -40,6 +40,7 @@
 //! | `segment.rs` | one segment: its header, its making, the walk over its batches |
 //! | `directory.rs` | lock, identity, and the note of what was synced |
 //! | `recovery.rs` | what the log holds after a stop of any kind, without changing a byte |
+//! | `direct.rs` | large writes past the page cache |
 //! | `wal.rs` | the log itself, blocking: writes, compacts, rolls over, repairs |
 //! | `index.rs`, `reader.rs` | where entries are, and reading them beside the writer |
 //! | `keeper.rs` | segments made in advance, and removed |
@@ -53,6 +54,7 @@
 //! | `sim.rs` | a disk that loses, tears and refuses (feature `testing`) |
 //! | `simulation.rs` | the log and snapshots of a simulated node, on such a disk (feature `testing`) |
 
+mod direct;
 mod directory;
 mod dump;
 mod frame;

@@ -22,6 +22,9 @@ pub struct Options {
     /// Batches begin at multiples of this many bytes, so that no write touches a disk block that holds acknowledged data: 512 by
     /// default, up to 4096 for disks whose blocks of 4096 bytes can break in a loss of power. It counts for new segments.
     pub align: u32,
+    /// Batches of so many bytes are written past the page cache (`O_DIRECT`) where the file system can do that, which spares a copy of them and the memory for it: 128 KiB
+    /// by default; `u64::MAX` for never.
+    pub direct_from: u64,
     /// Whether the log has threads of its own. Without, whoever calls does the work, in a fixed order: for tests and
     /// simulators.
     pub background: bool,
@@ -29,7 +32,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_bytes: 64 << 20, align: 512, background: true }
+        Self { segment_bytes: 64 << 20, align: 512, direct_from: 128 << 10, background: true }
     }
 }
 

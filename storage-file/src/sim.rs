@@ -135,6 +135,17 @@ struct Image {
     dirs: BTreeSet<PathBuf>,
 }
 
+/// The way past the page cache: what writes are multiples of there, if there is one.
+struct Direct {
+    block: Option<usize>,
+}
+
+impl Default for Direct {
+    fn default() -> Self {
+        Self { block: Some(512) }
+    }
+}
+
 #[derive(Default)]
 struct State {
     image: Image,
@@ -152,6 +163,8 @@ struct State {
     capacity: Option<usize>,
     /// The most that one write takes.
     write_limit: Option<usize>,
+    direct: Direct,
+    direct_writes: u64,
     recording: Option<Vec<Image>>,
     random: u64,
 }
@@ -269,6 +282,17 @@ impl SimDisk {
     /// Makes every write stop after so many bytes, so that it takes several.
     pub fn set_write_limit(&self, bytes: Option<usize>) {
         self.state().write_limit = bytes;
+    }
+
+    /// What writes past the cache have to be multiples of, 512 at first; none: there is no way past it.
+    pub fn set_direct_block(&self, bytes: Option<usize>) {
+        self.state().direct.block = bytes;
+    }
+
+    /// How many writes went past the cache.
+    #[must_use]
+    pub fn direct_writes(&self) -> u64 {
+        self.state().direct_writes
     }
 
     /// Keeps a [`Moment`] before each operation from now on.

@@ -87,7 +87,12 @@ impl Kind for Files {
     fn choose(&mut self, random: &mut Random) {
         let segment_bytes = random.pick(&[3072, 8192, 32 << 10]).unwrap_or(8192);
         let align = random.pick(&[512, 512, 4096]).unwrap_or(512);
-        self.options = Options { segment_bytes: segment_bytes.max(2 * u64::from(align)), align, background: false };
+        self.options = Options {
+            segment_bytes: segment_bytes.max(2 * u64::from(align)),
+            align,
+            direct_from: 4096,
+            background: false,
+        };
     }
 
     fn cover(&self, disk: &SimDisk, suffered: Suffered, site: &Site) {

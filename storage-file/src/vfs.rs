@@ -22,6 +22,9 @@ pub enum Access {
     Write,
     /// An empty file, to read and write: a new one, or an existing one cut to nothing.
     Create,
+    /// An existing file, to write past the page cache, if there is such a way. Offsets and lengths of writes are multiples of the disk's blocks, and so is where
+    /// the bytes lie in memory; a write that is not fails with [`io::ErrorKind::InvalidInput`], as it does where there is no such way.
+    Direct,
 }
 
 /// A file system, as far as this crate needs one. Paths are used as they are given.
@@ -179,15 +182,13 @@ impl Vfs for OsVfs {
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
         let mut options = OpenOptions::new();
-        options.read(true);
+        options.read(true).write(access != Access::Read);
         match access {
-            Access::Read => {}
-            Access::Write => {
-                options.write(true);
-            }
+            Access::Read | Access::Write => {}
             Access::Create => {
-                options.write(true).create(true).truncate(true);
+                options.create(true).truncate(true);
             }
+            Access::Direct => past_the_cache(&mut options)?,
         }
         Ok(Arc::new(OsFile(options.open(path)?)))
     }
@@ -216,6 +217,18 @@ impl Vfs for OsVfs {
     fn random(&self) -> u64 {
         RandomState::new().build_hasher().finish()
     }
+}
+
+#[cfg(any(target_os = "linux", target_os = "android"))]
+fn past_the_cache(options: &mut OpenOptions) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    options.custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed());
+    Ok(())
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn past_the_cache(_: &mut OpenOptions) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[derive(Debug)]

@@ -7,6 +7,7 @@ use raftkv::mutant;
 use raftkv::{Entry, Index, LogId, LogState, LogWrite, StorageError};
 
 use crate::Options;
+use crate::direct::{Aligned, Direct};
 use crate::directory::{self, SyncedNote};
 use crate::frame::{self, ABSURD, Content, Identity, MAX_ALIGN, MIN_ALIGN, Place, entry_size};
 use crate::index::Summary;
@@ -28,6 +29,8 @@ const LARGE_BATCH: u64 = 1 << 20;
 struct Active {
     id: u64,
     file: Arc<dyn VfsFile>,
+    /// For large batches.
+    direct: Direct,
     align: u32,
     /// Where the next write goes.
     offset: u64,
@@ -53,7 +56,7 @@ pub struct Wal {
     segments: Vec<u64>,
     next_id: u64,
     keeper: Keeper,
-    buf: Vec<u8>,
+    buf: Aligned,
     failed: Option<String>,
     _lock: Box<dyn Guard>,
 }
@@ -95,7 +98,7 @@ impl Wal {
             next_id: next_id.max(active.id + 1),
             active,
             keeper,
-            buf: Vec::new(),
+            buf: Aligned::default(),
             failed: None,
             _lock: lock,
         };
@@ -245,15 +248,13 @@ impl Wal {
     /// Writes and syncs a batch with the current sequence number, and tells where it is. `before` is the state of the log
     /// before it.
     fn put(&mut self, content: Content<'_>, before: Summary) -> Result<u64, StorageError> {
-        let too_large = || StorageError::Misuse("a write of more than 4 GiB".into());
-        let size = frame::batch_size(content, self.active.align).ok_or_else(too_large)?;
-        if self.active.blank.is_none() && self.active.offset + size > self.active.size {
+        if self.active.blank.is_none() && self.active.offset + self.active.room_for(content)? > self.active.size {
             self.roll()?;
         }
-        // A batch larger than a segment makes its segment longer.
-        self.buf.clear();
         let active = &mut self.active;
         let (start, salt) = (active.offset, self.shared.home.salt(active.id));
+        let (size, mut offset) = (active.room_for(content)?, start);
+        let buf = self.buf.begin(usize::try_from(size).unwrap_or(usize::MAX));
         if let Some(previous) = active.blank {
             let header = SegmentHeader {
                 align: active.align,
@@ -264,23 +265,39 @@ impl Wal {
                 before,
             };
             active.first = self.sequence;
-            self.buf.extend_from_slice(&header.encode(salt));
+            let header = header.encode(salt);
+            buf.extend_from_slice(&header);
+            offset += header.len() as u64;
         }
-        let offset = start + self.buf.len() as u64;
-        frame::encode(&mut self.buf, content, self.sequence, Place { offset, salt, align: active.align });
-        let path = segment::path(&self.shared.home.dir, active.id);
-        write_all(&*active.file, &self.buf, start).map_err(failed("write", &path))?;
-        let synced = if mutant!("fsync-skipped") { Ok(()) } else { active.file.sync_data() };
+        frame::encode(buf, content, self.sequence, Place { offset, salt, align: active.align });
+        self.write_out(start)?;
+        let active = &mut self.active;
+        active.blank = None;
+        active.offset = start + self.buf.bytes().len() as u64;
+        // A batch larger than a segment makes its segment longer.
+        active.size = active.size.max(active.offset);
+        self.buf.shrink(KEEP_BUFFER);
+        Ok(offset)
+    }
+
+    /// Writes what is in the buffer, and syncs it.
+    fn write_out(&mut self, offset: u64) -> Result<(), StorageError> {
+        let Home { vfs, dir, .. } = &self.shared.home;
+        let Active { id, file, direct, .. } = &mut self.active;
+        let (path, bytes) = (segment::path(dir, *id), self.buf.bytes());
+        let mut written = Ok(false);
+        if bytes.len() as u64 >= self.options.direct_from {
+            written = direct.write_all(&**vfs, &path, bytes, offset);
+        }
+        if let Ok(false) = written {
+            written = write_all(&**file, bytes, offset).map(|()| true);
+        }
+        written.map_err(failed("write", &path))?;
+        let synced = if mutant!("fsync-skipped") { Ok(()) } else { file.sync_data() };
         if !mutant!("fsync-error-ignored") {
             synced.map_err(failed("fsync", &path))?;
         }
-        active.blank = None;
-        active.offset = start + self.buf.len() as u64;
-        active.size = active.size.max(active.offset);
-        if self.buf.capacity() > KEEP_BUFFER {
-            self.buf = Vec::new();
-        }
-        Ok(offset)
+        Ok(())
     }
 
     fn roll(&mut self) -> Result<(), StorageError> {
@@ -347,10 +364,27 @@ impl Wal {
 }
 
 impl Active {
+    /// How many bytes a batch takes here, with the header if it is the first.
+    fn room_for(&self, content: Content<'_>) -> Result<u64, StorageError> {
+        let header = if self.blank.is_some() { u64::from(self.align) } else { 0 };
+        let batch = frame::batch_size(content, self.align);
+        let size = batch.ok_or_else(|| StorageError::Misuse("a write of more than 4 GiB".into()))?;
+        Ok(header + size)
+    }
+
     fn make(keeper: &mut Keeper, options: &Options, id: u64, previous: (u64, u64)) -> Result<Self, StorageError> {
         let file = keeper.take(id)?;
         let size = file.len().map_err(failed("stat", Path::new("a new segment")))?;
-        Ok(Self { id, file, align: options.align, offset: 0, size, first: 0, blank: Some(previous) })
+        Ok(Self {
+            id,
+            file,
+            direct: Direct::default(),
+            align: options.align,
+            offset: 0,
+            size,
+            first: 0,
+            blank: Some(previous),
+        })
     }
 }
 
@@ -364,7 +398,7 @@ fn reopen(home: &Home, top: &Top) -> Result<Active, StorageError> {
         offset = frame::round_up(top.end.max(top.dirty_end), u64::from(top.header.align));
     }
     let SegmentHeader { align, first_sequence: first, .. } = top.header;
-    Ok(Active { id, file, align, offset, size, first, blank: None })
+    Ok(Active { id, file, direct: Direct::default(), align, offset, size, first, blank: None })
 }
 
 /// Cuts what a torn batch left behind the end: later writes must not be mixed with it.

@@ -97,7 +97,16 @@ mod tiny_segments {
 
 mod wide_alignment_without_a_thread {
     use super::Options;
-    raftkv::log_store_conformance!(super::files(Options { segment_bytes: 64 << 10, align: 4096, background: false }));
+    raftkv::log_store_conformance!(super::files(Options {
+        segment_bytes: 64 << 10,
+        align: 4096,
+        direct_from: 4096,
+        background: false
+    }));
+}
+
+mod past_the_page_cache {
+    raftkv::log_store_conformance!(super::files(super::Options { direct_from: 0, ..super::Options::default() }));
 }
 
 mod simulated_disk {

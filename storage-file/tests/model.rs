@@ -66,8 +66,9 @@ proptest! {
         steps in prop::collection::vec(step(), 1..40),
         segment_bytes in prop_oneof![Just(2048_u64), Just(8192), Just(65536)],
         align in prop_oneof![Just(512_u32), Just(1024)],
+        direct_from in prop_oneof![Just(0_u64), Just(2048), Just(u64::MAX)],
     ) {
-        let options = Options { segment_bytes, align, background: false };
+        let options = Options { segment_bytes, align, direct_from, background: false };
         let disk = SimDisk::new();
         let mut wal = open_with(&disk, options).unwrap();
         let mut model = Model::default();

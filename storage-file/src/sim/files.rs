@@ -25,8 +25,12 @@ impl Vfs for SimDisk {
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
         let mut state = self.state();
+        let direct = access == Access::Direct;
+        if direct && state.direct.block.is_none() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         let inode = match (access, state.inode(path)) {
-            (Access::Read | Access::Write, found) => found?,
+            (Access::Read | Access::Write | Access::Direct, found) => found?,
             (Access::Create, Ok(inode)) => {
                 state.begin_io()?;
                 state.image.inodes[inode].set_len(0);
@@ -40,7 +44,7 @@ impl Vfs for SimDisk {
                 inode
             }
         };
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, locked: AtomicBool::new(false) }))
+        Ok(Arc::new(SimFile { disk: self.clone(), inode, direct, locked: AtomicBool::new(false) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -104,6 +108,8 @@ impl Drop for SimGuard {
 struct SimFile {
     disk: SimDisk,
     inode: usize,
+    /// Whether it writes past the cache: what is in it, and what is durable, is the same all the same.
+    direct: bool,
     /// Whether this handle has the file's lock.
     locked: AtomicBool,
 }
@@ -129,6 +135,14 @@ impl VfsFile for SimFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.state();
+        if self.direct {
+            let block = state.direct.block.unwrap_or(usize::MAX);
+            let whole = buf.len().is_multiple_of(block) && offset.is_multiple_of(block as u64);
+            if !whole || buf.as_ptr().align_offset(block) != 0 {
+                return Err(io::ErrorKind::InvalidInput.into());
+            }
+            state.direct_writes += 1;
+        }
         state.begin_io()?;
         let buf = &buf[..buf.len().min(state.write_limit.unwrap_or(usize::MAX))];
         let from = position(offset)?;

@@ -22,7 +22,7 @@ pub fn segment(id: u64) -> PathBuf {
 
 /// Segments so small that a few batches fill one.
 pub fn tiny() -> Options {
-    Options { segment_bytes: 3072, background: false, ..Options::default() }
+    Options { segment_bytes: 3072, direct_from: 1024, background: false, ..Options::default() }
 }
 
 pub fn open(disk: &SimDisk) -> Result<Wal, StorageError> {
