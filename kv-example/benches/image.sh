@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# What images cost: puts on a cluster of three that holds a GiB, while every node writes an image back to back, or while the leader sends one to a follower that
+# What images cost: puts on a cluster of three that holds a GiB, while every node writes one image after the other, or while the leader sends one to a follower that
 # lags behind what is left of the log, and while there is neither, in turn.
 #
+# What is written because the log is long enough has time, and the node pauses on the way ("written"); not where somebody asks for an image and waits ("asked").
+#
 #   cargo build --release -p kv-example
-#   kv-example/benches/image.sh                       # 3 rounds of 10 s a line: about 2 minutes, and some 12 GiB of disk
+#   kv-example/benches/image.sh                       # 3 rounds of 10 s a line: about 3 minutes, and some 12 GiB of disk
 #   kv-example/benches/image.sh --rounds 1 --seconds 5 --mib 100
 #   kv-example/benches/image.sh --what sent           # about 5 minutes
 #
 # An image takes as long as it takes to be sent: then a line is the median of as many runs of 2 s as fit in, at least one, and --seconds is the time without.
-# Clients are those of the two other nodes in both cases: who asks a node that lags waits until it has caught up.
+# Clients are those of the two other nodes then, with and without: who asks a node that lags waits until it has caught up.
 #
 # Options: --what written|sent (written), --rounds N (3), --seconds S (10), --mib M of values (1024), --kv PROGRAM (target/release/kv-example),
 #          --dir DIR (a new directory below the current one: it should be on a disk, not in memory), --base-port P (16379)
@@ -26,12 +28,18 @@ systems=(data)
 
 begin
 at data
-# By themselves the nodes take no images. For one to be sent, next to nothing of the log may stay.
+# For an image to be sent, next to nothing of the log may stay.
 trailing=()
 [ "$what" = written ] || trailing=(--trailing-entries 10)
-launch_all --snapshot-entries 1000000000 --snapshot-mib 1000000 ${trailing[@]+"${trailing[@]}"}
-until_served "$endpoints"
-all_run
+# serve ENTRIES: starts all nodes, which take an image whenever there were so many entries since the last.
+serve() {
+    end_all
+    launch_all --snapshot-entries "$1" --snapshot-mib 1000000 ${trailing[@]+"${trailing[@]}"}
+    until_served "$endpoints"
+    all_run
+}
+by_themselves=10000 when_asked=1000000000
+serve $when_asked
 # Whom the clients ask: all, or all but the follower that is to lag.
 late=0 asked=$endpoints
 
@@ -52,7 +60,23 @@ images() {
     done
 }
 
+while_without() { puts 256 10000 "$seconds" 1; }
+
 while_written() {
+    local before after
+    before=$(begun)
+    serve $by_themselves
+    puts 256 10000 "$seconds" 1 >"$work/line"
+    after=$(begun)
+    echo "by themselves: $((after - before))" >>"$work/images.log"
+    serve $when_asked
+    cat "$work/line"
+}
+
+# How many images were begun, by all nodes.
+begun() { cat "$work"/data-*.log | grep -c "writing a snapshot" || true; }
+
+while_asked() {
     local writers=() n
     for n in 1 2 3; do
         touch "$work/imaging"
@@ -95,6 +119,8 @@ while_sent() {
     echo "sent, with all that came after it, within $((($(now) - began) / 1000)) ms" >>"$work/images.log"
 }
 
+lines="without $what"
+[ "$what" = sent ] || lines="without written asked"
 printf 'loading %s MiB\n' "$mib"
 while :; do
     puts 4096 1000000 5 0 >/dev/null
@@ -108,8 +134,10 @@ for round in $(seq "$rounds"); do
         leader=$(leading) late=$((leader % nodes + 1))
         asked=$(for n in 1 2 3; do [ "$n" = "$late" ] || client "$n"; done | paste -sd,)
     fi
-    for line in without "$what"; do
-        if [ $line = without ]; then result=$(puts 256 10000 "$seconds" 1); else result=$("while_$what"); fi
+    for line in $lines; do
+        # In this shell, which knows the servers' processes.
+        "while_$line" >"$work/told"
+        result=$(<"$work/told")
         echo "round $round: $line: $result"
         echo "$line $result" >>"$work/results"
         settle
@@ -118,8 +146,9 @@ done
 
 echo "| images | puts/s | p50, ms | p99, ms | longest of all, ms |"
 echo "|---|--:|--:|--:|--:|"
-for line in without "$what"; do
+for line in $lines; do
     printf '| %s | %.0f | %s | %s | %s |\n' "$line" "$(middle $line 1)" "$(middle $line 2)" "$(middle $line 3)" "$(column $line 4 | sort -g | tail -n 1)"
 done
-echo "$(grep -c 'newest image' "$work/images.log") images were written; the last: $(grep 'newest image' "$work/images.log" | tail -n 1)"
+awk '/^by themselves/ { sum += $3 } END { if (NR) print sum + 0, "images were begun by themselves" }' "$work/images.log"
+echo "$(grep -c 'newest image' "$work/images.log") images were written as somebody asked; the last: $(grep 'newest image' "$work/images.log" | tail -n 1)"
 grep "^sent" "$work/images.log" || true

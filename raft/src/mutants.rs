@@ -437,6 +437,12 @@ pub const MUTANTS: &[Mutant] = &[
         depth: "node",
     },
     Mutant {
+        name: "cut-short-write-believed",
+        wrong: "A large batch of which the disk took a part, or nothing, is not written again.",
+        file: "storage-file/src/direct.rs",
+        depth: "node",
+    },
+    Mutant {
         name: "recovered-tail-believed",
         wrong: "What was found after an unclean stop is relied on without being written again.",
         file: "storage-file/src/wal.rs",

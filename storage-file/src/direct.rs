@@ -1,12 +1,12 @@
-//! Large writes past the page cache: the disk takes their bytes from where they were put together. In the cache they would cost a copy, and
-//! memory for what is seldom read again.
+//! Large writes past the page cache: the disk takes their bytes from where they were put together. In the cache they would cost a copy, and fresh memory.
 
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 
+use raftkv::mutant;
+
 use crate::frame::MAX_ALIGN;
-use crate::vfs::{Access, Vfs, VfsFile, write_all};
+use crate::vfs::{VfsFile, write_all};
 
 const ALIGN: usize = MAX_ALIGN as usize;
 
@@ -18,12 +18,16 @@ pub(crate) struct Aligned {
 }
 
 impl Aligned {
-    /// Empties it and makes room for `len` bytes, which are to be added to what the vector holds.
-    pub(crate) fn begin(&mut self, len: usize) -> &mut Vec<u8> {
+    /// Empties it and makes room for `len` bytes, which are to be added to what the vector holds, and to be written at `offset`: blocks begin in memory where they
+    /// begin in the file.
+    pub(crate) fn begin(&mut self, len: usize, offset: u64) -> &mut Vec<u8> {
         self.buf.clear();
         // With less it would move while it grows.
-        self.buf.reserve(len.saturating_add(ALIGN));
-        self.start = self.buf.as_ptr().align_offset(ALIGN).min(ALIGN);
+        let room = len.saturating_add(2 * ALIGN);
+        if self.buf.capacity() < room {
+            self.buf = Vec::with_capacity(room);
+        }
+        self.start = self.buf.as_ptr().align_offset(ALIGN).min(ALIGN) + into_block(offset);
         self.buf.resize(self.start, 0);
         &mut self.buf
     }
@@ -41,33 +45,64 @@ impl Aligned {
     }
 }
 
+fn into_block(offset: u64) -> usize {
+    (offset % ALIGN as u64) as usize
+}
+
 /// The way to a file past the page cache, once it was asked for.
 #[derive(Debug, Default)]
 pub(crate) enum Direct {
     #[default]
     Unknown,
     Open(Arc<dyn VfsFile>),
-    None,
+    Unavailable,
 }
 
 impl Direct {
-    /// Writes all of `buf` past the cache, or tells that it can't be done: then what it wrote is to be written again.
+    /// Writes all of `buf` to `file`, past the cache where there is such a way.
     ///
     /// # Errors
     /// As the operating system says.
-    pub(crate) fn write_all(&mut self, vfs: &dyn Vfs, path: &Path, buf: &[u8], offset: u64) -> io::Result<bool> {
-        if let Self::Unknown = self {
-            *self = vfs.open(path, Access::Direct).map_or(Self::None, Self::Open);
+    pub(crate) fn write_all(&mut self, file: &dyn VfsFile, buf: &[u8], offset: u64) -> io::Result<()> {
+        if self.is_done(file, buf, offset)? { Ok(()) } else { write_all(file, buf, offset) }
+    }
+
+    /// Writes all of `buf`, which may begin and end within blocks: those past the cache that are whole, where there is such a way, and the rest through it.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub(crate) fn write_around(&mut self, file: &dyn VfsFile, buf: &[u8], offset: u64) -> io::Result<()> {
+        let end = offset + buf.len() as u64;
+        let (before, behind) = ((ALIGN - into_block(offset)) % ALIGN, into_block(end));
+        let blocks = buf.get(before..buf.len() - behind.min(buf.len())).unwrap_or_default();
+        if blocks.is_empty() || !self.is_done(file, blocks, offset + before as u64)? {
+            return write_all(file, buf, offset);
         }
-        let Self::Open(file) = self else { return Ok(false) };
-        match write_all(&**file, buf, offset) {
-            // Larger blocks than those of the log, or a write that was not done to its end.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                *self = Self::None;
-                Ok(false)
+        write_all(file, &buf[..before], offset)?;
+        write_all(file, &buf[before + blocks.len()..], end - behind as u64)
+    }
+
+    /// Writes all of this past the cache. False where that can't be done, also where a part was written: then all of it is to be written through the
+    /// cache. Nobody was told yet that any of it is there.
+    fn is_done(&mut self, file: &dyn VfsFile, buf: &[u8], offset: u64) -> io::Result<bool> {
+        use io::ErrorKind::{InvalidInput, Unsupported};
+        if let Self::Unknown = self {
+            *self = file.direct().map_or_else(Self::unavailable, Self::Open);
+        }
+        let Self::Open(direct) = self else { return Ok(false) };
+        match write_all(&**direct, buf, offset) {
+            // Larger blocks than ours, or a write that ended within one.
+            Err(error) if matches!(error.kind(), InvalidInput | Unsupported) => {
+                *self = Self::unavailable(error);
+                Ok(mutant!("cut-short-write-believed"))
             }
             done => done.map(|()| true),
         }
+    }
+
+    fn unavailable(error: io::Error) -> Self {
+        tracing::debug!(%error, "large writes to this file go through the page cache");
+        Self::Unavailable
     }
 }
 
@@ -78,13 +113,14 @@ mod tests {
     #[test]
     fn what_is_added_to_a_buffer_lies_where_a_disk_can_take_it() {
         let mut buffer = Aligned::default();
-        for len in [1, 512, 100_000, 4096, 3_000_000] {
-            let bytes = buffer.begin(len);
+        for (len, offset) in [(1, 0), (512, 512), (100_000, 4096), (4096, 5000), (3_000_000, 70_001)] {
+            let bytes = buffer.begin(len, offset);
             let before = bytes.len();
             (0..len).for_each(|n| bytes.push(n as u8));
             assert_eq!(bytes.len() - before, len);
             assert!(buffer.bytes().iter().enumerate().all(|(n, byte)| *byte == n as u8));
-            assert_eq!((buffer.bytes().len(), buffer.bytes().as_ptr().align_offset(ALIGN)), (len, 0));
+            assert_eq!(buffer.bytes().len(), len);
+            assert_eq!(buffer.bytes().as_ptr().align_offset(ALIGN), (ALIGN - into_block(offset)) % ALIGN);
             buffer.shrink(1 << 20);
         }
         assert!(buffer.bytes().is_empty(), "three megabytes are kept");

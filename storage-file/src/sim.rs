@@ -133,9 +133,11 @@ struct Image {
     disk_names: BTreeMap<PathBuf, usize>,
     changes: Vec<NameChange>,
     dirs: BTreeSet<PathBuf>,
+    direct: Direct,
 }
 
 /// The way past the page cache: what writes are multiples of there, if there is one.
+#[derive(Clone, Debug)]
 struct Direct {
     block: Option<usize>,
 }
@@ -163,7 +165,6 @@ struct State {
     capacity: Option<usize>,
     /// The most that one write takes.
     write_limit: Option<usize>,
-    direct: Direct,
     direct_writes: u64,
     recording: Option<Vec<Image>>,
     random: u64,
@@ -284,9 +285,9 @@ impl SimDisk {
         self.state().write_limit = bytes;
     }
 
-    /// What writes past the cache have to be multiples of, 512 at first; none: there is no way past it.
+    /// What writes past the cache have to be multiples of, a power of two, 512 at first; none: there is no way past it.
     pub fn set_direct_block(&self, bytes: Option<usize>) {
-        self.state().direct.block = bytes;
+        self.state().image.direct.block = bytes;
     }
 
     /// How many writes went past the cache.

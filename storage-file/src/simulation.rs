@@ -81,6 +81,8 @@ pub type FileStores = DiskStores<Files>;
 #[derive(Debug, Default)]
 pub struct Files {
     options: Options,
+    /// Of the disk, for writes past the cache.
+    block: Option<usize>,
 }
 
 impl Kind for Files {
@@ -92,6 +94,11 @@ impl Kind for Files {
             align,
             direct_from: 4096,
             background: false,
+        };
+        self.block = match (segment_bytes, align) {
+            (3072, _) => None,
+            (8192, _) | (_, 4096) => Some(4096),
+            _ => Some(512),
         };
     }
 
@@ -106,6 +113,7 @@ impl Kind for Files {
     }
 
     fn open(&self, disk: &SimDisk, identity: Identity) -> Result<Opened, StorageError> {
+        disk.set_direct_block(self.block);
         let vfs = Arc::new(disk.clone());
         let log = FileLog::open_on(vfs.clone(), LOG, identity, self.options)?;
         Ok((Arc::new(log), Arc::new(FileSnapshots::open_on(vfs, SNAPSHOTS, identity, false)?)))

@@ -22,9 +22,6 @@ pub enum Access {
     Write,
     /// An empty file, to read and write: a new one, or an existing one cut to nothing.
     Create,
-    /// An existing file, to write past the page cache, if there is such a way. Offsets and lengths of writes are multiples of the disk's blocks, and so is where
-    /// the bytes lie in memory; a write that is not fails with [`io::ErrorKind::InvalidInput`], as it does where there is no such way.
-    Direct,
 }
 
 /// A file system, as far as this crate needs one. Paths are used as they are given.
@@ -128,6 +125,18 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     /// As the operating system says.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
+    /// Another handle of the same file, of which writes go past the page cache (`O_DIRECT`). Other handles read what it wrote as soon as a write returns, and
+    /// their [`VfsFile::sync_data`] makes it durable.
+    ///
+    /// Offset and length of each write are multiples of the disk's blocks, and so is where the bytes lie in memory: otherwise it fails with [`io::ErrorKind::InvalidInput`]. The default is for
+    /// file systems without such a way.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::Unsupported`] where there is no such way, or as the operating system says.
+    fn direct(&self) -> io::Result<Arc<dyn VfsFile>> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Takes the file for this handle alone, until the handle is dropped or the process ends. False if another has it. The default is for file systems
     /// that one process has to itself.
     ///
@@ -188,7 +197,6 @@ impl Vfs for OsVfs {
             Access::Create => {
                 options.create(true).truncate(true);
             }
-            Access::Direct => past_the_cache(&mut options)?,
         }
         Ok(Arc::new(OsFile(options.open(path)?)))
     }
@@ -219,15 +227,26 @@ impl Vfs for OsVfs {
     }
 }
 
+/// Opens a file once more, to write past the page cache.
 #[cfg(any(target_os = "linux", target_os = "android"))]
-fn past_the_cache(options: &mut OpenOptions) -> io::Result<()> {
+fn past_the_cache(file: &File) -> io::Result<File> {
+    use std::os::fd::AsRawFd;
     use std::os::unix::fs::OpenOptionsExt;
-    options.custom_flags(rustix::fs::OFlags::DIRECT.bits().cast_signed());
-    Ok(())
+
+    /// Those of ext2 to ext4, xfs, btrfs and f2fs: there what was cached of a place is dropped when that is written to. Of others (FUSE, networks) not all do so.
+    const KNOWN: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+    #[allow(clippy::unnecessary_cast, reason = "its type is not the same on all platforms")]
+    let kind = rustix::fs::fstatfs(file)?.f_type as i64;
+    if !KNOWN.contains(&kind) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let flags = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    // The same file, whatever has its name by now.
+    OpenOptions::new().write(true).custom_flags(flags).open(format!("/proc/self/fd/{}", file.as_raw_fd()))
 }
 
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
-fn past_the_cache(_: &mut OpenOptions) -> io::Result<()> {
+fn past_the_cache(_: &File) -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -260,6 +279,10 @@ impl VfsFile for OsFile {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.set_len(len)
+    }
+
+    fn direct(&self) -> io::Result<Arc<dyn VfsFile>> {
+        Ok(Arc::new(Self(past_the_cache(&self.0)?)))
     }
 
     fn try_lock(&self) -> io::Result<bool> {

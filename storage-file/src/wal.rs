@@ -254,7 +254,7 @@ impl Wal {
         let active = &mut self.active;
         let (start, salt) = (active.offset, self.shared.home.salt(active.id));
         let (size, mut offset) = (active.room_for(content)?, start);
-        let buf = self.buf.begin(usize::try_from(size).unwrap_or(usize::MAX));
+        let buf = self.buf.begin(usize::try_from(size).unwrap_or(usize::MAX), start);
         if let Some(previous) = active.blank {
             let header = SegmentHeader {
                 align: active.align,
@@ -282,16 +282,10 @@ impl Wal {
 
     /// Writes what is in the buffer, and syncs it.
     fn write_out(&mut self, offset: u64) -> Result<(), StorageError> {
-        let Home { vfs, dir, .. } = &self.shared.home;
         let Active { id, file, direct, .. } = &mut self.active;
-        let (path, bytes) = (segment::path(dir, *id), self.buf.bytes());
-        let mut written = Ok(false);
-        if bytes.len() as u64 >= self.options.direct_from {
-            written = direct.write_all(&**vfs, &path, bytes, offset);
-        }
-        if let Ok(false) = written {
-            written = write_all(&**file, bytes, offset).map(|()| true);
-        }
+        let (path, bytes) = (segment::path(&self.shared.home.dir, *id), self.buf.bytes());
+        let large = bytes.len() as u64 >= self.options.direct_from;
+        let written = if large { direct.write_all(&**file, bytes, offset) } else { write_all(&**file, bytes, offset) };
         written.map_err(failed("write", &path))?;
         let synced = if mutant!("fsync-skipped") { Ok(()) } else { file.sync_data() };
         if !mutant!("fsync-error-ignored") {

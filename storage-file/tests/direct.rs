@@ -1,14 +1,15 @@
 //! Large batches, which are written past the page cache.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 mod support;
 
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use raftkv::{Index, LogStore};
 use raftkv_storage_file::sim::{Fate, SimDisk};
-use raftkv_storage_file::{FileLog, Options, Wal};
+use raftkv_storage_file::{Access, FileLog, Options, OsVfs, Vfs, Wal};
 use support::{Call, IDENTITY, Model, model_of, open_with, perform, write};
 
 const LARGE: usize = 200_000;
@@ -42,7 +43,7 @@ fn large_batches_go_past_the_cache_and_small_ones_do_not() {
     drop(wal);
     let mut wal = open_with(&disk, options()).unwrap();
     fill(&mut wal, &mut model, &[LARGE]);
-    assert_eq!(model_of(&wal).unwrap(), model);
+    assert_eq!((disk.direct_writes(), model_of(&wal).unwrap()), (5, model.clone()));
     let never = Options { direct_from: u64::MAX, ..options() };
     drop(wal);
     let before = disk.direct_writes();
@@ -78,6 +79,31 @@ fn a_large_batch_that_was_cut_short_is_written_again_as_a_whole() {
     assert_eq!(model_of(&wal).unwrap(), model);
     let after = disk.now().lose_power(|_| Fate::Lost);
     assert_eq!(model_of(&open_with(&after, options()).unwrap()).unwrap(), model);
+}
+
+/// Whether it is done at all: what can't be written past the cache is written through it, and no other test would notice.
+#[test]
+fn another_handle_of_a_real_file_writes_past_the_cache() {
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let file = OsVfs.open(&place.path().join("file"), Access::Create).unwrap();
+    file.write_at(&[1; 8192], 0).unwrap();
+    let mut found = [0; 8192];
+    file.read_at(&mut found, 0).unwrap();
+    let direct = match file.direct() {
+        Ok(direct) => direct,
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            eprintln!("this file system has no such way, so there is nothing to test");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let memory = [2; 3 * 4096];
+    let aligned = &memory[memory.as_ptr().align_offset(4096)..];
+    assert_eq!(direct.write_at(&aligned[..100], 0).unwrap_err().kind(), ErrorKind::InvalidInput);
+    direct.write_at(&aligned[..4096], 4096).unwrap();
+    file.sync_data().unwrap();
+    file.read_at(&mut found, 0).unwrap();
+    assert!(found == [[1; 4096], [2; 4096]].as_flattened());
 }
 
 /// The cache has pages that small batches and readers brought there, in the middle of which a large one begins.

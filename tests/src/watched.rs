@@ -108,4 +108,9 @@ impl VfsFile for WatchedFile {
         (self.before)("cut", &self.path);
         self.file.set_len(len)
     }
+
+    fn direct(&self) -> io::Result<Arc<dyn VfsFile>> {
+        let file = self.file.direct()?;
+        Ok(Arc::new(Self { file, path: self.path.clone(), before: self.before.clone() }))
+    }
 }

@@ -25,12 +25,8 @@ impl Vfs for SimDisk {
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
         let mut state = self.state();
-        let direct = access == Access::Direct;
-        if direct && state.direct.block.is_none() {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         let inode = match (access, state.inode(path)) {
-            (Access::Read | Access::Write | Access::Direct, found) => found?,
+            (Access::Read | Access::Write, found) => found?,
             (Access::Create, Ok(inode)) => {
                 state.begin_io()?;
                 state.image.inodes[inode].set_len(0);
@@ -44,7 +40,7 @@ impl Vfs for SimDisk {
                 inode
             }
         };
-        Ok(Arc::new(SimFile { disk: self.clone(), inode, direct, locked: AtomicBool::new(false) }))
+        Ok(Arc::new(SimFile { disk: self.clone(), inode, direct: false, locked: AtomicBool::new(false) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -136,7 +132,7 @@ impl VfsFile for SimFile {
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let mut state = self.disk.state();
         if self.direct {
-            let block = state.direct.block.unwrap_or(usize::MAX);
+            let block = state.image.direct.block.unwrap_or(usize::MAX);
             let whole = buf.len().is_multiple_of(block) && offset.is_multiple_of(block as u64);
             if !whole || buf.as_ptr().align_offset(block) != 0 {
                 return Err(io::ErrorKind::InvalidInput.into());
@@ -191,6 +187,14 @@ impl VfsFile for SimFile {
         state.begin_io()?;
         state.image.inodes[self.inode].set_len_sparsely(position(len)?);
         Ok(())
+    }
+
+    fn direct(&self) -> io::Result<Arc<dyn VfsFile>> {
+        if self.disk.state().image.direct.block.is_none() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let (disk, inode) = (self.disk.clone(), self.inode);
+        Ok(Arc::new(Self { disk, inode, direct: true, locked: AtomicBool::new(false) }))
     }
 
     fn try_lock(&self) -> io::Result<bool> {

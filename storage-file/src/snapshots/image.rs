@@ -84,6 +84,11 @@ pub(crate) fn trailer(buf: &mut Vec<u8>, (bytes, chunks, checksum): (u64, u64, u
     frame(buf, END, &payload, salt, offset);
 }
 
+/// How many bytes such a frame takes.
+pub(crate) fn chunk_size(data: &[u8]) -> usize {
+    FRAME + data.len()
+}
+
 fn frame(buf: &mut Vec<u8>, kind: u8, payload: &[u8], salt: Salt, offset: u64) {
     let mut header = [0; FRAME];
     put(&mut header, 4, &salt.sum(offset, payload).to_le_bytes());

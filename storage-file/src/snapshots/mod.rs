@@ -3,6 +3,7 @@
 mod image;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -10,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raftkv::{LogId, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
 
+use crate::direct::{Aligned, Direct};
 use crate::directory::{self, Owner};
 use crate::frame::{Identity, Salt};
 use crate::vfs::{Access, Guard, OsVfs, Vfs, VfsFile, failed, write_all};
@@ -19,6 +21,9 @@ use image::{Image, MAX_CHUNK};
 
 const PUBLISHED: &str = ".snap";
 const UNFINISHED: &str = ".part";
+
+/// Pieces of so many bytes are written past the page cache.
+const DIRECT_FROM: usize = 64 << 10;
 
 /// Images of the state machine, each in a file of its own with a checksum for each piece and a trailer.
 ///
@@ -308,6 +313,7 @@ impl Store {
         Ok(Some(Progress {
             turn: Arc::default(),
             file,
+            direct: Direct::default(),
             bytes: found.bytes,
             end: found.end,
             chunks: found.pieces.len() as u64,
@@ -321,22 +327,29 @@ impl Store {
         write_all(&*file, &header, 0).map_err(failed("write", path))?;
         file.sync_data().map_err(failed("fsync", path))?;
         self.sync_dir()?;
-        Ok(Progress { turn: Arc::default(), file, bytes: 0, end: header.len() as u64, chunks: 0, checksum: 0 })
+        Ok(Progress {
+            turn: Arc::default(),
+            file,
+            direct: Direct::default(),
+            bytes: 0,
+            end: header.len() as u64,
+            chunks: 0,
+            checksum: 0,
+        })
     }
 
     fn append(&self, id: SnapshotId, progress: &mut Progress, data: &[u8]) -> Result<(), StorageError> {
         self.write(|writing| {
             progress.check_turn(id, writing)?;
             let path = self.path(id, UNFINISHED);
-            let mut buf = Vec::with_capacity(data.len().min(MAX_CHUNK) + 64);
+            let mut buf = Aligned::default();
             for piece in data.chunks(MAX_CHUNK) {
                 // Each is synced before the next is written, so that a later one vouches for it.
-                buf.clear();
-                image::chunk(&mut buf, piece, self.salt(id), progress.end);
-                write_all(&*progress.file, &buf, progress.end).map_err(failed("write", &path))?;
+                image::chunk(buf.begin(image::chunk_size(piece), progress.end), piece, self.salt(id), progress.end);
+                progress.write(buf.bytes()).map_err(failed("write", &path))?;
                 progress.file.sync_data().map_err(failed("fsync", &path))?;
                 progress.bytes += piece.len() as u64;
-                progress.end += buf.len() as u64;
+                progress.end += buf.bytes().len() as u64;
                 progress.chunks += 1;
                 progress.checksum = crc32c::crc32c_append(progress.checksum, piece);
                 writing.durable.insert(id, progress.end);
@@ -387,6 +400,7 @@ struct Progress {
     /// Tells this writer from one that began the image anew.
     turn: Arc<()>,
     file: Arc<dyn VfsFile>,
+    direct: Direct,
     bytes: u64,
     end: u64,
     chunks: u64,
@@ -394,6 +408,14 @@ struct Progress {
 }
 
 impl Progress {
+    /// Writes this behind what is there.
+    fn write(&mut self, buf: &[u8]) -> io::Result<()> {
+        if buf.len() < DIRECT_FROM {
+            return write_all(&*self.file, buf, self.end);
+        }
+        self.direct.write_around(&*self.file, buf, self.end)
+    }
+
     fn check_turn(&self, id: SnapshotId, writing: &Writing) -> Result<(), StorageError> {
         let present = writing.writers.get(&id).and_then(Weak::upgrade);
         if present.is_some_and(|turn| Arc::ptr_eq(&turn, &self.turn)) {
