@@ -27,6 +27,7 @@ impl Aligned {
         if self.buf.capacity() < room {
             self.buf = Vec::with_capacity(room);
         }
+        // Where no place can be told it is any, and the write is refused, and goes through the cache.
         self.start = self.buf.as_ptr().align_offset(ALIGN).min(ALIGN) + into_block(offset);
         self.buf.resize(self.start, 0);
         &mut self.buf
@@ -64,7 +65,7 @@ impl Direct {
     /// # Errors
     /// As the operating system says.
     pub(crate) fn write_all(&mut self, file: &dyn VfsFile, buf: &[u8], offset: u64) -> io::Result<()> {
-        if self.is_done(file, buf, offset)? { Ok(()) } else { write_all(file, buf, offset) }
+        if self.try_write(file, buf, offset)? { Ok(()) } else { write_all(file, buf, offset) }
     }
 
     /// Writes all of `buf`, which may begin and end within blocks: those past the cache that are whole, where there is such a way, and the rest through it.
@@ -75,7 +76,8 @@ impl Direct {
         let end = offset + buf.len() as u64;
         let (before, behind) = ((ALIGN - into_block(offset)) % ALIGN, into_block(end));
         let blocks = buf.get(before..buf.len() - behind.min(buf.len())).unwrap_or_default();
-        if blocks.is_empty() || !self.is_done(file, blocks, offset + before as u64)? {
+        // The blocks come first: what is in the cache and not yet on the disk must not lie in a page that is written to past it.
+        if blocks.is_empty() || !self.try_write(file, blocks, offset + before as u64)? {
             return write_all(file, buf, offset);
         }
         write_all(file, &buf[..before], offset)?;
@@ -84,7 +86,7 @@ impl Direct {
 
     /// Writes all of this past the cache. False where that can't be done, also where a part was written: then all of it is to be written through the
     /// cache. Nobody was told yet that any of it is there.
-    fn is_done(&mut self, file: &dyn VfsFile, buf: &[u8], offset: u64) -> io::Result<bool> {
+    fn try_write(&mut self, file: &dyn VfsFile, buf: &[u8], offset: u64) -> io::Result<bool> {
         use io::ErrorKind::{InvalidInput, Unsupported};
         if let Self::Unknown = self {
             *self = file.direct().map_or_else(Self::unavailable, Self::Open);

@@ -22,9 +22,8 @@ pub struct Options {
     /// Batches begin at multiples of this many bytes, so that no write touches a disk block that holds acknowledged data: 512 by
     /// default, up to 4096 for disks whose blocks of 4096 bytes can break in a loss of power. It counts for new segments.
     pub align: u32,
-    /// Batches of so many bytes and more, as they are in the file, are written past the page cache (`O_DIRECT`) on file systems that are known to do that well (ext4, xfs,
-    /// btrfs, f2fs), which spares a copy of them: 512 KiB by default; `u64::MAX` for never. On a disk of which the blocks are larger than `align`
-    /// they go through the cache.
+    /// Batches of so many bytes and more, as they are in the file, are written past the page cache (`O_DIRECT`) on file systems that are known to do that well (ext4 and xfs), which
+    /// spares a copy of them: 512 KiB by default; `u64::MAX` for never. Where a disk's blocks are larger than `align` most of them go through the cache.
     pub direct_from: u64,
     /// Whether the log has threads of its own. Without, whoever calls does the work, in a fixed order: for tests and
     /// simulators.

@@ -139,6 +139,10 @@ impl SegmentHeader {
     }
 }
 
+/// How many zeros are written before they are synced. Whoever syncs something else on that disk meanwhile waits for what is under way: a segment's worth of them
+/// is a tenth of a second.
+const ZEROED_AT_ONCE: u64 = 1 << 20;
+
 /// Makes the file of a segment: room reserved, zeros written so that a later sync has no metadata to write, and all of it
 /// durable.
 ///
@@ -155,7 +159,14 @@ pub(crate) fn create(
     let made = (|| {
         let reserved = file.allocate(size).map_err(failed("allocate", &path))?;
         if zeroed || !reserved {
-            zero(&*file, 0, size).map_err(failed("write", &path))?;
+            let mut at = 0;
+            while at < size {
+                zero(&*file, at, size.min(at + ZEROED_AT_ONCE)).map_err(failed("write", &path))?;
+                at += ZEROED_AT_ONCE;
+                if at < size {
+                    file.sync_data().map_err(failed("fsync", &path))?;
+                }
+            }
         }
         file.sync_data().map_err(failed("fsync", &path))?;
         if mutant!("directory-not-synced") {
@@ -350,6 +361,24 @@ mod tests {
         for name in ["42.wal", "0000000000000000004x.wal", "00000000000000000042.tmp", "+0000000000000000042.wal"] {
             assert_eq!(parse_name(name), None, "{name}");
         }
+    }
+
+    /// Puts waited a tenth of a second whenever a segment was made beside them.
+    #[cfg(feature = "testing")]
+    #[test]
+    fn no_more_zeros_wait_for_the_disk_than_a_piece() {
+        let disk = crate::sim::SimDisk::new();
+        let (dir, size) = (Path::new("/log"), 3 * ZEROED_AT_ONCE + 5000);
+        disk.create_dir_all(dir).unwrap();
+        disk.record();
+        create(&disk, dir, 1, size, true).unwrap();
+        let moments = disk.take_recording();
+        let most = moments.iter().map(|moment| moment.pending().len()).max().unwrap();
+        let piece = usize::try_from(ZEROED_AT_ONCE).unwrap() / crate::sim::SECTOR;
+        // The name and the length beside them.
+        assert!((piece..=piece + 2).contains(&most), "{most} changes of a file wait, of {piece} in a piece");
+        let after = disk.now().lose_power(|_| crate::sim::Fate::Lost);
+        assert_eq!(after.contents(&path(dir, 1)).map(|bytes| bytes.len() as u64), Some(size));
     }
 
     /// Found by fuzzing: with four billion in the header's place for them, a dump took minutes.

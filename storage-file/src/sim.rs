@@ -444,6 +444,17 @@ impl Inode {
         }
     }
 
+    /// Drops the pages of the cache in which these bytes lie, as a write past it does: what a failed sync left there alone is lost.
+    fn drop_clean(&mut self, offset: usize, len: usize) {
+        for sector in offset / BLOCK * (BLOCK / SECTOR)..(offset + len).div_ceil(BLOCK) * (BLOCK / SECTOR) {
+            if !self.known.contains(&(sector as u64)) {
+                let from = sector * SECTOR;
+                let durable = self.disk.get(from..(from + SECTOR).min(self.cut.unwrap_or(usize::MAX)).max(from));
+                self.cache.write(from, &durable);
+            }
+        }
+    }
+
     /// How many bytes it takes.
     fn used(&self) -> usize {
         let len = self.cache.len();

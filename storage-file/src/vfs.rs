@@ -128,7 +128,7 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
     /// Another handle of the same file, of which writes go past the page cache (`O_DIRECT`). Other handles read what it wrote as soon as a write returns, and
     /// their [`VfsFile::sync_data`] makes it durable.
     ///
-    /// Offset and length of each write are multiples of the disk's blocks, and so is where the bytes lie in memory: otherwise it fails with [`io::ErrorKind::InvalidInput`]. The default is for
+    /// Offset and length of each write are multiples of the disk's blocks, and so is where the bytes lie in memory: otherwise it may fail with [`io::ErrorKind::InvalidInput`]. The default is for
     /// file systems without such a way.
     ///
     /// # Errors
@@ -233,8 +233,9 @@ fn past_the_cache(file: &File) -> io::Result<File> {
     use std::os::fd::AsRawFd;
     use std::os::unix::fs::OpenOptionsExt;
 
-    /// Those of ext2 to ext4, xfs, btrfs and f2fs: there what was cached of a place is dropped when that is written to. Of others (FUSE, networks) not all do so.
-    const KNOWN: [i64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0xf2f5_2010];
+    /// Those of ext2 to ext4, and of xfs: there what was cached of a place is dropped when that is written to. Of others (FUSE, networks) not all do so; btrfs and f2fs
+    /// take most of what we write through the cache all the same, which costs more than to write it there.
+    const KNOWN: [i64; 2] = [0xef53, 0x5846_5342];
     #[allow(clippy::unnecessary_cast, reason = "its type is not the same on all platforms")]
     let kind = rustix::fs::fstatfs(file)?.f_type as i64;
     if !KNOWN.contains(&kind) {

@@ -21,7 +21,8 @@ struct Files {
 }
 
 fn files(options: Options) -> Files {
-    Files { dir: tempfile::tempdir().unwrap(), options }
+    // Not where temporary files usually are: that may be memory, past which nothing is written.
+    Files { dir: tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap(), options }
 }
 
 impl log_store::Backend for Files {
@@ -50,7 +51,7 @@ impl log_store::Backend for Simulated {
     type Store = FileLog;
 
     async fn open(&self) -> FileLog {
-        let options = Options { segment_bytes: 16 << 10, background: false, ..Options::default() };
+        let options = Options { segment_bytes: 16 << 10, direct_from: 1024, background: false, ..Options::default() };
         FileLog::open_on(Arc::new(self.0.restarted()), "/log", IDENTITY, options).unwrap()
     }
 

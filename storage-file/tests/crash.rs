@@ -11,7 +11,7 @@ mod support;
 
 use raftkv::testing::Random;
 use raftkv::{HardState, LogId, LogWrite, NodeId, Term};
-use raftkv_storage_file::sim::{Fate, Fault, Moment, SimDisk, patterns};
+use raftkv_storage_file::sim::{Fate, Fault, Moment, SECTOR, SimDisk, patterns};
 use raftkv_storage_file::{Options, Wal};
 use support::{Call, Model, model_of, open_with, perform, tiny, vote, write};
 
@@ -172,10 +172,13 @@ fn a_loss_of_power_between_short_writes_loses_nothing_acknowledged() {
     let mut count = Count::default();
     let (seeds, sample) = long().map_or((1, 500), |seeds| (seeds, 20));
     for seed in 101..101 + seeds {
-        campaign(seed, 14, Options { segment_bytes: 2048, ..tiny() }, Some(700), sample, &mut count);
+        // Within a block, and between two.
+        for limit in [700, 3 * SECTOR] {
+            campaign(seed, 14, Options { segment_bytes: 2048, ..tiny() }, Some(limit), sample, &mut count);
+        }
     }
     println!("{} losses of power, {} second ones", count.first, count.second);
-    assert!(count.first > 1000, "too few states: {}", count.first);
+    assert!(count.first > 2000, "too few states: {}", count.first);
 }
 
 /// The end of a process at any moment: what was written is still in the page cache.

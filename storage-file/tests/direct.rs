@@ -13,9 +13,11 @@ use raftkv_storage_file::{Access, FileLog, Options, OsVfs, Vfs, Wal};
 use support::{Call, IDENTITY, Model, model_of, open_with, perform, write};
 
 const LARGE: usize = 200_000;
+/// Batches of so many bytes and more are large.
+const FROM: u64 = 128 << 10;
 
 fn options() -> Options {
-    Options { segment_bytes: 1 << 20, background: false, ..Default::default() }
+    Options { segment_bytes: 1 << 20, direct_from: FROM, background: false, ..Default::default() }
 }
 
 /// Batches of one entry each, of these lengths.
@@ -110,7 +112,8 @@ fn another_handle_of_a_real_file_writes_past_the_cache() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_and_large_batches_of_one_file_are_read_as_they_were_written() {
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-    let open = || FileLog::open(place.path().join("log"), IDENTITY, Options::default()).unwrap();
+    let options = Options { direct_from: FROM, ..Options::default() };
+    let open = || FileLog::open(place.path().join("log"), IDENTITY, options).unwrap();
     let lengths: Vec<usize> = (0..60).map(|n| [10, LARGE, 700, 3000, LARGE + 700 * n, 1][n % 6]).collect();
     let expected = |index: u64| write(1, index..index + 1, lengths[usize::try_from(index - 1).unwrap()]);
     let count = lengths.len() as u64;

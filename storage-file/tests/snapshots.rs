@@ -294,18 +294,24 @@ fn check(moment: &Moment, fates: &mut dyn FnMut() -> Fate, least: u64, Size { le
 
 #[test]
 fn a_loss_of_power_at_any_moment_leaves_a_whole_image() {
-    assert_eq!(lose_power_while_writing(Size { len: 1300, step: 500 }, 1).direct_writes(), 0);
+    assert_eq!(lose_power_while_writing(Size { len: 1300, step: 500 }, 1, Some(512)), 0);
 }
 
 /// Their pieces are written past the page cache, but for what begins or ends within a block.
 #[test]
 fn a_loss_of_power_at_any_moment_leaves_a_whole_image_of_large_pieces() {
-    assert_eq!(lose_power_while_writing(Size { len: 150_001, step: 70_000 }, 23).direct_writes(), 6);
+    assert_eq!(lose_power_while_writing(Size { len: 150_001, step: 70_000 }, 23, Some(512)), 6);
 }
 
-/// Asks for the fate of each of so many pending changes alone.
-fn lose_power_while_writing(size: Size, one_in: usize) -> SimDisk {
+#[test]
+fn a_loss_of_power_at_any_moment_leaves_a_whole_image_of_large_pieces_in_large_blocks() {
+    assert_eq!(lose_power_while_writing(Size { len: 150_001, step: 70_000 }, 31, Some(4096)), 6);
+}
+
+/// Asks for the fate of each of so many pending changes alone, and tells how many writes went past the cache, in blocks of such a size.
+fn lose_power_while_writing(size: Size, one_in: usize, block: Option<usize>) -> u64 {
     let disk = SimDisk::new();
+    disk.set_direct_block(block);
     disk.record();
     let store = open(&disk).unwrap();
     let mut published = vec![];
@@ -333,7 +339,7 @@ fn lose_power_while_writing(size: Size, one_in: usize) -> SimDisk {
         }
     }
     assert!(states > 300, "only {states} states");
-    disk
+    disk.direct_writes()
 }
 
 /// Whoever opens images after a kill cuts his log up to the one that he finds.

@@ -77,10 +77,12 @@ const CLASSES: &[&str] = &[
     "torn writes recovered",
     "transfers begun",
     "writes forwarded by followers",
+    "writes past the page cache",
 ];
 
 /// Of these, what only the stores on plain files can meet.
-const OF_FILES: &[&str] = &["last batches written anew after a failed sync", "torn writes recovered"];
+const OF_FILES: &[&str] =
+    &["last batches written anew after a failed sync", "torn writes recovered", "writes past the page cache"];
 
 /// What only the stores on redb can meet.
 const OF_REDB: &[&str] = &["copies of a database cut off", "databases opened after a loss of power"];

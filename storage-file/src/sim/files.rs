@@ -104,7 +104,7 @@ impl Drop for SimGuard {
 struct SimFile {
     disk: SimDisk,
     inode: usize,
-    /// Whether it writes past the cache: what is in it, and what is durable, is the same all the same.
+    /// Whether it writes past the cache. What is read, and what is durable when, is the same either way, but for what the cache alone had of the pages around.
     direct: bool,
     /// Whether this handle has the file's lock.
     locked: AtomicBool,
@@ -142,6 +142,9 @@ impl VfsFile for SimFile {
         state.begin_io()?;
         let buf = &buf[..buf.len().min(state.write_limit.unwrap_or(usize::MAX))];
         let from = position(offset)?;
+        if self.direct {
+            state.image.inodes[self.inode].drop_clean(from, buf.len());
+        }
         let more = state.image.inodes[self.inode].room_for(from, buf.len());
         state.check_room(more)?;
         state.image.inodes[self.inode].write(buf, from);

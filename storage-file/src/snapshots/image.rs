@@ -75,6 +75,11 @@ pub(crate) fn chunk(buf: &mut Vec<u8>, data: &[u8], salt: Salt, offset: u64) {
     frame(buf, CHUNK, data, salt, offset);
 }
 
+/// How many bytes such a frame takes.
+pub(crate) fn chunk_size(data: &[u8]) -> usize {
+    FRAME + data.len()
+}
+
 /// Adds the frame that ends an image.
 pub(crate) fn trailer(buf: &mut Vec<u8>, (bytes, chunks, checksum): (u64, u64, u32), salt: Salt, offset: u64) {
     let mut payload = [0; TRAILER];
@@ -82,11 +87,6 @@ pub(crate) fn trailer(buf: &mut Vec<u8>, (bytes, chunks, checksum): (u64, u64, u
     put(&mut payload, 8, &chunks.to_le_bytes());
     put(&mut payload, 16, &checksum.to_le_bytes());
     frame(buf, END, &payload, salt, offset);
-}
-
-/// How many bytes such a frame takes.
-pub(crate) fn chunk_size(data: &[u8]) -> usize {
-    FRAME + data.len()
 }
 
 fn frame(buf: &mut Vec<u8>, kind: u8, payload: &[u8], salt: Salt, offset: u64) {
