@@ -60,7 +60,11 @@ images() {
     done
 }
 
-while_without() { puts 256 10000 "$seconds" 1; }
+# Each line but those of an image that is sent begins with a start, so that all know as little of what is on the disk.
+while_without() {
+    [ "$what" = sent ] || serve $when_asked
+    puts 256 10000 "$seconds" 1
+}
 
 while_written() {
     local before after
@@ -69,7 +73,6 @@ while_written() {
     puts 256 10000 "$seconds" 1 >"$work/line"
     after=$(begun)
     echo "by themselves: $((after - before))" >>"$work/images.log"
-    serve $when_asked
     cat "$work/line"
 }
 
@@ -78,6 +81,7 @@ begun() { cat "$work"/data-*.log | grep -c "writing a snapshot" || true; }
 
 while_asked() {
     local writers=() n
+    serve $when_asked
     for n in 1 2 3; do
         touch "$work/imaging"
         images "$(client $n)" &
