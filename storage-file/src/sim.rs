@@ -140,11 +140,13 @@ struct Image {
 #[derive(Clone, Debug)]
 struct Direct {
     block: Option<usize>,
+    /// How many went there.
+    writes: u64,
 }
 
 impl Default for Direct {
     fn default() -> Self {
-        Self { block: Some(512) }
+        Self { block: Some(512), writes: 0 }
     }
 }
 
@@ -165,7 +167,6 @@ struct State {
     capacity: Option<usize>,
     /// The most that one write takes.
     write_limit: Option<usize>,
-    direct_writes: u64,
     recording: Option<Vec<Image>>,
     random: u64,
 }
@@ -290,10 +291,10 @@ impl SimDisk {
         self.state().image.direct.block = bytes;
     }
 
-    /// How many writes went past the cache.
+    /// How many writes went past the cache, since there is this disk; a loss of power or a kill does not end it.
     #[must_use]
     pub fn direct_writes(&self) -> u64 {
-        self.state().direct_writes
+        self.state().image.direct.writes
     }
 
     /// Keeps a [`Moment`] before each operation from now on.

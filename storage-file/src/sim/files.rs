@@ -137,7 +137,7 @@ impl VfsFile for SimFile {
             if !whole || buf.as_ptr().align_offset(block) != 0 {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
-            state.direct_writes += 1;
+            state.image.direct.writes += 1;
         }
         state.begin_io()?;
         let buf = &buf[..buf.len().min(state.write_limit.unwrap_or(usize::MAX))];
