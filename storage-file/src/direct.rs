@@ -68,22 +68,6 @@ impl Direct {
         if self.try_write(file, buf, offset)? { Ok(()) } else { write_all(file, buf, offset) }
     }
 
-    /// Writes all of `buf`, which may begin and end within blocks: those past the cache that are whole, where there is such a way, and the rest through it.
-    ///
-    /// # Errors
-    /// As the operating system says.
-    pub(crate) fn write_around(&mut self, file: &dyn VfsFile, buf: &[u8], offset: u64) -> io::Result<()> {
-        let end = offset + buf.len() as u64;
-        let (before, behind) = ((ALIGN - into_block(offset)) % ALIGN, into_block(end));
-        let blocks = buf.get(before..buf.len() - behind.min(buf.len())).unwrap_or_default();
-        // The blocks come first: what is in the cache and not yet on the disk must not lie in a page that is written to past it.
-        if blocks.is_empty() || !self.try_write(file, blocks, offset + before as u64)? {
-            return write_all(file, buf, offset);
-        }
-        write_all(file, &buf[..before], offset)?;
-        write_all(file, &buf[before + blocks.len()..], end - behind as u64)
-    }
-
     /// Writes all of this past the cache. False where that can't be done, also where a part was written: then all of it is to be written through the
     /// cache. Nobody was told yet that any of it is there.
     fn try_write(&mut self, file: &dyn VfsFile, buf: &[u8], offset: u64) -> io::Result<bool> {

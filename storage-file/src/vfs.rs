@@ -6,7 +6,7 @@ use std::fs::{self, File, OpenOptions};
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -227,6 +227,39 @@ impl Vfs for OsVfs {
     }
 }
 
+/// How much of a file's room is given back at once, in bytes. What syncs on that file system meanwhile waits for it: for a GiB the tenth part of a second.
+const FREED_AT_ONCE: u64 = 16 << 20;
+
+/// Removes files durably, and then gives their room back piece by piece. Nobody may read them any more.
+///
+/// # Errors
+/// As the operating system says, of the names. Room that can't be given back piece by piece comes back when the files are closed.
+pub(crate) fn remove_large(vfs: &dyn Vfs, dir: &Path, paths: &[PathBuf]) -> Result<(), StorageError> {
+    let mut files = Vec::new();
+    for path in paths {
+        files.extend(vfs.open(path, Access::Write));
+        vfs.remove(path).map_err(failed("remove", path))?;
+    }
+    // The names first: a file that is cut must not come back after a loss of power.
+    vfs.sync_dir(dir).map_err(failed("fsync", dir))?;
+    for file in files {
+        if let Err(error) = shrink(&*file) {
+            tracing::debug!(%error, "the room of a file that was removed is given back at once");
+        }
+    }
+    Ok(())
+}
+
+fn shrink(file: &dyn VfsFile) -> io::Result<()> {
+    let mut len = file.len()?;
+    while len > FREED_AT_ONCE {
+        len -= FREED_AT_ONCE;
+        file.set_len(len)?;
+        file.sync_data()?;
+    }
+    Ok(())
+}
+
 /// Opens a file once more, to write past the page cache.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn past_the_cache(file: &File) -> io::Result<File> {
@@ -404,5 +437,36 @@ impl<'a> Window<'a> {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::sim::{Fate, SimDisk};
+
+    /// Syncs waited a tenth of a second while an image of a GiB was removed at once.
+    #[test]
+    fn the_room_of_a_large_file_is_given_back_piece_by_piece_once_nobody_can_find_it() {
+        let disk = SimDisk::new();
+        let (dir, path) = (Path::new("/dir"), PathBuf::from("/dir/large"));
+        let size = 2 * FREED_AT_ONCE + 5;
+        disk.create_dir_all(dir).unwrap();
+        let file = disk.open(&path, Access::Create).unwrap();
+        file.allocate(size).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(dir).unwrap();
+        disk.record();
+        remove_large(&disk, dir, std::slice::from_ref(&path)).unwrap();
+        let moments = disk.take_recording();
+        for moment in &moments {
+            for fate in [Fate::Lost, Fate::Kept] {
+                let found = moment.lose_power(|_| fate).contents(&path).map(|bytes| bytes.len() as u64);
+                assert!(found.is_none_or(|len| len == size), "{found:?} bytes are left of it");
+            }
+        }
+        // Its name, and two pieces with a sync each.
+        assert_eq!((moments.len(), file.len().unwrap()), (2 + 2 * 2 + 1, 5));
+        assert!(disk.now().lose_power(|_| Fate::Lost).contents(&path).is_none());
     }
 }

@@ -75,11 +75,6 @@ pub(crate) fn chunk(buf: &mut Vec<u8>, data: &[u8], salt: Salt, offset: u64) {
     frame(buf, CHUNK, data, salt, offset);
 }
 
-/// How many bytes such a frame takes.
-pub(crate) fn chunk_size(data: &[u8]) -> usize {
-    FRAME + data.len()
-}
-
 /// Adds the frame that ends an image.
 pub(crate) fn trailer(buf: &mut Vec<u8>, (bytes, chunks, checksum): (u64, u64, u32), salt: Salt, offset: u64) {
     let mut payload = [0; TRAILER];

@@ -3,7 +3,6 @@
 mod image;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -11,19 +10,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use raftkv::{LogId, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWriter, StorageError};
 
-use crate::direct::{Aligned, Direct};
 use crate::directory::{self, Owner};
 use crate::frame::{Identity, Salt};
-use crate::vfs::{Access, Guard, OsVfs, Vfs, VfsFile, failed, write_all};
+use crate::vfs::{Access, Guard, OsVfs, Vfs, VfsFile, failed, remove_large, write_all};
 #[cfg(feature = "testing")]
 pub(crate) use image::seal;
 use image::{Image, MAX_CHUNK};
 
 const PUBLISHED: &str = ".snap";
 const UNFINISHED: &str = ".part";
-
-/// Pieces of so many bytes are written past the page cache.
-const DIRECT_FROM: usize = 64 << 10;
 
 /// Images of the state machine, each in a file of its own with a checksum for each piece and a trailer.
 ///
@@ -212,12 +207,24 @@ impl Store {
                 gone.extend(older.map(|id| self.path(id, UNFINISHED)));
             }
         }
-        for path in &gone {
-            self.vfs.remove(path).map_err(failed("remove", path))?;
-            tracing::debug!(path = %path.display(), "removed an image that nobody needs");
+        if gone.is_empty() {
+            return Ok(());
         }
+        remove_large(&*self.vfs, &self.dir, &gone)?;
+        tracing::debug!(?gone, "removed images that nobody needs");
         writing.forget(|id| gone.contains(&self.path(id, UNFINISHED)));
-        if gone.is_empty() { Ok(()) } else { self.sync_dir() }
+        Ok(())
+    }
+
+    /// Removes an image that was the latest.
+    fn remove_former(&self, image: Arc<Image>) -> Result<(), StorageError> {
+        let path = image.path.clone();
+        // Whoever is reading it must find all of it.
+        if Arc::try_unwrap(image).is_ok() {
+            return remove_large(&*self.vfs, &self.dir, &[path]);
+        }
+        self.vfs.remove(&path).map_err(failed("remove", &path))?;
+        self.sync_dir()
     }
 
     /// The last entry that an unfinished image would reflect; none when not even its header is whole.
@@ -284,8 +291,7 @@ impl Store {
                 if latest.as_ref().is_some_and(|latest| latest.meta.last <= last) { latest.take() } else { None }
             };
             if let Some(image) = retired {
-                self.vfs.remove(&image.path).map_err(failed("remove", &image.path))?;
-                self.sync_dir()?;
+                self.remove_former(image)?;
             }
             self.tidy(writing, None)
         })
@@ -313,7 +319,6 @@ impl Store {
         Ok(Some(Progress {
             turn: Arc::default(),
             file,
-            direct: Direct::default(),
             bytes: found.bytes,
             end: found.end,
             chunks: found.pieces.len() as u64,
@@ -327,29 +332,22 @@ impl Store {
         write_all(&*file, &header, 0).map_err(failed("write", path))?;
         file.sync_data().map_err(failed("fsync", path))?;
         self.sync_dir()?;
-        Ok(Progress {
-            turn: Arc::default(),
-            file,
-            direct: Direct::default(),
-            bytes: 0,
-            end: header.len() as u64,
-            chunks: 0,
-            checksum: 0,
-        })
+        Ok(Progress { turn: Arc::default(), file, bytes: 0, end: header.len() as u64, chunks: 0, checksum: 0 })
     }
 
     fn append(&self, id: SnapshotId, progress: &mut Progress, data: &[u8]) -> Result<(), StorageError> {
         self.write(|writing| {
             progress.check_turn(id, writing)?;
             let path = self.path(id, UNFINISHED);
-            let mut buf = Aligned::default();
+            let mut buf = Vec::with_capacity(data.len().min(MAX_CHUNK) + 64);
             for piece in data.chunks(MAX_CHUNK) {
                 // Each is synced before the next is written, so that a later one vouches for it.
-                image::chunk(buf.begin(image::chunk_size(piece), progress.end), piece, self.salt(id), progress.end);
-                progress.write(buf.bytes()).map_err(failed("write", &path))?;
+                buf.clear();
+                image::chunk(&mut buf, piece, self.salt(id), progress.end);
+                write_all(&*progress.file, &buf, progress.end).map_err(failed("write", &path))?;
                 progress.file.sync_data().map_err(failed("fsync", &path))?;
                 progress.bytes += piece.len() as u64;
-                progress.end += buf.bytes().len() as u64;
+                progress.end += buf.len() as u64;
                 progress.chunks += 1;
                 progress.checksum = crc32c::crc32c_append(progress.checksum, piece);
                 writing.durable.insert(id, progress.end);
@@ -376,8 +374,11 @@ impl Store {
             }
             self.vfs.rename(&from, &to).map_err(failed("rename", &from))?;
             self.sync_dir()?;
-            *locked(&self.latest) = Some(Arc::new(self.image(meta.id)?));
+            let former = locked(&self.latest).replace(Arc::new(self.image(meta.id)?));
             tracing::info!(image = %meta.id, last = %meta.last, bytes = progress.bytes, "published a snapshot");
+            if let Some(former) = former.filter(|former| former.meta.id != meta.id) {
+                self.remove_former(former)?;
+            }
             self.tidy(writing, None)
         })
     }
@@ -400,7 +401,6 @@ struct Progress {
     /// Tells this writer from one that began the image anew.
     turn: Arc<()>,
     file: Arc<dyn VfsFile>,
-    direct: Direct,
     bytes: u64,
     end: u64,
     chunks: u64,
@@ -408,14 +408,6 @@ struct Progress {
 }
 
 impl Progress {
-    /// Writes this behind what is there.
-    fn write(&mut self, buf: &[u8]) -> io::Result<()> {
-        if buf.len() < DIRECT_FROM {
-            return write_all(&*self.file, buf, self.end);
-        }
-        self.direct.write_around(&*self.file, buf, self.end)
-    }
-
     fn check_turn(&self, id: SnapshotId, writing: &Writing) -> Result<(), StorageError> {
         let present = writing.writers.get(&id).and_then(Weak::upgrade);
         if present.is_some_and(|turn| Arc::ptr_eq(&turn, &self.turn)) {
@@ -508,5 +500,44 @@ impl SnapshotWriter for Writer {
     async fn publish(mut self: Box<Self>) -> Result<(), StorageError> {
         let (store, meta, progress) = (Arc::clone(&self.store), self.meta.clone(), self.take()?);
         blocking(store.background, move || store.publish(&meta, &progress)).await
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use super::*;
+    use crate::sim::SimDisk;
+    use raftkv::{ClusterId, GroupId, Membership, NodeId};
+
+    async fn write(store: &FileSnapshots, n: u64, data: &Bytes) {
+        let meta = SnapshotMeta {
+            id: SnapshotId(n),
+            last: LogId::new(1, n),
+            membership: Membership::default(),
+            membership_at: LogId::default(),
+        };
+        let mut writer = store.begin(meta).await.unwrap();
+        writer.append(data.clone()).await.unwrap();
+        writer.publish().await.unwrap();
+    }
+
+    /// A node that sends an image may write the next one meanwhile.
+    #[tokio::test]
+    async fn an_image_that_is_being_read_is_not_cut_when_the_next_takes_its_place() {
+        let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(1) };
+        let disk = SimDisk::new();
+        let store = FileSnapshots::open_on(Arc::new(disk.clone()), "/images", identity, false).unwrap();
+        let data = Bytes::from(vec![7; 18 << 20]);
+        write(&store, 1, &data).await;
+        let read = locked(&store.0.latest).clone().unwrap();
+        write(&store, 2, &data).await;
+        let end = data.len() as u64 - 1000;
+        assert_eq!(read.read(end, 1000).unwrap(), data.slice(data.len() - 1000..));
+        // Of this one nobody reads.
+        let unread = disk.open(&store.0.path(SnapshotId(2), PUBLISHED), Access::Read).unwrap();
+        let full = unread.len().unwrap();
+        write(&store, 3, &data).await;
+        assert!(unread.len().unwrap() < full, "its room is given back at once");
+        assert_eq!(disk.files().iter().filter(|path| path.extension().is_some_and(|end| end == "snap")).count(), 1);
     }
 }
