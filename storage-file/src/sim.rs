@@ -450,7 +450,8 @@ impl Inode {
         for sector in offset / BLOCK * (BLOCK / SECTOR)..(offset + len).div_ceil(BLOCK) * (BLOCK / SECTOR) {
             if !self.known.contains(&(sector as u64)) {
                 let from = sector * SECTOR;
-                let durable = self.disk.get(from..(from + SECTOR).min(self.cut.unwrap_or(usize::MAX)).max(from));
+                let mut durable = self.disk.get(from..(from + SECTOR).min(self.cut.unwrap_or(usize::MAX)).max(from));
+                durable.resize(SECTOR, 0);
                 self.cache.write(from, &durable);
             }
         }

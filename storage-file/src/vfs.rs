@@ -137,6 +137,14 @@ pub trait VfsFile: fmt::Debug + Send + Sync {
         Err(io::ErrorKind::Unsupported.into())
     }
 
+    /// Whether no name leads to the file any more: then its room comes back when the last handle goes. The default is for file systems that can't tell.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    fn is_nameless(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
     /// Takes the file for this handle alone, until the handle is dropped or the process ends. False if another has it. The default is for file systems
     /// that one process has to itself.
     ///
@@ -230,34 +238,39 @@ impl Vfs for OsVfs {
 /// How much of a file's room is given back at once, in bytes. What syncs on that file system meanwhile waits for it: for a GiB the tenth part of a second.
 const FREED_AT_ONCE: u64 = 16 << 20;
 
-/// Removes files durably, and then gives their room back piece by piece. Nobody may read them any more.
+/// Removes files durably. Their room is taken until what is returned is dropped, or given back piece by piece by [`give_back`].
 ///
 /// # Errors
-/// As the operating system says, of the names. Room that can't be given back piece by piece comes back when the files are closed.
-pub(crate) fn remove_large(vfs: &dyn Vfs, dir: &Path, paths: &[PathBuf]) -> Result<(), StorageError> {
+/// As the operating system says.
+pub(crate) fn remove_all(vfs: &dyn Vfs, dir: &Path, paths: &[PathBuf]) -> Result<Vec<Arc<dyn VfsFile>>, StorageError> {
     let mut files = Vec::new();
     for path in paths {
+        // Where one can't be opened its room is given back at once.
         files.extend(vfs.open(path, Access::Write));
         vfs.remove(path).map_err(failed("remove", path))?;
     }
-    // The names first: a file that is cut must not come back after a loss of power.
+    // A file that is cut must not come back after a loss of power.
     vfs.sync_dir(dir).map_err(failed("fsync", dir))?;
-    for file in files {
-        if let Err(error) = shrink(&*file) {
-            tracing::debug!(%error, "the room of a file that was removed is given back at once");
-        }
-    }
-    Ok(())
+    Ok(files)
 }
 
-fn shrink(file: &dyn VfsFile) -> io::Result<()> {
-    let mut len = file.len()?;
-    while len > FREED_AT_ONCE {
-        len -= FREED_AT_ONCE;
-        file.set_len(len)?;
-        file.sync_data()?;
+/// Cuts a removed file piece by piece, which nobody may read any more. One that has other names is left as it is.
+pub(crate) fn give_back(file: &dyn VfsFile) {
+    let cut = || {
+        if !file.is_nameless()? {
+            return Ok(());
+        }
+        let mut len = file.len()?;
+        while len > FREED_AT_ONCE {
+            len -= FREED_AT_ONCE;
+            file.set_len(len)?;
+            file.sync_data()?;
+        }
+        io::Result::Ok(())
+    };
+    if let Err(error) = cut() {
+        tracing::debug!(%error, "the room of a file that was removed could not be given back piece by piece");
     }
-    Ok(())
 }
 
 /// Opens a file once more, to write past the page cache.
@@ -317,6 +330,10 @@ impl VfsFile for OsFile {
 
     fn direct(&self) -> io::Result<Arc<dyn VfsFile>> {
         Ok(Arc::new(Self(past_the_cache(&self.0)?)))
+    }
+
+    fn is_nameless(&self) -> io::Result<bool> {
+        Ok(std::os::unix::fs::MetadataExt::nlink(&self.0.metadata()?) == 0)
     }
 
     fn try_lock(&self) -> io::Result<bool> {
@@ -443,7 +460,7 @@ impl<'a> Window<'a> {
 #[cfg(all(test, feature = "testing"))]
 mod tests {
     use super::*;
-    use crate::sim::{Fate, SimDisk};
+    use crate::sim::{Fate, Pending, SimDisk};
 
     /// Syncs waited a tenth of a second while an image of a GiB was removed at once.
     #[test]
@@ -457,16 +474,33 @@ mod tests {
         file.sync_data().unwrap();
         disk.sync_dir(dir).unwrap();
         disk.record();
-        remove_large(&disk, dir, std::slice::from_ref(&path)).unwrap();
+        let removed = remove_all(&disk, dir, std::slice::from_ref(&path)).unwrap();
+        removed.iter().for_each(|file| give_back(&**file));
         let moments = disk.take_recording();
         for moment in &moments {
-            for fate in [Fate::Lost, Fate::Kept] {
-                let found = moment.lose_power(|_| fate).contents(&path).map(|bytes| bytes.len() as u64);
+            for (name, rest) in [(Fate::Lost, Fate::Lost), (Fate::Lost, Fate::Kept), (Fate::Kept, Fate::Lost)] {
+                let fate = |pending: &Pending| if matches!(pending, Pending::Name { .. }) { name } else { rest };
+                let found = moment.lose_power(fate).contents(&path).map(|bytes| bytes.len() as u64);
                 assert!(found.is_none_or(|len| len == size), "{found:?} bytes are left of it");
             }
         }
         // Its name, and two pieces with a sync each.
         assert_eq!((moments.len(), file.len().unwrap()), (2 + 2 * 2 + 1, 5));
         assert!(disk.now().lose_power(|_| Fate::Lost).contents(&path).is_none());
+    }
+
+    /// Whoever keeps images by `cp -l` must find them whole.
+    #[test]
+    fn a_file_that_has_another_name_is_not_cut() {
+        let place = tempfile::tempdir().unwrap();
+        let (path, other) = (place.path().join("one"), place.path().join("other"));
+        let file = OsVfs.open(&path, Access::Create).unwrap();
+        file.set_len(FREED_AT_ONCE + 7).unwrap();
+        std::fs::hard_link(&path, &other).unwrap();
+        assert!(!file.is_nameless().unwrap());
+        remove_all(&OsVfs, place.path(), &[path]).unwrap().iter().for_each(|file| give_back(&**file));
+        assert_eq!(file.len().unwrap(), FREED_AT_ONCE + 7);
+        remove_all(&OsVfs, place.path(), &[other]).unwrap().iter().for_each(|file| give_back(&**file));
+        assert_eq!((file.is_nameless().unwrap(), file.len().unwrap()), (true, 7));
     }
 }

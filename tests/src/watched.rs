@@ -113,4 +113,8 @@ impl VfsFile for WatchedFile {
         let file = self.file.direct()?;
         Ok(Arc::new(Self { file, path: self.path.clone(), before: self.before.clone() }))
     }
+
+    fn is_nameless(&self) -> io::Result<bool> {
+        self.file.is_nameless()
+    }
 }

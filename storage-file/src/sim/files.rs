@@ -137,12 +137,12 @@ impl VfsFile for SimFile {
             if !whole || buf.as_ptr().align_offset(block) != 0 {
                 return Err(io::ErrorKind::InvalidInput.into());
             }
-            state.image.direct.writes += 1;
         }
         state.begin_io()?;
         let buf = &buf[..buf.len().min(state.write_limit.unwrap_or(usize::MAX))];
         let from = position(offset)?;
         if self.direct {
+            state.image.direct.writes += 1;
             state.image.inodes[self.inode].drop_clean(from, buf.len());
         }
         let more = state.image.inodes[self.inode].room_for(from, buf.len());
@@ -200,6 +200,10 @@ impl VfsFile for SimFile {
         Ok(Arc::new(Self { disk, inode, direct: true, locked: AtomicBool::new(false) }))
     }
 
+    fn is_nameless(&self) -> io::Result<bool> {
+        Ok(!self.disk.state().image.names.values().any(|inode| *inode == self.inode))
+    }
+
     fn try_lock(&self) -> io::Result<bool> {
         let taken = self.disk.state().taken.insert(self.inode);
         self.locked.fetch_or(taken, Ordering::Relaxed);
@@ -233,6 +237,28 @@ mod tests {
         disk.sync_dir(Path::new("/")).unwrap();
         let after = disk.now().lose_power(|_| crate::sim::Fate::Lost);
         assert_eq!(after.contents(Path::new("/a")).map(|bytes| bytes.len()), Some(100_000));
+    }
+
+    #[test]
+    fn a_write_past_the_cache_drops_what_a_failed_sync_left_there_alone() {
+        for durable in [8192, 512] {
+            let disk = SimDisk::new();
+            let file = disk.open(Path::new("/a"), Access::Create).unwrap();
+            file.allocate(durable).unwrap();
+            file.sync_data().unwrap();
+            file.allocate(8192).unwrap();
+            file.write_at(&[1; 1024], 0).unwrap();
+            disk.forget_next_sync();
+            assert!(file.sync_data().is_err());
+            let mut found = [0; 2048];
+            file.read_at(&mut found, 0).unwrap();
+            assert_eq!((found[0], found[512]), (1, 1), "the cache keeps it");
+            let bytes = [2; 2 * 512 + 512];
+            let start = bytes.as_ptr().align_offset(512);
+            file.direct().unwrap().write_at(&bytes[start..start + 512], 1024).unwrap();
+            file.read_at(&mut found, 0).unwrap();
+            assert_eq!([found[0], found[512], found[1024], found[1536]], [0, 0, 2, 0], "{durable} bytes are durable");
+        }
     }
 
     #[test]

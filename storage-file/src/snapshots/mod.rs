@@ -12,7 +12,7 @@ use raftkv::{LogId, Published, Snapshot, SnapshotId, SnapshotMeta, SnapshotWrite
 
 use crate::directory::{self, Owner};
 use crate::frame::{Identity, Salt};
-use crate::vfs::{Access, Guard, OsVfs, Vfs, VfsFile, failed, remove_large, write_all};
+use crate::vfs::{Access, Guard, OsVfs, Vfs, VfsFile, failed, give_back, remove_all, write_all};
 #[cfg(feature = "testing")]
 pub(crate) use image::seal;
 use image::{Image, MAX_CHUNK};
@@ -50,6 +50,8 @@ struct Writing {
     writers: BTreeMap<SnapshotId, Weak<()>>,
     /// How far the files of unfinished images are known to be durable, because this process synced them.
     durable: BTreeMap<SnapshotId, u64>,
+    /// Files without a name, of which the room is to be given back.
+    removed: Vec<Arc<dyn VfsFile>>,
     failed: Option<String>,
 }
 
@@ -67,7 +69,8 @@ impl Writing {
 }
 
 impl FileSnapshots {
-    /// Opens the images in `dir`, a directory of their own, making it where it is missing. Blocks for a few milliseconds a GiB.
+    /// Opens the images in `dir`, a directory of their own, making it where it is missing. Blocks for a few milliseconds a GiB, and for some
+    /// tenths of a second for each GiB that a crash has kept from being removed.
     ///
     /// # Errors
     /// * [`StorageError::Refused`]: the directory is in use, or another node's, cluster's or group's.
@@ -117,7 +120,7 @@ impl FileSnapshots {
             store.sync_dir()?;
         }
         *locked(&store.latest) = latest.map(Arc::new);
-        store.tidy(&mut locked(&store.writing), None)?;
+        store.write(|writing| store.tidy(writing, None))?;
         Ok(Self(Arc::new(store)))
     }
 
@@ -210,21 +213,21 @@ impl Store {
         if gone.is_empty() {
             return Ok(());
         }
-        remove_large(&*self.vfs, &self.dir, &gone)?;
+        writing.removed.extend(remove_all(&*self.vfs, &self.dir, &gone)?);
         tracing::debug!(?gone, "removed images that nobody needs");
         writing.forget(|id| gone.contains(&self.path(id, UNFINISHED)));
         Ok(())
     }
 
     /// Removes an image that was the latest.
-    fn remove_former(&self, image: Arc<Image>) -> Result<(), StorageError> {
+    fn remove_former(&self, writing: &mut Writing, image: Arc<Image>) -> Result<(), StorageError> {
         let path = image.path.clone();
+        let removed = remove_all(&*self.vfs, &self.dir, &[path])?;
         // Whoever is reading it must find all of it.
         if Arc::try_unwrap(image).is_ok() {
-            return remove_large(&*self.vfs, &self.dir, &[path]);
+            writing.removed.extend(removed);
         }
-        self.vfs.remove(&path).map_err(failed("remove", &path))?;
-        self.sync_dir()
+        Ok(())
     }
 
     /// The last entry that an unfinished image would reflect; none when not even its header is whole.
@@ -250,6 +253,10 @@ impl Store {
             tracing::error!(%error, "the snapshot store failed, and takes no more writes");
             writing.failed = Some(error.to_string());
         }
+        // What is durable is durable without that, and others may go on.
+        let removed = std::mem::take(&mut writing.removed);
+        drop(writing);
+        removed.iter().for_each(|file| give_back(&**file));
         done
     }
 
@@ -291,7 +298,7 @@ impl Store {
                 if latest.as_ref().is_some_and(|latest| latest.meta.last <= last) { latest.take() } else { None }
             };
             if let Some(image) = retired {
-                self.remove_former(image)?;
+                self.remove_former(writing, image)?;
             }
             self.tidy(writing, None)
         })
@@ -374,10 +381,11 @@ impl Store {
             }
             self.vfs.rename(&from, &to).map_err(failed("rename", &from))?;
             self.sync_dir()?;
-            let former = locked(&self.latest).replace(Arc::new(self.image(meta.id)?));
+            let image = Arc::new(self.image(meta.id)?);
+            let former = locked(&self.latest).replace(image);
             tracing::info!(image = %meta.id, last = %meta.last, bytes = progress.bytes, "published a snapshot");
             if let Some(former) = former.filter(|former| former.meta.id != meta.id) {
-                self.remove_former(former)?;
+                self.remove_former(writing, former)?;
             }
             self.tidy(writing, None)
         })
@@ -388,9 +396,8 @@ impl Store {
             progress.check_turn(id, writing)?;
             writing.writers.remove(&id);
             writing.durable.remove(&id);
-            let path = self.path(id, UNFINISHED);
-            self.vfs.remove(&path).map_err(failed("remove", &path))?;
-            self.sync_dir()
+            writing.removed.extend(remove_all(&*self.vfs, &self.dir, &[self.path(id, UNFINISHED)])?);
+            Ok(())
         })
     }
 }
@@ -509,16 +516,16 @@ mod tests {
     use crate::sim::SimDisk;
     use raftkv::{ClusterId, GroupId, Membership, NodeId};
 
-    async fn write(store: &FileSnapshots, n: u64, data: &Bytes) {
+    async fn write(store: &FileSnapshots, n: u64, data: &Bytes) -> Result<(), StorageError> {
         let meta = SnapshotMeta {
             id: SnapshotId(n),
             last: LogId::new(1, n),
             membership: Membership::default(),
             membership_at: LogId::default(),
         };
-        let mut writer = store.begin(meta).await.unwrap();
-        writer.append(data.clone()).await.unwrap();
-        writer.publish().await.unwrap();
+        let mut writer = store.begin(meta).await?;
+        writer.append(data.clone()).await?;
+        writer.publish().await
     }
 
     /// A node that sends an image may write the next one meanwhile.
@@ -528,15 +535,15 @@ mod tests {
         let disk = SimDisk::new();
         let store = FileSnapshots::open_on(Arc::new(disk.clone()), "/images", identity, false).unwrap();
         let data = Bytes::from(vec![7; 18 << 20]);
-        write(&store, 1, &data).await;
+        write(&store, 1, &data).await.unwrap();
         let read = locked(&store.0.latest).clone().unwrap();
-        write(&store, 2, &data).await;
+        write(&store, 2, &data).await.unwrap();
         let end = data.len() as u64 - 1000;
         assert_eq!(read.read(end, 1000).unwrap(), data.slice(data.len() - 1000..));
         // Of this one nobody reads.
         let unread = disk.open(&store.0.path(SnapshotId(2), PUBLISHED), Access::Read).unwrap();
         let full = unread.len().unwrap();
-        write(&store, 3, &data).await;
+        write(&store, 3, &data).await.unwrap();
         assert!(unread.len().unwrap() < full, "its room is given back at once");
         assert_eq!(disk.files().iter().filter(|path| path.extension().is_some_and(|end| end == "snap")).count(), 1);
     }
