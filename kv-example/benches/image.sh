@@ -5,9 +5,9 @@
 # What is written because the log is long enough has time, and the node pauses on the way ("written"); not where somebody asks for an image and waits ("asked").
 #
 #   cargo build --release -p kv-example
-#   kv-example/benches/image.sh                       # 3 rounds of 10 s a line: about 3 minutes, and some 12 GiB of disk
+#   kv-example/benches/image.sh                       # 3 rounds of 10 s a line: about 7 minutes, and some 12 GiB of disk
 #   kv-example/benches/image.sh --rounds 1 --seconds 5 --mib 100
-#   kv-example/benches/image.sh --what sent           # about 5 minutes
+#   kv-example/benches/image.sh --what sent           # about 3 minutes
 #
 # An image takes as long as it takes to be sent: then a line is the median of as many runs of 2 s as fit in, at least one, and --seconds is the time without.
 # Clients are those of the two other nodes then, with and without: who asks a node that lags waits until it has caught up.

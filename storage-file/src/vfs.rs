@@ -489,6 +489,22 @@ mod tests {
         assert!(disk.now().lose_power(|_| Fate::Lost).contents(&path).is_none());
     }
 
+    /// Its name may still be on the disk, and would lead to what is left of it.
+    #[test]
+    fn a_file_whose_name_did_not_go_durably_is_not_cut() {
+        let disk = SimDisk::new();
+        let (dir, path) = (Path::new("/dir"), PathBuf::from("/dir/large"));
+        disk.create_dir_all(dir).unwrap();
+        let file = disk.open(&path, Access::Create).unwrap();
+        file.allocate(2 * FREED_AT_ONCE).unwrap();
+        file.sync_data().unwrap();
+        disk.sync_dir(dir).unwrap();
+        disk.fail_at(disk.operations() + 1, crate::sim::Fault::Refuse(io::ErrorKind::Other));
+        assert!(remove_all(&disk, dir, std::slice::from_ref(&path)).is_err());
+        let after = disk.now().lose_power(|_| Fate::Lost);
+        assert_eq!(after.contents(&path).map(|bytes| bytes.len() as u64), Some(2 * FREED_AT_ONCE));
+    }
+
     /// Whoever keeps images by `cp -l` must find them whole.
     #[test]
     fn a_file_that_has_another_name_is_not_cut() {
