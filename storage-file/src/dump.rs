@@ -172,6 +172,10 @@ fn segment(home: &Home, id: u64, each: &mut impl FnMut(DumpLine)) -> Result<(), 
             }
             Step::Stop(stop) => stop,
         };
+        if file.is_nameless().map_err(io())? {
+            // Compacted meanwhile, and cut.
+            return Ok(());
+        }
         let (offset, rest) = (walk.offset, walk.len.saturating_sub(walk.offset));
         if walk.skip().map_err(io())? {
             each(DumpLine::Damage { offset, reason: stop.reason.into(), next: Some(walk.offset) });

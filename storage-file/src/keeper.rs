@@ -1,23 +1,38 @@
 //! Work beside the log: making the next segment before it is needed, and removing compacted ones.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::{self, JoinHandle};
 
 use raftkv::StorageError;
 
+use crate::reader::Shared;
 use crate::segment;
-use crate::vfs::{Vfs, VfsFile, failed};
+use crate::vfs::{Vfs, VfsFile, failed, give_back, remove_all};
 
 type Made = Result<Arc<dyn VfsFile>, StorageError>;
+
+/// Segments that are to be removed, the oldest first, and who may still be reading them.
+type Compacted = VecDeque<(u64, Arc<Shared>)>;
 
 /// Below this a segment is not worth making; a disk with less room than this is full.
 const MIN_SEGMENT: u64 = 64 << 10;
 
 enum Job {
-    Make(u64, bool, Sender<Made>),
-    Remove(Vec<u64>),
+    Make(Order, Sender<Made>),
+    Remove(Vec<u64>, Arc<Shared>),
+}
+
+/// A segment that is wanted.
+#[derive(Clone, Copy)]
+struct Order {
+    id: u64,
+    /// Filled with zeros, or only with room reserved.
+    zeroed: bool,
+    /// How small it may be where the disk is nearly full, in bytes.
+    least: u64,
 }
 
 /// Keeps segment files: on a thread of its own, or in the calls themselves.
@@ -46,7 +61,7 @@ impl Keeper {
         let worker = place.clone();
         let thread = thread::Builder::new()
             .name("raftkv-segments".into())
-            .spawn(move || queue.into_iter().for_each(|job| worker.run(job)))
+            .spawn(move || worker.serve(&queue))
             .map_err(failed("start a thread for", &place.dir))?;
         Ok(Self { place, jobs: Some(jobs), thread: Some(thread), spare: None })
     }
@@ -59,12 +74,16 @@ impl Keeper {
         }
     }
 
+    fn order(&self, order: Order) -> Receiver<Made> {
+        let (made, taken) = channel();
+        self.submit(Job::Make(order, made));
+        taken
+    }
+
     /// Starts to make a segment, filled with zeros or only with room reserved, unless that has been done.
     pub(crate) fn prepare(&mut self, id: u64, zeroed: bool) {
         if self.spare.as_ref().is_none_or(|(spare, _)| *spare != id) {
-            let (made, spare) = channel();
-            self.spare = Some((id, spare));
-            self.submit(Job::Make(id, zeroed, made));
+            self.spare = Some((id, self.order(Order { id, zeroed, least: self.place.size })));
         }
     }
 
@@ -76,12 +95,13 @@ impl Keeper {
         {
             return Ok(file);
         }
-        self.place.make(id, MIN_SEGMENT)
+        let order = Order { id, zeroed: true, least: MIN_SEGMENT };
+        self.order(order).recv().unwrap_or_else(|_| self.place.make(order))
     }
 
-    /// Removes segments, some time later. If that fails, the next open does it.
-    pub(crate) fn remove(&self, ids: Vec<u64>) {
-        self.submit(Job::Remove(ids));
+    /// Removes segments, the oldest first, some time later. If that fails, the next open does it.
+    pub(crate) fn remove(&self, ids: Vec<u64>, readers: &Arc<Shared>) {
+        self.submit(Job::Remove(ids, Arc::clone(readers)));
     }
 }
 
@@ -96,32 +116,78 @@ impl Drop for Keeper {
 }
 
 impl Place {
-    fn run(&self, job: Job) {
-        match job {
-            Job::Make(id, zeroed, made) => {
-                let result = segment::create(&*self.vfs, &self.dir, id, self.size, zeroed);
-                if let Err(error) = &result {
-                    tracing::warn!(segment = id, %error, "the next segment could not be made in advance");
+    /// Makes a segment as soon as it is asked for, as a write may have to wait for it, and removes others in between.
+    fn serve(&self, jobs: &Receiver<Job>) {
+        let mut compacted = Compacted::new();
+        loop {
+            let wait = || jobs.recv().map_err(|_| TryRecvError::Disconnected);
+            match if compacted.is_empty() { wait() } else { jobs.try_recv() } {
+                Ok(Job::Remove(ids, readers)) => compacted.extend(ids.into_iter().map(|id| (id, Arc::clone(&readers)))),
+                Ok(Job::Make(order, made)) => {
+                    let mut file = self.make(Order { least: self.size, ..order });
+                    if matches!(file, Err(StorageError::Full { .. })) {
+                        self.remove_at_once(&mut compacted);
+                        file = self.make(order);
+                    }
+                    hand_over(file, order, &made);
                 }
-                // Nobody waits for it when the log is being closed.
-                let _ = made.send(result);
-            }
-            Job::Remove(ids) => {
-                if let Err(error) = remove(&*self.vfs, &self.dir, &ids) {
-                    tracing::warn!(%error, "compacted segments could not be removed; the next start tries again");
+                Err(TryRecvError::Empty) => {
+                    compacted.pop_front().into_iter().for_each(|(id, readers)| self.remove(&[id], &readers));
                 }
+                // The log is being closed: the next start finds less to do.
+                Err(TryRecvError::Disconnected) => return self.remove_at_once(&mut compacted),
             }
         }
     }
 
-    fn make(&self, id: u64, least: u64) -> Made {
+    /// Without a thread.
+    fn run(&self, job: Job) {
+        match job {
+            Job::Make(order, made) => hand_over(self.make(order), order, &made),
+            Job::Remove(ids, readers) => self.remove(&ids, &readers),
+        }
+    }
+
+    fn remove_at_once(&self, compacted: &mut Compacted) {
+        let ids: Vec<u64> = compacted.drain(..).map(|(id, _)| id).collect();
+        told(remove(&*self.vfs, &self.dir, &ids));
+    }
+
+    /// Removes segments one by one, and gives their room back piece by piece where nobody reads them any more.
+    fn remove(&self, ids: &[u64], readers: &Shared) {
+        told(ids.iter().try_for_each(|id| {
+            let removed = remove_all(&*self.vfs, &self.dir, &[segment::path(&self.dir, *id)])?;
+            tracing::debug!(segment = id, "removed a segment");
+            if !readers.is_read(*id) {
+                removed.iter().for_each(|file| give_back(&**file));
+            }
+            Ok(())
+        }));
+    }
+
+    fn make(&self, order: Order) -> Made {
         let mut size = self.size;
         loop {
-            match segment::create(&*self.vfs, &self.dir, id, size, true) {
-                Err(StorageError::Full { .. }) if size / 2 >= least => size /= 2,
+            match segment::create(&*self.vfs, &self.dir, order.id, size, order.zeroed) {
+                Err(StorageError::Full { .. }) if size / 2 >= order.least => size /= 2,
                 made => return made,
             }
         }
+    }
+}
+
+fn hand_over(file: Made, order: Order, made: &Sender<Made>) {
+    if let Err(error) = &file {
+        tracing::warn!(segment = order.id, %error, "the next segment could not be made");
+    }
+    // Nobody waits for it when the log is being closed.
+    let _ = made.send(file);
+}
+
+/// What could not be removed is no harm.
+fn told(removed: Result<(), StorageError>) {
+    if let Err(error) = removed {
+        tracing::warn!(%error, "compacted segments could not be removed; the next start tries again");
     }
 }
 
@@ -130,10 +196,69 @@ pub(crate) fn remove(vfs: &dyn Vfs, dir: &Path, ids: &[u64]) -> Result<(), Stora
     if ids.is_empty() {
         return Ok(());
     }
-    for id in ids {
-        let path = segment::path(dir, *id);
-        vfs.remove(&path).map_err(failed("remove", &path))?;
-        tracing::debug!(segment = id, "removed a segment");
+    let paths: Vec<PathBuf> = ids.iter().map(|id| segment::path(dir, *id)).collect();
+    remove_all(vfs, dir, &paths)?;
+    tracing::debug!(segments = ?ids, "removed segments");
+    Ok(())
+}
+
+#[cfg(all(test, feature = "testing"))]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::directory::Owner;
+    use crate::frame::Identity;
+    use crate::index::LogIndex;
+    use crate::recovery::Home;
+    use crate::sim::SimDisk;
+    use raftkv::{ClusterId, GroupId, NodeId};
+
+    const SIZE: u64 = 100 << 10;
+
+    /// A disk of ten segments and so many bytes, of which all ten are to be removed when another is wanted: what was made, and what became of the disk.
+    fn wanted(room: usize) -> (Made, SimDisk) {
+        let (disk, dir) = (SimDisk::new(), Path::new("/log"));
+        let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
+        vfs.create_dir_all(dir).unwrap();
+        let place = Place { vfs: Arc::clone(&vfs), dir: dir.to_owned(), size: SIZE };
+        for id in 1..=10 {
+            place.make(Order { id, zeroed: true, least: SIZE }).unwrap();
+        }
+        disk.set_capacity(Some(disk.used() + room));
+        let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(1) };
+        let home = Home { vfs, dir: dir.to_owned(), owner: Owner { identity, nonce: 1 } };
+        let (jobs, queue) = channel();
+        jobs.send(Job::Remove((1..=10).collect(), Arc::new(Shared::new(home, LogIndex::default())))).unwrap();
+        let (made, taken) = channel();
+        jobs.send(Job::Make(Order { id: 11, zeroed: true, least: MIN_SEGMENT }, made)).unwrap();
+        drop(jobs);
+        disk.record();
+        place.serve(&queue);
+        (taken.recv().unwrap(), disk)
     }
-    vfs.sync_dir(dir).map_err(failed("fsync", dir))
+
+    fn is_there(disk: &SimDisk, id: u64) -> bool {
+        disk.contents(&segment::path(Path::new("/log"), id)).is_some()
+    }
+
+    /// A write may wait for it, and to remove a GiB takes half a second.
+    #[test]
+    fn a_segment_that_is_wanted_does_not_wait_for_others_to_be_removed() {
+        let (made, disk) = wanted(1 << 20);
+        assert_eq!(made.unwrap().len().unwrap(), SIZE);
+        assert!((1..=10).all(|id| !is_there(&disk, id)), "those go as well: {:?}", disk.files());
+        let both = |moment: &crate::sim::Moment| {
+            let disk = moment.kill();
+            is_there(&disk, 11) && is_there(&disk, 1)
+        };
+        assert!(disk.take_recording().iter().any(both), "it came after they had gone");
+    }
+
+    #[test]
+    fn a_segment_on_a_full_disk_takes_the_room_of_those_that_are_to_be_removed() {
+        let (made, disk) = wanted(1000);
+        assert_eq!(made.unwrap().len().unwrap(), SIZE);
+        assert!((1..=10).all(|id| !is_there(&disk, id)), "{:?}", disk.files());
+    }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak};
 
 use bytes::Bytes;
 use raftkv::{Entry, Index, StorageError};
@@ -22,8 +22,16 @@ const READ_AHEAD: u64 = 256 << 10;
 pub(crate) struct Shared {
     pub(crate) home: Home,
     index: RwLock<LogIndex>,
-    /// Open segments, the most recently used last.
-    files: Mutex<VecDeque<(u64, Arc<dyn VfsFile>)>>,
+    files: Mutex<Files>,
+}
+
+/// Open segments.
+#[derive(Debug, Default)]
+struct Files {
+    /// Those that are kept open, the most recently used last.
+    kept: VecDeque<(u64, Arc<dyn VfsFile>)>,
+    /// All that somebody may be reading.
+    read: Vec<(u64, Weak<dyn VfsFile>)>,
 }
 
 impl Shared {
@@ -40,25 +48,32 @@ impl Shared {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn files(&self) -> MutexGuard<'_, VecDeque<(u64, Arc<dyn VfsFile>)>> {
+    fn files(&self) -> MutexGuard<'_, Files> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Lets go of segments that are to be removed.
-    pub(crate) fn forget_files(&self, before: u64) {
-        self.files().retain(|(id, _)| *id >= before);
+    /// Whether somebody is still reading this segment, which has no name any more: so nobody else will.
+    pub(crate) fn is_read(&self, id: u64) -> bool {
+        let mut files = self.files();
+        files.kept.retain(|(kept, _)| *kept != id);
+        files.read.iter().any(|(read, file)| *read == id && file.strong_count() > 0)
     }
 
     fn file(&self, id: u64) -> Result<Arc<dyn VfsFile>, StorageError> {
         let mut files = self.files();
-        let found = files.iter().position(|(known, _)| *known == id).and_then(|n| files.remove(n));
+        let found = files.kept.iter().position(|(known, _)| *known == id).and_then(|n| files.kept.remove(n));
         let (_, file) = match found {
             Some(known) => known,
-            None => (id, self.home.open(id, Access::Read)?),
+            None => {
+                let file = self.home.open(id, Access::Read)?;
+                files.read.retain(|(_, file)| file.strong_count() > 0);
+                files.read.push((id, Arc::downgrade(&file)));
+                (id, file)
+            }
         };
-        files.push_back((id, Arc::clone(&file)));
-        if files.len() > OPEN_FILES {
-            files.pop_front();
+        files.kept.push_back((id, Arc::clone(&file)));
+        if files.kept.len() > OPEN_FILES {
+            files.kept.pop_front();
         }
         Ok(file)
     }

@@ -107,7 +107,7 @@ impl Wal {
             Some(_) => {}
             None => wal.segments.push(wal.active.id),
         }
-        keeper::remove(&*wal.shared.home.vfs, dir, &compacted)?;
+        wal.keeper.remove(compacted, &wal.shared);
         wal.note_synced();
         wal.note.sync()?;
         let state = wal.state();
@@ -240,8 +240,7 @@ impl Wal {
         };
         let keep = self.segments.partition_point(|id| *id < oldest);
         let gone: Vec<u64> = self.segments.drain(..keep).collect();
-        self.shared.forget_files(oldest);
-        self.keeper.remove(gone);
+        self.keeper.remove(gone, &self.shared);
         Ok(())
     }
 

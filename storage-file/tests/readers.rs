@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use raftkv::{Index, LogId, LogStore, StorageError};
 use raftkv_storage_file::sim::SimDisk;
-use raftkv_storage_file::{Access, FileLog, Guard, Vfs, VfsFile};
+use raftkv_storage_file::{Access, FileLog, Guard, Options, Vfs, VfsFile};
 use support::{IDENTITY, tiny, write};
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -103,6 +103,10 @@ impl VfsFile for HookedFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)
     }
+
+    fn is_nameless(&self) -> io::Result<bool> {
+        self.file.is_nameless()
+    }
 }
 
 /// A read spans several segments, and while it reads the first an image takes the place of the whole log, whose entries it contradicts, although the
@@ -126,4 +130,36 @@ async fn a_read_that_an_image_overtakes_is_told_that_the_entries_are_not_held() 
         assert_eq!(done.get(), Some(&true), "the compaction came in between");
         assert!(matches!(read, Err(StorageError::Misuse(_))), "{read:?}");
     }
+}
+
+/// The room of a segment comes back piece by piece, as whoever syncs on that disk waits for it; but not under a read.
+#[tokio::test]
+async fn a_segment_that_is_being_read_is_not_cut_when_it_is_removed() {
+    let disk = Hooked { disk: SimDisk::new(), hook: Arc::default() };
+    let options = Options { segment_bytes: 18 << 20, background: false, ..Options::default() };
+    let log = Arc::new(FileLog::open_on(Arc::new(disk.clone()), PathBuf::from("/log"), IDENTITY, options).unwrap());
+    let last = 40;
+    for index in 1..=last {
+        log.write(write(1, index..index + 1, 1 << 20)).await.unwrap();
+    }
+    let segment = |id| disk.disk.open(&support::segment(id), Access::Read).unwrap();
+    let (first, second) = (segment(1), segment(2));
+    let whole = first.len().unwrap();
+    let compact = |upto: u64| {
+        let log = log.clone();
+        move || {
+            let mut compaction = std::pin::pin!(log.compact(LogId::new(1, upto)));
+            let polled = compaction.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+            assert!(polled.is_ready());
+        }
+    };
+    *disk.hook.lock().unwrap() = Some(Box::new(compact(17)));
+    let read = log.read(Index(17)..Index(18), u64::MAX).await.unwrap();
+    assert_eq!(read, write(1, 17..18, 1 << 20).entries, "it was there when the read began");
+    assert_eq!(first.len().unwrap(), whole);
+    // It has been read, but nobody reads it any more.
+    log.read(Index(19)..Index(20), u64::MAX).await.unwrap();
+    compact(last - 1)();
+    assert!(second.len().unwrap() < whole, "its room is given back at once");
+    assert!(disk.disk.contents(&support::segment(1)).is_none() && disk.disk.contents(&support::segment(2)).is_none());
 }
