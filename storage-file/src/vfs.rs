@@ -236,7 +236,7 @@ impl Vfs for OsVfs {
 }
 
 /// How much of a file's room is given back at once, in bytes. What syncs on that file system meanwhile waits for it: for a GiB the tenth part of a second.
-const FREED_AT_ONCE: u64 = 16 << 20;
+const FREED_AT_ONCE: u64 = 4 << 20;
 
 /// Removes files durably. Their room is taken until what is returned is dropped, or given back piece by piece by [`give_back`].
 ///
