@@ -226,6 +226,8 @@ pub(crate) fn verdict(home: &Home) -> Result<DumpVerdict, StorageError> {
                 let torn = found.top.map_or(0, |top| top.dirty_end.saturating_sub(top.end));
                 return Ok(DumpVerdict::Sound { state: found.index.state(), sequence: found.sequence, torn });
             }
+            // Segments that were read have been removed meanwhile.
+            Err(_) if looks < 100 && recovery::list(&*home.vfs, &home.dir)? != ids => {}
             Err(_) if looks < 3 => {}
             Err(error @ StorageError::Corrupt { .. }) => return Ok(DumpVerdict::Damaged(error.to_string())),
             Err(error) => return Err(error),

@@ -10,7 +10,7 @@ use raftkv::StorageError;
 
 use crate::reader::Shared;
 use crate::segment;
-use crate::vfs::{Vfs, VfsFile, failed, give_back, remove_all};
+use crate::vfs::{Vfs, VfsFile, failed, give_back, give_back_some, remove_all};
 
 type Made = Result<Arc<dyn VfsFile>, StorageError>;
 
@@ -116,23 +116,30 @@ impl Drop for Keeper {
 }
 
 impl Place {
-    /// Makes a segment as soon as it is asked for, as a write may have to wait for it, and removes others in between.
+    /// Makes a segment as soon as it is asked for, as a write may have to wait for it, and removes others in between, piece by piece.
     fn serve(&self, jobs: &Receiver<Job>) {
-        let mut compacted = Compacted::new();
+        let (mut compacted, mut removed) = (Compacted::new(), Vec::new());
         loop {
+            let idle = compacted.is_empty() && removed.is_empty();
             let wait = || jobs.recv().map_err(|_| TryRecvError::Disconnected);
-            match if compacted.is_empty() { wait() } else { jobs.try_recv() } {
+            match if idle { wait() } else { jobs.try_recv() } {
                 Ok(Job::Remove(ids, readers)) => compacted.extend(ids.into_iter().map(|id| (id, Arc::clone(&readers)))),
                 Ok(Job::Make(order, made)) => {
                     let mut file = self.make(Order { least: self.size, ..order });
                     if matches!(file, Err(StorageError::Full { .. })) {
+                        removed.clear();
                         self.remove_at_once(&mut compacted);
                         file = self.make(order);
                     }
                     hand_over(file, order, &made);
                 }
                 Err(TryRecvError::Empty) => {
-                    compacted.pop_front().into_iter().for_each(|(id, readers)| self.remove(&[id], &readers));
+                    removed.pop_if(|file: &mut Arc<dyn VfsFile>| !give_back_some(&**file));
+                    if removed.is_empty()
+                        && let Some((id, readers)) = compacted.pop_front()
+                    {
+                        removed = told(self.remove(id, &readers));
+                    }
                 }
                 // The log is being closed: the next start finds less to do.
                 Err(TryRecvError::Disconnected) => return self.remove_at_once(&mut compacted),
@@ -144,25 +151,28 @@ impl Place {
     fn run(&self, job: Job) {
         match job {
             Job::Make(order, made) => hand_over(self.make(order), order, &made),
-            Job::Remove(ids, readers) => self.remove(&ids, &readers),
+            Job::Remove(ids, readers) => {
+                for id in ids {
+                    told(self.remove(id, &readers)).iter().for_each(|file| give_back(&**file));
+                }
+            }
         }
     }
 
     fn remove_at_once(&self, compacted: &mut Compacted) {
-        let ids: Vec<u64> = compacted.drain(..).map(|(id, _)| id).collect();
+        let ids: Vec<u64> = compacted.iter().map(|(id, _)| *id).collect();
         told(remove(&*self.vfs, &self.dir, &ids));
+        for (id, readers) in compacted.drain(..) {
+            readers.let_go(id);
+        }
     }
 
-    /// Removes segments one by one, and gives their room back piece by piece where nobody reads them any more.
-    fn remove(&self, ids: &[u64], readers: &Shared) {
-        told(ids.iter().try_for_each(|id| {
-            let removed = remove_all(&*self.vfs, &self.dir, &[segment::path(&self.dir, *id)])?;
-            tracing::debug!(segment = id, "removed a segment");
-            if !readers.is_read(*id) {
-                removed.iter().for_each(|file| give_back(&**file));
-            }
-            Ok(())
-        }));
+    /// Removes a segment, and returns its file if nobody is reading it: its room is to be given back piece by piece.
+    fn remove(&self, id: u64, readers: &Shared) -> Result<Vec<Arc<dyn VfsFile>>, StorageError> {
+        let removed = remove_all(&*self.vfs, &self.dir, &[segment::path(&self.dir, id)]);
+        let is_read = readers.let_go(id);
+        tracing::debug!(segment = id, "removed a segment");
+        removed.map(|files| if is_read { Vec::new() } else { files })
     }
 
     fn make(&self, order: Order) -> Made {
@@ -185,10 +195,11 @@ fn hand_over(file: Made, order: Order, made: &Sender<Made>) {
 }
 
 /// What could not be removed is no harm.
-fn told(removed: Result<(), StorageError>) {
-    if let Err(error) = removed {
+fn told<T: Default>(removed: Result<T, StorageError>) -> T {
+    removed.unwrap_or_else(|error| {
         tracing::warn!(%error, "compacted segments could not be removed; the next start tries again");
-    }
+        T::default()
+    })
 }
 
 /// Removes segment files, oldest first, durably.
@@ -196,14 +207,18 @@ pub(crate) fn remove(vfs: &dyn Vfs, dir: &Path, ids: &[u64]) -> Result<(), Stora
     if ids.is_empty() {
         return Ok(());
     }
-    let paths: Vec<PathBuf> = ids.iter().map(|id| segment::path(dir, *id)).collect();
-    remove_all(vfs, dir, &paths)?;
-    tracing::debug!(segments = ?ids, "removed segments");
-    Ok(())
+    for id in ids {
+        let path = segment::path(dir, *id);
+        vfs.remove(&path).map_err(failed("remove", &path))?;
+        tracing::debug!(segment = id, "removed a segment");
+    }
+    vfs.sync_dir(dir).map_err(failed("fsync", dir))
 }
 
 #[cfg(all(test, feature = "testing"))]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use std::path::Path;
 
     use super::*;
@@ -229,13 +244,51 @@ mod tests {
         let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(1) };
         let home = Home { vfs, dir: dir.to_owned(), owner: Owner { identity, nonce: 1 } };
         let (jobs, queue) = channel();
-        jobs.send(Job::Remove((1..=10).collect(), Arc::new(Shared::new(home, LogIndex::default())))).unwrap();
+        let readers = Arc::new(Shared::new(home, LogIndex::default()));
+        let first = Arc::downgrade(&readers.file(1).unwrap());
+        jobs.send(Job::Remove((1..=10).collect(), readers)).unwrap();
         let (made, taken) = channel();
         jobs.send(Job::Make(Order { id: 11, zeroed: true, least: MIN_SEGMENT }, made)).unwrap();
         drop(jobs);
         disk.record();
         place.serve(&queue);
+        assert_eq!(first.strong_count(), 0, "it would take its room for as long as it is open");
         (taken.recv().unwrap(), disk)
+    }
+
+    /// As long as nothing else is wanted, that is.
+    #[test]
+    fn segments_that_nobody_reads_are_cut_on_the_way() {
+        let (disk, dir) = (SimDisk::new(), Path::new("/log"));
+        let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
+        vfs.create_dir_all(dir).unwrap();
+        let size = 9 << 20;
+        let place = Place { vfs: Arc::clone(&vfs), dir: dir.to_owned(), size };
+        let order = |id| Order { id, zeroed: false, least: size };
+        let files: Vec<_> = (1..=3).map(|id| place.make(order(id)).unwrap()).collect();
+        let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(1) };
+        let home = Home { vfs, dir: dir.to_owned(), owner: Owner { identity, nonce: 1 } };
+        let readers = Arc::new(Shared::new(home, LogIndex::default()));
+        let read = readers.file(2).unwrap();
+        drop(readers.file(3).unwrap());
+        let (jobs, queue) = channel();
+        let worker = thread::Builder::new().spawn(move || place.serve(&queue)).unwrap();
+        jobs.send(Job::Remove(vec![1, 2, 3], Arc::clone(&readers))).unwrap();
+        let lens = || files.iter().map(|file| file.len().unwrap()).collect::<Vec<_>>();
+        let most = std::time::Duration::from_secs(20);
+        let began = std::time::Instant::now();
+        while lens() != [1 << 20, size, 1 << 20] && began.elapsed() < most {
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        assert_eq!(lens(), [1 << 20, size, 1 << 20], "the second is being read");
+        assert!(!(1..=3).any(|id| is_there(&disk, id)), "{:?}", disk.files());
+        // It answers still.
+        let (made, taken) = channel();
+        jobs.send(Job::Make(order(4), made)).unwrap();
+        assert_eq!(taken.recv().unwrap().unwrap().len().unwrap(), size);
+        drop(read);
+        drop(jobs);
+        worker.join().unwrap();
     }
 
     fn is_there(disk: &SimDisk, id: u64) -> bool {

@@ -52,14 +52,14 @@ impl Shared {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether somebody is still reading this segment, which has no name any more: so nobody else will.
-    pub(crate) fn is_read(&self, id: u64) -> bool {
+    /// Lets go of a segment that has no name any more, and tells whether somebody is still reading it: nobody else will.
+    pub(crate) fn let_go(&self, id: u64) -> bool {
         let mut files = self.files();
         files.kept.retain(|(kept, _)| *kept != id);
         files.read.iter().any(|(read, file)| *read == id && file.strong_count() > 0)
     }
 
-    fn file(&self, id: u64) -> Result<Arc<dyn VfsFile>, StorageError> {
+    pub(crate) fn file(&self, id: u64) -> Result<Arc<dyn VfsFile>, StorageError> {
         let mut files = self.files();
         let found = files.kept.iter().position(|(known, _)| *known == id).and_then(|n| files.kept.remove(n));
         let (_, file) = match found {

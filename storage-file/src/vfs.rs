@@ -256,21 +256,24 @@ pub(crate) fn remove_all(vfs: &dyn Vfs, dir: &Path, paths: &[PathBuf]) -> Result
 
 /// Cuts a removed file piece by piece, which nobody may read any more. One that has other names is left as it is.
 pub(crate) fn give_back(file: &dyn VfsFile) {
+    while give_back_some(file) {}
+}
+
+/// Cuts a piece off such a file. Tells whether there is more to be cut.
+pub(crate) fn give_back_some(file: &dyn VfsFile) -> bool {
     let cut = || {
-        if !file.is_nameless()? {
-            return Ok(());
+        let len = file.len()?;
+        if len <= FREED_AT_ONCE || !file.is_nameless()? {
+            return Ok(false);
         }
-        let mut len = file.len()?;
-        while len > FREED_AT_ONCE {
-            len -= FREED_AT_ONCE;
-            file.set_len(len)?;
-            file.sync_data()?;
-        }
-        io::Result::Ok(())
+        file.set_len(len - FREED_AT_ONCE)?;
+        file.sync_data()?;
+        io::Result::Ok(true)
     };
-    if let Err(error) = cut() {
+    cut().unwrap_or_else(|error| {
         tracing::debug!(%error, "the room of a file that was removed could not be given back piece by piece");
-    }
+        false
+    })
 }
 
 /// Opens a file once more, to write past the page cache.
