@@ -136,6 +136,11 @@ pub struct ServerArgs {
     #[arg(long, value_name = "MS", help_heading = "Raft")]
     pub lease_drift_ms: Option<String>,
 
+    /// How long a thread that serves looks again and again for the next request of clients who have just been answered, before it sleeps; in microseconds, and only
+    /// where it came in that time before. 0: never [default: 50] [env: RAFTKV_BUSY_POLL_US]
+    #[arg(long, value_name = "US", help_heading = "Raft")]
+    pub busy_poll_us: Option<String>,
+
     /// How long a request may wait for the cluster, in milliseconds; less than clients wait (5 s, as etcdctl's), so that they learn
     /// whether it took effect [default: 4000] [env: RAFTKV_REQUEST_TIMEOUT_MS]
     #[arg(long, value_name = "MS", help_heading = "Raft")]

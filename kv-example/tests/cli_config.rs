@@ -104,6 +104,16 @@ fn a_heartbeat_that_is_too_slow() {
 }
 
 #[test]
+fn a_thread_that_would_hardly_ever_sleep() {
+    for (us, says) in [("10001", "at most 10000"), ("-1", "0 for never"), ("some", "a whole number of microseconds")] {
+        let mut args = single("x", "1=a:1", "c:2");
+        let given = format!("--busy-poll-us={us}");
+        args.push(&given);
+        assert_refused(&run(&args), &["--busy-poll-us", says]);
+    }
+}
+
+#[test]
 fn a_data_directory_that_can_not_be_made() {
     let node = Node::new();
     // Below a file: refused to the superuser as well.

@@ -38,6 +38,9 @@ struct Options {
     /// How long each measurement takes, in seconds, after a warm-up of a tenth of it.
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
+    /// For how long threads look for what comes next before they sleep, in microseconds; what is the default elsewhere where it is not given.
+    #[arg(long)]
+    busy_poll_us: Option<u64>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -88,8 +91,11 @@ fn measure(options: &Options, clients: u64, batch: usize) -> Measured {
     let (cluster, leader) = server
         .block_on(server.spawn({
             let nodes = options.nodes;
+            let defaults = Config::default();
+            let busy_poll = options.busy_poll_us.map_or(defaults.busy_poll, Duration::from_micros);
+            let config = Config { busy_poll, ..defaults };
             async move {
-                let cluster = Cluster::builder(nodes).config(Config::default()).start(|_| Echo).await;
+                let cluster = Cluster::builder(nodes).config(config).start(|_| Echo).await;
                 let leader = cluster.leader().await;
                 let leader = cluster.node(leader).clone();
                 (cluster, leader)

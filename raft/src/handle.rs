@@ -344,9 +344,9 @@ impl Raft {
 
     async fn ask<T>(&self, request: Request, answered: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
         let outcome = match self.shared.intake.push(request) {
-            Ok(()) => match answered.await {
-                Ok(outcome) => outcome,
-                Err(_) => Err(Error::Stopped(self.shared.reason().await)),
+            Ok(alone) => match self.shared.answered(answered, alone).await {
+                Some(outcome) => outcome,
+                None => Err(Error::Stopped(self.shared.reason().await)),
             },
             Err(NotAdmitted::Overloaded) => Err(Error::Overloaded),
             Err(NotAdmitted::Stopped) => Err(Error::Stopped(self.shared.reason().await)),

@@ -28,6 +28,7 @@ pub(super) struct FileConfig {
     pub(super) priority: Option<u32>,
     pub(super) no_lead: Option<bool>,
     pub(super) lease_drift_ms: Option<u64>,
+    pub(super) busy_poll_us: Option<u64>,
     pub(super) request_timeout_ms: Option<u64>,
     pub(super) snapshot_entries: Option<u64>,
     pub(super) snapshot_mib: Option<u64>,

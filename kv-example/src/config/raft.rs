@@ -54,6 +54,7 @@ pub(super) fn config(args: &ServerArgs, layers: &Layers<'_>) -> Result<Config, C
         election_timeout: Duration::from_millis(election.value),
         heartbeat_interval: Duration::from_millis(heartbeat.value),
         lease_drift: lease_drift(args, layers)?,
+        busy_poll: busy_poll(args, layers, defaults.busy_poll)?,
         write_timeout: Duration::from_millis(request.value),
         read_timeout: Duration::from_millis(request.value),
         max_pending_requests: usize::try_from(pending.value).unwrap_or(usize::MAX),
@@ -73,6 +74,18 @@ fn lease_drift(args: &ServerArgs, layers: &Layers<'_>) -> Result<Option<Duration
             "{origin}: must be at least 1: no two clocks go alike; without it there are no leases"
         ))),
         drift => Ok(drift.map(|drift| Duration::from_millis(drift.value))),
+    }
+}
+
+/// How long a thread looks for the next request before it sleeps.
+fn busy_poll(args: &ServerArgs, layers: &Layers<'_>, default: Duration) -> Result<Duration, ConfigError> {
+    let given = layers.text("busy-poll-us", args.busy_poll_us.as_ref(), |f| f.busy_poll_us.map(|n| n.to_string()));
+    let given = given.map(|given| given.parse::<u64>("a whole number of microseconds, 0 for never")).transpose()?;
+    match given {
+        Some(Given { value, origin }) if value > 10_000 => Err(ConfigError(format!(
+            "{origin}: must be at most 10000: a thread that looks again and again keeps a core busy"
+        ))),
+        given => Ok(given.map_or(default, |given| Duration::from_micros(given.value))),
     }
 }
 

@@ -1,9 +1,11 @@
 //! How a node comes up: what is durable is read, the state machine is brought to the newest image, and the tasks start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::Instrument;
 
+use super::busy::BusyPoll;
 use super::clock::Clock;
 use super::driver::{Deferred, Driver};
 use super::fetcher::{Fetcher, InVain};
@@ -232,7 +234,11 @@ pub(crate) async fn find_configurations(
 
 /// Starts the tasks.
 fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> (Arc<Shared>, Inbox) {
-    let Parts { id, cluster, group, config, tasks, transport, log, snapshots, machine, .. } = parts;
+    let Parts { id, cluster, group, mut config, tasks, transport, log, snapshots, machine, .. } = parts;
+    // A simulation tells who runs next; and on one core, whoever looks keeps it from those whom he waits for.
+    if tasks.0.is_some() || std::thread::available_parallelism().is_ok_and(|cores| cores.get() == 1) {
+        config.busy_poll = Duration::ZERO;
+    }
     let applied = boot.applied.index;
     let shared = Arc::new(Shared::new(id, &config, random::mix(boot.seed ^ u64::from_le_bytes(*b"sessions"))));
     let (inbox, arrivals) = Inbox::channel(cluster, group, id);
@@ -263,6 +269,8 @@ fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> 
     let driver = Driver {
         meter,
         signs,
+        busy: BusyPoll::new(config.busy_poll),
+        idle: None,
         shared: shared.clone(),
         pending,
         core,

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::applier::{Done, Entries, Job, Outcome};
+use super::busy::{BusyPoll, Wait};
 use super::clock::Clock;
 use super::events::{Event, Stall};
 use super::fetcher::{Fetched, Fetcher, InVain};
@@ -66,7 +67,14 @@ pub(crate) struct Driver {
     pub(crate) sessions: (u64, u64),
     /// Counts the state machine's signs of life beside what it has done.
     pub(crate) signs: Arc<AtomicU64>,
+    /// Whether the next request comes soon after the last answer.
+    pub(crate) busy: BusyPoll,
+    /// Since nobody waits for an answer.
+    pub(crate) idle: Option<Wait>,
 }
+
+/// Where so many come at once that waking up costs each of them little, a core is better left to others.
+const FEW_REQUESTS: usize = 4;
 
 /// What is committed, for the others, which goes when the answers of the same round are on their way. Whoever waits for it at another node waits some microseconds longer.
 #[derive(Debug, Default)]
@@ -155,6 +163,8 @@ impl Driver {
                     if self.deferred.is_waiting() {
                         // To the end of the queue.
                         cx.waker().wake_by_ref();
+                    } else {
+                        self.await_request(cx);
                     }
                     Poll::Pending
                 }
@@ -171,6 +181,12 @@ impl Driver {
         })
         .await?;
         let now = self.clock.now();
+        match (self.idle.take_if(|_| !received.requests.is_empty()), received.requests.len()) {
+            (_, 0) => {}
+            (Some(idle), 1..=FEW_REQUESTS) => self.busy.came(&idle, now.0),
+            (None, 1..=FEW_REQUESTS) => {}
+            (_, _) => self.busy.is_not_worth_it(now.0),
+        }
         if let Some(Late { times, most }) = self.lateness.check(wake, now) {
             tracing::warn!(
                 times,
@@ -179,6 +195,16 @@ impl Driver {
             );
         }
         Ok(now)
+    }
+
+    /// There is nothing to do. While clients wait, it is the disk or another node that is waited for, which takes longer.
+    fn await_request(&mut self, cx: &mut Context<'_>) {
+        if self.pending.is_waited_for() {
+            self.idle = None;
+        } else if self.busy.is_on() {
+            let idle = self.idle.get_or_insert_with(|| self.busy.wait(self.clock.now().0));
+            self.busy.look_again(idle, cx, || self.clock.now().0);
+        }
     }
 
     /// Takes what is there from each source, in a fixed order. True once there was something.

@@ -85,8 +85,8 @@ impl Intake {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Admits a request if there is room. One that exceeds all of the room in bytes is admitted when nothing else is there.
-    pub(crate) fn push(&self, request: Request) -> Result<(), NotAdmitted> {
+    /// Admits a request if there is room, and tells whether it is the only one. One that exceeds all of the room in bytes is admitted when nothing else is there.
+    pub(crate) fn push(&self, request: Request) -> Result<bool, NotAdmitted> {
         let cost = request.cost();
         let mut state = self.lock();
         if state.closed {
@@ -98,12 +98,13 @@ impl Intake {
         }
         state.load.add(1, cost);
         state.queue.push(request);
+        let alone = state.load.requests == 1;
         let driver = state.driver.take();
         drop(state);
         if let Some(driver) = driver {
             driver.wake();
         }
-        Ok(())
+        Ok(alone)
     }
 
     /// Makes room for what was `answered` (and zeroes it), and takes all requests that are there; waits while there are none.

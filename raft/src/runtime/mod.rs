@@ -4,6 +4,7 @@
 //! |---|---|
 //! | a node comes up | `boot.rs` |
 //! | receive → step → dispatch | `driver.rs` |
+//! | … and what is about to come is waited for without sleep | `busy.rs` |
 //! | a client's request is admitted | `intake.rs` |
 //! | … and waits for its answer | `pending.rs` |
 //! | a peer's message comes | `inbox.rs` |
@@ -19,6 +20,7 @@
 
 mod applier;
 mod boot;
+mod busy;
 mod clock;
 mod driver;
 mod events;

@@ -4,8 +4,11 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::{Semaphore, oneshot};
+use tokio::time::Instant;
 
+use super::busy::BusyPoll;
 use super::events::{Announcer, Event, Events};
 use super::intake::{Intake, Request};
 use super::mailbox::{Closed, Mailbox};
@@ -74,6 +77,8 @@ pub(crate) struct Shared {
     /// From which the names of sessions are drawn.
     names: AtomicU64,
     pub(crate) intake: Intake,
+    /// Whether a request that is alone is answered soon.
+    busy: BusyPoll,
     pub(crate) control: Mailbox<Control>,
     control_room: Semaphore,
     /// For changes of the configuration, which take long.
@@ -99,6 +104,7 @@ impl Shared {
             session_patience: config.session_patience,
             names: AtomicU64::new(seed),
             intake: Intake::new(config),
+            busy: BusyPoll::new(config.busy_poll),
             control: Mailbox::new(),
             control_room: Semaphore::new(MAX_CONTROL),
             change_room: Semaphore::new(MAX_CHANGES),
@@ -158,6 +164,25 @@ impl Shared {
                 | Control::Stop { .. } => {}
             }
         }
+    }
+
+    /// Waits for the answer to a request, which may be `alone`.
+    pub(crate) async fn answered<T>(&self, mut answered: oneshot::Receiver<T>, alone: bool) -> Option<T> {
+        if !alone || !self.busy.is_on() {
+            return answered.await.ok();
+        }
+        let began = Instant::now();
+        let mut wait = self.busy.wait(Duration::ZERO);
+        let answer = std::future::poll_fn(|cx| {
+            let answer = answered.poll_unpin(cx);
+            if answer.is_pending() {
+                self.busy.look_again(&mut wait, cx, || began.elapsed());
+            }
+            answer
+        });
+        let answer = answer.await;
+        self.busy.came(&wait, began.elapsed());
+        answer.ok()
     }
 
     /// Asks the driver for something, and waits for its answer.
