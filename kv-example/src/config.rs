@@ -137,7 +137,7 @@ pub struct ServerArgs {
     pub lease_drift_ms: Option<String>,
 
     /// How long a thread that serves looks again and again for the next request of clients who have just been answered, before it sleeps; in microseconds, and only
-    /// where it came in that time before. 0: never [default: 50] [env: RAFTKV_BUSY_POLL_US]
+    /// where it came in that time before: for few clients, and machines with cores to spare (200, say) [default: 0, never] [env: RAFTKV_BUSY_POLL_US]
     #[arg(long, value_name = "US", help_heading = "Raft")]
     pub busy_poll_us: Option<String>,
 
