@@ -80,9 +80,10 @@ pub struct Config {
     /// Requests (writes and reads, in the runtime's queue and awaiting an answer) before `Overloaded`.
     pub max_pending_requests: usize,
 
-    /// How long a thread that serves looks again and again for the next request of clients who have just been answered, and that of a client who is alone
-    /// for his answer, before it sleeps; and only where they have come in this time before. A thread that sleeps on a core that has gone idle wakes up some 20 µs late: longer than
-    /// a write takes where log and clients are in this process. Zero: never. At most 10 ms.
+    /// How long the thread that runs this node looks again and again for the next request before it sleeps, once nobody waits for an answer any more, and that of a
+    /// client for his answer, if nobody else waits for one. Each only where it came within this time the last two times, and the first only where no more than four requests
+    /// have come together within a tenth of a second. A thread that sleeps on a core that has gone idle wakes up some 20 µs late: longer than a write takes where log and clients
+    /// are in this process. Zero: never, as on a machine with one core. At most 10 ms.
     pub busy_poll: Duration,
 
     /// How many members a change of the configuration may lead to, voters and learners.
