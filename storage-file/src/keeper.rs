@@ -170,9 +170,11 @@ impl Place {
     /// Removes a segment, and returns its file if nobody is reading it: its room is to be given back piece by piece.
     fn remove(&self, id: u64, readers: &Shared) -> Result<Vec<Arc<dyn VfsFile>>, StorageError> {
         let removed = remove_all(&*self.vfs, &self.dir, &[segment::path(&self.dir, id)]);
+        // Also where that failed: its name may be gone all the same.
         let is_read = readers.let_go(id);
+        let files = removed?;
         tracing::debug!(segment = id, "removed a segment");
-        removed.map(|files| if is_read { Vec::new() } else { files })
+        Ok(if is_read { Vec::new() } else { files })
     }
 
     fn make(&self, order: Order) -> Made {
