@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use raftkv::{HardState, LogId, LogWrite, NodeId, StorageError, Term};
 use raftkv_storage_file::sim::{Fate, Pending, SimDisk};
-use raftkv_storage_file::{DumpLine, DumpVerdict, dump, dump_on};
-use support::{dir, model_of, open, segment, write};
+use raftkv_storage_file::{DumpLine, DumpVerdict, Options, dump, dump_on};
+use support::{dir, model_of, open, open_with, segment, write};
 
 fn lines(disk: &SimDisk) -> (Vec<DumpLine>, String) {
     let mut lines = Vec::new();
@@ -96,4 +96,29 @@ fn a_directory_without_a_log_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let error = dump(dir.path(), |_| {}).unwrap_err().to_string();
     assert!(error.contains("no log here"), "{error}");
+}
+
+/// The server removes a segment, and cuts it, while another process goes through it.
+#[test]
+fn a_segment_that_is_removed_under_a_dump_is_not_called_damaged() {
+    let disk = SimDisk::new();
+    let options = Options { segment_bytes: 9 << 20, background: false, ..Options::default() };
+    let mut wal = open_with(&disk, options).unwrap();
+    for index in 1..=20 {
+        wal.write(&write(1, index..index + 1, 1 << 20)).unwrap();
+    }
+    let mut lines = Vec::new();
+    dump_on(Arc::new(disk.clone()), dir(), |line| {
+        let first = !lines.iter().any(|line| matches!(line, DumpLine::Segment { .. }));
+        if first && matches!(line, DumpLine::Segment { .. }) {
+            wal.compact(LogId::new(1, 19)).unwrap();
+        }
+        lines.push(line);
+    })
+    .unwrap();
+    let batches = lines.iter().filter(|line| matches!(line, DumpLine::Batch { .. })).count();
+    let text: Vec<String> = lines.iter().map(ToString::to_string).collect();
+    assert!(!lines.iter().any(|line| matches!(line, DumpLine::Damage { .. })), "{text:#?}");
+    assert!(batches < 20, "nothing was cut: {text:#?}");
+    assert!(matches!(lines.last(), Some(DumpLine::Verdict(DumpVerdict::Sound { .. }))), "{text:#?}");
 }
