@@ -251,3 +251,38 @@ fn expect_stopped(wal: &mut Wal, first: &str) {
     assert!(again.contains("stopped after an earlier failure") && again.contains(first), "{again}");
     assert!(wal.compact(LogId::new(1, 1)).is_err());
 }
+
+/// Segments that are removed are cut piece by piece, which those of other tests are too small for.
+#[test]
+fn a_loss_of_power_while_segments_are_cut_loses_nothing() {
+    let disk = SimDisk::new();
+    let options = Options { segment_bytes: 5 << 20, background: false, ..Options::default() };
+    let mut wal = open_with(&disk, options).unwrap();
+    for index in 1..=14 {
+        wal.write(&write(1, index..index + 1, 1 << 20)).unwrap();
+    }
+    let (before, upto) = (model_of(&wal).unwrap(), LogId::new(1, 13));
+    disk.record();
+    wal.compact(upto).unwrap();
+    let after = model_of(&wal).unwrap();
+    let (mut losses, mut removed, mut durable) = (0, 0, false);
+    for moment in disk.take_recording() {
+        removed += usize::from(moment.kill().contents(&support::segment(1)).is_none());
+        for fate in [Fate::Lost, Fate::Kept, Fate::Early, Fate::Garbage] {
+            let mut odd = false;
+            // All of it, and every other of what was not durable.
+            for mixed in [false, true] {
+                let disk = moment.lose_power(|_| {
+                    odd = !odd;
+                    if mixed && odd { Fate::Kept } else { fate }
+                });
+                let found = model_of(&open_with(&disk, options).unwrap()).unwrap();
+                assert!(found == after || (!durable && found == before), "{fate:?}, mixed {mixed}");
+                // What nothing that is lost can take back is there from then on.
+                durable |= found == after && fate == Fate::Lost && !mixed;
+                losses += 1;
+            }
+        }
+    }
+    assert!(durable && losses > 50 && removed > 3, "{losses} losses of power, {removed} moments with a segment less");
+}
