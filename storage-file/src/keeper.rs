@@ -233,20 +233,23 @@ mod tests {
 
     const SIZE: u64 = 100 << 10;
 
-    /// A disk of ten segments and so many bytes, of which all ten are to be removed when another is wanted: what was made, and what became of the disk.
-    fn wanted(room: usize) -> (Made, SimDisk) {
+    /// A disk with so many segments, and who reads them.
+    fn segments(size: u64, ids: std::ops::RangeInclusive<u64>) -> (SimDisk, Place, Vec<Arc<dyn VfsFile>>, Arc<Shared>) {
         let (disk, dir) = (SimDisk::new(), Path::new("/log"));
         let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
         vfs.create_dir_all(dir).unwrap();
-        let place = Place { vfs: Arc::clone(&vfs), dir: dir.to_owned(), size: SIZE };
-        for id in 1..=10 {
-            place.make(Order { id, zeroed: true, least: SIZE }).unwrap();
-        }
-        disk.set_capacity(Some(disk.used() + room));
+        let place = Place { vfs: Arc::clone(&vfs), dir: dir.to_owned(), size };
+        let files = ids.map(|id| place.make(Order { id, zeroed: false, least: size }).unwrap()).collect();
         let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(1) };
         let home = Home { vfs, dir: dir.to_owned(), owner: Owner { identity, nonce: 1 } };
+        (disk, place, files, Arc::new(Shared::new(home, LogIndex::default())))
+    }
+
+    /// A disk of ten segments and so many bytes, of which all ten are to be removed when another is wanted: what was made, and what became of the disk.
+    fn wanted(room: usize) -> (Made, SimDisk) {
+        let (disk, place, _, readers) = segments(SIZE, 1..=10);
+        disk.set_capacity(Some(disk.used() + room));
         let (jobs, queue) = channel();
-        let readers = Arc::new(Shared::new(home, LogIndex::default()));
         let first = Arc::downgrade(&readers.file(1).unwrap());
         jobs.send(Job::Remove((1..=10).collect(), readers)).unwrap();
         let (made, taken) = channel();
@@ -261,16 +264,8 @@ mod tests {
     /// As long as nothing else is wanted, that is.
     #[test]
     fn segments_that_nobody_reads_are_cut_on_the_way() {
-        let (disk, dir) = (SimDisk::new(), Path::new("/log"));
-        let vfs: Arc<dyn Vfs> = Arc::new(disk.clone());
-        vfs.create_dir_all(dir).unwrap();
         let size = 9 << 20;
-        let place = Place { vfs: Arc::clone(&vfs), dir: dir.to_owned(), size };
-        let order = |id| Order { id, zeroed: false, least: size };
-        let files: Vec<_> = (1..=3).map(|id| place.make(order(id)).unwrap()).collect();
-        let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(1) };
-        let home = Home { vfs, dir: dir.to_owned(), owner: Owner { identity, nonce: 1 } };
-        let readers = Arc::new(Shared::new(home, LogIndex::default()));
+        let (disk, place, files, readers) = segments(size, 1..=3);
         let read = readers.file(2).unwrap();
         drop(readers.file(3).unwrap());
         let (jobs, queue) = channel();
@@ -286,7 +281,7 @@ mod tests {
         assert!(!(1..=3).any(|id| is_there(&disk, id)), "{:?}", disk.files());
         // It answers still.
         let (made, taken) = channel();
-        jobs.send(Job::Make(order(4), made)).unwrap();
+        jobs.send(Job::Make(Order { id: 4, zeroed: false, least: size }, made)).unwrap();
         assert_eq!(taken.recv().unwrap().unwrap().len().unwrap(), size);
         drop(read);
         drop(jobs);
