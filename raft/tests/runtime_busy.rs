@@ -21,10 +21,18 @@ fn thread() -> (Runtime, Arc<AtomicU64>) {
     (Builder::new_multi_thread().worker_threads(1).on_thread_park(sleeps).enable_all().build().unwrap(), slept)
 }
 
-/// How often the thread of three nodes slept while a client, who has a thread of his own, wrote 500 times, each time a little after he had the answer; and in the
+/// How often threads slept.
+struct Slept {
+    nodes: u64,
+    client: u64,
+    /// The nodes' when nobody asked any more.
+    idle: u64,
+}
+
+/// How often the thread of three nodes slept, and that of a client, while he wrote 500 times, each time a little after he had the answer; and in the
 /// second after it.
-fn sleeps(busy_poll: Duration) -> (u64, u64) {
-    let ((nodes, slept), (client, _)) = (thread(), thread());
+fn sleeps(busy_poll: Duration) -> Slept {
+    let ((nodes, slept), (client, client_slept)) = (thread(), thread());
     let (cluster, leader) = nodes
         .block_on(nodes.spawn(async move {
             let cluster = Cluster::builder(3).config(Config { busy_poll, ..Config::default() }).start(|_| Echo).await;
@@ -33,7 +41,8 @@ fn sleeps(busy_poll: Duration) -> (u64, u64) {
             (cluster, leader)
         }))
         .unwrap();
-    let before = slept.load(Ordering::Relaxed);
+    let count = || (slept.load(Ordering::Relaxed), client_slept.load(Ordering::Relaxed));
+    let before = count();
     let writes = async move {
         for _ in 0..500 {
             leader.write("x".into()).await.unwrap();
@@ -45,11 +54,11 @@ fn sleeps(busy_poll: Duration) -> (u64, u64) {
         }
     };
     client.block_on(client.spawn(writes)).unwrap();
-    let after = slept.load(Ordering::Relaxed);
+    let after = count();
     client.block_on(async { tokio::time::sleep(Duration::from_secs(1)).await });
-    let idle = slept.load(Ordering::Relaxed) - after;
+    let idle = count().0 - after.0;
     nodes.block_on(cluster.shutdown());
-    (after - before, idle)
+    Slept { nodes: after.0 - before.0, client: after.1 - before.1, idle }
 }
 
 /// A client alone wrote 15 000 times a second, as both threads slept and woke up at each write.
@@ -58,8 +67,8 @@ fn a_node_that_is_asked_again_at_once_does_not_sleep_meanwhile() {
     if std::thread::available_parallelism().unwrap().get() == 1 {
         return;
     }
-    let (never, _) = sleeps(Duration::ZERO);
-    let (often, idle) = sleeps(Duration::from_millis(10));
-    assert!(often * 3 < never * 2, "it slept {often} times, and {never} times without");
-    assert!(idle > 5, "and only {idle} times when nobody asked any more");
+    let (never, often) = (sleeps(Duration::ZERO), sleeps(Duration::from_millis(10)));
+    assert!(often.nodes * 3 < never.nodes * 2, "it slept {} times, and {} times without", often.nodes, never.nodes);
+    assert!(often.client + 50 < never.client, "the client {} times, and {} without", often.client, never.client);
+    assert!(often.idle > 5, "and only {} times when nobody asked any more", often.idle);
 }
