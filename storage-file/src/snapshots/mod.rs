@@ -181,7 +181,13 @@ impl Store {
     fn image(&self, id: SnapshotId) -> Result<Image, StorageError> {
         let path = self.path(id, PUBLISHED);
         let file = self.vfs.open(&path, Access::Read).map_err(failed("open", &path))?;
-        Image::open(file, path, self.whose(), self.salt(id))
+        let image = Image::open(file, path, self.whose(), self.salt(id))?;
+        if image.meta.id == id {
+            return Ok(image);
+        }
+        // Taken for another, its file would be removed.
+        let (path, reason) = (image.path.display().to_string(), format!("it says that it is image {}", image.meta.id));
+        Err(StorageError::Corrupt { path, offset: Some(0), index: None, reason })
     }
 
     /// Removes what nobody needs any more: images that are superseded, and of the unfinished ones that nobody writes all but the newest. That one
@@ -526,6 +532,25 @@ mod tests {
         let mut writer = store.begin(meta).await?;
         writer.append(data.clone()).await?;
         writer.publish().await
+    }
+
+    /// The file of the latest image was removed, as that called itself another, and the next could not be published. (Found by fuzzing.)
+    #[tokio::test]
+    async fn an_image_that_calls_itself_another_is_damaged() {
+        let identity = Identity { cluster: ClusterId(1), node: NodeId(1), group: GroupId(1) };
+        let disk = SimDisk::new();
+        let open = || FileSnapshots::open_on(Arc::new(disk.clone()), "/images", identity, false);
+        let store = open().unwrap();
+        write(&store, 1, &Bytes::from_static(b"image")).await.unwrap();
+        let (whose, salt) = (store.0.whose(), store.0.salt(SnapshotId(1)));
+        let path = store.0.path(SnapshotId(1), PUBLISHED);
+        let meta = SnapshotMeta { id: SnapshotId(9), ..store.published().unwrap().meta };
+        drop(store);
+        write_all(&*disk.open(&path, Access::Write).unwrap(), &image::header(&meta, whose, salt), 0).unwrap();
+        let error = open().unwrap_err();
+        assert!(matches!(error, StorageError::Corrupt { .. }), "{error}");
+        assert!(error.to_string().contains("image 0000000000000009"), "{error}");
+        assert!(disk.contents(&path).is_some());
     }
 
     /// A node that sends an image may write the next one meanwhile.
