@@ -96,11 +96,12 @@ impl Shared {
             index.stretches(range.start, range.end.min(last.next()).min(Index(most)))
         };
         let mut reading = Reading { from: range.start, room: max_bytes, entries: Vec::new(), max_bytes };
-        for (mark, upto) in stretches {
-            let file = match self.file(mark.segment) {
+        for stretches in stretches.chunk_by(|(a, _), (b, _)| a.segment == b.segment) {
+            let segment = stretches[0].0.segment;
+            let file = match self.file(segment) {
                 Ok(file) => file,
                 Err(StorageError::Io { source, .. })
-                    if source.kind() == io::ErrorKind::NotFound && !self.index().reaches_back_to(mark.segment) =>
+                    if source.kind() == io::ErrorKind::NotFound && !self.index().reaches_back_to(segment) =>
                 {
                     // Compacted since, or replaced by an image that the log did not hold.
                     let index = self.index();
@@ -108,7 +109,7 @@ impl Shared {
                 }
                 Err(error) => return Err(error),
             };
-            if !reading.stretch(&self.home, &*file, mark, upto)? {
+            if !reading.segment(&self.home, &*file, stretches)? {
                 break;
             }
         }
@@ -128,18 +129,55 @@ struct Reading {
     entries: Vec<Entry>,
 }
 
+/// A segment that is being read. One window for all stretches of it: they lie close together, so what is read ahead for one is the next.
+struct Segment<'a> {
+    home: &'a Home,
+    id: u64,
+    file: &'a dyn VfsFile,
+    window: Window<'a>,
+    /// Where batches begin, once that is asked for.
+    align: Option<u64>,
+}
+
+impl Segment<'_> {
+    /// Where the next entry is, from the end of a batch on.
+    fn next_batch(&mut self, end: u64) -> io::Result<Result<u64, &'static str>> {
+        let align = match self.align {
+            Some(align) => align,
+            None => *self.align.insert(alignment(self.file)?),
+        };
+        next_entry(&mut self.window, self.home.salt(self.id), round_up(end, align))
+    }
+}
+
 impl Reading {
-    /// Reads a stretch. Tells whether there is room for more.
-    fn stretch(&mut self, home: &Home, file: &dyn VfsFile, mark: Mark, upto: Index) -> Result<bool, StorageError> {
-        let (id, salt, path) = (mark.segment, home.salt(mark.segment), home.path(mark.segment));
-        let io = || failed("read", &path);
+    /// Reads stretches of one segment. Tells whether there is room for more.
+    fn segment(
+        &mut self,
+        home: &Home,
+        file: &dyn VfsFile,
+        stretches: &[(Mark, Index)],
+    ) -> Result<bool, StorageError> {
         let ahead = (self.max_bytes.saturating_add(4096)).clamp(16 << 10, READ_AHEAD);
-        let mut window = Window::new(file, usize::try_from(ahead).unwrap_or(1 << 20));
-        let mut align = None;
+        let window = Window::new(file, usize::try_from(ahead).unwrap_or(1 << 20));
+        let mut segment = Segment { home, id: stretches[0].0.segment, file, window, align: None };
+        for (mark, upto) in stretches {
+            if !self.stretch(&mut segment, *mark, *upto)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads a stretch. Tells whether there is room for more.
+    fn stretch(&mut self, segment: &mut Segment<'_>, mark: Mark, upto: Index) -> Result<bool, StorageError> {
+        let (home, id) = (segment.home, segment.id);
+        let (salt, path) = (home.salt(id), home.path(id));
+        let io = || failed("read", &path);
         let (mut offset, mut index) = (mark.offset, mark.first);
         while index < upto {
             let damaged = |reason: &'static str| home.corrupt(id, offset, Some(index), reason);
-            let header = window.at(offset, ENTRY_HEADER).map_err(io())?;
+            let header = segment.window.at(offset, ENTRY_HEADER).map_err(io())?;
             let header = EntryHeader::decode(header, salt, offset).map_err(damaged)?;
             if header.id.index != index {
                 return Err(damaged("another entry is where this one belongs"));
@@ -151,7 +189,7 @@ impl Reading {
                 }
                 self.room = self.room.saturating_sub(cost);
                 let size = usize::try_from(header.size()).map_err(|_| damaged("too large for this machine"))?;
-                let bytes = window.at(offset, size).map_err(io())?;
+                let bytes = segment.window.at(offset, size).map_err(io())?;
                 let data = bytes.get(ENTRY_HEADER..).unwrap_or_default();
                 if bytes.len() != size || !header.matches(data, salt, offset) {
                     return Err(damaged("the checksum of an entry does not match"));
@@ -163,13 +201,8 @@ impl Reading {
             offset += header.size();
             index = index.next();
             if header.last_of_batch && index < upto {
-                let unit = match align {
-                    Some(unit) => unit,
-                    None => *align.insert(alignment(file).map_err(io())?),
-                };
-                offset = next_entry(&mut window, salt, round_up(offset, unit))
-                    .map_err(io())?
-                    .map_err(|reason| home.corrupt(id, offset, Some(index), reason))?;
+                let next = segment.next_batch(offset).map_err(io())?;
+                offset = next.map_err(|reason| home.corrupt(id, offset, Some(index), reason))?;
             }
         }
         Ok(true)
