@@ -152,12 +152,7 @@ impl Segment<'_> {
 
 impl Reading {
     /// Reads stretches of one segment. Tells whether there is room for more.
-    fn segment(
-        &mut self,
-        home: &Home,
-        file: &dyn VfsFile,
-        stretches: &[(Mark, Index)],
-    ) -> Result<bool, StorageError> {
+    fn segment(&mut self, home: &Home, file: &dyn VfsFile, stretches: &[(Mark, Index)]) -> Result<bool, StorageError> {
         let ahead = (self.max_bytes.saturating_add(4096)).clamp(16 << 10, READ_AHEAD);
         let window = Window::new(file, usize::try_from(ahead).unwrap_or(1 << 20));
         let mut segment = Segment { home, id: stretches[0].0.segment, file, window, align: None };

@@ -4,11 +4,12 @@
 
 mod support;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use raftkv::{HardState, LogId, LogWrite, NodeId, StorageError, Term};
 use raftkv_storage_file::sim::{Fate, Pending, SimDisk};
 use raftkv_storage_file::{DumpLine, DumpVerdict, Options, dump, dump_on};
+use support::hooked::Hooked;
 use support::{dir, model_of, open, open_with, segment, write};
 
 fn lines(disk: &SimDisk) -> (Vec<DumpLine>, String) {
@@ -121,4 +122,26 @@ fn a_segment_that_is_removed_under_a_dump_is_not_called_damaged() {
     assert!(!lines.iter().any(|line| matches!(line, DumpLine::Damage { .. })), "{text:#?}");
     assert!(batches < 20, "nothing was cut: {text:#?}");
     assert!(matches!(lines.last(), Some(DumpLine::Verdict(DumpVerdict::Sound { .. }))), "{text:#?}");
+}
+
+/// The server removes segments faster than another process looks for them: as long as there are other segments at each look, none of them is the last.
+#[test]
+fn a_dump_looks_again_while_segments_go() {
+    let disk = Hooked::new();
+    let wal = Mutex::new(open(&disk.disk).unwrap());
+    let last = 30;
+    for index in 1..=last {
+        wal.lock().unwrap().write(&write(1, index..index + 1, 2000)).unwrap();
+    }
+    let mut compacted = 0;
+    *disk.listed.lock().unwrap() = Some(Box::new(move || {
+        if compacted < last - 2 {
+            compacted += 1;
+            wal.lock().unwrap().compact(LogId::new(1, compacted)).unwrap();
+        }
+    }));
+    let mut lines = Vec::new();
+    dump_on(Arc::new(disk), dir(), |line| lines.push(line)).unwrap();
+    let Some(DumpLine::Verdict(DumpVerdict::Sound { state, .. })) = lines.last() else { panic!("{lines:#?}") };
+    assert_eq!((state.base.index.0, state.last.index.0), (last - 2, last));
 }

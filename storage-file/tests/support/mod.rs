@@ -2,6 +2,8 @@
 
 #![allow(dead_code, unused_imports, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
+pub mod hooked;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
