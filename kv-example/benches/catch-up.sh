@@ -28,7 +28,19 @@ read -ra more <<<"--snapshot-entries 1000000000 --snapshot-mib 1000000 $server"
 number() {
     "$kv" status --json --endpoints "$(client "$2")" --timeout 1 2>/dev/null | awk -v key="\"$1\":" '$1 == key { sub(/,$/, "", $2); print $2 }' || true
 }
-log_of() { find "$work/$system/n$1" -type f -size +32k; }
+# log_of N: how many bytes of each file of its log are in use, and the file: the newest segment has room left, and the next one is made in advance.
+log_of() {
+    local dir=$work/$system/n$1 used name
+    if [ -z "$(find "$dir" -name '*.wal' -print -quit)" ]; then
+        find "$dir" -type f -size +32k -printf '%s %p\n'
+        return
+    fi
+    "$kv" log dump "$dir" | awk '$1 == "segment" { name = $2; sub(/,$/, "", name) } $3 == "bytes" && $4 == "batch" { end[name] = $1 + $2 }
+        END { for (name in end) printf "%.0f %s\n", end[name], name }' | sort -k 2 |
+        while read -r used name; do echo "$used $(find "$dir" -name "${name##*/}")"; done
+}
+# What is in use of each, one after the other.
+read_log() { printf '%s\n' "${log[@]}" | while read -r used file; do dd if="$file" bs=1M iflag=count_bytes count="$used" status=none; done; }
 
 begin
 for round in $(seq "$rounds"); do
@@ -37,6 +49,7 @@ for round in $(seq "$rounds"); do
     until_served "$endpoints"
     all_run
     leader=$(leading) away=$((leader % nodes + 1))
+    there=$(client "$away")
     end TERM "$away"
     others=$(for n in 1 2 3; do [ "$n" = "$away" ] || client "$n"; done | paste -sd,)
     goal=$(($(number commit "$leader") + entries))
@@ -47,24 +60,31 @@ for round in $(seq "$rounds"); do
     goal=$((goal - entries + written))
     settle
     mapfile -t log < <(log_of "$leader")
-    forget "${log[@]}"
+    forget "${log[@]#* }"
 
     began=$(now)
     launch "$away" "${more[@]}"
+    # Clients wait longer the more often they find nobody.
+    until (: <>"/dev/tcp/${there/://}") 2>/dev/null; do
+        kill -0 "$(process "$away")" || last_words "the follower ended"
+        sleep 0.005
+    done
     # A linearizable read at the follower waits until it has applied what was committed before: nothing has to look again and again, and take the cores.
-    until "$kv" get any --endpoints "$(client "$away")" --timeout 60 >>"$work/asked" 2>&1 && has=$(number applied "$away") && [ "${has:-0}" -ge "$goal" ]; do
+    until "$kv" get any --endpoints "$there" --timeout 60 >>"$work/asked.log" 2>&1 && has=$(number applied "$away") && [ "${has:-0}" -ge "$goal" ]; do
         [ $(($(now) - began)) -lt 600000000 ] || last_words "the follower does not catch up"
+        kill -0 "$(process "$away")" || last_words "the follower ended"
+        sleep 0.02
     done
     caught=$(($(now) - began))
 
-    forget "${log[@]}"
+    forget "${log[@]#* }"
     began=$(now)
-    for file in "${log[@]}"; do dd if="$file" of=/dev/null bs=1M status=none; done
+    read_log >/dev/null
     read=$(($(now) - began))
     began=$(now)
-    for file in "${log[@]}"; do dd if="$file" bs=1M status=none; done | dd of="$work/copy" bs=1M iflag=fullblock conv=fdatasync status=none
+    read_log | dd of="$work/copy" bs=1M iflag=fullblock conv=fdatasync status=none
     wrote=$(($(now) - began))
-    bytes=$(du -bc "${log[@]}" "$work/copy" | awk '{ bytes = last; last = $1 } END { print bytes }')
+    bytes=$(stat -c %s "$work/copy")
     echo "raftkv $caught $read $wrote $bytes $written" >>"$work/results"
     echo "round $round: $(tail -n 1 "$work/results") (µs to catch up, to read the log, to write as much; its bytes; entries)" >&2
     end_all

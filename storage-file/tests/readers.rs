@@ -81,6 +81,8 @@ async fn a_long_read_reads_little_more_than_it_returns() {
     for (from, max_bytes) in [(1, u64::MAX), (5_000, 1 << 20), (15_000, 1 << 20)] {
         disk.read.store(0, Ordering::Relaxed);
         let entries = log.read(Index(from)..Index(batches * each + 1), max_bytes).await.unwrap();
+        let upto = from + entries.len() as u64;
+        assert!(upto > batches * each || max_bytes < u64::MAX, "all of them, but for their size");
         let (bytes, read) = (entries.iter().map(raftkv::Entry::cost).sum::<u64>(), disk.read.load(Ordering::Relaxed));
         assert!(bytes > 1 << 19 && read < bytes + bytes / 4 + (300 << 10), "{read} bytes were read for {bytes}");
     }
