@@ -87,3 +87,24 @@ async fn a_long_read_reads_little_more_than_it_returns() {
         assert!(bytes > 1 << 19 && read < bytes + bytes / 4 + (300 << 10), "{read} bytes were read for {bytes}");
     }
 }
+
+/// What is read ahead may not have been written yet: a read ends where the log ended when it began, and the next one sees the rest as it is.
+#[tokio::test]
+async fn what_is_written_while_a_read_is_ahead_of_it_is_not_judged_by_what_was_there_before() {
+    let disk = Hooked::new();
+    let options = Options { segment_bytes: 3 << 20, background: false, ..Options::default() };
+    let log = Arc::new(FileLog::open_on(Arc::new(disk.clone()), PathBuf::from("/log"), IDENTITY, options).unwrap());
+    log.write(write(1, 1..301, 300)).await.unwrap();
+    let (written, done) = (log.clone(), Arc::new(OnceLock::new()));
+    let tell = done.clone();
+    // The first read ahead reaches beyond the end of what is written. Then the rest comes.
+    *disk.after.lock().unwrap() = Some(Box::new(move || {
+        let mut writing = std::pin::pin!(written.write(write(1, 301..601, 300)));
+        let polled = writing.as_mut().poll(&mut std::task::Context::from_waker(std::task::Waker::noop()));
+        let _ = tell.set(polled.is_ready());
+    }));
+    let read = log.read(Index(1)..Index(601), u64::MAX).await.unwrap();
+    assert_eq!(done.get(), Some(&true), "the write came in between");
+    assert_eq!(read, write(1, 1..301, 300).entries);
+    assert_eq!(log.read(Index(1)..Index(601), u64::MAX).await.unwrap(), write(1, 1..601, 300).entries);
+}

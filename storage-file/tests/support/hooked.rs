@@ -12,11 +12,12 @@ use raftkv_storage_file::{Access, Guard, Vfs, VfsFile};
 type Hook = Box<dyn FnOnce() + Send>;
 type Listed = Box<dyn FnMut() + Send>;
 
-/// A disk that does something at the next read of a file, or when files have been listed, and counts what is read.
+/// A disk that does something at the next read of a file, after it, or when files have been listed, and counts what is read.
 #[derive(Clone)]
 pub struct Hooked {
     pub disk: SimDisk,
     pub hook: Arc<Mutex<Option<Hook>>>,
+    pub after: Arc<Mutex<Option<Hook>>>,
     pub listed: Arc<Mutex<Option<Listed>>>,
     /// In bytes.
     pub read: Arc<AtomicU64>,
@@ -24,7 +25,13 @@ pub struct Hooked {
 
 impl Hooked {
     pub fn new() -> Self {
-        Self { disk: SimDisk::new(), hook: Arc::default(), listed: Arc::default(), read: Arc::default() }
+        Self {
+            disk: SimDisk::new(),
+            hook: Arc::default(),
+            after: Arc::default(),
+            listed: Arc::default(),
+            read: Arc::default(),
+        }
     }
 }
 
@@ -49,7 +56,7 @@ impl Vfs for Hooked {
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn VfsFile>> {
         let file = self.disk.open(path, access)?;
-        Ok(Arc::new(HookedFile { file, hook: self.hook.clone(), read: self.read.clone() }))
+        Ok(Arc::new(HookedFile { file, hook: self.hook.clone(), after: self.after.clone(), read: self.read.clone() }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -76,6 +83,7 @@ impl Vfs for Hooked {
 struct HookedFile {
     file: Arc<dyn VfsFile>,
     hook: Arc<Mutex<Option<Hook>>>,
+    after: Arc<Mutex<Option<Hook>>>,
     read: Arc<AtomicU64>,
 }
 
@@ -93,6 +101,10 @@ impl VfsFile for HookedFile {
         }
         let read = self.file.read_at(buf, offset)?;
         self.read.fetch_add(read as u64, Ordering::Relaxed);
+        let after = self.after.lock().unwrap().take();
+        if let Some(after) = after {
+            after();
+        }
         Ok(read)
     }
 
