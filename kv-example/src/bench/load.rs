@@ -128,7 +128,7 @@ impl Client {
             get: plan.get.clone(),
             answer_size: plan.value.len() + FRAME_HEAD,
             timeout: plan.timeout,
-            random: Random::new(plan.seed ^ (n as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            random: Random::nth(plan.seed, n as u64),
         })
     }
 

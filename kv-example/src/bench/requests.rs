@@ -17,6 +17,11 @@ impl Random {
         Self(seed)
     }
 
+    /// One of many sequences from a seed. They begin far apart: from neighbouring states they would be one sequence, each a step behind the other.
+    pub(super) fn nth(seed: u64, n: u64) -> Self {
+        Self(Self(Self(seed).next() ^ n).next())
+    }
+
     pub(super) fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -150,6 +155,14 @@ mod tests {
             let put = PutRequest { key: get.key, value: value(16, 1), ..PutRequest::default() };
             assert_eq!(operation.request, Some(Request::RequestPut(put)));
         }
+    }
+
+    #[test]
+    fn clients_do_not_follow_each_other_from_key_to_key() {
+        let mut clients: Vec<_> = (0..64).map(|n| Random::nth(1, n)).collect();
+        let keys: std::collections::HashSet<_> =
+            (0..500).flat_map(|_| clients.iter_mut().map(|client| client.below(1 << 40)).collect::<Vec<_>>()).collect();
+        assert!(keys.len() > 31_990, "32000 picks are of {} keys", keys.len());
     }
 
     #[test]
