@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::Store;
 use super::key::Key;
-use super::keys::{Bounds, Found, Freed, Keys, Pushed, Sink};
+use super::keys::{Bounds, Found, Freed, Keys, Pushed, Sink, Update};
 use super::version::{Meta, Version};
 
 /// Keys with some changes of one revision, newer than all that they are made to.
@@ -125,3 +125,5 @@ impl<K> Sink for Draft<'_, K> {
         Pushed { added: 0, freed: Freed::default(), was_alive }
     }
 }
+
+impl<K: Keys> Update for Draft<'_, K> {}

@@ -69,8 +69,23 @@ pub(crate) trait Sink {
     fn push(&mut self, key: &[u8], version: Version) -> Pushed;
 }
 
+/// Takes versions that depend on what is there.
+pub(crate) trait Update: Keys + Sink {
+    /// Adds the version that `make` makes of the newest one, a tombstone not counted, unless it refuses.
+    fn update<E>(
+        &mut self,
+        key: &[u8],
+        make: impl FnOnce(Option<&dyn Found>) -> Result<Version, E>,
+    ) -> Result<Pushed, E> {
+        let newest = self.at(key, i64::MAX).filter(|version| !version.meta().is_tombstone());
+        let version = make(newest.as_ref().map(|version| version as &dyn Found))?;
+        drop(newest);
+        Ok(self.push(key, version))
+    }
+}
+
 /// Changes.
-pub(crate) trait KeysMut: Scan + Sink {
+pub(crate) trait KeysMut: Scan + Update {
     /// Forgets of a key what a compaction at `revision` makes unreachable, or a part of it if that is much.
     fn compact(&mut self, key: &Key, revision: i64) -> Compacted;
 }

@@ -64,7 +64,7 @@ pub(crate) use tree::Tree;
 pub(crate) use txn::{Reads, read_of_delete, read_of_put, reads_of};
 pub(crate) use write::Writer;
 
-use keys::{Bounds, Freed, Pushed, Sink};
+use keys::{Bounds, Found, Freed, Pushed, Sink, Update};
 use version::Version;
 
 /// The store: the rules, over an engine that keeps the keys.
@@ -156,7 +156,12 @@ impl<K: Sink> Store<K> {
     /// Adds a version to a key.
     fn push(&mut self, key: &[u8], version: Version) {
         let alive = !version.is_tombstone();
-        let Pushed { added, freed, was_alive } = self.keys.push(key, version);
+        let pushed = self.keys.push(key, version);
+        self.count(alive, pushed);
+    }
+
+    /// Counts a version that was added.
+    fn count(&mut self, alive: bool, Pushed { added, freed, was_alive }: Pushed) {
         let stats = &mut self.head.stats;
         stats.versions += 1;
         stats.bytes += added;
@@ -167,6 +172,19 @@ impl<K: Sink> Store<K> {
     fn forget(&mut self, freed: Freed) {
         self.head.stats.versions -= freed.versions;
         self.head.stats.bytes -= freed.bytes;
+    }
+}
+
+impl<K: Update> Store<K> {
+    /// Gives a key the value that `make` makes of what it had, unless it refuses.
+    fn put(
+        &mut self,
+        key: &[u8],
+        make: impl FnOnce(Option<&dyn Found>) -> Result<Version, Refusal>,
+    ) -> Result<(), Refusal> {
+        let pushed = self.keys.update(key, make)?;
+        self.count(true, pushed);
+        Ok(())
     }
 }
 

@@ -229,7 +229,7 @@ fn kv(key: &[u8], meta: Meta) -> KeyValue {
 }
 
 /// A key with its value, for an answer.
-pub(super) fn full_kv(key: &[u8], version: &impl Found) -> KeyValue {
+pub(super) fn full_kv(key: &[u8], version: &(impl Found + ?Sized)) -> KeyValue {
     KeyValue { value: version.value_bytes(), ..kv(key, version.meta()) }
 }
 

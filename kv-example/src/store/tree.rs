@@ -7,7 +7,7 @@ use imbl::OrdMap;
 
 use super::history::{self, History, Keep};
 use super::key::Key;
-use super::keys::{Bounds, Compacted, Found, Freed, Keys, KeysMut, Look, Pushed, Scan, Sink};
+use super::keys::{Bounds, Compacted, Found, Freed, Keys, KeysMut, Look, Pushed, Scan, Sink, Update};
 use super::version::{Meta, Version};
 
 /// What one entry of the map takes in the tree's nodes, with the room that nodes leave free.
@@ -118,6 +118,24 @@ impl Sink for Tree {
         let added = added + NODE_SHARE + key.heap_size();
         self.0.insert(key, History::new(version));
         Pushed { added, freed: Freed::default(), was_alive: false }
+    }
+}
+
+impl Update for Tree {
+    /// With one search: to find a key is a good part of what a put takes.
+    fn update<E>(
+        &mut self,
+        key: &[u8],
+        make: impl FnOnce(Option<&dyn Found>) -> Result<Version, E>,
+    ) -> Result<Pushed, E> {
+        let Some(history) = self.0.get_mut(key) else {
+            let version = make(None)?;
+            return Ok(self.push(key, version));
+        };
+        let newest = history.newest();
+        let was_alive = !newest.is_tombstone();
+        let version = make(was_alive.then_some(&newest as &dyn Found))?;
+        Ok(Pushed { added: history::cost(&version), freed: history.push(version), was_alive })
     }
 }
 

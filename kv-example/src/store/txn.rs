@@ -2,7 +2,7 @@
 
 use std::cmp::Ordering;
 
-use super::keys::{Found, Keys, Sink};
+use super::keys::{Found, Keys, Update};
 use super::range::{Room, kv_bytes};
 use super::version::Meta;
 use super::{Refusal, Span, Store, Writer, check_range};
@@ -80,7 +80,7 @@ impl<K: Keys> Store<K> {
     }
 }
 
-impl<K: Keys + Sink> Writer<'_, K> {
+impl<K: Update> Writer<'_, K> {
     /// Runs a transaction, or refuses it as a whole: also where its answer would take more than `most` bytes, all that is nested in it together.
     ///
     /// As in etcd, all comparisons, nested ones too, see the store as it was before the transaction, while reads among

@@ -1,7 +1,7 @@
 //! Changes: puts and deletions, alone or in a transaction.
 
 use super::key::Key;
-use super::keys::{Found, Keys, Sink};
+use super::keys::{Found, Update};
 use super::range::{Room, bytes_of, full_kv};
 use super::version::{Meta, Version};
 use super::{Refusal, Span, Store, Tree};
@@ -16,7 +16,7 @@ pub(crate) struct Writer<'a, K = Tree> {
     pub(super) changed: bool,
 }
 
-impl<'a, K: Keys + Sink> Writer<'a, K> {
+impl<'a, K: Update> Writer<'a, K> {
     pub(crate) fn new(store: &'a mut Store<K>) -> Self {
         Self { store, changed: false }
     }
@@ -51,22 +51,22 @@ impl<'a, K: Keys + Sink> Writer<'a, K> {
     /// Puts one key, if there is room for what that gives back.
     pub(super) fn put_checked(&mut self, request: &PutRequest, room: &mut Room) -> Result<PutResponse, Refusal> {
         let modified = self.store.head.revision + 1;
-        let before = self.store.get_at(&request.key, modified);
-        let prev_kv = before.as_ref().filter(|_| request.prev_kv).map(|version| full_kv(&request.key, version));
-        if let Some(prev_kv) = &prev_kv {
-            room.take(bytes_of(prev_kv))?;
-        }
-        let meta = match before.as_ref().map(Found::meta) {
-            Some(meta) => Meta { modified, created: meta.created, version: meta.version + 1 },
-            None => Meta { modified, created: modified, version: 1 },
-        };
-        let value = match &before {
-            Some(version) if request.ignore_value => version.value(),
-            _ => &request.value,
-        };
-        let version = Version::new(meta, value);
-        drop(before);
-        self.store.push(&request.key, version);
+        let mut prev_kv = None;
+        self.store.put(&request.key, |before| {
+            prev_kv = before.filter(|_| request.prev_kv).map(|version| full_kv(&request.key, version));
+            if let Some(prev_kv) = &prev_kv {
+                room.take(bytes_of(prev_kv))?;
+            }
+            let meta = match before.map(Found::meta) {
+                Some(meta) => Meta { modified, created: meta.created, version: meta.version + 1 },
+                None => Meta { modified, created: modified, version: 1 },
+            };
+            let value = match before {
+                Some(version) if request.ignore_value => version.value(),
+                _ => &request.value,
+            };
+            Ok(Version::new(meta, value))
+        })?;
         self.changed = true;
         Ok(PutResponse { header: self.header(), prev_kv })
     }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use redb::{AccessGuard, ReadableTable, Table};
 
 use crate::store::key::Key;
-use crate::store::keys::{Bounds, Compacted, Found, Freed, Keys, KeysMut, Look, Pushed, Scan, Sink};
+use crate::store::keys::{Bounds, Compacted, Found, Freed, Keys, KeysMut, Look, Pushed, Scan, Sink, Update};
 use crate::store::version::{Meta, Version};
 
 pub(super) type NewestKey = &'static [u8];
@@ -370,6 +370,8 @@ impl Sink for Tables<Writing<'_>> {
         self.ok(pushed).unwrap_or(nothing)
     }
 }
+
+impl Update for Tables<Writing<'_>> {}
 
 impl KeysMut for Tables<Writing<'_>> {
     fn compact(&mut self, key: &Key, revision: i64) -> Compacted {
