@@ -67,17 +67,16 @@ while_without() {
 }
 
 while_written() {
-    local before after
-    before=$(begun)
+    local begun finished
+    begun=$(told "writing a snapshot") finished=$(told "took a snapshot")
     serve $by_themselves
     puts 256 10000 "$seconds" 1 >"$work/line"
-    after=$(begun)
-    echo "by themselves: $((after - before))" >>"$work/images.log"
+    echo "by themselves: $(($(told "writing a snapshot") - begun)) $(($(told "took a snapshot") - finished))" >>"$work/images.log"
     cat "$work/line"
 }
 
-# How many images were begun, by all nodes.
-begun() { cat "$work"/data-*.log | grep -c "writing a snapshot" || true; }
+# told WORDS: how often nodes have said this.
+told() { cat "$work"/data-*.log | grep -c "$1" || true; }
 
 while_asked() {
     local writers=() n
@@ -153,6 +152,6 @@ echo "|---|--:|--:|--:|--:|"
 for line in $lines; do
     printf '| %s | %.0f | %s | %s | %s |\n' "$line" "$(middle $line 1)" "$(middle $line 2)" "$(middle $line 3)" "$(column $line 4 | sort -g | tail -n 1)"
 done
-awk '/^by themselves/ { sum += $3 } END { if (NR) print sum + 0, "images were begun by themselves" }' "$work/images.log"
+awk '/^by themselves/ { begun += $3; finished += $4 } END { if (NR) print begun + 0, "images were begun by themselves, and", finished + 0, "finished" }' "$work/images.log"
 echo "$(grep -c 'newest image' "$work/images.log") images were written as somebody asked; the last: $(grep 'newest image' "$work/images.log" | tail -n 1)"
 grep "^sent" "$work/images.log" || true

@@ -26,6 +26,7 @@ at() {
 launch() {
     local n=$1 members
     shift
+    echo "node $n is started" >>"$work/$system-$n.log"
     if [ "$system" = etcd ]; then
         members=$(for ((m = 1; m <= nodes; m++)); do echo "e$m=http://$(peer "$m")"; done | paste -sd,)
         "$etcd" --name "e$n" --data-dir "$work/$system/n$n" --initial-cluster "$members" --initial-cluster-state new \
@@ -75,10 +76,18 @@ spent() { awk -v hz="$(getconf CLK_TCK)" '{ sub(/.*\) /, ""); printf "%.0f", ($1
 # memory PID FIELD: VmRSS (now) or VmHWM (at most), in MiB.
 memory() { awk -v field="$2:" '$1 == field { printf "%.1f", $2 / 1024 }' "/proc/$1/status"; }
 
-# Waits until the system's servers have nothing left to do: images to write, memory to give back. A minute at most.
+# imaging N: whether node N writes an image. One that nobody waits for takes little of the processor.
+imaging() {
+    awk '/ is started$/ || /took a snapshot/ || /the snapshot was not taken/ { busy = 0 } /writing a snapshot/ { busy = 1 } END { exit !busy }' "$work/$system-$1.log"
+}
+
+# Waits until the system's servers have nothing left to do: images to write, memory to give back. Two minutes at most.
 settle() {
     local n before after tries
-    for ((tries = 0; tries < 60; tries++)); do
+    for ((n = 1, tries = 0; n <= nodes && tries < 120; )); do
+        if [ -n "${pids[first_pid + n]:-}" ] && imaging "$n"; then sleep 1; tries=$((tries + 1)); else n=$((n + 1)); fi
+    done
+    for ((; tries < 120; tries++)); do
         before=$(for ((n = 1; n <= nodes; n++)); do [ -z "${pids[first_pid + n]:-}" ] || spent "$(process "$n")"; echo; done | awk '{ sum += $1 } END { print sum }')
         sleep 1
         after=$(for ((n = 1; n <= nodes; n++)); do [ -z "${pids[first_pid + n]:-}" ] || spent "$(process "$n")"; echo; done | awk '{ sum += $1 } END { print sum }')

@@ -1,5 +1,6 @@
 //! The keys in memory: a persistent map, of which a frozen copy takes constant time.
 
+use std::convert::Infallible;
 use std::ops::{Bound, ControlFlow};
 
 use bytes::Bytes;
@@ -109,28 +110,23 @@ impl Scan for Tree {
 
 impl Sink for Tree {
     fn push(&mut self, key: &[u8], version: Version) -> Pushed {
-        let added = history::cost(&version);
-        if let Some(history) = self.0.get_mut(key) {
-            let was_alive = !history.newest().is_tombstone();
-            return Pushed { added, freed: history.push(version), was_alive };
-        }
-        let key = Key::new(key);
-        let added = added + NODE_SHARE + key.heap_size();
-        self.0.insert(key, History::new(version));
-        Pushed { added, freed: Freed::default(), was_alive: false }
+        let Ok(pushed) = self.update(key, |_| Ok::<_, Infallible>(version));
+        pushed
     }
 }
 
 impl Update for Tree {
-    /// With one search: to find a key is a good part of what a put takes.
+    /// A key that is there is looked for once: to find it is a good part of what a put takes.
     fn update<E>(
         &mut self,
         key: &[u8],
         make: impl FnOnce(Option<&dyn Found>) -> Result<Version, E>,
     ) -> Result<Pushed, E> {
         let Some(history) = self.0.get_mut(key) else {
-            let version = make(None)?;
-            return Ok(self.push(key, version));
+            let (version, key) = (make(None)?, Key::new(key));
+            let added = history::cost(&version) + NODE_SHARE + key.heap_size();
+            self.0.insert(key, History::new(version));
+            return Ok(Pushed { added, freed: Freed::default(), was_alive: false });
         };
         let newest = history.newest();
         let was_alive = !newest.is_tombstone();

@@ -16,7 +16,8 @@ use crate::traits::{Published, SnapshotId};
 use crate::types::{Index, LogId, NodeId};
 
 /// While a peer fetches the newest image, another, which would take its place, is put off until so many times as much was applied, and no less
-/// than the image is long. Entries that come faster than the image goes can't be caught up with anyway.
+/// than the image is long. Entries that come faster than the image goes can't be caught up with anyway. One that is being taken without haste is hurried
+/// when as many times its length was applied meanwhile: the log must not fill the disk for it.
 const PUT_OFF: u64 = 4;
 /// A peer that has not come further with it for so many election timeouts fetches it no more. What was lost it asks for again after one, and of
 /// another holder after two.
@@ -123,10 +124,14 @@ impl Consensus {
         self.snapshots.retry_at.filter(|_| self.snapshot_is_due())
     }
 
-    /// Whether somebody waits for the image that is being taken: its owner, or a peer that can't go on without.
+    /// Whether the image that is being taken is waited for: by its owner, by a peer that can't go on without, or by a log that has grown meanwhile to
+    /// several times the length of an image.
     pub(crate) fn snapshot_is_awaited(&self) -> bool {
-        let Snapshots { taking, taking_missed, missed, requested, .. } = &self.snapshots;
-        taking.is_some() && (*taking_missed || *missed || !requested.is_empty())
+        let Snapshots { latest, taking, bytes, taking_missed, missed, requested, .. } = &self.snapshots;
+        let Some((_, bytes_before)) = taking else { return false };
+        let len = latest.as_ref().map_or(self.config.snapshot_bytes, |image| image.len);
+        let long_log = bytes.saturating_sub(*bytes_before) >= len.saturating_mul(PUT_OFF);
+        *taking_missed || *missed || !requested.is_empty() || long_log
     }
 
     /// Asks for an image when one is due, one at a time.
@@ -280,6 +285,23 @@ mod tests {
         core.step(now, Input::Snapshotted { id, image: Some(again.clone()) });
         assert_eq!((asks(&mut core, now), core.snapshot_is_awaited()), (None, false));
         assert_eq!(core.snapshots.latest, Some(again));
+    }
+
+    /// One that nobody waits for is written without haste; meanwhile entries may come as fast as they like, and the log is on the same disk.
+    #[test]
+    fn an_image_is_hurried_when_the_log_has_grown_to_four_times_its_length() {
+        let mut core = node(1000, 4);
+        core.snapshots.bytes = 600;
+        asks(&mut core, Time(Duration::from_millis(1))).expect("an image");
+        core.snapshots.bytes += 3999;
+        assert!(!core.snapshot_is_awaited());
+        core.snapshots.bytes += 1;
+        assert!(core.snapshot_is_awaited());
+        // Of the first one nobody knows how long it will be.
+        core.snapshots.latest = None;
+        assert!(!core.snapshot_is_awaited());
+        core.snapshots.bytes += core.config.snapshot_bytes * PUT_OFF;
+        assert!(core.snapshot_is_awaited());
     }
 
     /// One that is taken because the log is long enough has time, until somebody waits for it.
