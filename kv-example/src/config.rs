@@ -164,7 +164,7 @@ pub struct ServerArgs {
     /// [env: RAFTKV_SNAPSHOT_KIB_PER_SECOND]
     #[arg(long, value_name = "KIB", help_heading = "Raft")]
     pub snapshot_kib_per_second: Option<String>,
-    /// How much of the time a node that writes an image is busy with that, in percent; the rest of it is the clients' [default: 10]
+    /// How much of the time a node that writes an image is busy with that, in percent; the rest of it is the clients' [default: 20]
     /// [env: RAFTKV_SNAPSHOT_BUSY_PERCENT]
     #[arg(long, value_name = "PERCENT", help_heading = "Raft")]
     pub snapshot_busy_percent: Option<String>,

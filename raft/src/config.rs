@@ -163,7 +163,7 @@ impl Default for Config {
             snapshot_entries: 100_000,
             snapshot_bytes: 256 << 20,
             trailing_entries: 10_000,
-            snapshot_busy_percent: 10,
+            snapshot_busy_percent: 20,
             snapshot_chunk_bytes: 256 << 10,
             snapshot_window_bytes: 4 << 20,
             snapshot_bytes_per_second: u64::MAX,
