@@ -146,7 +146,7 @@ for round in $(seq "$rounds"); do
         echo "$line $result" >>"$work/results"
         if [ "$what" = sent ]; then settle; else sync; fi
     done
-    # What a line leaves behind, such as a log that no image has cut, is the next one's burden: each line comes first, in the midst and last.
+    # What a line leaves behind, such as a log that no image has cut, is the next one's burden, so no line always comes after the same other.
     order="${order#* } ${order%% *}"
 done
 

@@ -81,17 +81,19 @@ imaging() {
     awk '/ is started$/ || /took a snapshot/ || /the snapshot was not taken/ { busy = 0 } /writing a snapshot/ { busy = 1 } END { exit !busy }' "$work/$system-$1.log"
 }
 
+all_imaged() {
+    local n
+    for ((n = 1; n <= nodes; n++)); do [ -z "${pids[first_pid + n]:-}" ] || ! imaging "$n" || return 1; done
+}
+
 # Waits until the system's servers have nothing left to do: images to write, memory to give back. Two minutes at most.
 settle() {
     local n before after tries
-    for ((n = 1, tries = 0; n <= nodes && tries < 120; )); do
-        if [ -n "${pids[first_pid + n]:-}" ] && imaging "$n"; then sleep 1; tries=$((tries + 1)); else n=$((n + 1)); fi
-    done
-    for ((; tries < 120; tries++)); do
+    for ((tries = 0; tries < 120; tries++)); do
         before=$(for ((n = 1; n <= nodes; n++)); do [ -z "${pids[first_pid + n]:-}" ] || spent "$(process "$n")"; echo; done | awk '{ sum += $1 } END { print sum }')
         sleep 1
         after=$(for ((n = 1; n <= nodes; n++)); do [ -z "${pids[first_pid + n]:-}" ] || spent "$(process "$n")"; echo; done | awk '{ sum += $1 } END { print sum }')
-        [ $((after - before)) -le 50 ] && break
+        if [ $((after - before)) -le 50 ] && all_imaged; then break; fi
     done
     sync
 }

@@ -101,9 +101,9 @@ pub struct Config {
     /// How much of the time a node that writes an image of its state machine is busy with that, in percent, 1 to 100. In the rest of it the
     /// disk and the processor are left to what clients wait for: the less, the less they notice, and the longer an image takes. A pause lasts a second at
     /// most, and there are none while somebody waits for the image: the owner who asked for it, or a follower that there is no image for. Nor are there any once
-    /// entries of four times the length of the newest image (or of `snapshot_bytes`, where there is none) were applied meanwhile, which stay in the log
-    /// until it is written. As long as an image is written, the state machine keeps the view of what it is of; one that is in a database (redb) can't give
-    /// free meanwhile what has been overwritten since, so the file may grow.
+    /// entries of four times the length of the newest image were applied meanwhile, and of no less than four times `snapshot_bytes` (of 1 GiB, where that is
+    /// more): they stay in the log until it is written. As long as an image is written, the state machine keeps the view of what it is of; one that is in
+    /// a database (redb) can't give free meanwhile what has been overwritten since, so the file may grow.
     pub snapshot_busy_percent: u32,
     /// In what pieces an image is written, read and sent, in bytes.
     pub snapshot_chunk_bytes: u64,

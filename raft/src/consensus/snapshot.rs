@@ -17,8 +17,10 @@ use crate::types::{Index, LogId, NodeId};
 
 /// While a peer fetches the newest image, another, which would take its place, is put off until so many times as much was applied, and no less
 /// than the image is long. Entries that come faster than the image goes can't be caught up with anyway. One that is being taken without haste is hurried
-/// when as many times its length was applied meanwhile: the log must not fill the disk for it.
+/// when as many times its length was applied meanwhile, which is in the log until it is taken.
 const PUT_OFF: u64 = 4;
+/// How long an image is taken for at least, for that: the next may be much longer than the newest, and of the first nobody knows.
+const SHORT_LOG: u64 = 256 << 20;
 /// A peer that has not come further with it for so many election timeouts fetches it no more. What was lost it asks for again after one, and of
 /// another holder after two.
 const WANTED: u32 = 3;
@@ -129,7 +131,7 @@ impl Consensus {
     pub(crate) fn snapshot_is_awaited(&self) -> bool {
         let Snapshots { latest, taking, bytes, taking_missed, missed, requested, .. } = &self.snapshots;
         let Some((_, bytes_before)) = taking else { return false };
-        let len = latest.as_ref().map_or(self.config.snapshot_bytes, |image| image.len);
+        let len = latest.as_ref().map_or(0, |image| image.len).max(self.config.snapshot_bytes.min(SHORT_LOG));
         let long_log = bytes.saturating_sub(*bytes_before) >= len.saturating_mul(PUT_OFF);
         *taking_missed || *missed || !requested.is_empty() || long_log
     }
@@ -290,18 +292,27 @@ mod tests {
     /// One that nobody waits for is written without haste; meanwhile entries may come as fast as they like, and the log is on the same disk.
     #[test]
     fn an_image_is_hurried_when_the_log_has_grown_to_four_times_its_length() {
-        let mut core = node(1000, 4);
-        core.snapshots.bytes = 600;
-        asks(&mut core, Time(Duration::from_millis(1))).expect("an image");
-        core.snapshots.bytes += 3999;
-        assert!(!core.snapshot_is_awaited());
-        core.snapshots.bytes += 1;
-        assert!(core.snapshot_is_awaited());
-        // Of the first one nobody knows how long it will be.
-        core.snapshots.latest = None;
-        assert!(!core.snapshot_is_awaited());
-        core.snapshots.bytes += core.config.snapshot_bytes * PUT_OFF;
-        assert!(core.snapshot_is_awaited());
+        // The length of the newest, when another is due, and the entries that hurry it. Of the first nobody knows how long it will be.
+        for (len, due, much) in [
+            (Some(1000), 10, 4000),
+            (Some(1000), u64::MAX, SHORT_LOG * 4),
+            (Some(0), 10, 40),
+            (None, 10, 40),
+            (None, u64::MAX, SHORT_LOG * 4),
+            (Some(SHORT_LOG + 1), u64::MAX, SHORT_LOG * 4 + 4),
+        ] {
+            let mut core = node(len.unwrap_or(0), 4);
+            core.config.snapshot_bytes = due;
+            core.snapshots.bytes = 600;
+            asks(&mut core, Time(Duration::from_millis(1))).expect("an image");
+            if len.is_none() {
+                core.snapshots.latest = None;
+            }
+            core.snapshots.bytes += much - 1;
+            assert!(!core.snapshot_is_awaited(), "after {much} bytes but one, with an image of {len:?}");
+            core.snapshots.bytes += 1;
+            assert!(core.snapshot_is_awaited(), "after {much} bytes, with an image of {len:?}");
+        }
     }
 
     /// One that is taken because the log is long enough has time, until somebody waits for it.

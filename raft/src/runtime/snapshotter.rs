@@ -74,7 +74,7 @@ impl Pace {
 #[derive(Debug, Default)]
 struct Orders {
     stopped: AtomicBool,
-    /// Somebody waits for it.
+    /// Somebody waits for it, or the log grows too long.
     hurried: AtomicBool,
     told: Notify,
 }
@@ -130,7 +130,7 @@ impl Snapshotter {
         self.task = Some(self.tasks.spawn(task.in_current_span()));
     }
 
-    /// Whether somebody waits for what is being written: then there are no pauses.
+    /// Whether what is being written is waited for: then there are no pauses.
     pub(crate) fn hurry(&self, hurried: bool) {
         self.orders.hurry(hurried);
     }
