@@ -168,3 +168,51 @@ async fn every_node_of_a_cluster_cuts_its_log() {
     cluster.node(leader).read(Consistency::Linearizable).await.unwrap();
     assert_eq!(cluster.machine(leader).commands().len(), 60);
 }
+
+/// A machine whose image takes its time: 60 pieces, each of which is a hundredth of a second's work.
+#[derive(Clone, Default)]
+struct Long(Recorder);
+
+struct Pieces(usize);
+
+#[async_trait]
+impl Chunks for Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let Some(left) = self.0.checked_sub(1) else { return Ok(None) };
+        self.0 = left;
+        Ok(Some(vec![0; 100].into()))
+    }
+}
+
+#[async_trait]
+impl StateMachine for Long {
+    async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal> {
+        self.0.apply(at, command).await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        Ok(Box::new(Pieces(60)))
+    }
+
+    async fn restore(&mut self, image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        self.0.restore(image).await
+    }
+}
+
+/// Nobody waits for it, so it may take a minute; but what is written meanwhile stays in the log until it is taken.
+#[tokio::test(start_paused = true)]
+async fn an_image_is_hurried_when_much_is_written_meanwhile() {
+    let (log, snapshots) = (MemLog::new(), MemSnapshots::new());
+    let config = Config { snapshot_entries: 3, snapshot_bytes: 1000, snapshot_busy_percent: 1, ..small() };
+    let raft = start(config, &log, &snapshots, Long::default()).await;
+    let mut events = raft.events();
+    raft.initialize(Membership::new([Peer::new(1, "a")])).await.unwrap();
+    raft.write("x".into()).await.unwrap();
+    let taken = async { while !matches!(events.next().await.unwrap(), Event::SnapshotTaken { .. }) {} };
+    let mut taken = std::pin::pin!(taken);
+    assert!(tokio::time::timeout(Duration::from_secs(10), &mut taken).await.is_err(), "there was no hurry");
+    raft.write(vec![0; 5000].into()).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(3), taken).await.expect("an image that is hurried");
+    raft.shutdown().await;
+}
