@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test reports by panicking")]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
 use async_trait::async_trait;
 use bytes::Bytes;
 use raftkv::testing::{Counter, MemLog, MemNetwork, MemSnapshots, image_of};
@@ -200,4 +204,49 @@ async fn a_log_that_lost_its_entries_is_not_taken_for_one_that_an_image_has_over
     let fatal = start(&log, &snapshots, Counter::default()).await.unwrap_err();
     assert!(fatal.to_string().contains("reflects 6@3, but the log"), "{fatal}");
     assert_eq!(log.load().await.unwrap().base, LogId::ZERO, "it is left alone");
+}
+
+/// A machine that keeps its thread busy for 100 us with each command, and counts them.
+struct Busy(Arc<AtomicU64>);
+
+#[async_trait]
+impl StateMachine for Busy {
+    async fn apply(&mut self, _at: LogId, _command: Bytes) -> Result<Bytes, Fatal> {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_micros(100) {
+            std::hint::spin_loop();
+        }
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(Bytes::new())
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
+        panic!("nobody wants an image")
+    }
+
+    async fn restore(&mut self, _image: Box<dyn Chunks>) -> Result<(), Fatal> {
+        panic!("there is no image")
+    }
+}
+
+/// A leader that applied what its log held at its start kept its only thread for a quarter of a second at a time, sent no heartbeat meanwhile, and was
+/// the leader no more.
+#[tokio::test]
+async fn a_backlog_is_applied_in_turns_with_all_else_of_the_thread() {
+    const BACKLOG: u64 = 10_000;
+    let (log, applied) = (MemLog::new(), Arc::new(AtomicU64::new(0)));
+    append(&log, 1, EntryKind::Config, alone().encode()).await;
+    let entry = |index| Entry { id: LogId::new(1, index), kind: EntryKind::Command, data: "x".into() };
+    log.write(LogWrite { hard_state: None, entries: (2..BACKLOG + 2).map(entry).collect() }).await.unwrap();
+    let raft = start(&log, &MemSnapshots::new(), Busy(Arc::clone(&applied))).await.unwrap();
+    let (mut before, mut most) = (0, 0);
+    while before < BACKLOG {
+        tokio::task::yield_now().await;
+        let now = applied.load(Ordering::Relaxed);
+        most = most.max(now - before);
+        before = now;
+    }
+    // 64 are the first batch, and take longer than a larger one may.
+    assert!(most <= 64, "{most} commands were applied in one go, for which others waited {} ms", most / 10);
+    raft.shutdown().await;
 }

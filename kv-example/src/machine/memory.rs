@@ -98,7 +98,7 @@ impl StateMachine for KvMachine {
     }
 
     async fn snapshot(&self) -> Result<Box<dyn Chunks>, Fatal> {
-        Ok(Box::new(ImageChunks(Image::new(self.shared.read().freeze()))))
+        Ok(Box::new(ImageChunks(Some(Image::new(self.shared.read().freeze())))))
     }
 
     async fn restore(&mut self, mut image: Box<dyn Chunks>) -> Result<(), Fatal> {
@@ -113,8 +113,7 @@ impl StateMachine for KvMachine {
             self.shared.publish_auth(&store);
             std::mem::replace(&mut *current, store)
         };
-        // Dropped here, when readers have long gone on.
-        drop(old);
+        let_go(old);
         Ok(())
     }
 }
@@ -238,12 +237,28 @@ fn sweep(shared: &Weak<Shared>) {
     }
 }
 
-/// An image as the framework reads it.
-struct ImageChunks(Image);
+/// Drops what may be large, elsewhere: a million keys take so long that a node whose thread did it would send its heartbeats late.
+fn let_go(what: impl Send + 'static) {
+    if let Err(error) = std::thread::Builder::new().name("kv-drop".into()).spawn(move || drop(what)) {
+        tracing::warn!(%error, "no thread to drop former contents, which may have held this one up");
+    }
+}
+
+/// An image as the framework reads it, until it is dropped.
+struct ImageChunks(Option<Image>);
+
+impl Drop for ImageChunks {
+    fn drop(&mut self) {
+        // What has changed since the image was begun has no other owner.
+        if let Some(image) = self.0.take() {
+            let_go(image);
+        }
+    }
+}
 
 #[async_trait]
 impl Chunks for ImageChunks {
     async fn next(&mut self) -> Result<Option<Bytes>, Fatal> {
-        Ok(self.0.next_record())
+        Ok(self.0.as_mut().and_then(Image::next_record))
     }
 }

@@ -6,13 +6,12 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use futures_util::FutureExt;
 
 use super::clock::Clock;
 use super::mailbox::Mailbox;
-use super::pace::{Pace, Waiting};
+use super::pace::{Pace, Took, Waiting};
 use super::panic_text;
 use super::pending::Results;
 use super::replica::Replica;
@@ -66,15 +65,14 @@ pub(crate) struct Desk {
     pub(crate) images: Arc<dyn Snapshot>,
     /// Tells how long batches take.
     pub(crate) clock: Clock,
-    /// How long the state machine may go without progress.
-    pub(crate) stall_timeout: Duration,
+    pub(crate) pace: Pace,
     /// Counts signs of life of a state machine that takes long.
     pub(crate) signs: Arc<AtomicU64>,
 }
 
 /// Runs until its jobs are closed, or something fails. The state machine is dropped at the end, in all cases.
-pub(crate) async fn run(mut replica: Replica, desk: Desk, jobs: Arc<Mailbox<Job>>, done: Arc<Mailbox<Outcome>>) {
-    let ended = AssertUnwindSafe(serve(&mut replica, &desk, &jobs, &done)).catch_unwind().await;
+pub(crate) async fn run(mut replica: Replica, mut desk: Desk, jobs: Arc<Mailbox<Job>>, done: Arc<Mailbox<Outcome>>) {
+    let ended = AssertUnwindSafe(serve(&mut replica, &mut desk, &jobs, &done)).catch_unwind().await;
     if let Err(panic) = ended {
         let reason = format!("the applier panicked: {}", panic_text(&*panic));
         let _ = done.push(Err(Fatal::new(FatalKind::Bug(reason))));
@@ -86,8 +84,8 @@ pub(crate) async fn run(mut replica: Replica, desk: Desk, jobs: Arc<Mailbox<Job>
     }
 }
 
-async fn serve(replica: &mut Replica, desk: &Desk, jobs: &Mailbox<Job>, done: &Mailbox<Outcome>) {
-    let (mut queued, mut pace) = (Vec::new(), Pace::new(desk.stall_timeout));
+async fn serve(replica: &mut Replica, desk: &mut Desk, jobs: &Mailbox<Job>, done: &Mailbox<Outcome>) {
+    let mut queued = Vec::new();
     while jobs.take(&mut queued).await {
         let mut jobs = queued.drain(..).peekable();
         while let Some(job) = jobs.next() {
@@ -98,7 +96,7 @@ async fn serve(replica: &mut Replica, desk: &Desk, jobs: &Mailbox<Job>, done: &M
                     while let Some(Job::Apply(next)) = jobs.next_if(|job| matches!(job, Job::Apply(_))) {
                         waiting.push(next);
                     }
-                    if !apply(replica, desk, &mut pace, waiting, done).await {
+                    if !apply(replica, desk, waiting, done).await {
                         return;
                     }
                     continue;
@@ -118,21 +116,21 @@ async fn serve(replica: &mut Replica, desk: &Desk, jobs: &Mailbox<Job>, done: &M
 }
 
 /// Applies all that waits, batch by batch. Whether there is somebody to go on for.
-async fn apply(
-    replica: &mut Replica,
-    desk: &Desk,
-    pace: &mut Pace,
-    mut waiting: Waiting,
-    done: &Mailbox<Outcome>,
-) -> bool {
-    while let Some((lists, wants_results)) = pace.take(&mut waiting) {
-        let (entries, began) = (lists.iter().map(Vec::len).sum(), desk.clock.now());
-        let results = replica.apply(lists, wants_results).await;
-        pace.took(entries, desk.clock.now().since(began));
+async fn apply(replica: &mut Replica, desk: &mut Desk, mut waiting: Waiting, done: &Mailbox<Outcome>) -> bool {
+    let mut next = desk.pace.take(&mut waiting);
+    while let Some((lists, wants_results)) = next {
+        let entries = lists.iter().map(Vec::len).sum();
+        let (results, took) = Took::by(&desk.clock, replica.apply(lists, wants_results)).await;
+        desk.pace.took(entries, took);
         let outcome = results.map(|results| Done::Applied { results, sessions: replica.sessions.tally() });
         let failed = outcome.is_err();
         if done.push(outcome).is_err() || failed {
             return false;
+        }
+        next = desk.pace.take(&mut waiting);
+        if next.is_some() {
+            // All else of this thread comes in between, such as heartbeats.
+            tokio::task::yield_now().await;
         }
     }
     true

@@ -18,6 +18,7 @@ use super::log_writer::LogWriter;
 use super::mailbox::Mailbox;
 use super::meter::Meter;
 use super::outbox::{Outbox, Sender};
+use super::pace::Pace;
 use super::pending::Pending;
 use super::replica::{Replica, Standing, pass_sessions, restore_machine};
 use super::shared::{EndGuard, Shared};
@@ -261,9 +262,8 @@ fn launch(parts: Parts, restored: Restored, boot: Boot, span: tracing::Span) -> 
     let store = snapshots.clone();
     let snapshotter = Snapshotter::new(snapshots, tasks.clone(), &config);
     let signs = Arc::default();
-    let stall_timeout = config.stall_timeout;
-    let desk =
-        applier::Desk { images: store, clock: Clock::start(&tasks, false), stall_timeout, signs: Arc::clone(&signs) };
+    let (clock_of_applier, pace) = (Clock::start(&tasks, false), Pace::new(&config));
+    let desk = applier::Desk { images: store, clock: clock_of_applier, pace, signs: Arc::clone(&signs) };
     let meter = Meter::new(&config, applied);
     let applier = tasks.spawn(applier::run(replica, desk, jobs.clone(), outcomes.clone()).instrument(span.clone()));
     let driver = Driver {

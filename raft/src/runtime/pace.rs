@@ -1,24 +1,65 @@
 //! How many entries the state machine is given at once: as many as are there, but for what takes long.
 //!
 //! Whoever looks from outside sees progress only when a batch is done. One that takes too long would look as if nothing got done, so
-//! that a slow state machine would pass for one that hangs. A batch therefore begins small, and grows as long as it is quick.
+//! that a slow state machine would pass for one that hangs. And where the state machine works on the thread that it was called on, nothing
+//! else of that thread runs meanwhile: a leader would send no heartbeats. A batch therefore begins small, and grows as long as it is quick.
 
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::time::Duration;
 
 use super::applier::Entries;
+use super::clock::Clock;
+use crate::config::Config;
 use crate::types::Entry;
 
 /// What the first batch holds at most.
 const FIRST: usize = 64;
 
+/// For how long a batch may keep its thread from all else.
+const HELD: Duration = Duration::from_millis(5);
+
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// What a batch holds at most.
     most: usize,
     /// A batch that takes less may be twice as large; one that takes more was too large.
-    quick: Duration,
-    slow: Duration,
+    quick: Took,
+    slow: Took,
+}
+
+/// How long something took.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Took {
+    /// In all.
+    pub(super) time: Duration,
+    /// For how long it kept its thread from all else at most.
+    pub(super) held: Duration,
+}
+
+impl Took {
+    /// Runs something, and looks how long it takes.
+    pub(super) async fn by<T>(clock: &Clock, work: impl Future<Output = T>) -> (T, Self) {
+        let (began, mut held) = (clock.now(), Duration::ZERO);
+        let mut work = pin!(work);
+        let done = poll_fn(|cx| {
+            let began = clock.now();
+            let polled = work.as_mut().poll(cx);
+            held = held.max(clock.now().since(began));
+            polled
+        });
+        let done = done.await;
+        (done, Self { time: clock.now().since(began), held })
+    }
+
+    fn exceeds(self, other: Self) -> bool {
+        self.time > other.time || self.held > other.held
+    }
+
+    fn half(self) -> Self {
+        Self { time: self.time / 2, held: self.held / 2 }
+    }
 }
 
 /// Entries that wait to be applied, in order.
@@ -32,9 +73,11 @@ impl Waiting {
 }
 
 impl Pace {
-    /// For a state machine that counts as stalled after this long without progress.
-    pub(super) fn new(stall_timeout: Duration) -> Self {
-        Self { most: FIRST, quick: stall_timeout / 8, slow: stall_timeout / 4 }
+    /// A batch takes a quarter of the time at most after which its state machine counts as stalled, and keeps its thread for no longer than a heartbeat
+    /// may well be late.
+    pub(super) fn new(config: &Config) -> Self {
+        let slow = Took { time: config.stall_timeout / 4, held: HELD.min(config.election_timeout / 32) };
+        Self { most: FIRST, quick: slow.half(), slow }
     }
 
     /// The next batch, and whether anyone may want its results; none when nothing waits.
@@ -57,10 +100,10 @@ impl Pace {
     }
 
     /// So many entries took so long.
-    pub(super) fn took(&mut self, entries: usize, time: Duration) {
-        if time > self.slow {
+    pub(super) fn took(&mut self, entries: usize, took: Took) {
+        if took.exceeds(self.slow) {
             self.most = (entries.min(self.most) / 2).max(1);
-        } else if time < self.quick && entries >= self.most {
+        } else if !took.exceeds(self.quick) && entries >= self.most {
             self.most = self.most.saturating_mul(2);
         }
     }
@@ -76,6 +119,15 @@ mod tests {
         Entries { entries: indexes.map(entry).collect(), wants_results }
     }
 
+    fn pace() -> Pace {
+        let (stall_timeout, election_timeout) = (Duration::from_secs(1), Duration::from_millis(64));
+        Pace::new(&Config { stall_timeout, election_timeout, ..Config::default() })
+    }
+
+    fn took(time: u64, held: u64) -> Took {
+        Took { time: Duration::from_millis(time), held: Duration::from_millis(held) }
+    }
+
     /// The first and the last index of each list, and whether results are wanted.
     fn shape(batch: Option<(Vec<Vec<Entry>>, bool)>) -> (Vec<(u64, u64)>, bool) {
         let (lists, wants_results) = batch.unwrap();
@@ -84,7 +136,7 @@ mod tests {
 
     #[test]
     fn a_batch_ends_where_it_must_and_the_next_goes_on_there() {
-        let mut pace = Pace::new(Duration::from_secs(1));
+        let mut pace = pace();
         pace.most = 5;
         let mut waiting = Waiting::default();
         waiting.push(entries(1..=3, false));
@@ -100,8 +152,8 @@ mod tests {
 
     #[test]
     fn batches_grow_while_they_are_quick_and_shrink_when_they_are_slow() {
-        let mut pace = Pace::new(Duration::from_secs(1));
-        let (quick, fair, slow) = (Duration::from_millis(10), Duration::from_millis(200), Duration::from_millis(300));
+        let mut pace = pace();
+        let (quick, fair, slow) = (took(10, 0), took(200, 0), took(300, 0));
         pace.took(FIRST, quick);
         assert_eq!(pace.most, 2 * FIRST);
         pace.took(10, quick);
@@ -113,5 +165,27 @@ mod tests {
             pace.took(1, slow);
         }
         assert_eq!(pace.most, 1);
+    }
+
+    #[test]
+    fn batches_shrink_when_they_keep_their_thread_for_long() {
+        let mut pace = pace();
+        pace.took(FIRST, took(1, 1));
+        assert_eq!(pace.most, 2 * FIRST);
+        pace.took(2 * FIRST, took(2, 2));
+        assert_eq!(pace.most, 2 * FIRST, "as long as it may");
+        pace.took(2 * FIRST, took(3, 3));
+        assert_eq!(pace.most, FIRST);
+        pace.took(FIRST, took(100, 1));
+        assert_eq!(pace.most, 2 * FIRST, "it took long, but elsewhere");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_thread_is_held_until_the_work_waits() {
+        use crate::runtime::host::Tasks;
+        use tokio::time::sleep;
+        let clock = Clock::start(&Tasks::default(), false);
+        let ((), took) = Took::by(&clock, sleep(Duration::from_millis(30))).await;
+        assert_eq!(took, self::took(30, 0));
     }
 }
