@@ -97,7 +97,7 @@ installs() { grep -c "a snapshot takes the place of the state" "$work/data-$1.lo
 
 # A follower stands still while the others write some and cut their logs; then it goes on, and needs the image.
 while_sent() {
-    local leader goal began n has installed
+    local leader goal began n has installed first
     leader=$(leading)
     installed=$(installs "$late")
     kill -STOP "$(process "$late")"
@@ -105,15 +105,19 @@ while_sent() {
     for n in 1 2 3; do [ "$n" = "$late" ] || "$kv" node snapshot "$(client "$n")" >>"$work/images.log"; done
     goal=$(status "$leader" commit)
     sync
-    : >"$work/runs"
+    # The first run begins before the image does, so that clients are connected by then.
+    puts 256 10000 2 0.5 >"$work/runs" &
+    first=$!
+    sleep 0.7
     began=$(now)
     kill -CONT "$(process "$late")"
+    wait "$first"
     while :; do
-        puts 256 10000 2 0 >>"$work/runs"
         has=$(status "$late" applied)
         # The last run began before it was over, or is the only one.
         [ "${has:-0}" -lt "$goal" ] || break
         [ $(($(now) - began)) -lt 600000000 ] || last_words "the follower does not get the image"
+        puts 256 10000 2 0.2 >>"$work/runs"
     done
     [ "$(installs "$late")" -gt "$installed" ] || last_words "node $late has caught up without an image"
     [ "$(wc -l <"$work/runs")" -eq 1 ] || sed -i '$d' "$work/runs"

@@ -1,7 +1,7 @@
 //! Known bugs that can be compiled in, to see whether the tests would find them.
 //!
 //! A place in production code that asks `mutant!("name")` holds the bug of that name; the answer is a constant `false`
-//! unless the code is compiled with `RUSTFLAGS='--cfg mutants'`. Then [`choose`] switches one of them on, for the whole process.
+//! unless the code is compiled with `--cfg mutants` (by `RUSTFLAGS`, or `.ci/with-known-bugs`). Then [`choose`] switches one of them on, for the whole process.
 //! [`MUTANTS`] says what is wrong with each. The command `sim --mutants` lists how many seeds find it.
 
 #[cfg(mutants)]

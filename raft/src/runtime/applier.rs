@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 
 use super::clock::Clock;
 use super::mailbox::Mailbox;
-use super::pace::{Pace, Took, Waiting};
+use super::pace::{HELD, Pace, Took, Waiting};
 use super::panic_text;
 use super::pending::Results;
 use super::replica::Replica;
@@ -115,7 +115,7 @@ async fn serve(replica: &mut Replica, desk: &mut Desk, jobs: &Mailbox<Job>, done
     }
 }
 
-/// Applies all that waits, batch by batch. Whether there is somebody to go on for.
+/// Applies all that waits, batch by batch. False once it failed, or the node ends.
 async fn apply(replica: &mut Replica, desk: &mut Desk, mut waiting: Waiting, done: &Mailbox<Outcome>) -> bool {
     let mut next = desk.pace.take(&mut waiting);
     while let Some((lists, wants_results)) = next {
@@ -128,8 +128,8 @@ async fn apply(replica: &mut Replica, desk: &mut Desk, mut waiting: Waiting, don
             return false;
         }
         next = desk.pace.take(&mut waiting);
-        if next.is_some() {
-            // All else of this thread comes in between, such as heartbeats.
+        if next.is_some() || took.held > HELD / 4 {
+            // All else of this thread comes before the next, such as heartbeats.
             tokio::task::yield_now().await;
         }
     }

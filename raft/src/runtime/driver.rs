@@ -616,6 +616,8 @@ impl Driver {
         drop(received);
         drop(self.arrivals);
         self.jobs.close_and_drain();
+        // The applier ends after its batch, however much was handed to it.
+        self.applied.close_and_drain();
         self.outbox.finish().await;
         self.writer.finish().await;
         self.fetcher.finish().await;

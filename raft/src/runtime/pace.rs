@@ -14,11 +14,12 @@ use super::clock::Clock;
 use crate::config::Config;
 use crate::types::Entry;
 
-/// What the first batch holds at most.
+/// What the first batch holds at most, and what each may hold that keeps its thread for less than a quarter of an election timeout.
 const FIRST: usize = 64;
 
-/// For how long a batch may keep its thread from all else.
-const HELD: Duration = Duration::from_millis(5);
+/// For how long a batch of more than [`FIRST`] may keep its thread from all else. A smaller one may take longer: what each batch costs, such as a sync
+/// by a machine that does not leave its thread for it, is not to be paid for each entry.
+pub(super) const HELD: Duration = Duration::from_millis(5);
 
 #[derive(Debug)]
 pub(crate) struct Pace {
@@ -74,9 +75,9 @@ impl Waiting {
 
 impl Pace {
     /// A batch takes a quarter of the time at most after which its state machine counts as stalled, and keeps its thread for no longer than a heartbeat
-    /// may well be late.
+    /// may be late.
     pub(super) fn new(config: &Config) -> Self {
-        let slow = Took { time: config.stall_timeout / 4, held: HELD.min(config.election_timeout / 32) };
+        let slow = Took { time: config.stall_timeout / 4, held: config.election_timeout / 4 };
         Self { most: FIRST, quick: slow.half(), slow }
     }
 
@@ -101,9 +102,12 @@ impl Pace {
 
     /// So many entries took so long.
     pub(super) fn took(&mut self, entries: usize, took: Took) {
+        let half = entries.min(self.most) / 2;
         if took.exceeds(self.slow) {
-            self.most = (entries.min(self.most) / 2).max(1);
-        } else if !took.exceeds(self.quick) && entries >= self.most {
+            self.most = half.max(1);
+        } else if took.held > HELD && entries > FIRST {
+            self.most = half.max(FIRST);
+        } else if !took.exceeds(self.quick) && entries >= self.most && (took.held < HELD / 2 || self.most < FIRST) {
             self.most = self.most.saturating_mul(2);
         }
     }
@@ -120,7 +124,7 @@ mod tests {
     }
 
     fn pace() -> Pace {
-        let (stall_timeout, election_timeout) = (Duration::from_secs(1), Duration::from_millis(64));
+        let (stall_timeout, election_timeout) = (Duration::from_secs(1), Duration::from_millis(600));
         Pace::new(&Config { stall_timeout, election_timeout, ..Config::default() })
     }
 
@@ -170,14 +174,28 @@ mod tests {
     #[test]
     fn batches_shrink_when_they_keep_their_thread_for_long() {
         let mut pace = pace();
-        pace.took(FIRST, took(1, 1));
+        pace.took(FIRST, took(2, 2));
         assert_eq!(pace.most, 2 * FIRST);
-        pace.took(2 * FIRST, took(2, 2));
+        pace.took(2 * FIRST, took(5, 5));
         assert_eq!(pace.most, 2 * FIRST, "as long as it may");
-        pace.took(2 * FIRST, took(3, 3));
+        pace.took(2 * FIRST, took(6, 6));
         assert_eq!(pace.most, FIRST);
-        pace.took(FIRST, took(100, 1));
+        pace.took(FIRST, took(100, 2));
         assert_eq!(pace.most, 2 * FIRST, "it took long, but elsewhere");
+    }
+
+    #[test]
+    fn what_each_batch_costs_is_not_paid_for_each_entry() {
+        let mut pace = pace();
+        let (costly, stuck) = (took(20, 20), took(160, 160));
+        pace.took(FIRST, costly);
+        assert_eq!(pace.most, FIRST);
+        pace.took(1, stuck);
+        assert_eq!(pace.most, 1, "a heartbeat would be late");
+        for entries in [1, 2, 4, 8, 16, 32, 64] {
+            pace.took(entries, costly);
+        }
+        assert_eq!(pace.most, FIRST, "and that is over");
     }
 
     #[tokio::test(start_paused = true)]

@@ -29,7 +29,9 @@ pub trait StateMachine: Send + Sync + 'static {
     async fn apply(&mut self, at: LogId, command: Bytes) -> Result<Bytes, Fatal>;
 
     /// Applies commands in order, one answer each. Override it where a batch is cheaper than its parts, such as one
-    /// transaction for all. Batches begin small, and grow as long as they are done in a fraction of `Config::stall_timeout`.
+    /// transaction for all. Batches begin small, and grow as long as they are done in a fraction of `Config::stall_timeout`. Nothing else of the thread
+    /// runs until the future waits or ends, not even heartbeats: more than 64 commands come only as long as they keep it for less than 5 ms. What
+    /// blocks, such as a sync, belongs elsewhere (`tokio::task::spawn_blocking`), and then batches are as large as they may.
     ///
     /// # Errors
     /// As for [`StateMachine::apply`].
