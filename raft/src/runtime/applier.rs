@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicU64;
 use futures_util::FutureExt;
 
 use super::clock::Clock;
-use super::mailbox::Mailbox;
+use super::mailbox::{Closed, Mailbox};
 use super::pace::{HELD, Pace, Took, Waiting};
 use super::panic_text;
 use super::pending::Results;
@@ -107,8 +107,7 @@ async fn serve(replica: &mut Replica, desk: &mut Desk, jobs: &Mailbox<Job>, done
                     restored.map(|last| Done::Restored { last, sessions: replica.sessions.tally() })
                 }
             };
-            let failed = outcome.is_err();
-            if done.push(outcome).is_err() || failed {
+            if !tell(done, outcome) {
                 return;
             }
         }
@@ -123,8 +122,7 @@ async fn apply(replica: &mut Replica, desk: &mut Desk, mut waiting: Waiting, don
         let (results, took) = Took::by(&desk.clock, replica.apply(lists, wants_results)).await;
         desk.pace.took(entries, took);
         let outcome = results.map(|results| Done::Applied { results, sessions: replica.sessions.tally() });
-        let failed = outcome.is_err();
-        if done.push(outcome).is_err() || failed {
+        if !tell(done, outcome) {
             return false;
         }
         next = desk.pace.take(&mut waiting);
@@ -134,4 +132,18 @@ async fn apply(replica: &mut Replica, desk: &mut Desk, mut waiting: Waiting, don
         }
     }
     true
+}
+
+/// Says what was done. False if it was the last.
+fn tell(done: &Mailbox<Outcome>, outcome: Outcome) -> bool {
+    let failed = outcome.is_err();
+    match done.push(outcome) {
+        Ok(()) => !failed,
+        Err(Closed(outcome)) => {
+            if let Err(error) = outcome {
+                tracing::warn!(%error, "the state machine failed as the node ended");
+            }
+            false
+        }
+    }
 }

@@ -616,7 +616,7 @@ impl Driver {
         drop(received);
         drop(self.arrivals);
         self.jobs.close_and_drain();
-        // The applier ends after its batch, however much was handed to it.
+        // The applier ends after the batch that it is at, or the next, however much was handed to it.
         self.applied.close_and_drain();
         self.outbox.finish().await;
         self.writer.finish().await;

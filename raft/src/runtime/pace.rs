@@ -14,7 +14,7 @@ use super::clock::Clock;
 use crate::config::Config;
 use crate::types::Entry;
 
-/// What the first batch holds at most, and what each may hold that keeps its thread for less than a quarter of an election timeout.
+/// What the first batch holds at most, and what each may hold unless it takes far too long.
 const FIRST: usize = 64;
 
 /// For how long a batch of more than [`FIRST`] may keep its thread from all else. A smaller one may take longer: what each batch costs, such as a sync
@@ -105,9 +105,11 @@ impl Pace {
         let half = entries.min(self.most) / 2;
         if took.exceeds(self.slow) {
             self.most = half.max(1);
-        } else if took.held > HELD && entries > FIRST {
+        } else if self.most < FIRST {
+            self.most = (self.most + self.most / 4 + 1).min(FIRST);
+        } else if took.held > HELD {
             self.most = half.max(FIRST);
-        } else if !took.exceeds(self.quick) && entries >= self.most && (took.held < HELD / 2 || self.most < FIRST) {
+        } else if !took.exceeds(self.quick) && took.held < HELD / 2 && entries >= self.most {
             self.most = self.most.saturating_mul(2);
         }
     }
@@ -187,15 +189,27 @@ mod tests {
     #[test]
     fn what_each_batch_costs_is_not_paid_for_each_entry() {
         let mut pace = pace();
-        let (costly, stuck) = (took(20, 20), took(160, 160));
+        let (costly, stuck) = (took(100, 100), took(160, 160));
         pace.took(FIRST, costly);
         assert_eq!(pace.most, FIRST);
         pace.took(1, stuck);
         assert_eq!(pace.most, 1, "a heartbeat would be late");
-        for entries in [1, 2, 4, 8, 16, 32, 64] {
-            pace.took(entries, costly);
+        for _ in 0..20 {
+            pace.took(pace.most, costly);
         }
         assert_eq!(pace.most, FIRST, "and that is over");
+    }
+
+    /// After many cheap entries a few dear ones are no reason to give many of those.
+    #[test]
+    fn a_few_entries_that_keep_the_thread_for_long_are_enough_to_know() {
+        let mut pace = pace();
+        for _ in 0..10 {
+            pace.took(pace.most, took(0, 0));
+        }
+        assert_eq!(pace.most, FIRST << 10);
+        pace.took(60, took(60, 60));
+        assert_eq!(pace.most, FIRST);
     }
 
     #[tokio::test(start_paused = true)]
