@@ -102,14 +102,16 @@ impl Pace {
 
     /// So many entries took so long.
     pub(super) fn took(&mut self, entries: usize, took: Took) {
-        let half = entries.min(self.most) / 2;
+        let (half, full) = (entries.min(self.most) / 2, entries >= self.most);
         if took.exceeds(self.slow) {
             self.most = half.max(1);
         } else if self.most < FIRST {
-            self.most = (self.most + self.most / 4 + 1).min(FIRST);
+            if full {
+                self.most = (self.most + self.most / 4 + 1).min(FIRST);
+            }
         } else if took.held > HELD {
             self.most = half.max(FIRST);
-        } else if !took.exceeds(self.quick) && took.held < HELD / 2 && entries >= self.most {
+        } else if full && !took.exceeds(self.quick) && took.held < HELD / 2 {
             self.most = self.most.saturating_mul(2);
         }
     }
@@ -194,6 +196,9 @@ mod tests {
         assert_eq!(pace.most, FIRST);
         pace.took(1, stuck);
         assert_eq!(pace.most, 1, "a heartbeat would be late");
+        pace.took(1, costly);
+        pace.took(1, costly);
+        assert_eq!(pace.most, 2, "a small batch says nothing");
         for _ in 0..20 {
             pace.took(pace.most, costly);
         }
