@@ -7,7 +7,8 @@ use tracing::Instrument;
 
 use super::busy::BusyPoll;
 use super::clock::Clock;
-use super::driver::{Deferred, Driver};
+use super::deferred::Deferred;
+use super::driver::Driver;
 use super::fetcher::{Fetcher, InVain};
 use super::host::Tasks;
 use super::image;

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::applier::{Done, Entries, Job, Outcome};
 use super::busy::{BusyPoll, Wait};
 use super::clock::Clock;
+use super::deferred::Deferred;
 use super::events::{Event, Stall};
 use super::fetcher::{Fetched, Fetcher, InVain};
 use super::images::{self, Images};
@@ -37,10 +38,10 @@ use crate::consensus::{
     Consensus, Effects, FetchPurpose, Input, Note, Preference, RefusedReason, Reply, Time, TransferRefused,
 };
 use crate::error::{Fatal, FatalKind, StorageError};
-use crate::message::{Body, Message};
+use crate::message::Body;
 use crate::metrics::{Metrics, SessionsStatus, Status};
 use crate::mutant;
-use crate::types::{Entry, Index, NodeId, Peer};
+use crate::types::{Entry, Index, Peer};
 
 #[derive(Debug)]
 pub(crate) struct Driver {
@@ -75,38 +76,6 @@ pub(crate) struct Driver {
 
 /// Where so many come at once that waking up costs each of them little, a core is better left to others.
 const FEW_REQUESTS: usize = 4;
-
-/// What is committed, for the others, which goes when the answers of the same round are on their way. Whoever waits for it at another node waits some microseconds longer.
-#[derive(Debug, Default)]
-pub(crate) struct Deferred {
-    messages: Vec<(NodeId, Message)>,
-    /// How often this driver looks at its sources before that. Between any two times but the first it is at the end of the queue of its thread's tasks.
-    turns: u8,
-}
-
-impl Deferred {
-    /// Right after they were dispatched, twice until what the state machine has done is taken, once when the answers are given, and twice while whoever asked and his connection, which
-    /// gathers answers for a turn, come to write them.
-    const TURNS: u8 = 6;
-
-    /// Has this wait, not longer than what waits.
-    fn push(&mut self, to: NodeId, message: Message) {
-        if self.messages.is_empty() {
-            self.turns = Self::TURNS;
-        }
-        self.messages.push((to, message));
-    }
-
-    fn is_waiting(&self) -> bool {
-        !self.messages.is_empty()
-    }
-
-    /// Counts a turn. True when it is the last.
-    fn is_due(&mut self) -> bool {
-        self.turns = self.turns.saturating_sub(1);
-        self.is_waiting() && self.turns == 0
-    }
-}
 
 /// What came since the last round. Its buffers are reused.
 #[derive(Debug, Default)]
@@ -500,7 +469,7 @@ impl Driver {
     }
 
     fn send_deferred(&mut self) {
-        for (to, message) in self.deferred.messages.drain(..) {
+        for (to, message) in self.deferred.drain() {
             self.meter.sending(&message);
             self.outbox.send(to, message);
         }
@@ -625,28 +594,5 @@ impl Driver {
         self.snapshotter.finish().await;
         self.images.finish().await;
         tracing::info!("stopped");
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::types::Term;
-
-    /// Else it would wait for ever where something is committed all the time.
-    #[test]
-    fn what_is_deferred_waits_for_six_turns_whatever_joins_it() {
-        let mut deferred = Deferred::default();
-        let commit = |index| Message { term: Term(1), body: Body::Commit { index: Index(index) } };
-        for _ in 0..3 {
-            assert!(!deferred.is_due(), "there is nothing");
-            for turn in 1..=6 {
-                deferred.push(NodeId(2), commit(turn));
-                assert!(deferred.is_waiting());
-                assert_eq!(deferred.is_due(), turn == 6, "turn {turn}");
-            }
-            assert_eq!(deferred.messages.drain(..).count(), 6);
-            assert!(!deferred.is_waiting());
-        }
     }
 }

@@ -22,6 +22,7 @@ mod applier;
 mod boot;
 mod busy;
 mod clock;
+mod deferred;
 mod driver;
 mod events;
 mod fetcher;
