@@ -5,7 +5,7 @@
 #   tests/matrix.sh --stack "tarpc redb memory" members:: # one stack, the tests whose names have this
 #   tests/matrix.sh --stack 2 --part 3/5                  # the second stack, and of the tests every fifth from the third on
 #
-# These are the tests in tests/tests/processes, and those of kv-example that start its program (cli_*); a test that is about one store, engine or
+# These are the tests in tests/tests/processes, and those of kv-example that start its program (kv-example/tests/cli); a test that is about one store, engine or
 # transport keeps that one, and takes the rest from the stack. At the end there is a table; the exit code is 1 if a test failed.
 #
 # Options: --stack N or "TRANSPORT STORE ENGINE" (may be repeated; all), --part K/N (1/1), --logs DIR (target/matrix).
@@ -48,7 +48,7 @@ done
 mkdir -p "$logs"
 logs=$(cd "$logs" && pwd)
 
-built=$(cargo test --workspace --locked --test processes --test 'cli_*' --no-run 2>&1) || { echo "$built" >&2; exit 1; }
+built=$(cargo test --workspace --locked --test processes --test cli --no-run 2>&1) || { echo "$built" >&2; exit 1; }
 mapfile -t programs < <(sed -n 's/^ *Executable .*(\(.*\))$/\1/p' <<<"$built")
 [ ${#programs[@]} -gt 0 ] || { echo "$built" >&2; echo "matrix: cargo names no programs" >&2; exit 1; }
 

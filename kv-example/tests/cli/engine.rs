@@ -1,10 +1,6 @@
 //! A node that is started with another engine goes on with what it had, and is told where that is damaged.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
-use cli_support::{Running, assert_refused, free_ports, run, stderr, stdout, wait_for};
+use crate::support::{Running, assert_refused, free_ports, run, stderr, stdout, wait_for};
 use rustix::process::Signal;
 
 struct Node {

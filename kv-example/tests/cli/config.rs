@@ -1,13 +1,9 @@
 //! Every kind of wrong configuration gets one clear error, and exit code 2.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
 use std::net::TcpListener;
 use std::path::Path;
 
-use cli_support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
+use crate::support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
 
 /// The options of the only node of a cluster, at these ports.
 fn single<'a>(data: &'a str, peers: &'a str, client: &'a str) -> Vec<&'a str> {

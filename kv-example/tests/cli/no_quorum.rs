@@ -1,10 +1,6 @@
 //! A node that has lost the others: what its users are told.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
-
-mod cli_support;
-
-use cli_support::{Running, free_ports, run, stderr, wait_for};
+use crate::support::{Running, free_ports, run, stderr, wait_for};
 
 /// With the defaults of both sides the node gives up first, so that the user learns that nothing was done.
 #[test]

@@ -1,8 +1,5 @@
 //! Runs the `kv-example` program as its users do.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-#![allow(dead_code, reason = "each test program uses its own part")]
-
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;

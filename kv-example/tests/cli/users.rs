@@ -1,13 +1,9 @@
 //! `auth`, `user` and `role`, and `--user`, as a person types them, right and wrong.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use cli_support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
+use crate::support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
 
 struct Place {
     endpoint: String,

@@ -1,14 +1,10 @@
 //! A protected cluster of real processes, as its owner and its clients meet it, and those who are not let in.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use cli_support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
+use crate::support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
 use rustix::process::Signal;
 
 /// Three nodes with certificates, and room for a fourth.
@@ -121,7 +117,7 @@ impl Cluster {
     }
 
     fn etcdctl(&self, args: &[&str]) -> Option<String> {
-        let mut command = cli_support::deaf(Command::new("etcdctl"));
+        let mut command = crate::support::deaf(Command::new("etcdctl"));
         command.env("ETCDCTL_API", "3").args(["--endpoints", &self.endpoints(), "--command-timeout", "20s"]);
         command.args([
             "--cacert",

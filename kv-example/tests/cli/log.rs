@@ -1,10 +1,6 @@
-//! `log dump` of a log in a redb database: that of files is in `cli_config.rs`.
+//! `log dump` of a log in a redb database: that of files is in `config.rs`.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
-use cli_support::{Running, assert_refused, free_ports, run, stderr, stdout, wait_for};
+use crate::support::{Running, assert_refused, free_ports, run, stderr, stdout, wait_for};
 
 #[test]
 fn a_log_in_a_database_is_dumped_while_no_server_runs_on_it() {

@@ -1,14 +1,10 @@
 //! A server that is asked to end finishes what it has begun.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use cli_support::{Running, free_ports, run, wait_for};
+use crate::support::{Running, free_ports, run, wait_for};
 use kv_example::client::{Client, ClientError, ClientOptions};
 use rustix::process::Signal;
 

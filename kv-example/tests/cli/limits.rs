@@ -1,19 +1,14 @@
 //! Whoever takes more than a limit allows is told so, costs no memory, and disturbs nobody else. The server is a process of its own, so that its
 //! memory can be looked at; whoever abuses it does so from 127.0.0.1, and another client goes on from 127.0.0.2.
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
-
-mod cli_support;
-mod limits_support;
 
 use std::io::Write as _;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use crate::limits_support::{self as server, Abuser, MIB, Node, PUT, announced, everything, range_op, within};
 use kv_example::api::etcdserverpb::auth_client::AuthClient;
 use kv_example::api::etcdserverpb::{AuthenticateRequest, PutRequest, RangeRequest, TxnRequest, request_op};
 use kv_example::service::{DECIDED, DETAIL, RETRY, RETRY_SAFE};
-use limits_support::{self as server, Abuser, MIB, Node, PUT, announced, everything, range_op, within};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::{Code, Status};
 
@@ -630,7 +625,7 @@ async fn whoever_crowds_the_metrics() {
 /// Every limit that a refusal may name is an option, and is told of in the README.
 #[test]
 fn every_limit_is_documented() {
-    let help = cli_support::stdout(&cli_support::run(&["server", "--help"]));
+    let help = crate::support::stdout(&crate::support::run(&["server", "--help"]));
     let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
     let section = help.split("Limits:\n").nth(1).expect("a section on limits");
     let options: Vec<_> = section.lines().filter_map(|line| line.trim().strip_prefix("--")).collect();

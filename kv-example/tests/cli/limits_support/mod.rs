@@ -1,7 +1,5 @@
 //! A node as a process of its own, and those who come to it.
 
-#![allow(dead_code, reason = "each test program uses its own part")]
-
 mod abuser;
 pub(crate) mod member;
 
@@ -24,7 +22,7 @@ use tonic::transport::{Channel, Endpoint};
 #[allow(unused_imports, reason = "each test program uses its own part")]
 pub(crate) use abuser::{Abuser, Flood, Rude};
 
-use crate::cli_support::{PATIENCE, Running, free_ports, run, wait_for};
+use crate::support::{PATIENCE, Running, free_ports, run, wait_for};
 
 pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} did not come"))

@@ -1,15 +1,11 @@
 //! `--listen-metrics`: what is served, to whom, and what the README says of it.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use cli_support::{PATIENCE, Running, assert_refused, free_ports, run, wait_for};
+use crate::support::{PATIENCE, Running, assert_refused, free_ports, run, wait_for};
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
 

@@ -1,13 +1,8 @@
-//! As cli_limits.rs at the members' port: strangers who never say who they are, and those who know the id of the cluster, and so are members where there is no
+//! As limits.rs at the members' port: strangers who never say who they are, and those who know the id of the cluster, and so are members where there is no
 //! TLS.
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
 
-mod cli_support;
-mod limits_support;
-
-use limits_support::member::{self, Ask, Member, OPEN_LANE, Told, ask};
-use limits_support::{Abuser, Flood, MIB, Node, Rude, announced, closed};
+use crate::limits_support::member::{self, Ask, Member, OPEN_LANE, Told, ask};
+use crate::limits_support::{Abuser, Flood, MIB, Node, Rude, announced, closed};
 use tokio::io::AsyncWriteExt;
 use tonic::Code;
 

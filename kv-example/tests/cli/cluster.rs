@@ -1,14 +1,10 @@
 //! A local cluster and the client commands, as a user meets them.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use cli_support::{
+use crate::support::{
     PROGRAM, Running, assert_refused, deaf, free_ports, is_alive, program, run, signal_pid, stack, stderr, stdout,
     wait_for,
 };

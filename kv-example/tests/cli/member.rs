@@ -1,12 +1,8 @@
 //! `member`, `recover` and `server --join`, as a person types them, right and wrong.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
-
-mod cli_support;
-
 use std::process::Output;
 
-use cli_support::{Running, assert_refused, free_ports, run, stderr, stdout, wait_for};
+use crate::support::{Running, assert_refused, free_ports, run, stderr, stdout, wait_for};
 
 struct Cluster {
     dir: tempfile::TempDir,

@@ -1,18 +1,13 @@
 //! Certificates that expire, as a server and its clients meet them.
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
-
-mod cli_support;
-mod limits_support;
 
 use std::fs;
 use std::path::Path;
 use std::process::Output;
 use std::time::{Duration, SystemTime};
 
-use cli_support::{run, stderr, wait_for};
+use crate::limits_support::{Abuser, Node, PUT, within};
+use crate::support::{run, stderr, wait_for};
 use kv_example::api::etcdserverpb::PutRequest;
-use limits_support::{Abuser, Node, PUT, within};
 use raftkv::NodeId;
 use raftkv::transport_kit::Tls;
 use raftkv::transport_kit::tls::TlsFiles;
@@ -71,7 +66,7 @@ async fn a_client_whose_certificate_has_expired_is_refused() {
     node.others_go_on().await;
     issue(certs, "late", &somebody(), SystemTime::now() + hour);
     let got = run_as(&node, certs, "late", &["get", "k"]);
-    assert!(got.status.success() && !cli_support::stdout(&got).contains("late"), "{got:?}");
+    assert!(got.status.success() && !crate::support::stdout(&got).contains("late"), "{got:?}");
 }
 
 /// The node runs on with a certificate that nobody has renewed in time.

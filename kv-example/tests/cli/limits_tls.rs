@@ -1,14 +1,9 @@
-//! As cli_limits.rs where clients speak TLS: what comes before anybody has shown a certificate.
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
-
-mod cli_support;
-mod limits_support;
+//! As limits.rs where clients speak TLS: what comes before anybody has shown a certificate.
 
 use std::time::{Duration, Instant};
 
+use crate::limits_support::{Abuser, MIB, Node, PUT, closed, within};
 use kv_example::api::etcdserverpb::PutRequest;
-use limits_support::{Abuser, MIB, Node, PUT, closed, within};
 use raftkv::transport_kit::Tls;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -21,8 +16,8 @@ const CONNECTIONS: &str = "raftkv_kv_limits_exceeded_total{limit=\"max-client-co
 async fn protected(options: &[&str]) -> (Node, tempfile::TempDir) {
     let certs = tempfile::tempdir().unwrap();
     let out = certs.path().display().to_string();
-    let made = cli_support::run(&["certs", "--out", &out, "--nodes", "1"]);
-    assert!(made.status.success(), "{}", cli_support::stderr(&made));
+    let made = crate::support::run(&["certs", "--out", &out, "--nodes", "1"]);
+    assert!(made.status.success(), "{}", crate::support::stderr(&made));
     (Node::protected(options, certs.path()).await, certs)
 }
 

@@ -1,15 +1,11 @@
 //! What becomes of a server whose ears fail, seen from outside: reset connections, no file descriptors, a broken listener.
-#![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test says what went wrong by panicking")]
-
-mod cli_support;
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 use std::time::Duration;
 
-use cli_support::{PROGRAM, Running, deaf, free_ports, run, stack, wait_for};
+use crate::support::{PROGRAM, Running, deaf, free_ports, run, stack, wait_for};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 /// A cluster of one.
