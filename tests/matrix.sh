@@ -2,7 +2,7 @@
 # Runs the tests of real processes over all that a server can be made of: {grpc, tarpc} x {file, redb} x {memory, redb}.
 #
 #   tests/matrix.sh                                       # all stacks, all tests
-#   tests/matrix.sh --stack "tarpc redb memory" members:: # one stack, the tests whose names have this
+#   tests/matrix.sh --stack "tarpc redb memory" rolling:: # one stack, the tests whose names have this
 #   tests/matrix.sh --stack 2 --part 3/5                  # the second stack, and of the tests every fifth from the third on
 #
 # These are the tests in tests/tests/processes, and those of kv-example that start its program (kv-example/tests/cli); a test that is about one store, engine or

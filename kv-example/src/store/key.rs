@@ -20,16 +20,15 @@ enum Repr {
 
 impl Key {
     pub(crate) fn new(key: &[u8]) -> Self {
-        Self::short(key).unwrap_or_else(|| Self(Repr::Heap(Arc::from(key))))
-    }
-
-    /// The key, if it needs no allocation. Looking for one of these in the map is a good deal quicker than looking for its bytes.
-    #[inline]
-    pub(crate) fn short(key: &[u8]) -> Option<Self> {
         let mut bytes = [0; INLINE];
-        bytes.get_mut(..key.len())?.copy_from_slice(key);
-        // At most 22, so it fits.
-        Some(Self(Repr::Inline { len: key.len() as u8, bytes }))
+        match bytes.get_mut(..key.len()) {
+            Some(room) => {
+                room.copy_from_slice(key);
+                // At most 22, so it fits.
+                Self(Repr::Inline { len: key.len() as u8, bytes })
+            }
+            None => Self(Repr::Heap(Arc::from(key))),
+        }
     }
 
     #[inline]
@@ -78,25 +77,9 @@ impl PartialOrd for Key {
 }
 
 impl Ord for Key {
-    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
-        match (&self.0, &other.0) {
-            (Repr::Inline { len, bytes }, Repr::Inline { len: other_len, bytes: others }) => {
-                words(bytes).cmp(&words(others)).then(len.cmp(other_len))
-            }
-            _ => self.as_slice().cmp(other.as_slice()),
-        }
+        self.as_slice().cmp(other.as_slice())
     }
-}
-
-/// The bytes as numbers of the same order: where those of two keys are equal, zeros included, the shorter key is the lesser. The last two overlap.
-#[inline]
-fn words(bytes: &[u8; INLINE]) -> [u64; 3] {
-    [0, 8, INLINE - 8].map(|at| {
-        let mut word = [0; 8];
-        word.copy_from_slice(&bytes[at..at + 8]);
-        u64::from_be_bytes(word)
-    })
 }
 
 impl fmt::Debug for Key {
@@ -117,26 +100,6 @@ mod tests {
             assert!(Key::new(&pair[0]) < Key::new(&pair[1]));
         }
         assert!(Key::new(&[9; 1]) > Key::new(&[7; 40]));
-    }
-
-    /// Keys without an allocation are compared as numbers: that must be the order of their bytes, or a key that is there would not be found.
-    #[test]
-    fn keys_are_in_the_order_of_their_bytes() {
-        let mut all: Vec<Vec<u8>> = vec![Vec::new()];
-        for len in [1, 2, 7, 8, 9, 13, 14, 15, 16, 17, INLINE - 1, INLINE, INLINE + 1, 40] {
-            for fill in [0, 1, 0x7f, 0x80, 0xff] {
-                for last in [0, 1, 0xff] {
-                    let mut key = vec![fill; len];
-                    key[len - 1] = last;
-                    all.push(key);
-                }
-            }
-        }
-        for a in &all {
-            for b in &all {
-                assert_eq!(Key::new(a).cmp(&Key::new(b)), a.cmp(b), "{a:?} and {b:?}");
-            }
-        }
     }
 
     #[test]

@@ -40,20 +40,6 @@ impl Tree {
     pub(super) fn len(&self) -> usize {
         self.0.len()
     }
-
-    fn find(&self, key: &[u8]) -> Option<(&Key, &History)> {
-        match Key::short(key) {
-            Some(short) => self.0.get_key_value(&short),
-            None => self.0.get_key_value(key),
-        }
-    }
-
-    fn find_mut(&mut self, key: &[u8]) -> Option<&mut History> {
-        match Key::short(key) {
-            Some(short) => self.0.get_mut(&short),
-            None => self.0.get_mut(key),
-        }
-    }
 }
 
 impl Keys for Tree {
@@ -61,7 +47,7 @@ impl Keys for Tree {
     type Found<'a> = &'a Version;
 
     fn at(&self, key: &[u8], revision: i64) -> Option<&Version> {
-        self.find(key).and_then(|(_, history)| history.at(revision))
+        self.0.get(key).and_then(|history| history.at(revision))
     }
 
     fn each<'a>(&'a self, bounds: Bounds<'_>, revision: i64, visit: &mut impl FnMut(&'a Key, &'a Version)) {
@@ -72,7 +58,7 @@ impl Keys for Tree {
         };
         match bounds {
             (Bound::Included(one), Bound::Included(same)) if one == same => {
-                self.find(one).into_iter().for_each(|(key, history)| visit_alive(key, history));
+                self.0.get_key_value(one).into_iter().for_each(|(key, history)| visit_alive(key, history));
             }
             bounds => self.0.range::<_, [u8]>(bounds).for_each(|(key, history)| visit_alive(key, history)),
         }
@@ -136,7 +122,7 @@ impl Update for Tree {
         key: &[u8],
         make: impl FnOnce(Option<&dyn Found>) -> Result<Version, E>,
     ) -> Result<Pushed, E> {
-        let Some(history) = self.find_mut(key) else {
+        let Some(history) = self.0.get_mut(key) else {
             let (version, key) = (make(None)?, Key::new(key));
             let added = history::cost(&version) + NODE_SHARE + key.heap_size();
             self.0.insert(key, History::new(version));

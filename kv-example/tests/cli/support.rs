@@ -1,10 +1,10 @@
 //! Runs the `kv-example` program as its users do.
 
+use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpSocket;
@@ -62,19 +62,21 @@ pub(crate) fn assert_refused(output: &Output, parts: &[&str]) {
     assert!(!text.contains("panicked"), "{text}");
 }
 
-/// This many consecutive ports of 127.0.0.1 that stay this test's own as long as its process lives.
+/// This many consecutive ports of 127.0.0.1 that stay this test's own as long as its thread lives.
 ///
 /// They are below those that the system gives to connections, and each is held by a bound socket that does not listen: with `SO_REUSEADDR`, which
 /// listeners set, a server of this test may listen there all the same. To be tried and let go of would not do: another
 /// test could take the port before it is used, and one that another test holds in this way looks free to a listener.
 pub(crate) fn free_ports(count: u16) -> u16 {
-    static HELD: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+    thread_local! {
+        static HELD: RefCell<Vec<TcpSocket>> = const { RefCell::new(Vec::new()) };
+    }
     for attempt in 0..1000 {
         let random = RandomState::new().hash_one((std::process::id(), attempt));
         let base = 10_000 + (random % u64::from(20_000 - count)) as u16;
         let ports: Option<Vec<_>> = (base..base + count).map(hold).collect();
         if let Some(ports) = ports {
-            HELD.lock().expect("no test panicked here").extend(ports);
+            HELD.with_borrow_mut(|held| held.extend(ports));
             return base;
         }
     }
@@ -144,6 +146,7 @@ impl Running {
     }
 
     /// Stops it, and waits until each of its threads stands still: a signal takes its time.
+    #[cfg(target_os = "linux")]
     pub(crate) fn stop(&self) {
         self.signal(rustix::process::Signal::STOP);
         let stands = |task: std::path::PathBuf| {

@@ -19,7 +19,6 @@ use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpSocket, TcpStream};
 use tonic::transport::{Channel, Endpoint};
 
-#[allow(unused_imports, reason = "each test program uses its own part")]
 pub(crate) use abuser::{Abuser, Flood, Rude};
 
 use crate::support::{PATIENCE, Running, free_ports, run, wait_for};
