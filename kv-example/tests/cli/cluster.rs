@@ -5,8 +5,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use crate::support::{
-    PROGRAM, Running, assert_refused, deaf, free_ports, is_alive, program, run, signal_pid, stack, stderr, stdout,
-    wait_for,
+    Alone, PROGRAM, Running, assert_refused, deaf, free_ports, is_alive, program, run, signal_pid, stack, stderr,
+    stdout, wait_for,
 };
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -375,18 +375,12 @@ fn ports_in_use_are_named() {
 
 #[test]
 fn a_server_ends_in_good_order_and_with_its_watchdog() {
-    let dir = tempfile::tempdir().unwrap();
-    let base = free_ports(2);
-    let (client, peers) = (format!("127.0.0.1:{base}"), format!("1=127.0.0.1:{}", base + 1));
-    let data = dir.path().join("data").display().to_string();
-    let args = ["server", "--id", "1", "--data", &data, "--peers", &peers, "--listen-client", &client];
-    let args = [&args[..], &["--exit-on-stdin-close"]].concat();
-    let mut node = Running::start_with_stdin(&dir.path().join("log"), &args, Stdio::piped());
-    wait_for("a write", || {
-        run(&["put", "k", "v", "--endpoints", &client, "--timeout", "1"]).status.success().then_some(())
-    });
+    let alone = Alone::new();
+    let args = alone.args(&["--exit-on-stdin-close"]);
+    let mut node = Running::start_with_stdin(&alone.dir.path().join("log"), &args, Stdio::piped());
+    alone.put("k", "v");
     let log = node.log();
-    for part in ["node n1 of cluster \"raftkv\"", &data, &client, &peers] {
+    for part in ["node n1 of cluster \"raftkv\"", &alone.data, &alone.client, &alone.peers] {
         assert!(log.contains(part), "{part} in {log}");
     }
     drop(node.child.stdin.take());

@@ -1,53 +1,32 @@
 //! A node that is started with another engine goes on with what it had, and is told where that is damaged.
 
-use crate::support::{Running, assert_refused, free_ports, run, stderr, stdout, wait_for};
+use crate::support::{Alone, Running, assert_refused, run, stderr, stdout, wait_for};
 use rustix::process::Signal;
 
-struct Node {
-    dir: tempfile::TempDir,
-    client: String,
-    peers: String,
-}
+struct Node(Alone);
 
 impl Node {
     fn new() -> Self {
-        let base = free_ports(2);
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            client: format!("127.0.0.1:{base}"),
-            peers: format!("1=127.0.0.1:{}", base + 1),
-        }
+        Self(Alone::new())
     }
 
-    fn args<'a>(&'a self, data: &'a str, engine: &'a str) -> Vec<&'a str> {
-        let all = ["server", "--id", "1", "--data", data, "--peers", &self.peers, "--listen-client", &self.client];
-        let more = ["--engine", engine, "--snapshot-entries", "20", "--trailing-entries", "1"];
-        all.into_iter().chain(more).collect()
-    }
-
-    fn data(&self) -> String {
-        self.dir.path().join("data").display().to_string()
+    fn args<'a>(&'a self, engine: &'a str) -> Vec<&'a str> {
+        self.0.args(&["--engine", engine, "--snapshot-entries", "20", "--trailing-entries", "1"])
     }
 
     fn start(&self, engine: &str) -> Running {
-        Running::start(&self.dir.path().join("log"), &self.args(&self.data(), engine))
-    }
-
-    fn put(&self, key: &str, value: &str) {
-        wait_for("a write", || {
-            run(&["put", key, value, "--endpoints", &self.client, "--timeout", "2"]).status.success().then_some(())
-        });
+        Running::start(&self.0.dir.path().join("log"), &self.args(engine))
     }
 
     /// The newest revision.
     fn revision(&self) -> String {
-        let status = run(&["status", "--json", "--endpoints", &self.client]);
+        let status = run(&["status", "--json", "--endpoints", &self.0.client]);
         let nodes: serde_json::Value = serde_json::from_str(&stdout(&status)).unwrap();
         nodes[0]["revision"].to_string()
     }
 
     fn get(&self, key: &str) -> String {
-        stdout(&run(&["get", key, "--value-only", "--endpoints", &self.client]))
+        stdout(&run(&["get", key, "--value-only", "--endpoints", &self.0.client]))
     }
 }
 
@@ -58,7 +37,7 @@ fn from_one_engine_to_the_other_and_back_nothing_is_lost() {
     for engine in ["memory", "redb", "memory", "redb", "redb"] {
         let mut running = node.start(engine);
         for _ in 0..15 {
-            node.put(&format!("key-{written}"), &format!("value-{written}"));
+            node.0.put(&format!("key-{written}"), &format!("value-{written}"));
             written += 1;
         }
         for n in 0..written {
@@ -68,17 +47,17 @@ fn from_one_engine_to_the_other_and_back_nothing_is_lost() {
         assert_eq!(running.code(), Some(0));
     }
     // The file may be deleted: image and log have everything.
-    let file = node.dir.path().join("data/kv.redb");
+    let file = node.0.dir.path().join("data/kv.redb");
     assert!(file.is_file());
     std::fs::remove_file(&file).unwrap();
     let mut running = node.start("redb");
-    node.put("after", "all");
+    node.0.put("after", "all");
     assert_eq!(node.get("key-3").trim(), "value-3");
     running.signal(Signal::TERM);
     assert_eq!(running.code(), Some(0));
 
     std::fs::write(&file, vec![3; 10_000]).unwrap();
-    let output = run(&node.args(&node.data(), "redb"));
+    let output = run(&node.args("redb"));
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     let text = stderr(&output);
     assert!(text.contains("kv.redb is damaged") && text.contains("move the file away"), "{text}");
@@ -89,12 +68,12 @@ fn from_one_engine_to_the_other_and_back_nothing_is_lost() {
 #[test]
 fn a_database_whose_newest_header_is_damaged_costs_nothing_and_is_told() {
     let node = Node::new();
-    let file = node.dir.path().join("data/kv.redb");
+    let file = node.0.dir.path().join("data/kv.redb");
     let mut written = 0;
     for round in 0..3 {
         let mut running = node.start("redb");
         for _ in 0..25 {
-            node.put(&format!("key-{written}"), &format!("value-{written}"));
+            node.0.put(&format!("key-{written}"), &format!("value-{written}"));
             written += 1;
         }
         for n in 0..written {
@@ -114,7 +93,7 @@ fn a_database_whose_newest_header_is_damaged_costs_nothing_and_is_told() {
 
 /// What `status` tells of a node's disk: log, what entries take of that, images, contents; in bytes.
 fn on_disk(node: &Node) -> Option<[u64; 4]> {
-    let output = run(&["status", "--json", "--endpoints", &node.client]);
+    let output = run(&["status", "--json", "--endpoints", &node.0.client]);
     let nodes: serde_json::Value = serde_json::from_str(&stdout(&output)).ok()?;
     let disk = &nodes[0]["disk"];
     let numbers = ["log", "log_entries", "images", "contents"].map(|name| disk[name].as_u64());
@@ -130,26 +109,25 @@ fn files_are_told_and_do_not_grow_with_what_was_overwritten() {
     /// What may be doubled by chance, as rounds are not alike on a machine that has much else to do.
     const SMALL: u64 = 4 << 20;
     let node = Node::new();
-    let data = node.data();
-    let mut args = node.args(&data, "redb");
+    let mut args = node.args("redb");
     args.extend(["--store", "redb"]);
     for option in ["--snapshot-entries", "--trailing-entries"] {
         let at = args.iter().position(|arg| *arg == option).unwrap();
         args.drain(at..at + 2);
     }
     args.extend(["--snapshot-entries", "50", "--trailing-entries", "10"]);
-    let mut running = Running::start(&node.dir.path().join("log"), &args);
-    node.put("first", "1");
+    let mut running = Running::start(&node.0.dir.path().join("log"), &args);
+    node.0.put("first", "1");
     let (mut seen, mut written) = (Vec::new(), 0);
     for _ in 0..ROUNDS {
         let (keys, value) = (KEYS.to_string(), VALUE.to_string());
         let bench = ["bench", "put", "--keys", &keys, "--value-size", &value, "--clients", "8", "--json"];
-        let more = ["--warmup", "0", "--rate", "400", "--duration", "0.5", "--endpoints", &node.client];
+        let more = ["--warmup", "0", "--rate", "400", "--duration", "0.5", "--endpoints", &node.0.client];
         let output = run(&[&bench[..], &more].concat());
         assert!(output.status.success(), "{}", stderr(&output));
         let report: serde_json::Value = serde_json::from_str(&stdout(&output)).unwrap();
         written += report["operations"].as_u64().unwrap();
-        let compacted = run(&["compact", &node.revision(), "--endpoints", &node.client]);
+        let compacted = run(&["compact", &node.revision(), "--endpoints", &node.0.client]);
         assert!(compacted.status.success(), "{}", stderr(&compacted));
         // What is told is a second old at most.
         std::thread::sleep(std::time::Duration::from_millis(1100));
@@ -166,7 +144,7 @@ fn files_are_told_and_do_not_grow_with_what_was_overwritten() {
         let most = |seen: &[[u64; 4]]| seen.iter().map(|disk| disk[n]).max().unwrap();
         assert!(most(late) <= 2 * most(early).max(SMALL), "{what} grows: {seen:?}");
     }
-    let text = stdout(&run(&["status", "--endpoints", &node.client]));
+    let text = stdout(&run(&["status", "--endpoints", &node.0.client]));
     assert!(text.lines().any(|line| line.contains("disk")) && text.contains("MiB"), "{text}");
     running.signal(Signal::TERM);
     assert_eq!(running.code(), Some(0));
@@ -175,6 +153,6 @@ fn files_are_told_and_do_not_grow_with_what_was_overwritten() {
 #[test]
 fn an_engine_that_does_not_exist() {
     let node = Node::new();
-    let refused = run(&node.args(&node.data(), "rocks"));
+    let refused = run(&node.args("rocks"));
     assert_refused(&refused, &["--engine: \"rocks\" is not an engine; there are memory, redb"]);
 }

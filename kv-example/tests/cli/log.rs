@@ -1,29 +1,21 @@
 //! `log dump` of a log in a redb database: that of files is in `config.rs`.
 
-use crate::support::{Running, assert_refused, free_ports, run, stderr, stdout, wait_for};
+use crate::support::{Alone, assert_refused, run, stderr, stdout};
 
 #[test]
 fn a_log_in_a_database_is_dumped_while_no_server_runs_on_it() {
-    let (dir, base) = (tempfile::tempdir().unwrap(), free_ports(2));
-    let (client, peers) = (format!("127.0.0.1:{base}"), format!("1=127.0.0.1:{}", base + 1));
-    let data = dir.path().join("data").display().to_string();
-    let args =
-        ["server", "--id", "1", "--data", &data, "--peers", &peers, "--listen-client", &client, "--store", "redb"];
-    let mut server = Running::start(&dir.path().join("log"), &args);
+    let node = Alone::new();
+    let (mut server, data) = (node.start(&["--store", "redb"]), &*node.data);
     for n in 0..5 {
-        let value = format!("{n}-{}", "needle".repeat(20));
-        wait_for("a write", || {
-            let put = ["put", &format!("k{n}"), &value, "--endpoints", &client, "--timeout", "2"];
-            run(&put).status.success().then_some(())
-        });
+        node.put(&format!("k{n}"), &format!("{n}-{}", "needle".repeat(20)));
     }
-    let running = run(&["log", "dump", &data]);
-    assert_refused(&running, &[&data, &format!("in use by process {}", server.child.id()), "stop it first"]);
+    let running = run(&["log", "dump", data]);
+    assert_refused(&running, &[data, &format!("in use by process {}", server.child.id()), "stop it first"]);
     assert!(!stderr(&running).contains("there are logs in"), "{}", stderr(&running));
     server.signal(rustix::process::Signal::TERM);
     assert_eq!(server.code(), Some(0), "{}", server.log());
 
-    let sound = run(&["log", "dump", &data]);
+    let sound = run(&["log", "dump", data]);
     let text = stdout(&sound);
     assert!(sound.status.success(), "{text}{}", stderr(&sound));
     for part in [
@@ -36,13 +28,13 @@ fn a_log_in_a_database_is_dumped_while_no_server_runs_on_it() {
         assert!(text.contains(part), "{part:?} is not in {text}");
     }
 
-    let file = dir.path().join("data/log.redb");
+    let file = node.dir.path().join("data/log.redb");
     let mut bytes = std::fs::read(&file).unwrap();
     let places: Vec<_> = (0..bytes.len() - 8).filter(|at| &bytes[*at..*at + 8] == b"3-needle").collect();
     assert!(!places.is_empty(), "the value is not in the file");
     places.iter().for_each(|at| bytes[*at] = b'4');
     std::fs::write(&file, &bytes).unwrap();
-    let damaged = run(&["log", "dump", &data]);
+    let damaged = run(&["log", "dump", data]);
     let text = stdout(&damaged);
     assert_eq!(damaged.status.code(), Some(1), "{text}");
     assert!(

@@ -4,36 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::support::{Running, free_ports, run, wait_for};
+use crate::support::{Alone, run, wait_for};
 use kv_example::client::{Client, ClientError, ClientOptions};
 use rustix::process::Signal;
-
-struct Server {
-    dir: tempfile::TempDir,
-    client: String,
-    peers: String,
-}
-
-impl Server {
-    fn new() -> Self {
-        let base = free_ports(2);
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            client: format!("127.0.0.1:{base}"),
-            peers: format!("1=127.0.0.1:{}", base + 1),
-        }
-    }
-
-    fn start(&self) -> Running {
-        let data = self.dir.path().join("data").display().to_string();
-        let args = ["server", "--id", "1", "--data", &data, "--peers", &self.peers, "--listen-client", &self.client];
-        let node = Running::start(&self.dir.path().join("log"), &args);
-        wait_for("a write", || {
-            run(&["put", "k", "v", "--endpoints", &self.client, "--timeout", "1"]).status.success().then_some(())
-        });
-        node
-    }
-}
 
 /// Writes of the form `worker/n` until the server refuses; none may be left unclear.
 async fn write_until_refused(client: Client, worker: u64, acknowledged: Arc<AtomicU64>) -> u64 {
@@ -49,8 +22,8 @@ async fn write_until_refused(client: Client, worker: u64, acknowledged: Arc<Atom
 
 #[test]
 fn a_shutdown_under_load_loses_nothing_and_leaves_nothing_unclear() {
-    let server = Server::new();
-    let mut node = server.start();
+    let server = Alone::new();
+    let mut node = server.start(&[]);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let acknowledged = Arc::new(AtomicU64::new(0));
     let workers: Vec<_> = runtime.block_on(async {
@@ -75,7 +48,7 @@ fn a_shutdown_under_load_loses_nothing_and_leaves_nothing_unclear() {
     }
     assert_eq!(total, acknowledged.load(Ordering::Relaxed));
 
-    let _node = server.start();
+    let _node = server.start(&[]);
     let counted = run(&["range", "--prefix", "load/", "--count-only", "--json", "--endpoints", &server.client]);
     let counted: serde_json::Value = serde_json::from_slice(&counted.stdout).unwrap();
     assert_eq!(counted["count"].as_u64(), Some(total), "what was acknowledged is there, and nothing else");
@@ -83,8 +56,8 @@ fn a_shutdown_under_load_loses_nothing_and_leaves_nothing_unclear() {
 
 #[test]
 fn a_client_that_keeps_its_connection_does_not_delay_the_shutdown() {
-    let server = Server::new();
-    let mut node = server.start();
+    let server = Alone::new();
+    let mut node = server.start(&[]);
     let address = server.client.parse::<std::net::SocketAddr>().unwrap();
     let _idle = std::net::TcpStream::connect(address).unwrap();
     let runtime = tokio::runtime::Runtime::new().unwrap();

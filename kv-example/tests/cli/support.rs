@@ -92,6 +92,43 @@ fn hold(port: u16) -> Option<TcpSocket> {
     Some(socket)
 }
 
+/// The only node of a cluster: where its files are, and where it is reached.
+pub(crate) struct Alone {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) data: String,
+    pub(crate) client: String,
+    pub(crate) peers: String,
+}
+
+impl Alone {
+    pub(crate) fn new() -> Self {
+        let (dir, base) = (tempfile::tempdir().expect("a directory"), free_ports(2));
+        let data = dir.path().join("data").display().to_string();
+        Self { dir, data, client: format!("127.0.0.1:{base}"), peers: format!("1=127.0.0.1:{}", base + 1) }
+    }
+
+    /// What its server is told, and more.
+    pub(crate) fn args<'a>(&'a self, more: &[&'a str]) -> Vec<&'a str> {
+        let least =
+            ["server", "--id", "1", "--data", &self.data, "--peers", &self.peers, "--listen-client", &self.client];
+        [&least, more].concat()
+    }
+
+    /// Starts it, and waits until it has done a write.
+    pub(crate) fn start(&self, more: &[&str]) -> Running {
+        let node = Running::start(&self.dir.path().join("log"), &self.args(more));
+        self.put("k", "v");
+        node
+    }
+
+    /// Writes, as soon as it does what it is asked.
+    pub(crate) fn put(&self, key: &str, value: &str) {
+        wait_for("a write", || {
+            run(&["put", key, value, "--endpoints", &self.client, "--timeout", "2"]).status.success().then_some(())
+        });
+    }
+}
+
 /// Waits for a condition that must come true.
 pub(crate) fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 
-use crate::support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
+use crate::support::{Alone, Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
 use rustix::process::Signal;
 
 /// Three nodes with certificates, and room for a fourth.
@@ -370,15 +370,11 @@ fn a_protected_local_cluster_in_one_command() {
 
 #[test]
 fn a_server_that_can_not_use_its_certificates_says_so_and_does_not_start() {
-    let dir = tempfile::tempdir().unwrap();
-    let out = dir.path().join("certs").display().to_string();
+    let node = Alone::new();
+    let out = node.dir.path().join("certs").display().to_string();
     assert!(run(&["certs", "--out", &out, "--nodes", "1"]).status.success());
-    let data = dir.path().join("data").display().to_string();
-    let base = free_ports(2);
-    let (clients, peers) = (format!("127.0.0.1:{base}"), format!("1=127.0.0.1:{}", base + 1));
-    let server = ["server", "--id", "1", "--data", &data, "--peers", &peers, "--listen-client", &clients];
     let [cert, key, ca] = ["node-1.crt", "node-1.key", "ca.crt"].map(|name| format!("{out}/{name}"));
-    let with = |tls: &[&str]| run(&[&server[..], tls].concat());
+    let with = |tls: &[&str]| run(&node.args(tls));
     assert_refused(&with(&["--peer-cert", &cert]), &["--peer-cert is given without --peer-key and --peer-ca"]);
     assert_refused(
         &with(&["--peer-cert", &cert, "--peer-key", &ca, "--peer-ca", &ca]),
@@ -388,11 +384,11 @@ fn a_server_that_can_not_use_its_certificates_says_so_and_does_not_start() {
         &with(&["--client-cert", &format!("{out}/client.crt"), "--client-key", &key, "--client-ca", &ca]),
         &["--client-cert, --client-key, --client-ca", "node-1.key: this is not the key of the certificate in"],
     );
-    assert!(!std::path::Path::new(&data).exists(), "nothing was begun");
+    assert!(!std::path::Path::new(&node.data).exists(), "nothing was begun");
     // The environment and a file say the same.
     let mut by_environment = program();
     by_environment
-        .args(server)
+        .args(node.args(&[]))
         .env("RAFTKV_PEER_CERT", &cert)
         .env("RAFTKV_PEER_KEY", &key)
         .env("RAFTKV_PEER_CA", &cert);

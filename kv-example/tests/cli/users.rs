@@ -3,31 +3,24 @@
 use std::io::Write;
 use std::process::{Output, Stdio};
 
-use crate::support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
+use crate::support::{Alone, Running, assert_refused, program, run, stderr, stdout, wait_for};
 
 struct Place {
-    endpoint: String,
+    // Before what it works on.
     node: Running,
-    _dir: tempfile::TempDir,
+    alone: Alone,
 }
 
 impl Place {
     fn new() -> Self {
-        let (dir, base) = (tempfile::tempdir().unwrap(), free_ports(2));
-        let (endpoint, peer) = (format!("127.0.0.1:{base}"), format!("127.0.0.1:{}", base + 1));
-        let (data, peers) = (dir.path().join("n1").display().to_string(), format!("1={peer}"));
-        let args = ["server", "--id", "1", "--data", &data, "--peers", &peers, "--listen-client", &endpoint];
-        let node = Running::start(&dir.path().join("log"), &args);
-        wait_for("a write", || {
-            run(&["put", "k", "v", "--endpoints", &endpoint, "--timeout", "1"]).status.success().then_some(())
-        });
-        Self { endpoint, node, _dir: dir }
+        let alone = Alone::new();
+        Self { node: alone.start(&[]), alone }
     }
 
     /// Runs a command with these words and environment, and this as its standard input.
     fn say(&self, words: &str, env: &[(&str, &str)], input: &str) -> Output {
         let mut command = program();
-        command.args(words.split(' ')).args(["--endpoints", &self.endpoint]).envs(env.iter().copied());
+        command.args(words.split(' ')).args(["--endpoints", &self.alone.client]).envs(env.iter().copied());
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         // A command that is refused reads nothing.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
