@@ -377,7 +377,7 @@ fn ports_in_use_are_named() {
 fn a_server_ends_in_good_order_and_with_its_watchdog() {
     let alone = Alone::new();
     let args = alone.args(&["--exit-on-stdin-close"]);
-    let mut node = Running::start_with_stdin(&alone.dir.path().join("log"), &args, Stdio::piped());
+    let mut node = Running::start_with_stdin(&alone.log(), &args, Stdio::piped());
     alone.put("k", "v");
     let log = node.log();
     for part in ["node n1 of cluster \"raftkv\"", &alone.data, &alone.client, &alone.peers] {

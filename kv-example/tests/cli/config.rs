@@ -3,50 +3,16 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use crate::support::{Running, assert_refused, free_ports, program, run, stderr, stdout, wait_for};
+use crate::support::{Alone, Running, assert_refused, program, run, stderr, stdout};
 
 /// The options of the only node of a cluster, at these ports.
 fn single<'a>(data: &'a str, peers: &'a str, client: &'a str) -> Vec<&'a str> {
     vec!["server", "--id", "1", "--data", data, "--peers", peers, "--listen-client", client]
 }
 
-struct Node {
-    dir: tempfile::TempDir,
-    base: u16,
-}
-
-impl Node {
-    fn new() -> Self {
-        Self { dir: tempfile::tempdir().expect("a directory"), base: free_ports(2) }
-    }
-
-    fn data(&self) -> String {
-        self.dir.path().join("data").display().to_string()
-    }
-
-    fn client(&self) -> String {
-        format!("127.0.0.1:{}", self.base)
-    }
-
-    fn peers(&self) -> String {
-        format!("1=127.0.0.1:{}", self.base + 1)
-    }
-
-    fn log(&self) -> std::path::PathBuf {
-        self.dir.path().join("log")
-    }
-
-    /// Starts it and waits until it answers.
-    fn start(&self) -> Running {
-        // Of files: what is told of damage are names and offsets of segments.
-        let (data, peers, client) = (self.data(), self.peers(), self.client());
-        let args = [&single(&data, &peers, &client)[..], &["--store", "file"]].concat();
-        let node = Running::start(&self.log(), &args);
-        wait_for("the node's first write", || {
-            run(&["put", "k", "v", "--endpoints", &self.client(), "--timeout", "1"]).status.success().then_some(())
-        });
-        node
-    }
+/// Starts one of files: what is told of damage are names and offsets of segments.
+fn start(node: &Alone) -> Running {
+    node.start(&["--store", "file"])
 }
 
 #[test]
@@ -111,28 +77,28 @@ fn a_thread_that_would_hardly_ever_sleep() {
 
 #[test]
 fn a_data_directory_that_can_not_be_made() {
-    let node = Node::new();
+    let node = Alone::new();
     // Below a file: refused to the superuser as well.
     std::fs::write(node.dir.path().join("file"), "").unwrap();
     let data = node.dir.path().join("file/data").display().to_string();
-    assert_refused(&run(&single(&data, &node.peers(), &node.client())), &["--data", &data, "can't create"]);
+    assert_refused(&run(&single(&data, &node.peers, &node.client)), &["--data", &data, "can't create"]);
 }
 
 /// What is in it are contents, hashes of passwords, and the key that signs logins.
 #[test]
 fn a_data_directory_that_is_open_to_others_is_warned_of() {
     use std::os::unix::fs::PermissionsExt;
-    let node = Node::new();
-    std::fs::create_dir(node.data()).unwrap();
+    let node = Alone::new();
+    std::fs::create_dir(&node.data).unwrap();
     for (mode, told) in [(0o755, true), (0o710, true), (0o700, false)] {
-        std::fs::set_permissions(node.data(), std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(&node.data, std::fs::Permissions::from_mode(mode)).unwrap();
         let _ = std::fs::remove_file(node.log());
-        drop(node.start());
+        drop(start(&node));
         let log = std::fs::read_to_string(node.log()).unwrap();
         let line = log.lines().find(|line| line.contains("open to others"));
         assert_eq!(line.is_some(), told, "{mode:o}: {log}");
         if let Some(line) = line {
-            assert!(line.contains("WARN") && line.contains(&node.data()), "{line}");
+            assert!(line.contains("WARN") && line.contains(&node.data), "{line}");
             assert!(line.contains(&format!("{mode:04o}")) && line.contains("chmod"), "{line}");
         }
     }
@@ -140,66 +106,52 @@ fn a_data_directory_that_is_open_to_others_is_warned_of() {
 
 #[test]
 fn a_port_in_use() {
-    let node = Node::new();
-    let _client = TcpListener::bind(node.client()).unwrap();
-    let args = single_owned(&node);
-    assert_refused(&run(&as_strs(&args)), &["--listen-client", &node.client(), "in use", "another port"]);
-    assert_eq!(std::fs::read_dir(node.data()).map_or(0, Iterator::count), 0, "the data is left alone");
+    let node = Alone::new();
+    let _client = TcpListener::bind(&node.client).unwrap();
+    assert_refused(&run(&node.args(&[])), &["--listen-client", &node.client, "in use", "another port"]);
+    assert_eq!(std::fs::read_dir(&node.data).map_or(0, Iterator::count), 0, "the data is left alone");
 }
 
 #[test]
 fn a_peer_port_in_use() {
-    let node = Node::new();
-    let _peer = TcpListener::bind(("127.0.0.1", node.base + 1)).unwrap();
-    let args = single_owned(&node);
-    assert_refused(&run(&as_strs(&args)), &["--listen-peer", "in use"]);
-}
-
-fn single_owned(node: &Node) -> Vec<String> {
-    single(&node.data(), &node.peers(), &node.client()).into_iter().map(str::to_owned).collect()
-}
-
-fn as_strs(args: &[String]) -> Vec<&str> {
-    args.iter().map(String::as_str).collect()
+    let node = Alone::new();
+    let _peer = TcpListener::bind(node.peer()).unwrap();
+    assert_refused(&run(&node.args(&[])), &["--listen-peer", "in use"]);
 }
 
 #[test]
 fn a_directory_in_use_by_another_process() {
-    let node = Node::new();
-    let _running = node.start();
-    let other = Node::new();
+    let node = Alone::new();
+    let _running = start(&node);
+    let other = Alone::new();
     // The same cluster and node, but its listeners elsewhere.
-    let peer = format!("127.0.0.1:{}", other.base + 1);
-    let (data, peers, client) = (node.data(), node.peers(), other.client());
-    let mut args = single(&data, &peers, &client);
-    args.extend(["--listen-peer", &peer]);
+    let mut args = single(&node.data, &node.peers, &other.client);
+    args.extend(["--listen-peer", other.peer()]);
     let output = run(&args);
-    assert_refused(&output, &[&data]);
+    assert_refused(&output, &[&node.data]);
     let text = stderr(&output);
     assert!(text.contains("in use") || text.contains("another process"), "{text}");
 }
 
 #[test]
 fn the_directory_of_another_node_or_cluster() {
-    let node = Node::new();
-    let mut running = node.start();
+    let node = Alone::new();
+    let mut running = start(&node);
     running.signal(rustix::process::Signal::TERM);
     assert_eq!(running.code(), Some(0), "{}", running.log());
 
-    let (data, client) = (node.data(), node.client());
-    let peers = format!("{},2=127.0.0.1:1", node.peers());
-    let output = run(&single(&data, &peers, &client));
-    assert_refused(&output, &[&data, "cluster", "check"]);
+    let Alone { data, client, .. } = &node;
+    let peers = format!("{},2=127.0.0.1:1", node.peers);
+    let output = run(&single(data, &peers, client));
+    assert_refused(&output, &[data, "cluster", "check"]);
 
-    let peers = node.peers();
-    let mut args = single(&data, &peers, &client);
-    args.extend(["--cluster-name", "other"]);
-    assert_refused(&run(&args), &[&data, "cluster", "check"]);
+    let args = node.args(&["--cluster-name", "other"]);
+    assert_refused(&run(&args), &[data, "cluster", "check"]);
 
-    let mut args = vec!["server", "--id", "2", "--data", &data, "--listen-client", &client];
-    let peers = format!("2=127.0.0.1:{}", node.base + 1);
+    let mut args = vec!["server", "--id", "2", "--data", data, "--listen-client", client];
+    let peers = format!("2={}", node.peer());
     args.extend(["--peers", &peers]);
-    assert_refused(&run(&args), &[&data, "node 1", "node 2"]);
+    assert_refused(&run(&args), &[data, "node 1", "node 2"]);
 }
 
 #[test]
@@ -216,21 +168,21 @@ fn a_dump_of_a_directory_without_a_log() {
 
 #[test]
 fn a_corrupt_log_is_a_failure_of_the_node_not_of_its_configuration() {
-    let node = Node::new();
-    let mut running = node.start();
+    let node = Alone::new();
+    let mut running = start(&node);
     for n in 0..20 {
-        assert!(run(&["put", &format!("k{n}"), "v", "--endpoints", &node.client()]).status.success());
+        assert!(run(&["put", &format!("k{n}"), "v", "--endpoints", &node.client]).status.success());
     }
     running.signal(rustix::process::Signal::TERM);
     assert_eq!(running.code(), Some(0), "{}", running.log());
-    let sound = run(&["log", "dump", &node.data()]);
+    let sound = run(&["log", "dump", &node.data]);
     assert!(sound.status.success() && stdout(&sound).contains("seg"), "{}{}", stdout(&sound), stderr(&sound));
 
-    let damaged = damage_a_segment(Path::new(&node.data()));
-    let dump = run(&["log", "dump", &node.data()]);
+    let damaged = damage_a_segment(Path::new(&node.data));
+    let dump = run(&["log", "dump", &node.data]);
     assert_eq!(dump.status.code(), Some(1), "{}", stdout(&dump));
     assert!(stderr(&dump).contains("is damaged") && stdout(&dump).contains(&damaged), "{}", stdout(&dump));
-    let output = run(&single(&node.data(), &node.peers(), &node.client()));
+    let output = run(&node.args(&[]));
     let text = stderr(&output);
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("corrupt at offset") && text.contains(&damaged), "{text}");

@@ -15,7 +15,7 @@ impl Node {
     }
 
     fn start(&self, engine: &str) -> Running {
-        Running::start(&self.0.dir.path().join("log"), &self.args(engine))
+        Running::start(&self.0.log(), &self.args(engine))
     }
 
     /// The newest revision.
@@ -109,15 +109,9 @@ fn files_are_told_and_do_not_grow_with_what_was_overwritten() {
     /// What may be doubled by chance, as rounds are not alike on a machine that has much else to do.
     const SMALL: u64 = 4 << 20;
     let node = Node::new();
-    let mut args = node.args("redb");
-    args.extend(["--store", "redb"]);
-    for option in ["--snapshot-entries", "--trailing-entries"] {
-        let at = args.iter().position(|arg| *arg == option).unwrap();
-        args.drain(at..at + 2);
-    }
-    args.extend(["--snapshot-entries", "50", "--trailing-entries", "10"]);
-    let mut running = Running::start(&node.0.dir.path().join("log"), &args);
-    node.0.put("first", "1");
+    let stack = ["--engine", "redb", "--store", "redb"];
+    let images = ["--snapshot-entries", "50", "--trailing-entries", "10"];
+    let mut running = node.0.start(&[stack, images].concat());
     let (mut seen, mut written) = (Vec::new(), 0);
     for _ in 0..ROUNDS {
         let (keys, value) = (KEYS.to_string(), VALUE.to_string());

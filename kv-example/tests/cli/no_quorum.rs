@@ -17,15 +17,3 @@ fn a_write_without_a_quorum_is_known_not_to_be_done() {
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("not done, and safe to try again"), "{}", stderr(&output));
 }
-
-/// What the tests of the program stand on: another test can't take a port while this one's server is down.
-#[test]
-fn a_port_of_a_test_stays_its_own() {
-    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_ports(1)));
-    for _ in 0..3 {
-        drop(std::net::TcpListener::bind(address).expect("its own server may listen there, again and again"));
-    }
-    let other = tokio::net::TcpSocket::new_v4().expect("a socket");
-    other.set_reuseaddr(false).expect("an option");
-    assert!(other.bind(address).is_err());
-}

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -114,9 +114,19 @@ impl Alone {
         [&least, more].concat()
     }
 
+    /// Where its server writes what it logs.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// Its address for other members.
+    pub(crate) fn peer(&self) -> &str {
+        self.peers.trim_start_matches("1=")
+    }
+
     /// Starts it, and waits until it has done a write.
     pub(crate) fn start(&self, more: &[&str]) -> Running {
-        let node = Running::start(&self.dir.path().join("log"), &self.args(more));
+        let node = Running::start(&self.log(), &self.args(more));
         self.put("k", "v");
         node
     }
@@ -226,4 +236,28 @@ pub(crate) fn signal_pid(pid: u32, signal: rustix::process::Signal) {
 pub(crate) fn is_alive(pid: u32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+}
+
+/// What the tests of the program stand on: another test can't take a port while this one's server is down.
+#[test]
+fn a_port_of_a_test_stays_its_own() {
+    let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_ports(1)));
+    for _ in 0..3 {
+        drop(std::net::TcpListener::bind(address).expect("its own server may listen there, again and again"));
+    }
+    let other = tokio::net::TcpSocket::new_v4().expect("a socket");
+    other.set_reuseaddr(false).expect("an option");
+    assert!(other.bind(address).is_err());
+}
+
+/// There are so many tests in one program that those which are done must give theirs back.
+#[test]
+fn a_port_is_given_back_when_its_test_is_done() {
+    let done = std::thread::Builder::new().spawn(|| {
+        let port = free_ports(1);
+        assert!(hold(port).is_none(), "it is held");
+        port
+    });
+    let port = done.expect("a thread").join().expect("no panic");
+    assert!(hold(port).is_some(), "it was not given back");
 }
